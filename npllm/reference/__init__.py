@@ -1,0 +1,57 @@
+"""Every operation of the model in NumPy: the book.
+
+One file per operation: the equation, the derivation of its gradient, then the code of both. Read them in this order:
+linear, gelu, layernorm, embedding, attention, lm_head_loss; then add_norm, dropout, adam; then the younger
+alternatives rmsnorm, swiglu, rotary. They take any float dtype: gradients are proved in float64.
+
+Input gradients are returned; parameter gradients are added to the arrays given. What a backward needs from its forward
+travels in a named `cache`. `empty` is the allocator of results, as in `npllm.kernels`, where memory comes from an
+arena; here NumPy allocates, and the keyword is there so that either package can stand in for the other.
+"""
+
+from npllm.reference.adam import adam_update
+from npllm.reference.add_norm import add_norm_backward, add_norm_forward
+from npllm.reference.attention import attention_backward, attention_forward, cached_attention_forward
+from npllm.reference.dropout import DropoutKey, dropout_backward, dropout_forward
+from npllm.reference.embedding import embedding_backward, embedding_forward
+from npllm.reference.gelu import gelu_backward, gelu_forward
+from npllm.reference.gradient_norm import gradient_norm
+from npllm.reference.layernorm import layernorm_backward, layernorm_forward
+from npllm.reference.linear import linear_backward, linear_forward
+from npllm.reference.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
+from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
+from npllm.reference.sgd import sgd_update
+from npllm.reference.swiglu import swiglu_backward, swiglu_forward
+
+__all__ = [
+    "DropoutKey",
+    "adam_update",
+    "add_norm_backward",
+    "add_norm_forward",
+    "attention_backward",
+    "attention_forward",
+    "cached_attention_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "gradient_norm",
+    "layernorm_backward",
+    "layernorm_forward",
+    "linear_backward",
+    "linear_forward",
+    "lm_head_loss_and_grad",
+    "lm_head_loss_backward",
+    "lm_head_loss_forward",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
+    "rotary_backward",
+    "rotary_forward",
+    "rotary_tables",
+    "sgd_update",
+    "swiglu_backward",
+    "swiglu_forward",
+]

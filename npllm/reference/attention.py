@@ -1,0 +1,122 @@
+"""Causal multi-head attention with grouped key/value heads.
+
+Each position asks a question (query), offers a label (key) and holds a content (value); it receives the mean of the
+contents of itself and the positions before it, weighted by how well their labels answer its question.
+
+Forward, for one head and the query position i, over the keys j <= i:
+
+    S[i,j] = q[i] . k[j] / sqrt(D)              scores; the scale keeps their variance at 1 for unit q and k
+    P[i,j] = exp(S[i,j]) / sum_j' exp(S[i,j'])  softmax over j; P = 0 for j > i
+    A      = dropout(P)                         the weights that are used
+    y[i]   = sum_j A[i,j] v[j]
+
+Grouped heads: H query heads share K <= H key/value heads, G = H/K each. So k and v get a sum of gradients over G.
+
+Backward, from the end:
+
+    dA[i,j] = dy[i] . v[j]                      dv[j] = sum_i A[i,j] dy[i]        A, after dropout: what v was used with
+    dP      = the dropout's backward of dA
+    dS[i,j] = P[i,j] (dP[i,j] - sum_j' P[i,j'] dP[i,j'])
+    dq[i]   = sum_j dS[i,j] k[j] / sqrt(D)      dk[j] = sum_i dS[i,j] q[i] / sqrt(D)
+
+The third line is the softmax: dP[j]/dS[j'] = P[j] (delta[jj'] - P[j']). Its sum over j' is zero, because softmax does
+not see a constant added to all scores. dk is dS *transposed* times q: key j collects from every query i that saw it.
+
+Why cache P: it is the plain thing to do, and it costs (B,H,T,T), which is why the kernel of the same name keeps only the
+log of the softmax's denominator, (B,H,T), and makes P again in blocks. A is made again from P and the dropout key.
+
+Sources: Vaswani et al., "Attention is all you need", 2017; Ainslie et al., "GQA", 2023.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.reference.dropout import dropout_scale
+
+
+class AttentionCache(NamedTuple):
+    qkv: np.ndarray  # (B, T, (H+2K)·D)
+    probabilities: np.ndarray  # (B, K, G, T, T), before dropout
+
+
+def split_heads(qkv, n_head, n_kv_head):
+    """Views of the packed array, (B, T, (H+2K)·D): q, (B, K, G, T, D), and k, v, (B, K, 1, T, D)."""
+    B, T, _ = qkv.shape
+    heads = qkv.reshape(B, T, n_head + 2 * n_kv_head, -1).transpose(0, 2, 1, 3)  # (B, H+2K, T, D)
+    q = heads[:, :n_head].reshape(B, n_kv_head, n_head // n_kv_head, T, -1)
+    k = heads[:, n_head : n_head + n_kv_head, None]
+    v = heads[:, n_head + n_kv_head :, None]
+    return q, k, v
+
+
+def merge_heads(y):
+    """(B, K, G, T, D) -> (B, T, H·D)"""
+    B, K, G, T, D = y.shape
+    return y.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G * D)
+
+
+def softmax(scores):
+    """Softmax over the last axis. Subtracting the maximum changes nothing but keeps exp from overflowing."""
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def causal_scores(q, k, first_position):
+    """q: (..., T, D), at positions first_position onwards; k: (..., S, D), at 0 onwards. Returns (..., T, S)."""
+    scores = q @ k.swapaxes(-1, -2) * (1.0 / float(np.sqrt(q.shape[-1])))
+    T, S = scores.shape[-2:]
+    future = np.arange(S) > first_position + np.arange(T)[:, None]
+    scores[..., future] = -np.inf
+    return scores
+
+
+def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
+    """Attention within each sequence.
+
+    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights; key: a
+    DropoutKey, needed where rate > 0 (element (b,h,i,j) of the weights is element ((b·H + h)·T + i)·T + j of its stream).
+    Returns y, (B, T, H·D), and the cache.
+    """
+    q, k, v = split_heads(qkv, n_head, n_kv_head)
+    probabilities = softmax(causal_scores(q, k, first_position=0))  # (B, K, G, T, T)
+    weights = probabilities
+    if rate > 0.0:
+        weights = probabilities * dropout_scale(probabilities.shape, rate, key, qkv.dtype)
+    return merge_heads(weights @ v), AttentionCache(qkv, probabilities)
+
+
+def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
+    """dqkv, (B, T, (H+2K)·D), for the gradient dy, (B, T, H·D)."""
+    q, k, v = split_heads(cache.qkv, n_head, n_kv_head)
+    scale = 1.0 / float(np.sqrt(q.shape[-1]))
+    probabilities = cache.probabilities
+    B, T, _ = dy.shape
+    dy = dy.reshape(B, T, n_kv_head, n_head // n_kv_head, -1).transpose(0, 2, 3, 1, 4)  # (B, K, G, T, D)
+
+    weights, dprobabilities = probabilities, dy @ v.swapaxes(-1, -2)  # (B, K, G, T, T)
+    if rate > 0.0:
+        factor = dropout_scale(probabilities.shape, rate, key, dy.dtype)
+        weights, dprobabilities = probabilities * factor, dprobabilities * factor
+    dv = (weights.swapaxes(-1, -2) @ dy).sum(axis=2)  # over the G queries that share the head: (B, K, T, D)
+
+    dscores = probabilities * (dprobabilities - (probabilities * dprobabilities).sum(axis=-1, keepdims=True))
+    dq = dscores @ k * scale
+    dk = (dscores.swapaxes(-1, -2) @ q).sum(axis=2) * scale
+
+    dheads = np.concatenate([dq.reshape(B, n_head, T, -1), dk, dv], axis=1)  # (B, H+2K, T, D)
+    return dheads.transpose(0, 2, 1, 3).reshape(cache.qkv.shape)
+
+
+def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, empty=np.empty):
+    """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
+
+    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
+    (B, K, positions, D); the new keys and values are written into them. Returns y, (B, T, H·D). For generation: no backward.
+    """
+    q, k, v = split_heads(qkv, n_head, n_kv_head)
+    end = first_position + qkv.shape[1]
+    key_cache[:, :, first_position:end] = k[:, :, 0]
+    value_cache[:, :, first_position:end] = v[:, :, 0]
+    scores = causal_scores(q, key_cache[:, :, None, :end], first_position)
+    return merge_heads(softmax(scores) @ value_cache[:, :, None, :end])

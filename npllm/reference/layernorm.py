@@ -1,0 +1,58 @@
+"""LayerNorm: give every row zero mean and unit variance, then let the network choose scale and offset.
+
+Forward, for one row x of width C:
+
+    mean = sum(x) / C        variance = sum((x - mean)^2) / C        rstd = 1 / sqrt(variance + eps)
+    x_hat = (x - mean) rstd                     y = weight x_hat + bias
+
+Backward. With g = dy * weight, the gradient of x_hat, one row's x reaches y by three roads: directly, through the
+mean and through rstd. Writing d x_hat[j] / d x[i] = rstd (delta[ij] - 1/C - x_hat[i] x_hat[j] / C) and summing over j:
+
+    dx = rstd (g - mean(g) - x_hat mean(g x_hat))
+
+The two subtractions say what the norm cannot see: adding a constant to the row (the direction of ones) and scaling
+the row (the direction of x_hat) leave y as it was, so the gradient has no part along either.
+
+    dweight = sum over rows of dy x_hat         dbias = sum over rows of dy
+
+Why cache mean and rstd, (N,) each, and not x_hat, (N,C): x is kept anyway, and x_hat costs one subtraction and one
+product to make again.
+
+Source: Ba, Kiros & Hinton, "Layer normalization", 2016.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class LayerNormCache(NamedTuple):
+    x: np.ndarray  # (N, C)
+    mean: np.ndarray  # (N,)
+    rstd: np.ndarray  # (N,)
+
+
+def layernorm_forward(x, weight, bias=None, eps=1e-5, *, empty=np.empty):
+    """Normalise each row of x, (N, C), by its mean and standard deviation.
+
+    weight: (C,). bias: (C,) or None. Returns y, (N, C), of x's dtype, and the cache for the backward.
+    """
+    mean = x.mean(axis=1)
+    centred = x - mean[:, None]
+    rstd = 1.0 / np.sqrt((centred**2).mean(axis=1) + eps)
+    y = centred * rstd[:, None] * weight
+    if bias is not None:
+        y += bias
+    return y, LayerNormCache(x, mean, rstd)
+
+
+def layernorm_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
+    """Gradient of `layernorm_forward`: adds to dweight and dbias, (C,) each, and returns dx, (N, C)."""
+    x_hat = (cache.x - cache.mean[:, None]) * cache.rstd[:, None]
+    dweight += (dy * x_hat).sum(axis=0)
+    if dbias is not None:
+        dbias += dy.sum(axis=0)
+    g = dy * weight
+    along_ones = g.mean(axis=1, keepdims=True)
+    along_x_hat = (g * x_hat).mean(axis=1, keepdims=True)
+    return cache.rstd[:, None] * (g - along_ones - x_hat * along_x_hat)

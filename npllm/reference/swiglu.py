@@ -1,0 +1,41 @@
+"""SwiGLU: a gated activation. One half of the units decides, smoothly, how much of the other half passes.
+
+Forward, with the logistic function sigma:
+
+    silu(g) = g sigma(g)                 y = silu(gate) * up
+
+Backward. sigma' = sigma (1 - sigma), so by the product rule
+
+    dup   = dy silu(gate)
+    dgate = dy up sigma(gate) (1 + gate (1 - sigma(gate)))
+
+Why cache gate and up, and not sigma(gate): both are needed by the derivatives, and sigma costs one exponential.
+
+Source: Shazeer, "GLU variants improve Transformer", 2020.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class SwiGLUCache(NamedTuple):
+    gate: np.ndarray
+    up: np.ndarray
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), written with tanh, which saturates where exp would overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def swiglu_forward(gate, up, *, empty=np.empty):
+    """y = silu(gate) * up, element by element, for two arrays of one shape and float dtype. Returns y and the cache."""
+    return gate * sigmoid(gate) * up, SwiGLUCache(gate, up)
+
+
+def swiglu_backward(dy, cache, *, empty=np.empty):
+    """Returns dgate and dup, each of dy's shape."""
+    gate, up = cache
+    sigma = sigmoid(gate)
+    return dy * up * sigma * (1.0 + gate * (1.0 - sigma)), dy * gate * sigma
