@@ -24,7 +24,10 @@ from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 
 def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm", empty=np.empty):
-    """x, branch: (N, C). norm: "layernorm" or "rmsnorm" (which has no bias). Returns total, y, (N, C) each, and the cache."""
+    """x, branch: (N, C). norm: "layernorm" or "rmsnorm" (which has no bias).
+
+    Returns total and y, (N, C) each, and the norm's cache.
+    """
     total = x + branch
     if norm == "rmsnorm":
         y, cache = rmsnorm_forward(total, weight, eps)

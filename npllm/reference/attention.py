@@ -22,7 +22,7 @@ Backward, from the end:
 The third line is the softmax: dP[j]/dS[j'] = P[j] (delta[jj'] - P[j']). Its sum over j' is zero, because softmax does
 not see a constant added to all scores. dk is dS *transposed* times q: key j collects from every query i that saw it.
 
-Why cache P: it is the plain thing to do, and it costs (B,H,T,T), which is why the kernel of the same name keeps only the
+Why cache P: it is the plain thing to do. It costs (B,H,T,T), which is why the kernel of the same name keeps only the
 log of the softmax's denominator, (B,H,T), and makes P again in blocks. A is made again from P and the dropout key.
 
 Sources: Vaswani et al., "Attention is all you need", 2017; Ainslie et al., "GQA", 2023.
@@ -74,8 +74,8 @@ def causal_scores(q, k, first_position):
 def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
     """Attention within each sequence.
 
-    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights; key: a
-    DropoutKey, needed where rate > 0 (element (b,h,i,j) of the weights is element ((b·H + h)·T + i)·T + j of its stream).
+    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights. key: a
+    DropoutKey, needed where rate > 0; weight (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its stream.
     Returns y, (B, T, H·D), and the cache.
     """
     q, k, v = split_heads(qkv, n_head, n_kv_head)
@@ -112,7 +112,8 @@ def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head
     """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
 
     qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
-    (B, K, positions, D); the new keys and values are written into them. Returns y, (B, T, H·D). For generation: no backward.
+    (B, K, positions, D); the new keys and values are written into them. Returns y, (B, T, H·D).
+    For generation, so there is no backward.
     """
     q, k, v = split_heads(qkv, n_head, n_kv_head)
     end = first_position + qkv.shape[1]

@@ -14,9 +14,9 @@ Backward. d lse / dz[v] = softmax(z)[v] =: p[v], so with dnll[n] = w[n]
 
 Each row of dz sums to zero: probability taken from one token is given to others.
 
-Why the two are one op: z is by far the largest array of the step (N·V; at GPT-2's vocabulary 50 times the residual
-stream), yet each of its rows is used once. A kernel that does a chunk of rows at a time never holds it whole. That is also
-why only lse, (N,), is cached: the backward makes the logits of a chunk again, and p = exp(z - lse).
+Why the two are one op: z is by far the largest array of the step (N·V; at GPT-2's vocabulary 65 times the residual
+stream), yet each of its rows is used once. A kernel that does a chunk of rows at a time never holds it whole. That is
+also why only lse, (N,), is cached: the backward makes the logits of a chunk again, and p = exp(z - lse).
 
 Why the number of targets is the caller's: with gradient accumulation the mean is over the targets of the *whole* batch,
 which one micro-batch cannot know.
