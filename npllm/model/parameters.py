@@ -1,0 +1,117 @@
+"""All parameters of a model as named views into one flat buffer.
+
+One buffer makes the optimiser, clipping, hashing and checkpoints a single pass over flat memory; the views make the
+model readable. Matrices come first and vectors (norm weights, biases) last, so that "weight decay on matrices only" is
+a split of the buffer at one place. Every view starts on a 64-byte boundary; the gaps between are zero and stay zero.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import prod, sqrt
+
+import numpy as np
+
+from npllm.model.config import ModelConfig
+from npllm.reference.random import random_normal
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+INITIALISATION_SITE = 1 << 24  # random streams of the initial values, apart from those of dropout
+
+
+def aligned_empty(n_bytes: int) -> np.ndarray:
+    """n_bytes of uninitialised memory that starts on a 64-byte boundary, as uint8."""
+    raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + n_bytes]
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the order of the forward pass. Linear weights are (in, out)."""
+    C, F, V = config.n_embd, config.mlp_width, config.vocab_size
+    qkv_width = (config.n_head + 2 * config.kv_heads) * config.head_width
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add_linear(name, n_in, n_out):
+        shapes[f"{name}.weight"] = (n_in, n_out)
+        if config.bias:
+            shapes[f"{name}.bias"] = (n_out,)
+
+    def add_norm(name):
+        shapes[f"{name}.weight"] = (C,)
+        if config.bias and config.norm == "layernorm":
+            shapes[f"{name}.bias"] = (C,)
+
+    shapes["token_embedding"] = (V, C)
+    if config.position == "learned":
+        shapes["position_embedding"] = (config.block_size, C)
+    for layer in range(config.n_layer):
+        block = f"blocks.{layer}"
+        add_norm(f"{block}.norm_1")
+        add_linear(f"{block}.attention.qkv", C, qkv_width)
+        add_linear(f"{block}.attention.out", C, C)
+        add_norm(f"{block}.norm_2")
+        if config.mlp == "swiglu":
+            add_linear(f"{block}.mlp.gate", C, F)
+        add_linear(f"{block}.mlp.up", C, F)
+        add_linear(f"{block}.mlp.down", F, C)
+    add_norm("final_norm")
+    if not config.tie_embeddings:
+        shapes["lm_head"] = (V, C)
+    return shapes
+
+
+class Parameters(Mapping[str, np.ndarray]):
+    """Arrays by name, all of them views into `flat`, (n,) of one dtype, which starts as zeros."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype):
+        self.dtype = np.dtype(dtype)
+        self.shapes = dict(shapes)
+        step = ALIGNMENT // self.dtype.itemsize
+        self.offsets: dict[str, int] = {}  # in elements of `flat`
+        end = 0
+        for is_vector in (False, True):
+            for name, shape in self.shapes.items():
+                if (len(shape) == 1) == is_vector:
+                    self.offsets[name] = end
+                    end += -(-prod(shape) // step) * step
+            if not is_vector:
+                self.n_matrix_elements = end  # flat[:n_matrix_elements] are the matrices
+        self.flat = aligned_empty(end * self.dtype.itemsize).view(self.dtype)
+        self.flat[:] = 0
+        self._views = {
+            name: self.flat[self.offsets[name] : self.offsets[name] + prod(shape)].reshape(shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    @property
+    def count(self) -> int:
+        """Number of parameters, without the gaps of the alignment."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    def within(self, prefix: str) -> dict[str, np.ndarray]:
+        """The parameters below `prefix.`, under the rest of their names."""
+        return {name[len(prefix) + 1 :]: view for name, view in self._views.items() if name.startswith(prefix + ".")}
+
+
+def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
+    """GPT-2's initial values: matrices N(0, 0.02), norm weights 1, biases 0.
+
+    The 2L matrices whose results are added to the residual stream get 0.02 / sqrt(2L): a sum of 2L independent branches
+    then has the variance of one. (Radford et al., "Language models are unsupervised multitask learners", 2019.)
+    """
+    for index, (name, array) in enumerate(params.items()):
+        if array.ndim == 2:
+            adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            std = 0.02 / sqrt(2 * config.n_layer) if adds_to_stream else 0.02
+            draws = random_normal(array.size, seed=seed, site=INITIALISATION_SITE + index)
+            array[:] = std * draws.reshape(array.shape)
+        else:
+            array[:] = 1.0 if name.endswith("weight") else 0.0

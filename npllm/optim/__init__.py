@@ -1,0 +1,17 @@
+"""Optimisation: update rules over flat memory, learning-rate schedules, the batch ramp."""
+
+from npllm.optim.config import BatchConfig, OptimConfig
+from npllm.optim.optimizers import SGD, Adam, AdamW, Optimizer, build_optimizer
+from npllm.optim.schedules import batch_size, learning_rate
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BatchConfig",
+    "OptimConfig",
+    "Optimizer",
+    "batch_size",
+    "build_optimizer",
+    "learning_rate",
+]

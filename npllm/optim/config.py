@@ -1,0 +1,67 @@
+"""Settings of the optimiser, its schedule and the batch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from npllm.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights follow the gradient."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """update rule; sgd takes beta1 as its momentum"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    min_lr: float = 1e-4
+    """learning rate at the end of the decay; a tenth of the peak, as GPT-3 has it"""
+    warmup_steps: int = 100
+    """steps of linear warm-up from 0 to the peak"""
+    decay: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
+    """shape of the way down; wsd = warm-up, stable, then linear over the last fifth"""
+    beta1: float = 0.9
+    """memory of Adam's mean of the gradient (GPT-3: 0.9)"""
+    beta2: float = 0.95
+    """memory of Adam's mean square of the gradient (GPT-3: 0.95)"""
+    eps: float = 1e-8
+    """added to Adam's denominator (GPT-3: 1e-8)"""
+    weight_decay: float = 0.1
+    """on matrices only, not on biases and norms (GPT-3: 0.1)"""
+    grad_clip: float = 1.0
+    """longest allowed gradient (GPT-3: 1.0); 0 = no clipping"""
+
+    def __post_init__(self):
+        for field in ("lr", "min_lr", "warmup_steps", "eps", "weight_decay", "grad_clip"):
+            if not getattr(self, field) >= 0:
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}, but must not be negative.")
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}, but must be at least 0 and below 1.")
+        if self.min_lr > self.lr:
+            raise ConfigError(f"optim.min_lr = {self.min_lr} is above optim.lr = {self.lr}; lower optim.min_lr.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How many sequences make one update."""
+
+    size: int = 12
+    """sequences of block_size tokens per update"""
+    micro_size: int = 12
+    """sequences at once in memory; a batch is the sum of the gradients of its micro-batches"""
+    ramp_start: int | None = None
+    """sequences per update at the start; none = batch.size from the first step"""
+    ramp_steps: int = 0
+    """updates over which the batch grows from ramp_start to size"""
+
+    def __post_init__(self):
+        for field in ("size", "micro_size"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"batch.{field} is {getattr(self, field)}, but must be at least 1.")
+        if self.ramp_steps < 0:
+            raise ConfigError(f"batch.ramp_steps is {self.ramp_steps}, but must not be negative.")
+        if self.ramp_start is not None and not 1 <= self.ramp_start <= self.size:
+            raise ConfigError(
+                f"batch.ramp_start = {self.ramp_start} must be between 1 and batch.size = {self.size}: the batch grows."
+            )

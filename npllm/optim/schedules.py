@@ -1,0 +1,44 @@
+"""What changes over a run: the learning rate and the batch size, each a pure function of the update's number.
+
+Pure, so that a run that starts again at any step goes on as if it had never stopped.
+"""
+
+from math import cos, pi, sqrt
+
+from npllm.optim.config import BatchConfig, OptimConfig
+
+WSD_DECAY_FRACTION = 0.2  # Haegele et al., "Scaling laws and compute-optimal training beyond fixed durations", 2024
+
+
+def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
+    """Learning rate of update 0 ... n_updates - 1.
+
+    Warm-up climbs in equal stairs, of which the first is not zero and the last is the peak. The decay starts at the peak and
+    its last update has exactly min_lr; inverse_sqrt follows lr sqrt(warmup / update) and does not go below min_lr.
+    (Cosine: Loshchilov & Hutter, "SGDR", 2016. Inverse square root: Vaswani et al., 2017.)
+    """
+    if update < config.warmup_steps:
+        return config.lr * (update + 1) / config.warmup_steps
+    if config.decay == "constant":
+        return config.lr
+    if config.decay == "inverse_sqrt":
+        return max(config.min_lr, config.lr * sqrt(max(1, config.warmup_steps) / (update + 1)))
+    first, last = config.warmup_steps, n_updates - 1
+    if config.decay == "wsd":
+        first = max(first, last - round(WSD_DECAY_FRACTION * n_updates))
+    progress = min(1.0, max(0.0, (update - first) / max(1, last - first)))
+    share = 0.5 * (1.0 + cos(pi * progress)) if config.decay == "cosine" else 1.0 - progress
+    return config.min_lr + share * (config.lr - config.min_lr)
+
+
+def batch_size(update: int, config: BatchConfig) -> int:
+    """Sequences in update 0, 1, ...: a straight line from ramp_start to size over ramp_steps updates.
+
+    On the way it is rounded down to whole micro-batches (but not below ramp_start), so that none runs half empty.
+    Early gradients all point the same way and need few samples to be known; late ones are noisy and need many.
+    (Brown et al., "Language models are few-shot learners" (GPT-3), 2020; McCandlish et al., 2018.)
+    """
+    if config.ramp_start is None or update >= config.ramp_steps:
+        return config.size
+    wanted = config.ramp_start + (config.size - config.ramp_start) * update // config.ramp_steps
+    return max(config.ramp_start, wanted // config.micro_size * config.micro_size)
