@@ -1,5 +1,6 @@
 """Optimisers: one pass over the model's flat buffers, with clipping and the reset of the gradients inside it."""
 
+from abc import ABC, abstractmethod
 from math import isfinite
 
 import numpy as np
@@ -10,8 +11,8 @@ from npllm.model.parameters import aligned_empty
 from npllm.optim.config import OptimConfig
 
 
-class Optimizer:
-    """What all update rules share: clipping, decay on matrices only, named state of the shape of the flat parameters."""
+class Optimizer(ABC):
+    """What all update rules share: clipping, decay on matrices only, named state as long as the flat parameters."""
 
     state_names: tuple[str, ...] = ()
 
@@ -51,8 +52,9 @@ class Optimizer:
             )
         return norm
 
-    def _update(self, params, grads, *state, lr, weight_decay, grad_scale):
-        raise TypeError(f"{type(self).__name__} is not an update rule; use AdamW, Adam or SGD.")
+    @abstractmethod
+    def _update(self, params, grads, *state, lr: float, weight_decay: float, grad_scale: float) -> None:
+        """Apply the rule to one part of the flat buffers, and set that part of grads to zero."""
 
 
 class Adam(Optimizer):

@@ -13,8 +13,8 @@ WSD_DECAY_FRACTION = 0.2  # Haegele et al., "Scaling laws and compute-optimal tr
 def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
     """Learning rate of update 0 ... n_updates - 1.
 
-    Warm-up climbs in equal stairs, of which the first is not zero and the last is the peak. The decay starts at the peak and
-    its last update has exactly min_lr; inverse_sqrt follows lr sqrt(warmup / update) and does not go below min_lr.
+    Warm-up climbs in equal stairs, of which the first is not zero and the last is the peak. The decay starts at the
+    peak and its last update has exactly min_lr; inverse_sqrt is lr sqrt(warmup / update), but not below min_lr.
     (Cosine: Loshchilov & Hutter, "SGDR", 2016. Inverse square root: Vaswani et al., 2017.)
     """
     if update < config.warmup_steps:
