@@ -31,6 +31,7 @@ class Context(NamedTuple):
     first_row: int  # rows of the batch that came in earlier micro-batches: the masks do not depend on the split
     cos: np.ndarray | None = None  # (T, D/2), with rotary positions
     sin: np.ndarray | None = None
+    kv_cache: Any = None  # keys, values: (L, B, K, positions, D), and length: positions filled; in generation only
 
     def dropout_key(self, site: int, elements_per_row: int) -> DropoutKey:
         """The address of the mask of one dropout of the network, for this micro-batch."""
@@ -127,8 +128,13 @@ def block_forward(context: Context, p, x, layer: int):
     qkv = qkv.reshape(B, T, -1)
     if context.cos is not None:
         qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
-    weights_key = context.dropout_key(sites.weights, H * T * T)
-    attended, attention = ops.attention_forward(qkv, H, K, rate=rate, key=weights_key, empty=empty)
+    if context.kv_cache is None:
+        weights_key = context.dropout_key(sites.weights, H * T * T)
+        attended, attention = ops.attention_forward(qkv, H, K, rate=rate, key=weights_key, empty=empty)
+    else:
+        keys, values = context.kv_cache.keys[layer], context.kv_cache.values[layer]
+        attended = ops.cached_attention_forward(qkv, keys, values, context.kv_cache.length, H, K, empty=empty)
+        attention = None
     branch, out = ops.linear_forward(
         attended.reshape(B * T, C), p["attention.out.weight"], p.get("attention.out.bias"), empty=empty
     )

@@ -101,14 +101,32 @@ class GPT:
         head = self.params[self.head_name]
         return self.ops.linear_forward(hidden, head.T)[0].reshape(*tokens.shape, -1)
 
-    def _context(self, length: int, *, rate: float = 0.0, step: int = 0, first_row: int = 0) -> Context:
-        cos, sin = (None, None) if self._rotary is None else (table[:length] for table in self._rotary)
-        return Context(self.ops, self.config, self.arena.empty, rate, self.seed, step, first_row, cos, sin)
+    def extend(self, tokens, kv_cache) -> np.ndarray:
+        """Logits of the token after the last, (B, V), where kv_cache holds the positions before these tokens, (B, T).
+
+        kv_cache: a `KVCache`, which must have room for T more positions; afterwards it holds them too.
+        """
+        tokens, _ = self._check(tokens, None)
+        if kv_cache.length + tokens.shape[1] > kv_cache.capacity:
+            raise DataError(f"The cache holds {kv_cache.length} of {kv_cache.capacity} positions; it cannot take more.")
+        hidden = self._evaluate(tokens, kv_cache)
+        kv_cache.length += tokens.shape[1]
+        last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
+        return self.ops.linear_forward(last, self.params[self.head_name].T)[0]
+
+    def _context(self, length: int, *, rate=0.0, step=0, first_row=0, kv_cache=None) -> Context:
+        first = 0 if kv_cache is None else kv_cache.length
+        cos, sin = (None, None) if self._rotary is None else (table[first : first + length] for table in self._rotary)
+        return Context(self.ops, self.config, self.arena.empty, rate, self.seed, step, first_row, cos, sin, kv_cache)
 
     def _embed(self, context: Context, tokens):
         """(B, T) -> (B, T, C)"""
         x, cache = self.ops.embedding_forward(
-            tokens, self.params["token_embedding"], self.params.get("position_embedding"), empty=self.arena.empty
+            tokens,
+            self.params["token_embedding"],
+            self.params.get("position_embedding"),
+            first_position=0 if context.kv_cache is None else context.kv_cache.length,
+            empty=self.arena.empty,
         )
         if context.rate > 0:
             key = context.dropout_key(EMBEDDING_DROPOUT_SITE, x[0].size)
@@ -155,10 +173,10 @@ class GPT:
             empty=self.arena.empty,
         )
 
-    def _evaluate(self, tokens):
+    def _evaluate(self, tokens, kv_cache=None):
         """`_forward` without dropout that keeps nothing for a backward: the memory of one block serves them all."""
         self.arena.reset()
-        context = self._context(tokens.shape[1])
+        context = self._context(tokens.shape[1], kv_cache=kv_cache)
         x, _ = self._embed(context, tokens)
         for layer, p in enumerate(self._blocks):
             with self.arena.scope():

@@ -1,0 +1,45 @@
+"""Choosing the next token from its logits."""
+
+import numpy as np
+
+from npllm.errors import ConfigError
+
+SAMPLING_SITE = 3 << 24  # random streams of generation
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float) -> None:
+    """Raise ConfigError for a setting outside its range."""
+    if not temperature >= 0:
+        raise ConfigError(f"temperature is {temperature}, but must be 0 (always the likeliest token) or above.")
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"top_k is {top_k}, but must be at least 1.")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p is {top_p}, but must be above 0 and at most 1.")
+
+
+def probabilities(logits, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> np.ndarray:
+    """Probabilities of the next token, (V,) float64, from logits, (V,), for a temperature above 0.
+
+    top_k keeps the k likeliest tokens. top_p keeps the fewest tokens whose probabilities reach p (Holtzman et al., "The
+    curious case of neural text degeneration", 2019). Of equally likely tokens the lowest ids are kept.
+    """
+    scaled = np.asarray(logits, np.float64) / temperature
+    p = np.exp(scaled - scaled.max())
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    if top_k is not None:
+        p[order[top_k:]] = 0.0
+        p /= p.sum()
+    if top_p < 1.0:
+        before = np.cumsum(p[order]) - p[order]  # of all likelier tokens together
+        p[order[before >= top_p]] = 0.0
+        p /= p.sum()
+    return p
+
+
+def choose_token(logits, uniform: float, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> int:
+    """The token at the point `uniform`, in [0, 1), of the cumulated probabilities; the likeliest at temperature 0."""
+    if temperature == 0.0:
+        return int(np.argmax(logits))
+    cumulated = np.cumsum(probabilities(logits, temperature, top_k, top_p))
+    return int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
