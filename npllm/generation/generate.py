@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from npllm.errors import ConfigError
+from npllm.errors import ConfigError, DataError
 from npllm.generation.kv_cache import KVCache
 from npllm.generation.sampling import SAMPLING_SITE, check_sampling, choose_token
 from npllm.model import GPT
@@ -23,8 +23,8 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Yield up to max_tokens token ids that follow the prompt (at least one id).
 
-    The n-th choice depends on (seed, n) and the logits only. A model knows positions up to block_size: when they are used
-    up, the older half of the text is forgotten and the younger half takes its place at the front.
+    The n-th choice depends on (seed, n) and the logits only. A model knows positions up to block_size: when they are
+    used up, the older half of the text is forgotten and the younger half takes its place at the front.
     """
     check_sampling(temperature, top_k, top_p)
     text = list(prompt)
@@ -71,10 +71,10 @@ def generate(
 
 
 def document_start(tokenizer) -> list[int]:
-    """The tokens before a document's first: the end of the one before; a newline, where the vocabulary has no such token."""
+    """What stands before a document: the end of the one before or, in a vocabulary without that token, a newline."""
     if tokenizer.eot_id is not None:
         return [tokenizer.eot_id]
     try:
         return tokenizer.encode("\n")
-    except ValueError as error:
+    except DataError as error:
         raise ConfigError("This vocabulary has no token that can begin a text: give a prompt.") from error
