@@ -33,3 +33,9 @@ class ResourceError(NpllmError):
     """Out of disk or memory."""
 
     exit_code = 5
+
+
+class Interrupted(NpllmError):
+    """Stopped on request, with the state saved."""
+
+    exit_code = 130

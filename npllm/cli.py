@@ -1,0 +1,242 @@
+"""The command line: one typed function per verb, thin. `npllm VERB --help` shows its options, defaults and units."""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from npllm.errors import ConfigError, DataError, NpllmError
+from npllm.model import Architecture
+from npllm.optim import BatchConfig, OptimConfig
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, nearest, parse_arguments, recipe_arguments
+
+
+def pretrain(
+    *,
+    recipe: str = "default",
+    out: Path | None = None,
+    minutes: float | None = None,
+    data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
+    model: Architecture = Architecture(),  # noqa: B008
+    optim: OptimConfig = OptimConfig(),  # noqa: B008
+    batch: BatchConfig = BatchConfig(),  # noqa: B008
+    train: TrainConfig = TrainConfig(),  # noqa: B008
+) -> None:
+    """Train a model from scratch; without options, on the Python standard library's source for about 3 minutes.
+
+    Args:
+        recipe: name of an embedded recipe (default, shakespeare-char), or a TOML file
+        out: folder of the run; none = runs/RECIPE
+        minutes: time budget of the training loop, instead of the recipe's train.steps or train.minutes
+    """
+    from npllm.training.pretrain import pretrain as run_pretraining
+    from npllm.training.run_folder import new_run_folder
+
+    if minutes is not None:
+        train = replace(train, minutes=minutes, steps=None)
+    config = RunConfig(data=data, model=model, optim=optim, batch=batch, train=train)
+    run_pretraining(config, out or new_run_folder(recipe), Console())
+
+
+def resume(run: Positional[Path]) -> None:
+    """Go on exactly where a run stopped, however it stopped.
+
+    Args:
+        run: folder of the run
+    """
+    from npllm.training.pretrain import resume as resume_run
+
+    resume_run(run, Console())
+
+
+def generate(
+    run: Positional[Path],
+    *,
+    prompt: str = "",
+    max_tokens: int = 256,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Write text with a trained model, as it comes.
+
+    Args:
+        run: folder of the run, or a checkpoint in it
+        prompt: text to go on from; empty = the beginning of a document
+        max_tokens: longest continuation, in tokens
+        temperature: 0 = always the likeliest token, 1 = as the model says, above = more surprising
+        top_k: choose among the k likeliest tokens only
+        top_p: choose among the fewest likeliest tokens that together reach this probability
+        seed: same seed, same text
+    """
+    import npllm
+
+    model, tokenizer = npllm.load(run)
+    pieces = npllm.generate(
+        model,
+        tokenizer,
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    print(prompt, end="")
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
+    """Loss, perplexity and bits per byte over a whole text.
+
+    Args:
+        run: folder of the run, or a checkpoint in it
+        data: a UTF-8 text file; none = the run's validation text
+    """
+    from npllm.training.results import evaluate_run
+
+    result = evaluate_run(run, data)
+    print(f"loss           {result.loss:.4f} nats per token")
+    print(f"perplexity     {result.perplexity:.3f}")
+    print(f"bits per byte  {result.bits_per_byte:.4f}")
+    print(f"text           {result.n_bytes:,} bytes, {result.n_tokens:,} predicted tokens")
+
+
+def tokenizer_train(source: Positional[tuple[str, ...]], *, out: Path, vocab_size: int = 2048) -> None:
+    """Train a byte-level BPE tokenizer.
+
+    Args:
+        source: stdlib, pydoc, or files, folders and glob patterns
+        out: tokenizer.json to write
+        vocab_size: number of tokens
+    """
+    from npllm.data.corpora import load_corpus
+    from npllm.tokenizer import train_bpe
+
+    corpus = load_corpus(source)
+    train_bpe((document.text for document in corpus.train + corpus.val), vocab_size).save(out)
+    print(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB")
+
+
+def tokenizer_encode(tokenizer: Positional[Path], text: Positional[str | None] = None) -> None:
+    """Print the token ids of a text.
+
+    Args:
+        tokenizer: tokenizer.json or a folder with one, such as a run
+        text: the text; none = standard input
+    """
+    from npllm.tokenizer import Tokenizer
+
+    print(*Tokenizer.load(tokenizer).encode(_standard_input() if text is None else text))
+
+
+def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...]] = ()) -> None:
+    """Print the text of token ids.
+
+    Args:
+        tokenizer: tokenizer.json or a folder with one, such as a run
+        ids: the ids; none = from standard input
+    """
+    from npllm.tokenizer import Tokenizer
+
+    try:
+        numbers = list(ids) or [int(word) for word in _standard_input().split()]
+    except ValueError as error:
+        raise DataError(f"Standard input should hold token ids, whole numbers between spaces ({error}).") from error
+    print(Tokenizer.load(tokenizer).decode(numbers))
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "pretrain": pretrain,
+    "resume": resume,
+    "generate": generate,
+    "evaluate": evaluate,
+    "tokenizer train": tokenizer_train,
+    "tokenizer encode": tokenizer_encode,
+    "tokenizer decode": tokenizer_decode,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb. Exit codes: 0 done, 2 usage, 3 bad file, 4 gave up, 5 out of disk or memory, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    try:
+        _run_verb(arguments)
+    except NpllmError as error:
+        if debug:
+            raise
+        print(f"npllm: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("npllm: interrupted", file=sys.stderr)
+        return 130
+    except MemoryError:
+        if debug:
+            raise
+        print("npllm: out of memory; lower batch.micro_size, model.block_size or model.n_embd.", file=sys.stderr)
+        return 5
+    return 0
+
+
+def _run_verb(arguments: list[str]) -> None:
+    words = 2 if arguments[0] == "tokenizer" else 1
+    verb, rest = " ".join(arguments[:words]), arguments[words:]
+    if verb not in VERBS:
+        raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, list(VERBS))}; npllm --help lists them.")
+    if verb == "pretrain" and not {"-h", "--help"} & set(rest):
+        rest = recipe_arguments(_value_of("--recipe", rest) or "default") + rest
+    # Parsing ends before the verb begins: what the verb prints or raises is its own.
+    parse_arguments(_deferred(VERBS[verb]), rest, prog=f"npllm {verb}")()
+
+
+def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The function with the same signature, but its call waits."""
+
+    @functools.wraps(function)
+    def bind(*args, **kwargs):
+        return functools.partial(function, *args, **kwargs)
+
+    return bind
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """What the last `option VALUE` or `option=VALUE` says."""
+    value = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == option:
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def _usage() -> str:
+    lines = [f"  {verb:18}{(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items()]
+    return "\n".join(
+        [
+            "npllm VERB ...: a language model from raw text to generation",
+            "",
+            *lines,
+            "",
+            "npllm VERB --help shows more.",
+        ]
+    )
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise DataError(f"Standard input is not UTF-8 ({error}).") from error

@@ -1,0 +1,191 @@
+"""Everything that decides a run: dataclasses, filled from a TOML file and from the command line.
+
+A recipe is a TOML file whose tables are the sections below and whose keys are their fields. It is turned into
+command-line arguments that stand before the user's own, so both are parsed, typed and checked by the same code and the
+user's win.
+"""
+
+import contextlib
+import difflib
+import inspect
+import io
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import tyro
+
+from npllm.errors import ConfigError, DataError
+from npllm.model import Architecture
+from npllm.optim import BatchConfig, OptimConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to learn from."""
+
+    source: tuple[str, ...] = ("stdlib",)
+    """stdlib, pydoc, or files, folders and glob patterns"""
+    tokenizer: str = "bpe"
+    """char, byte, bpe (trained on the training text), or the path of a tokenizer.json"""
+    vocab_size: int = 2048
+    """tokens in a trained bpe vocabulary"""
+    val_fraction: float = 0.05
+    """share held out for validation: of the files or, in a single file, of its characters"""
+
+    def __post_init__(self):
+        if not self.source:
+            raise ConfigError("data.source is empty; name stdlib, pydoc, or at least one file.")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"data.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how often, with what."""
+
+    steps: int | None = None
+    """updates; none = as many as fit into `minutes`"""
+    minutes: float = 3.0
+    """time budget of the training loop, where steps is none; a calibration turns it into steps"""
+    eval_every: int = 100
+    """steps between looks at the validation text (a fixed sample of it; the whole of it at the end)"""
+    checkpoint_every: int = 200
+    """steps between checkpoints"""
+    keep: int = 2
+    """checkpoints to keep"""
+    seed: int = 0
+    """of the initial weights, the order of the data and dropout"""
+    dtype: Literal["float32", "float64"] = "float32"
+    """of weights and activations"""
+    threads: int | None = None
+    """threads of the kernels; none = one per core"""
+
+    def __post_init__(self):
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"train.steps is {self.steps}, but must be at least 1.")
+        if not self.minutes > 0:
+            raise ConfigError(f"train.minutes is {self.minutes}, but must be above 0.")
+        for name in ("eval_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"train.seed is {self.seed}, but must be at least 0 and below 2^64.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A complete experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: Architecture = field(default_factory=Architecture)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def with_steps(self, steps: int) -> "RunConfig":
+        """The same run with its number of updates fixed."""
+        return replace(self, train=replace(self.train, steps=steps))
+
+
+def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
+    """Call a dataclass or a typed function with what the arguments say; what is wrong with them is a ConfigError."""
+    _check_option_names(kind, arguments, prog)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind, args=arguments, prog=prog, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise ConfigError(_first_sentence(complaint.getvalue())) from None
+
+
+def _check_option_names(kind: Callable, arguments: list[str], prog: str) -> None:
+    known = [f"--{name}" for name in _option_names(kind)] + ["--help"]
+    for argument in arguments:
+        option = argument.split("=")[0]
+        if option.startswith("--") and f"--{option[2:].replace('-', '_')}" not in known:
+            raise ConfigError(f"{option} is not an option of {prog}{nearest(option, known)}.")
+
+
+def recipe_arguments(recipe: str) -> list[str]:
+    """A recipe, by its name or as a TOML file, as command-line arguments. Its [run] table, a record, is left out."""
+    path = _find_recipe(recipe)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid TOML: {error}.") from error
+    tables.pop("run", None)
+    known = _option_names(RunConfig)
+    arguments = []
+    for section, table in tables.items():
+        for name, value in (table if isinstance(table, dict) else {"": table}).items():
+            option = f"{section}.{name}" if name else section
+            if option not in known:
+                raise ConfigError(f"{path} sets {option}, which is not a field{nearest(option, known)}.")
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"--{option}", *map(str, values)]
+    return arguments
+
+
+def load_config(path: Path) -> RunConfig:
+    """The config that `save_config` wrote."""
+    return parse_arguments(RunConfig, recipe_arguments(str(path)), prog=str(path))
+
+
+def config_text(config: RunConfig, record: dict[str, str]) -> str:
+    """A run as TOML that `load_config` reads. record: facts about this run for people, in the table [run]."""
+    lines = []
+    for section, table in {**asdict(config), "run": record}.items():
+        # A JSON string, number or list is TOML as it stands. TOML has no null: a field that is none is left out.
+        lines += [f"[{section}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None), ""]
+    return "\n".join(lines)
+
+
+def _find_recipe(recipe: str) -> Path:
+    folder = resources.files("npllm") / "recipes"
+    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    if recipe in names:
+        return Path(str(folder / f"{recipe}.toml"))
+    if Path(recipe).is_file():
+        return Path(recipe)
+    raise ConfigError(
+        f"{recipe} is neither a TOML file nor a recipe{nearest(recipe, names)}; recipes: {', '.join(names)}."
+    )
+
+
+def _option_names(kind: Callable) -> list[str]:
+    """The parameters of a function or dataclass and, with dots, those of the dataclasses among them."""
+    names = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if is_dataclass(parameter.annotation):
+            names += [f"{name}.{inner}" for inner in _option_names(parameter.annotation)]
+        else:
+            names.append(name)
+    return names
+
+
+def nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}" if matches else ""
+
+
+def _first_sentence(box: str) -> str:
+    """The message in tyro's framed complaint, in one line."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()[1:]]
+    message = []
+    for line in lines:
+        if line.startswith("─"):
+            break
+        message.append(line)
+    return " ".join(" ".join(message).split())

@@ -1,0 +1,32 @@
+"""What this machine is and how fast it could be."""
+
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def matmul_peak(dtype, size: int = 1024, repeats: int = 8) -> float:
+    """Operations per second of a large matrix product on all cores: the best of a few, so the first warms up.
+
+    A training step consists almost wholly of matrix products, so this is the ceiling its speed is held against.
+    """
+    a = np.ones((size, size), dtype)
+    out = np.empty_like(a)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        np.matmul(a, a, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -1,0 +1,56 @@
+"""From raw text to token shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from npllm.data.corpora import Corpus, Document, load_corpus
+from npllm.data.shards import write_shard
+from npllm.errors import DataError
+from npllm.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_char
+from npllm.training.config import DataConfig
+from npllm.training.run_folder import RunFolder
+
+
+def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
+    """The tokenizer that the config names: made from the training text only, or loaded.
+
+    A char vocabulary also takes in the validation text's characters: without them that text could not be written down.
+    """
+    if config.tokenizer == "bpe":
+        return train_bpe((document.text for document in corpus.train), config.vocab_size)
+    if config.tokenizer == "byte":
+        return byte_tokenizer()
+    if config.tokenizer == "char":
+        return train_char(document.text for document in corpus.train + corpus.val)
+    if not Path(config.tokenizer).exists():
+        raise DataError(f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file.")
+    return Tokenizer.load(config.tokenizer)
+
+
+def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], None]) -> Tokenizer:
+    """Read the corpus, make the tokenizer, write tokenizer.json and data/{train,val}.h5. Progress goes to `report`."""
+    report(f"reading {', '.join(config.source)}")
+    corpus = load_corpus(config.source, config.val_fraction)
+    report(f"building the {config.tokenizer} tokenizer from {corpus.train_bytes / 1e6:.1f} MB")
+    tokenizer = build_tokenizer(config, corpus)
+    tokenizer.save(run.tokenizer)
+    for side, path, n_bytes in (
+        (corpus.train, run.train_shard, corpus.train_bytes),
+        (corpus.val, run.val_shard, corpus.val_bytes),
+    ):
+        report(f"encoding {n_bytes / 1e6:.1f} MB into {path.name}")
+        _write_side(path, side, n_bytes, tokenizer, corpus.sha256)
+    return tokenizer
+
+
+def _write_side(path: Path, documents: list[Document], n_bytes: int, tokenizer: Tokenizer, source_sha256: str) -> None:
+    write_shard(
+        path,
+        tokenizer.encode_documents(document.text for document in documents),
+        vocab_size=tokenizer.vocab_size,
+        # A lone document has nothing that it must be told apart from.
+        eot_id=tokenizer.eot_id,
+        n_bytes=n_bytes,
+        tokenizer_sha256=tokenizer.sha256(),
+        source_sha256=source_sha256,
+    )

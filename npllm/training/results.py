@@ -1,0 +1,108 @@
+"""What a run ends with: the full validation loss beside the compressors' figures, a plot, samples, the next command."""
+
+import hashlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from npllm.data.atomic import write_atomically
+from npllm.data.compression import bits_per_byte_of_compressors
+from npllm.data.corpora import read_text
+from npllm.data.shards import TokenShard, read_shard
+from npllm.generation import generate
+from npllm.model import GPT
+from npllm.report.plots import plot_loss
+from npllm.tokenizer import Tokenizer
+from npllm.training.evaluation import Evaluation, evaluate
+from npllm.training.metrics import read_metrics
+from npllm.training.run_folder import RunFolder, load
+from npllm.training.state import LoopState
+
+SAMPLE_PROMPT_TOKENS = 16
+SAMPLE_TOKENS = 160
+
+
+def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, console: Console) -> None:
+    """Evaluate on the whole validation text, write summary.json, samples.txt and loss.png, and show them."""
+    tokenizer = run.load_tokenizer()
+    with console.status("evaluating on the whole validation text"):
+        result = evaluate(state.model, val_shard.tokens, val_shard.n_bytes)
+        compressors = bits_per_byte_of_compressors(shard_text(val_shard, tokenizer))
+    samples = write_samples(run, state.model, tokenizer, val_shard)
+    write_summary(run, state, result, compressors)
+
+    table = Table("validation text", "bits per byte", title=f"{val_shard.n_bytes:,} bytes, none of them trained on")
+    table.add_row("[bold]this model", f"[bold]{result.bits_per_byte:.3f}")
+    for name, bits in compressors.items():
+        table.add_row(f"{name} -9", f"{bits:.3f}")
+    console.print(table)
+    console.print(f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}", highlight=False)
+    for prompt, text in samples:
+        console.rule("sample", style="dim")
+        console.print(prompt, style="dim", end="", markup=False, highlight=False)
+        console.print(text, markup=False, highlight=False)
+    console.rule(style="dim")
+    if find_spec("matplotlib"):
+        plot_loss(read_metrics(run.metrics), run.loss_plot)
+        console.print(f"Loss plot: {run.loss_plot}", highlight=False)
+    else:
+        console.print("No loss plot: it needs matplotlib (pip install 'npllm[plot]').", markup=False, highlight=False)
+    console.print(
+        f'Next: npllm generate {run.path} --prompt "{samples[0][0].split()[0]} "', markup=False, highlight=False
+    )
+
+
+def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: TokenShard) -> list[tuple[str, str]]:
+    """Continue three beginnings from the validation text. Returns (prompt, continuation) and writes samples.txt."""
+    tokens = val_shard.tokens
+    samples = []
+    for seed, start in enumerate(sample_positions(val_shard)):
+        prompt = tokenizer.decode(tokens[start : start + SAMPLE_PROMPT_TOKENS].tolist())
+        samples.append((prompt, "".join(generate(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, seed=seed))))
+    lines = [f"=== sample {i}: prompt, then continuation ===\n{p}|{text}\n" for i, (p, text) in enumerate(samples, 1)]
+    write_atomically(run.samples, "\n".join(lines).encode())
+    return samples
+
+
+def sample_positions(shard: TokenShard) -> list[int]:
+    """Three places to begin: of documents where there are enough, else evenly spread."""
+    starts = shard.document_starts
+    if len(starts) >= 3:
+        return [int(starts[i * len(starts) // 3]) for i in range(3)]
+    return [i * len(shard.tokens) // 3 for i in range(3)]
+
+
+def shard_text(shard: TokenShard, tokenizer: Tokenizer) -> bytes:
+    """The bytes that a shard's tokens stand for: exactly those of the text, without the marks between documents."""
+    tokens = shard.tokens if shard.eot_id is None else shard.tokens[shard.tokens != shard.eot_id]
+    return tokenizer.decode_bytes(tokens)
+
+
+def write_summary(run: RunFolder, state: LoopState, result: Evaluation, compressors: dict[str, float]) -> None:
+    """summary.json: the final figures, for programs."""
+    summary = {
+        "val_loss": result.loss,
+        "val_perplexity": result.perplexity,
+        "val_bits_per_byte": result.bits_per_byte,
+        **{f"{name}_bits_per_byte": bits for name, bits in compressors.items()},
+        "steps": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "params_sha256": hashlib.sha256(state.model.params.flat).hexdigest(),
+    }
+    write_atomically(run.summary, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def evaluate_run(path: Path, data: Path | None) -> Evaluation:
+    """Evaluate a run, or a checkpoint, on a text file or on the run's own validation text."""
+    model, tokenizer = load(path)
+    if data is None:
+        run = RunFolder(path.parent.parent if path.is_file() else path)
+        shard = read_shard(run.val_shard)
+        return evaluate(model, shard.tokens, shard.n_bytes)
+    text = read_text(data)
+    return evaluate(model, np.array(tokenizer.encode(text)), len(text.encode()))

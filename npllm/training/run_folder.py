@@ -1,0 +1,122 @@
+"""Where the files of a run lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from npllm.data.shards import TokenShard, read_shard
+from npllm.errors import ConfigError, DataError
+from npllm.model import GPT
+from npllm.tokenizer import Tokenizer
+from npllm.training.checkpoint import checkpoints, model_from_checkpoint
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files in a run folder; nothing here touches the disk but the functions that say so."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Written last of the preparation: a folder with it is a run that can be resumed."""
+        return self.path / "config.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def train_shard(self) -> Path:
+        return self.path / "data" / "train.h5"
+
+    @property
+    def val_shard(self) -> Path:
+        return self.path / "data" / "val.h5"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.txt"
+
+    @property
+    def loss_plot(self) -> Path:
+        return self.path / "loss.png"
+
+    def create(self) -> None:
+        """Make the folders. Raises ConfigError when there is a run already: it is left as it was."""
+        if self.config.exists():
+            raise ConfigError(
+                f"{self.path} holds a run already; go on with it (npllm resume {self.path}) or choose another --out."
+            )
+        try:
+            for folder in (self.train_shard.parent, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be made ({error.strerror}); choose another --out.") from error
+
+    def newest_checkpoint(self) -> Path:
+        """Raises DataError when there is none."""
+        found = checkpoints(self.checkpoints)
+        if not found:
+            raise DataError(f"{self.path} has no checkpoint; train first (npllm resume {self.path}, if it is a run).")
+        return found[-1]
+
+    def load_model(self) -> GPT:
+        """The model of the newest checkpoint."""
+        return model_from_checkpoint(self.newest_checkpoint())
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run."""
+        return Tokenizer.load(self.tokenizer)
+
+    def load_shards(self) -> tuple[TokenShard, TokenShard]:
+        """Training and validation tokens, checked against the tokenizer."""
+        digest = self.load_tokenizer().sha256()
+        shards = tuple(read_shard(path) for path in (self.train_shard, self.val_shard))
+        for shard, path in zip(shards, (self.train_shard, self.val_shard), strict=True):
+            if shard.tokenizer_sha256 != digest:
+                raise DataError(
+                    f"{path} was not made with {self.tokenizer}; put back the file that belongs to the run."
+                )
+        return shards
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """An existing run. Raises DataError when there is none."""
+    run = RunFolder(Path(path))
+    if not run.path.is_dir():
+        raise DataError(f"There is no folder {path}; name the folder of a run, such as runs/default.")
+    if not run.config.exists():
+        raise DataError(
+            f"{path} holds no run (config.toml is missing): if it was stopped before training, start it again."
+        )
+    return run
+
+
+def new_run_folder(recipe: str) -> Path:
+    """runs/RECIPE, or runs/RECIPE-2 and so on: the first that is not taken."""
+    name = Path(recipe).stem
+    number = 1
+    while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def load(path: str | Path) -> tuple[GPT, Tokenizer]:
+    """The model and tokenizer of a run folder, or of one checkpoint file in it."""
+    path = Path(path)
+    if path.is_file():
+        return model_from_checkpoint(path), RunFolder(path.parent.parent).load_tokenizer()
+    run = open_run(path)
+    return run.load_model(), run.load_tokenizer()
