@@ -1,9 +1,18 @@
 """The shape of a model: every number that decides which parameters it has."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
+
+
+def check_choices(section: str, config) -> None:
+    """Raise ConfigError if a field of the dataclass `config` that is a Literal holds none of its values."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if get_origin(field.type) is Literal and value not in get_args(field.type):
+            choices = ", ".join(get_args(field.type))
+            raise ConfigError(f"{section}.{field.name} is {value!r}, but must be one of {choices}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,7 @@ class Architecture:
     """probability of dropping an element of the embedding, the attention weights and each branch"""
 
     def __post_init__(self):
+        check_choices("model", self)
         for field in ("n_layer", "n_head", "n_embd", "block_size"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"model.{field} is {getattr(self, field)}, but must be at least 1.")

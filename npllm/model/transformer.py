@@ -21,6 +21,7 @@ from npllm.reference.rotary import rotary_tables
 
 EMBEDDING_DROPOUT_SITE = 0
 DTYPES = ("float32", "float64")
+BACKENDS = ("kernels", "reference")
 
 
 class GPT:
@@ -36,6 +37,8 @@ class GPT:
     ):
         if dtype not in DTYPES:
             raise ConfigError(f"The dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        if backend not in BACKENDS:
+            raise ConfigError(f"The backend {backend!r} is not one of {', '.join(BACKENDS)}.")
         self.config = config
         self.seed = seed
         self.dtype = np.dtype(dtype)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from npllm.errors import ConfigError
+from npllm.model.config import check_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,12 @@ class OptimConfig:
     """longest allowed gradient (GPT-3: 1.0); 0 = no clipping"""
 
     def __post_init__(self):
-        for field in ("lr", "min_lr", "warmup_steps", "eps", "weight_decay", "grad_clip"):
+        check_choices("optim", self)
+        for field in ("lr", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
             if not getattr(self, field) >= 0:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, but must not be negative.")
+        if not self.eps > 0:  # a parameter that never had a gradient would be moved by 0 / 0
+            raise ConfigError(f"optim.eps is {self.eps}, but must be above 0.")
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, but must be at least 0 and below 1.")

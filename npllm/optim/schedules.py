@@ -14,18 +14,19 @@ def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
     """Learning rate of update 0 ... n_updates - 1.
 
     Warm-up climbs in equal stairs, of which the first is not zero and the last is the peak. The decay starts at the
-    peak and its last update has exactly min_lr; inverse_sqrt is lr sqrt(warmup / update), but not below min_lr.
+    peak and its last update has exactly min_lr; inverse_sqrt is lr sqrt(warmup / (update + 1)), but not below
+    min_lr.
     (Cosine: Loshchilov & Hutter, "SGDR", 2016. Inverse square root: Vaswani et al., 2017.)
     """
     if update < config.warmup_steps:
-        return config.lr * (update + 1) / config.warmup_steps
+        return config.lr * ((update + 1) / config.warmup_steps)
     if config.decay == "constant":
         return config.lr
     if config.decay == "inverse_sqrt":
         return max(config.min_lr, config.lr * sqrt(max(1, config.warmup_steps) / (update + 1)))
     first, last = config.warmup_steps, n_updates - 1
     if config.decay == "wsd":
-        first = max(first, last - round(WSD_DECAY_FRACTION * n_updates))
+        first = max(first, last - max(1, round(WSD_DECAY_FRACTION * n_updates)))
     progress = min(1.0, max(0.0, (update - first) / max(1, last - first)))
     share = 0.5 * (1.0 + cos(pi * progress)) if config.decay == "cosine" else 1.0 - progress
     return config.min_lr + share * (config.lr - config.min_lr)

@@ -1,0 +1,102 @@
+"""Which windows of the token stream a step trains on, as a pure function of sample numbers.
+
+Every training sample has an absolute id: 0, 1, 2, ... over the whole run. Sample `id` belongs to epoch
+id // windows_per_epoch, and within the epoch a random permutation says which window it is. There is no iterator and no
+state, and that buys three things. A run resumed at id 70,000 sees what the uninterrupted run would have seen, because
+nothing has to be replayed. A stretch of bad data is skipped by leaving out a range of ids, and no later sample moves.
+And ids, unlike step numbers, keep their meaning when the batch size ramps up or the number of processes changes.
+
+Window i of an epoch starts at shift + i * block_size and covers block_size + 1 tokens: block_size inputs and, one
+place later, their targets. With a fixed shift the tokens just behind a window's edge would be predicted from a short
+context in every epoch; so each epoch draws its own shift, and the edges move. The number of windows does not depend on
+the shift (the leftover at both ends of the text pays for it), otherwise an id could not be turned into its epoch by one
+division.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from npllm.errors import DataError
+from npllm.reference.random import random_permutation, random_words
+
+# Addresses in the random stream: "DATA" in hexadecimal letters, far from the small numbers that layers use as sites.
+SHIFT_SITE = 0xDA7A0000
+ORDER_SITE = 0xDA7A0001
+IGNORED_TARGET = -1
+
+
+class WindowSampler:
+    """Start positions of training windows by absolute sample id. Equal arguments give equal positions, always.
+
+    n_tokens: length of the training stream. block_size: T, inputs per window. seed: below 2^64.
+    Raises DataError when the stream is too short for one window.
+    """
+
+    def __init__(self, n_tokens: int, block_size: int, seed: int) -> None:
+        if n_tokens < block_size + 1:
+            raise DataError(
+                f"the training text has {n_tokens} tokens but one window needs {block_size + 1}: give a smaller "
+                "--model.block_size or more text."
+            )
+        self.block_size = block_size
+        self.seed = seed
+        self.windows_per_epoch = max((n_tokens - block_size) // block_size, 1)
+        # All T shifts fit, except when the text is so short that it holds a single window.
+        self.n_shifts = min(block_size, n_tokens - self.windows_per_epoch * block_size)
+        # Two, because a batch at the turn of an epoch needs both.
+        self._epoch_starts = functools.lru_cache(maxsize=2)(self._draw_epoch)
+
+    def positions(self, ids: np.ndarray) -> np.ndarray:
+        """Start offsets of the samples `ids` (any shape, any order, >= 0), int64 of the same shape."""
+        ids = np.asarray(ids, np.int64)
+        if ids.size and ids.min() < 0:
+            raise DataError(f"sample id {ids.min()} is negative: ids count from 0.")
+        epochs, ranks = np.divmod(ids, self.windows_per_epoch)
+        starts = np.empty_like(ranks)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            starts[here] = self._epoch_starts(int(epoch))[ranks[here]]
+        return starts
+
+    def _draw_epoch(self, epoch: int) -> np.ndarray:
+        """Start offsets of one epoch in the order of training, (windows_per_epoch,) int64."""
+        word = random_words(1, seed=self.seed, step=epoch, site=SHIFT_SITE)[0]
+        shift = int(word) * self.n_shifts >> 32  # uniform: the word is a fraction of 2^32
+        order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, site=ORDER_SITE)
+        return shift + self.block_size * order
+
+
+def batch(tokens: np.ndarray, positions: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of `tokens` (n_tokens,) at `positions` (B,): inputs x and targets y, each (B, T) int32, contiguous.
+
+    y[b, t] is the token behind x[b, t].
+    """
+    inputs = np.asarray(positions)[:, None] + np.arange(block_size)  # (B, T)
+    return tokens[inputs].astype(np.int32), tokens[inputs + 1].astype(np.int32)
+
+
+def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cover a whole split once: every token except the first is a target in exactly one place.
+
+    Windows follow one another without overlap, so a loss over all of them is the loss of the split and not an estimate
+    from random windows. The end of the last window is filled up with inputs 0 and targets -1, which the loss ignores;
+    causal attention keeps the filling out of sight of the real tokens.
+
+    tokens: (n_tokens,). Yields x, y, each (rows, T) int32; the last batch may have fewer rows. Average over targets,
+    not over batches: the batches hold different numbers of them.
+    Raises DataError when there is no target at all.
+    """
+    n_targets = len(tokens) - 1
+    if n_targets < 1:
+        raise DataError(f"the text to evaluate has {len(tokens)} tokens but at least 2 are needed: give more text.")
+    n_windows = -(-n_targets // block_size)
+    for first in range(0, n_windows, rows):
+        shape = (min(rows, n_windows - first), block_size)
+        start = first * block_size
+        stop = min(start + shape[0] * shape[1], n_targets)
+        x, y = np.zeros(shape, np.int32), np.full(shape, IGNORED_TARGET, np.int32)
+        x.reshape(-1)[: stop - start] = tokens[start:stop]
+        y.reshape(-1)[: stop - start] = tokens[start + 1 : stop + 1]
+        yield x, y

@@ -1,0 +1,219 @@
+"""Token shards: the tokens of one side of a corpus in one HDF5 file.
+
+    tokens            (n_tokens,) uint16, or uint32 when the vocabulary has more than 65,536 entries: the documents one
+                      after another, each followed by the end-of-text token when there is one
+    document_starts   (n_documents,) int64
+    attributes        version, vocab_size, eot_id (-1: none), n_bytes (UTF-8 bytes of the text, the denominator of bits
+                      per byte), n_documents, and three SHA-256: of the tokenizer, of the source text, of this content
+
+A shard may come from anywhere, and HDF5 can do much more than hold two arrays: a link may lead into another file, the
+storage of a dataset may be another file or be assembled from several (virtual datasets), a few bytes of compressed data
+or of mere shape may unfold into terabytes. Nothing of that is needed here, so the reader asks HDF5 what an object is
+before it touches it, accepts exactly the layout above, and reads no more bytes than the file holds.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from npllm.data.atomic import write_atomically
+from npllm.errors import DataError
+
+VERSION = 1
+UINT16_VOCABULARY = 2**16  # the largest vocabulary whose ids fit in uint16
+LARGEST_VOCABULARY = 2**32
+INTEGERS = ("version", "vocab_size", "eot_id", "n_bytes", "n_documents")
+DIGESTS = ("tokenizer_sha256", "source_sha256", "sha256")
+INTEGER_TYPE, DIGEST_TYPE, START_TYPE = np.dtype("<i8"), np.dtype("S64"), np.dtype("<i8")
+# What h5py raises when the HDF5 library gives up on a file or an object.
+HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError)
+
+
+class TokenShard(NamedTuple):
+    """The content of a shard in memory.
+
+    tokens: (n_tokens,) uint16 or uint32. document_starts: (n_documents,) int64, ascending. eot_id: None when documents
+    have no end-of-text token. n_bytes: UTF-8 bytes of the text. sha256: of everything else here.
+    """
+
+    tokens: np.ndarray
+    document_starts: np.ndarray
+    vocab_size: int
+    eot_id: int | None
+    n_bytes: int
+    tokenizer_sha256: str
+    source_sha256: str
+    sha256: str
+
+
+def write_shard(
+    path: str | Path,
+    documents: Iterable[np.ndarray],
+    *,
+    vocab_size: int,
+    eot_id: int | None,
+    n_bytes: int,
+    tokenizer_sha256: str,
+    source_sha256: str,
+) -> None:
+    """Write documents (1-D integer arrays of token ids) as a shard; equal arguments give an equal file.
+
+    Raises DataError for an id outside 0 ... vocab_size - 1 or a malformed hash, ResourceError when the disk is full;
+    the old file at `path`, if any, is then untouched.
+    """
+    tokens, document_starts = _join(path, documents, vocab_size, eot_id)
+    header = {
+        "version": VERSION,
+        "vocab_size": vocab_size,
+        "eot_id": -1 if eot_id is None else eot_id,
+        "n_bytes": n_bytes,
+        "n_documents": len(document_starts),
+        "tokenizer_sha256": tokenizer_sha256,
+        "source_sha256": source_sha256,
+    }
+    header["sha256"] = _content_sha256(header, tokens, document_starts)
+    if violation := _first_violation(header, tokens, document_starts):
+        raise DataError(f"{path} cannot become a token shard ({violation}): correct the arguments of write_shard.")
+    # HDF5 does not survive a full disk: closing the file fails, and the process crashes at exit. So the file is put
+    # together in memory, and plain writes, whose errors are ordinary, carry it to the disk.
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.create_dataset("tokens", data=tokens)
+        file.create_dataset("document_starts", data=document_starts)
+        for name in INTEGERS:
+            file.attrs.create(name, header[name], dtype=INTEGER_TYPE)
+        for name in DIGESTS:
+            file.attrs.create(name, header[name].encode(), dtype=DIGEST_TYPE)
+    write_atomically(path, image.getbuffer())
+
+
+def read_shard(path: str | Path) -> TokenShard:
+    """Read a shard and check all of it; raises DataError for a file that is absent, damaged or anything but a shard."""
+    if not os.path.isfile(path):
+        raise DataError(f"the token shard {path} does not exist: make it from its text, or correct the path.")
+    try:
+        # No lock: shards are replaced and never changed in place, and some network file systems cannot lock.
+        with h5py.File(path, "r", locking=False) as file:
+            header = _read_header(path, file.id)
+            tokens = _read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))
+            document_starts = _read_dataset(path, file.id, "document_starts", START_TYPE)
+    except HDF5_ERRORS as error:
+        raise _damaged(path, f"HDF5 reports: {' '.join(str(error).split())}") from error
+    if violation := _first_violation(header, tokens, document_starts):
+        raise _damaged(path, violation)
+    if header["sha256"] != _content_sha256(header, tokens, document_starts):
+        raise _damaged(path, "its content does not match its SHA-256")
+    eot_id = None if header["eot_id"] < 0 else header["eot_id"]
+    names = ("vocab_size", "n_bytes", "tokenizer_sha256", "source_sha256", "sha256")
+    return TokenShard(tokens, document_starts, eot_id=eot_id, **{name: header[name] for name in names})
+
+
+def _damaged(path: str | Path, reason: str) -> DataError:
+    return DataError(f"{path} is damaged or no token shard ({reason}): make it again from its text.")
+
+
+def _join(
+    path: str | Path, documents: Iterable[np.ndarray], vocab_size: int, eot_id: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Documents and end-of-text tokens in one array, and where each document starts."""
+    dtype = _token_type(vocab_size)
+    end = np.array([] if eot_id is None else [eot_id], np.int64)
+    pieces, lengths = [np.empty(0, dtype)], [0]
+    for index, document in enumerate(documents):
+        ids = np.append(np.asarray(document, np.int64), end)
+        # Before the cast: 65,536 as uint16 would be a valid 0.
+        if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+            raise DataError(
+                f"document {index} for {path} has token ids from {ids.min()} to {ids.max()} but the vocabulary has "
+                f"{vocab_size} entries: encode the text with the tokenizer of this shard."
+            )
+        pieces.append(ids.astype(dtype))
+        lengths.append(len(ids))
+    return np.concatenate(pieces), np.cumsum(lengths, dtype=START_TYPE)[:-1]
+
+
+def _token_type(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= UINT16_VOCABULARY else "<u4")
+
+
+def _content_sha256(header: dict, tokens: np.ndarray, document_starts: np.ndarray) -> str:
+    fields = {name: header[name] for name in (*INTEGERS, *DIGESTS) if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(fields, default=int).encode())
+    digest.update(tokens)
+    digest.update(document_starts)
+    return digest.hexdigest()
+
+
+def _first_violation(header: dict, tokens: np.ndarray, document_starts: np.ndarray) -> str | None:
+    """What is wrong with a shard, if anything: the rules that writer and reader share."""
+    n_documents, vocab_size, eot_id = len(document_starts), header["vocab_size"], header["eot_id"]
+    ends = np.append(document_starts[1:], len(tokens))
+    rules = {
+        "vocab_size is out of range": 1 <= vocab_size <= LARGEST_VOCABULARY,
+        "eot_id is not in the vocabulary": -1 <= eot_id < vocab_size,
+        "n_bytes is negative": header["n_bytes"] >= 0,
+        "n_documents differs from document_starts": header["n_documents"] == n_documents,
+        "a hash is not 64 hexadecimal digits": all(re.fullmatch("[0-9a-f]{64}", header[name]) for name in DIGESTS),
+        "a token is not in the vocabulary": len(tokens) == 0 or tokens.max() < vocab_size,
+        "the first document does not start at 0": (document_starts[0] == 0) if n_documents else len(tokens) == 0,
+        "document_starts are not ascending inside the tokens": np.all(document_starts <= ends),
+    }
+    return next((rule for rule, holds in rules.items() if not holds), None)
+
+
+def _read_header(path: str | Path, file: h5py.h5f.FileID) -> dict:
+    version = _read_attribute(path, file, "version", INTEGER_TYPE)
+    if version != VERSION:
+        raise DataError(
+            f"{path} is a token shard of version {version} and this npllm reads version {VERSION}: make it again from "
+            "its text."
+        )
+    if h5py.h5a.get_num_attrs(file) != len(INTEGERS) + len(DIGESTS):
+        raise _damaged(path, "it has unknown attributes")
+    header = {name: int(_read_attribute(path, file, name, INTEGER_TYPE)) for name in INTEGERS}
+    return header | {name: _read_attribute(path, file, name, DIGEST_TYPE).decode("ascii") for name in DIGESTS}
+
+
+def _read_attribute(path: str | Path, file: h5py.h5f.FileID, name: str, dtype: np.dtype) -> np.generic:
+    if not h5py.h5a.exists(file, name.encode()):
+        raise _damaged(path, f"the attribute {name} is missing")
+    attribute = h5py.h5a.open(file, name.encode())
+    if attribute.shape != () or not _has_type(attribute, dtype):
+        raise _damaged(path, f"the attribute {name} has another type or shape")
+    value = np.empty((), dtype)
+    attribute.read(value)
+    return value[()]
+
+
+def _read_dataset(path: str | Path, file: h5py.h5f.FileID, name: str, dtype: np.dtype) -> np.ndarray:
+    """A whole 1-D dataset. Each check stands before the first call that the thing it excludes could abuse."""
+    root = h5py.h5g.open(file, b"/")
+    if root.get_num_objs() != 2 or not root.links.exists(name.encode()):
+        raise _damaged(path, "it does not hold exactly tokens and document_starts")
+    if root.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise _damaged(path, f"{name} is a link to elsewhere")
+    dataset = h5py.h5d.open(file, name.encode())
+    creation = dataset.get_create_plist()  # contiguous means: no chunks, so no filters, and not virtual
+    if creation.get_layout() != h5py.h5d.CONTIGUOUS or creation.get_external_count():
+        raise _damaged(path, f"{name} is not stored plainly inside the file")
+    if not _has_type(dataset, dtype):
+        raise _damaged(path, f"{name} is not {dtype.name}")
+    if dataset.rank != 1:
+        raise _damaged(path, f"{name} is not one-dimensional")
+    offset = dataset.get_offset() or 0  # None: never allocated, and would read as zeros of whatever length it claims
+    if offset + dataset.shape[0] * dtype.itemsize > os.path.getsize(path):
+        raise _damaged(path, f"{name} claims more bytes than the file holds")
+    return h5py.Dataset(dataset)[()]
+
+
+def _has_type(thing: h5py.h5a.AttrID | h5py.h5d.DatasetID, dtype: np.dtype) -> bool:
+    """Exactly this type in the file: no object, variable-length, enumerated, compound or other-endian relative."""
+    return thing.get_type().equal(h5py.h5t.py_create(dtype))

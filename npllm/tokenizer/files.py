@@ -1,0 +1,66 @@
+"""Where a tokenizer lies on disk: finding, reading and writing its files."""
+
+import json
+import os
+from pathlib import Path
+
+from npllm.errors import DataError
+from npllm.tokenizer.gpt2_files import from_gpt2_files
+from npllm.tokenizer.tokenizer_json import from_json, to_json
+from npllm.tokenizer.vocabulary import Vocabulary
+
+TOKENIZER_JSON = "tokenizer.json"
+GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+
+MAX_FILE_BYTES = 64 << 20  # the largest public tokenizer.json files have half of this
+
+
+def read(path: str | os.PathLike) -> Vocabulary:
+    """The vocabulary in a file, or in a folder with a set of files that is known."""
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    return from_json(_read_json(path), str(path))
+
+
+def _read_folder(folder: Path) -> Vocabulary:
+    if (folder / TOKENIZER_JSON).exists():
+        return from_json(_read_json(folder / TOKENIZER_JSON), str(folder / TOKENIZER_JSON))
+    for vocabulary_name, merges_name in GPT2_PAIRS:
+        vocabulary_path, merges_path = folder / vocabulary_name, folder / merges_name
+        if vocabulary_path.exists() and merges_path.exists():
+            ids, merges_text = _read_json(vocabulary_path), _read_text(merges_path)
+            return from_gpt2_files(ids, merges_text, str(vocabulary_path), str(merges_path))
+    pairs = " nor ".join(" + ".join(pair) for pair in GPT2_PAIRS)
+    raise DataError(f"{folder} has neither {TOKENIZER_JSON} nor {pairs}: give a folder with one of them")
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}): save or download it again") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB: a tokenizer file is smaller, check the path")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save or download it again") from None
+
+
+def write(vocabulary: Vocabulary, path: str | os.PathLike) -> None:
+    """Write tokenizer.json. The file appears whole or not at all."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / TOKENIZER_JSON
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(to_json(vocabulary))
+    os.replace(partial, path)

@@ -1,0 +1,44 @@
+"""Encoding by one table look-up per unit, for tokenizers whose tokens are single bytes or single characters."""
+
+import numpy as np
+
+from npllm.errors import DataError
+from npllm.tokenizer.vocabulary import Vocabulary
+
+UNKNOWN = np.uint32(0xFFFFFFFF)
+
+
+class ByteEncoder:
+    """Each byte of the text's UTF-8 is a token: text of any language, three or four times as many tokens as BPE."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        ids = vocabulary.ordinary_ids()
+        self._table = np.array([ids[bytes([byte])] for byte in range(256)], np.uint32)
+
+    def encode(self, text: str) -> np.ndarray:
+        """(number of bytes,) uint32."""
+        return self._table[np.frombuffer(text.encode("utf-8"), np.uint8)]
+
+
+class CharacterEncoder:
+    """Each character is a token. Raises DataError for a character that the training text did not have."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        ids = {ord(token.decode("utf-8")): i for token, i in vocabulary.ordinary_ids().items()}
+        # The last entry stands for every code point above the highest known one.
+        self._table = np.full(max(ids, default=-1) + 2, UNKNOWN, np.uint32)
+        self._table[list(ids)] = list(ids.values())
+
+    def encode(self, text: str) -> np.ndarray:
+        """(number of characters,) uint32."""
+        code_points = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        ids = self._table[np.minimum(code_points, len(self._table) - 1)]
+        unknown = np.flatnonzero(ids == UNKNOWN)
+        if unknown.size:
+            place = int(unknown[0])
+            raise DataError(
+                f"the character {text[place]!r} (U+{ord(text[place]):04X}) at place {place} is not among the "
+                f"{len(self._table[self._table != UNKNOWN])} characters of this tokenizer: "
+                "remove it, or train a byte or bpe tokenizer"
+            )
+        return ids

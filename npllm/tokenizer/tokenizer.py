@@ -1,0 +1,118 @@
+"""The tokenizer that the rest of npllm uses: text to ids and back, for every kind of vocabulary."""
+
+import codecs
+import hashlib
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+import numpy as np
+
+from npllm.errors import DataError
+from npllm.tokenizer import files
+from npllm.tokenizer.bpe_encoding import BytePairEncoder
+from npllm.tokenizer.pretokenize import SpecialSplitter, refuse_lone_surrogates
+from npllm.tokenizer.table_encoding import ByteEncoder, CharacterEncoder
+from npllm.tokenizer.tokenizer_json import to_json
+from npllm.tokenizer.vocabulary import Vocabulary
+
+END_OF_TEXT = "<|endoftext|>"
+
+ENCODERS = {"bpe": BytePairEncoder, "byte": ByteEncoder, "char": CharacterEncoder}
+
+
+class Tokenizer:
+    """Text to token ids and back. Make one with train_bpe, byte_tokenizer, train_char or Tokenizer.load.
+
+    kind: "bpe", "byte" or "char". vocab_size: V, ids are 0 ... V - 1. special_tokens: text -> id. eot_id: the id of
+    <|endoftext|>, or None in a tokenizer without it.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        self.kind = vocabulary.kind
+        self.vocab_size = len(vocabulary.tokens)
+        self.special_tokens = dict(vocabulary.special_tokens)
+        self.eot_id = self.special_tokens.get(END_OF_TEXT)
+        self._encoder = ENCODERS[self.kind](vocabulary)
+        self._special_splitter = SpecialSplitter(self.special_tokens)
+
+    def encode(self, text: str, *, allowed_special: bool = False) -> list[int]:
+        """The ids of a text. Nothing is added at its beginning or end.
+
+        With allowed_special the text of a special token becomes its id. Without, it is text like any other, so what a
+        user types can never end a document. Raises DataError for a lone surrogate and, if the kind is "char", for a
+        character that is not in the vocabulary.
+        """
+        refuse_lone_surrogates(text)
+        if not allowed_special:
+            return self._encoder.encode(text).tolist()
+        ids: list[int] = []
+        for part, is_special in self._special_splitter.parts(text):
+            ids += [self.special_tokens[part]] if is_special else self._encoder.encode(part).tolist()
+        return ids
+
+    def encode_documents(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The ids of each text, (tokens,) uint32, as encode gives them without special tokens; for whole corpora."""
+        documents = []
+        for text in texts:
+            refuse_lone_surrogates(text)
+            documents.append(self._encoder.encode(text))
+        return documents
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The exact bytes of (n,) ids; a special token gives its text. Raises DataError for an unknown id."""
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return b""
+        unknown = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if unknown.size:
+            raise DataError(
+                f"there is no token with id {unknown[0]}: this tokenizer has the ids 0 to {self.vocab_size - 1}, "
+                "use the one that made the ids"
+            )
+        return b"".join(map(self.vocabulary.tokens.__getitem__, ids.tolist()))
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of (n,) ids. Bytes that are not UTF-8, as a cut character leaves them, become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream_decoder(self) -> "StreamDecoder":
+        """A decoder that takes one id at a time."""
+        return StreamDecoder(self)
+
+    def sha256(self) -> str:
+        """Hex digest of the file that save writes: equal digests, equal ids for every text."""
+        return hashlib.sha256(to_json(self.vocabulary)).hexdigest()
+
+    def save(self, path: str | PathLike) -> None:
+        """Write a Hugging Face tokenizer.json: to this file, or into this folder if there is one."""
+        files.write(self.vocabulary, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "Tokenizer":
+        """Read a tokenizer.json, or a folder with tokenizer.json, vocab.json + merges.txt or encoder.json + vocab.bpe.
+
+        Of tokenizer.json, everything is read that decides the ids of plain text. The post-processor, truncation and
+        padding are not: encode adds nothing. Raises DataError that says what is missing, corrupt or unsupported.
+        """
+        return cls(files.read(path))
+
+
+class StreamDecoder:
+    """Decodes ids one by one and never gives half a character.
+
+    A token of a byte-level tokenizer may end inside a character: its bytes wait for those of the next token.
+    All that push and finish return, joined, is what Tokenizer.decode gives for all ids at once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes, often "" in the middle of a character."""
+        return self._utf8.decode(self._tokenizer.decode_bytes([token_id]))
+
+    def finish(self) -> str:
+        """What is left at the end: "" or one U+FFFD for the bytes of an unfinished character."""
+        return self._utf8.decode(b"", final=True)

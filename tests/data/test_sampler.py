@@ -1,0 +1,124 @@
+"""The order of training data: every window once an epoch, and a pure function of sample ids."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from npllm.data import sampler as sampler_module
+from npllm.data.sampler import WindowSampler, batch, evaluation_batches
+from npllm.errors import DataError
+
+SEEDS = st.integers(0, 2**64 - 1)
+
+
+@settings(deadline=None)
+@given(block_size=st.integers(1, 40), spare=st.integers(0, 400), seed=SEEDS, epoch=st.integers(0, 10**6))
+def test_an_epoch_holds_every_window_once(block_size, spare, seed, epoch):
+    n_tokens = block_size + 1 + spare
+    sampler = WindowSampler(n_tokens, block_size, seed)
+    count = sampler.windows_per_epoch
+    starts = np.sort(sampler.positions(np.arange(epoch * count, (epoch + 1) * count)))
+    shift = starts[0]
+    assert 0 <= shift < block_size
+    np.testing.assert_array_equal(starts, shift + block_size * np.arange(count))
+    assert starts[-1] + block_size + 1 <= n_tokens  # inputs and the last target are inside the text
+    assert n_tokens - 1 - count * block_size < 2 * block_size  # what an epoch leaves out is bounded
+
+
+def test_every_shift_occurs():
+    sampler = WindowSampler(n_tokens=100, block_size=5, seed=3)
+    count = sampler.windows_per_epoch
+    shifts = {int(sampler.positions(np.arange(e * count, (e + 1) * count)).min()) for e in range(100)}
+    assert shifts == set(range(5))
+
+
+def test_positions_do_not_depend_on_the_order_of_asking():
+    ids = np.arange(500)  # eight epochs, more than the sampler remembers
+    expected = WindowSampler(1000, 16, seed=7).positions(ids)
+    shuffled = np.random.default_rng(0).permutation(ids)
+    other = WindowSampler(1000, 16, seed=7)
+    np.testing.assert_array_equal(other.positions(shuffled), expected[shuffled])
+    np.testing.assert_array_equal([other.positions([i])[0] for i in ids[::-1]], expected[::-1])
+
+
+def test_skipping_a_range_moves_no_other_sample():
+    ids = np.arange(300)
+    whole = WindowSampler(1000, 16, seed=7).positions(ids)
+    resumed = WindowSampler(1000, 16, seed=7)
+    kept = np.r_[0:40, 100:300]
+    parts = [resumed.positions(kept[i : i + 12]) for i in range(0, len(kept), 12)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole[kept])
+
+
+def test_epochs_and_seeds_differ():
+    first, second = (WindowSampler(1000, 16, seed=7).positions(np.arange(61) + 61 * epoch) for epoch in (0, 1))
+    other_seed = WindowSampler(1000, 16, seed=8).positions(np.arange(61))
+    high_half = WindowSampler(1000, 16, seed=7 + 2**32).positions(np.arange(61))
+    for a, b in ((first, second), (first, other_seed), (first, high_half)):
+        assert np.mean((a - a.min()) == (b - b.min())) < 0.2  # the order differs, not just the shift
+
+
+def test_frozen_positions():
+    """The order of data is part of the file format of a run: a change here breaks every run under way."""
+    ids = [0, 1, 2, 61, 62, 63, 1000, 10**9]
+    assert WindowSampler(1000, 16, seed=7).positions(ids).tolist() == [658, 578, 674, 845, 29, 333, 13, 166]
+    assert WindowSampler(1000, 16, seed=8).positions(ids).tolist() == [541, 797, 493, 848, 768, 736, 863, 634]
+
+
+def test_two_epochs_are_remembered(monkeypatch):
+    drawn = []
+
+    def counting(n, **address):
+        drawn.append(address["step"])
+        return np.arange(n)
+
+    monkeypatch.setattr(sampler_module, "random_permutation", counting)
+    sampler = WindowSampler(1000, 16, seed=7)
+    for _ in range(3):
+        sampler.positions([60, 61])
+    assert drawn == [0, 1]
+    sampler.positions([200])
+    sampler.positions([0])
+    assert drawn == [0, 1, 3, 0]
+
+
+def test_bad_sizes_and_ids_are_errors():
+    with pytest.raises(DataError, match=r"has 64 tokens .* needs 65.*--model.block_size"):
+        WindowSampler(64, 64, seed=0)
+    assert WindowSampler(65, 64, seed=0).positions([0, 1, 5]).tolist() == [0, 0, 0]
+    with pytest.raises(DataError, match="-3 is negative"):
+        WindowSampler(65, 64, seed=0).positions([5, -3])
+
+
+def test_batch_targets_are_the_next_tokens():
+    tokens = np.arange(65436, 65536, dtype=np.uint16)  # above the range of int16
+    x, y = batch(tokens, np.array([0, 90, 7]), block_size=9)
+    assert x.shape == y.shape == (3, 9)
+    assert x.dtype == y.dtype == np.int32
+    assert x.flags.c_contiguous
+    assert y.flags.c_contiguous
+    np.testing.assert_array_equal(x[1], np.arange(65526, 65535))
+    np.testing.assert_array_equal(y, x + 1)
+
+
+@settings(deadline=None)
+@given(n_tokens=st.integers(2, 300), block_size=st.integers(1, 50), rows=st.integers(1, 6))
+def test_evaluation_covers_each_target_once(n_tokens, block_size, rows):
+    tokens = np.random.default_rng(n_tokens).integers(0, 2**16, n_tokens).astype(np.uint16)
+    batches = list(evaluation_batches(tokens, block_size, rows))
+    assert all(x.shape == y.shape == (rows, block_size) for x, y in batches[:-1])
+    assert 1 <= len(batches[-1][0]) <= rows
+    assert {array.dtype for pair in batches for array in pair} == {np.dtype(np.int32)}
+    x, y = (np.concatenate([pair[side].reshape(-1) for pair in batches]) for side in (0, 1))
+    counted = y != -1
+    np.testing.assert_array_equal(y[counted], tokens[1:])
+    np.testing.assert_array_equal(x[counted], tokens[:-1])
+    assert not counted[n_tokens - 1 :].any()  # the filling stands at the end
+    assert len(y) - (n_tokens - 1) < block_size
+    assert x[~counted].sum() == 0
+
+
+def test_evaluation_needs_a_target():
+    with pytest.raises(DataError, match="has 1 tokens"):
+        next(evaluation_batches(np.zeros(1, np.uint16), 8, 2))

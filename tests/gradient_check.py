@@ -1,0 +1,115 @@
+"""Is a hand-written gradient right? Compare it with differences of the loss.
+
+The derivative of f along a direction, from four values of f (fourth order central differences):
+
+    f'(0) = (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h  +  error
+
+The error has two parts. Truncation, h^4 f'''''/30, asks for a small h; rounding, about 1.5 eps |f| / h with
+eps = 1.1e-16, for a large one. At h = 2^-12 (2.4e-4) the first is 1e-16 f''''' and the second 7e-13 |f|, so that O(1)
+losses with O(1) weights are differentiated to 1e-11 or better. h could be 4 times larger for smooth losses, but a
+norm of a row with a small variance has a large fifth derivative. A power of two makes x + h exact for most x.
+
+Second order differences of float64 reach 1e-10 at best, those of float32 1e-4: too coarse to tell a slightly wrong
+gradient from a right one. So everything is float64.
+
+The tolerance, 1e-6 relative: a thousand times what right gradients of every operation show (below 1e-9), and less than
+the smallest mistake worth the name. (A norm whose backward takes eps = 1e-6 for 1e-5 is wrong by 1e-5 relative.)
+"""
+
+import numpy as np
+
+STEP = 2.0**-12
+RTOL = 1e-6
+NOISE = 1e-11  # error of a difference as a part of |loss|: the rounding above, with a factor 10 to spare
+ELEMENTWISE_UP_TO = 128
+N_DIRECTIONS = 6
+
+
+def derivative(loss, array, where, direction=1.0):
+    """d loss() / ds of array[where] + s * direction at s = 0. Changes the array in place and restores it exactly."""
+    original = np.copy(array[where])
+
+    def loss_at(s):
+        array[where] = original + s * direction
+        return float(loss())
+
+    try:
+        near = loss_at(STEP) - loss_at(-STEP)
+        far = loss_at(2 * STEP) - loss_at(-2 * STEP)
+    finally:
+        array[where] = original
+    return (8 * near - far) / (12 * STEP)
+
+
+def numerical_gradient(loss, array):
+    """The gradient of loss(), a float, with respect to each element of a float64 array that it reads."""
+    gradient = np.empty(array.shape)
+    for index in np.ndindex(array.shape):
+        gradient[index] = derivative(loss, array, index)
+    return gradient
+
+
+def check_gradients(loss_fn, arrays, gradients, rtol=RTOL, *, elementwise_up_to=ELEMENTWISE_UP_TO):
+    """Raise AssertionError unless each gradient is the derivative of the loss.
+
+    loss_fn: no arguments, returns the scalar loss as a function of what is in `arrays` now.
+    arrays: name -> float64 array (views too), changed in place during the check and then restored exactly.
+    gradients: name -> the gradient to judge, of the array's shape; the names must be the same.
+
+    Arrays of up to `elementwise_up_to` elements are checked element by element. Larger ones along random directions of
+    unit length with all elements +-1/sqrt(size): an error in any set of elements shows along nearly every one.
+
+    The error is relative, twice. Of the array: |a - n| / max(|a|, |n|, tiny) in Euclidean norms. Of each element:
+    the same in absolute values, but never relative to less than the array's root-mean-square, because an element that
+    happens to be near zero is computed from terms which are not. tiny: what the differences cannot resolve.
+    """
+    if arrays.keys() != gradients.keys():
+        raise AssertionError(f"arrays {sorted(arrays)} but gradients {sorted(gradients)}")
+    loss = float(loss_fn())
+    if not np.isfinite(loss):
+        raise AssertionError(f"the loss is {loss}")
+    tiny = NOISE * max(1.0, abs(loss)) / rtol
+    for name, array in arrays.items():
+        gradient = gradients[name]
+        _check_form(name, array, gradient)
+        if array.size > elementwise_up_to and _agrees_along_directions(loss_fn, array, gradient, rtol, tiny):
+            continue
+        _compare_elements(name, gradient, numerical_gradient(loss_fn, array), rtol, tiny)
+
+
+def _check_form(name, array, gradient):
+    if array.dtype != np.float64 or gradient.dtype != np.float64:
+        raise AssertionError(f"{name!r}: gradients are checked in float64, not {array.dtype}/{gradient.dtype}")
+    if gradient.shape != array.shape:
+        raise AssertionError(f"gradient of {name!r} has shape {gradient.shape}, the array {array.shape}")
+    if not np.isfinite(gradient).all():
+        where = [int(i) for i in np.argwhere(~np.isfinite(gradient))[0]]
+        raise AssertionError(f"gradient of {name!r} is not finite at {where}")
+
+
+def _agrees_along_directions(loss, array, gradient, rtol, tiny):
+    rng = np.random.default_rng(array.size)
+    typical = max(np.linalg.norm(gradient) / np.sqrt(array.size), tiny)
+    for _ in range(N_DIRECTIONS):
+        direction = rng.choice([-1.0, 1.0], array.shape) / np.sqrt(array.size)
+        numerical = derivative(loss, array, ..., direction)
+        error = abs(np.vdot(gradient, direction) - numerical)
+        if not error <= rtol * max(typical, abs(numerical)):  # `not <=`: NaN agrees with nothing
+            return False
+    return True
+
+
+def _compare_elements(name, analytic, numerical, rtol, tiny):
+    difference = np.abs(analytic - numerical)
+    norm = max(np.linalg.norm(analytic), np.linalg.norm(numerical), tiny)
+    of_array = np.linalg.norm(difference) / norm
+    scale = max(norm / np.sqrt(analytic.size), tiny)
+    of_elements = difference / np.maximum(np.maximum(np.abs(analytic), np.abs(numerical)), scale)
+    if of_array <= rtol and np.all(of_elements <= rtol):  # False where a NaN is
+        return
+    worst = np.unravel_index(np.argmax(of_elements), of_elements.shape)
+    raise AssertionError(
+        f"gradient of {name!r} is wrong: relative error {of_array:.1e} of the array, {of_elements[worst]:.1e} of its "
+        f"worst element {[int(i) for i in worst]}, which is {analytic[worst]:.10g} by the backward and "
+        f"{numerical[worst]:.10g} by differences (allowed: {rtol:.0e})"
+    )

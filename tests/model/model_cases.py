@@ -1,0 +1,124 @@
+"""Small models with weights of order one, batches for them, and the loss as a function of the weights."""
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from npllm.model import GPT, ModelConfig
+
+GPT_2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu"}
+LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu"}
+LLAMA |= {"n_kv_head": 1, "bias": False, "tie_embeddings": False}
+
+
+def small_config(**changes) -> ModelConfig:
+    defaults = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 6, "vocab_size": 11}
+    return ModelConfig(**(defaults | changes))
+
+
+def set_weights_of_order_one(model: GPT, seed: int) -> None:
+    """Weights that make no gradient small: at the initial 0.02 a wrong term can hide behind a right one.
+
+    Matrices have unit variance, those of linear layers divided by their fan-in, so that activations stay of order one
+    and float64 differences of the loss stay accurate. Norm weights are away from 0 and biases are not 0.
+    """
+    rng = np.random.default_rng(seed)
+    for name, array in model.params.items():
+        draws = rng.standard_normal(array.shape)
+        if array.ndim == 1:
+            array[:] = 1.0 + 0.3 * draws if "norm" in name and name.endswith("weight") else 0.5 * draws
+        else:
+            is_table = name in ("token_embedding", "position_embedding")
+            fan_in = array.shape[1] if name == "lm_head" else array.shape[0]
+            array[:] = draws if is_table else draws / np.sqrt(fan_in)
+
+
+class Batch(NamedTuple):
+    tokens: np.ndarray  # (B, T)
+    targets: np.ndarray  # (B, T)
+
+
+def random_batch(config: ModelConfig, B: int, T: int, seed: int = 0, ignored: float = 0.25) -> Batch:
+    """Uniform tokens and targets; a share of the targets is -1, but never the first."""
+    rng = np.random.default_rng(seed)
+    tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
+    targets[rng.random((B, T)) < ignored] = -1
+    targets[0, 0] = max(targets[0, 0], 0)
+    return Batch(tokens, targets)
+
+
+def training_loss(model: GPT, batch: Batch, *, n_targets: int, step: int = 0, first_row: int = 0) -> float:
+    """What `loss_and_grad` returns, by the forward alone: a third of its time."""
+    tokens, targets = model._check(*batch)
+    model.arena.reset()
+    context = model._context(tokens.shape[1], rate=model.config.dropout, step=step, first_row=first_row)
+    hidden, _ = model._forward(context, tokens)
+    head = model.params[model.head_name]
+    nll, _ = model.ops.lm_head_loss_forward(hidden, head, targets.reshape(-1), empty=model.arena.empty)
+    return float(nll.sum()) / n_targets
+
+
+def gradients_of(model: GPT, batch: Batch, **how) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss and a copy of its gradient by name."""
+    model.grads.flat[:] = 0.0
+    loss = model.loss_and_grad(*batch, **how)
+    return loss, {name: gradient.copy() for name, gradient in model.grads.items()}
+
+
+def patched(ops, **functions) -> SimpleNamespace:
+    """The backend with some of its functions replaced."""
+    return SimpleNamespace(**({name: getattr(ops, name) for name in ops.__all__} | functions))
+
+
+def uneven_batch(config: ModelConfig) -> Batch:
+    """Eight rows with different numbers of ignored targets: none in row 0, all in row 3, all but one in row 4."""
+    batch = random_batch(config, B=8, T=6, seed=5, ignored=0.3)
+    batch.targets[0] = 1
+    batch.targets[3:5] = -1
+    batch.targets[4, 2] = 0
+    return batch
+
+
+def check_split(backend: str, sizes: tuple[int, ...], change_model=lambda model: None, **fields) -> None:
+    """Raise unless micro-batches of these sizes give the loss and gradient of the whole batch, up to rounding."""
+    config = small_config(dropout=0.3, **fields)
+    model = GPT(config, dtype="float64", backend=backend)
+    set_weights_of_order_one(model, seed=6)
+    change_model(model)
+    batch = uneven_batch(config)
+    whole_loss, whole = gradients_of(model, batch, step=9)
+
+    n_targets = np.count_nonzero(batch.targets >= 0)
+    model.grads.flat[:] = 0.0
+    loss, first_row = 0.0, 0
+    for size in sizes:
+        tokens, targets = (array[first_row : first_row + size] for array in batch)
+        loss += model.loss_and_grad(tokens, targets, n_targets=n_targets, step=9, first_row=first_row)
+        first_row += size
+    assert abs(loss - whole_loss) <= 1e-12 * whole_loss, f"the loss differs: {loss} and {whole_loss}"
+    for name, gradient in whole.items():
+        error = np.linalg.norm(model.grads[name] - gradient) / np.linalg.norm(gradient)
+        assert error <= 1e-12, f"the gradient of {name} differs by {error:.1e}"
+
+
+@st.composite
+def shapes(draw):
+    """The ModelConfig fields that decide shapes, B and T.
+
+    C is at least 4: the LayerNorm of two numbers is a step function, which differences cannot follow.
+    """
+    n_kv_head = draw(st.integers(1, 2))
+    n_head = n_kv_head * draw(st.integers(1, 2))
+    head_width = draw(st.sampled_from([4, 6] if n_head == 1 else [2, 4]))
+    T = draw(st.integers(1, 5))
+    fields = {
+        "n_layer": draw(st.integers(1, 2)),
+        "n_head": n_head,
+        "n_kv_head": n_kv_head,
+        "n_embd": n_head * head_width,
+        "block_size": T + draw(st.integers(0, 2)),
+        "vocab_size": draw(st.integers(2, 9)),
+    }
+    return fields, draw(st.integers(1, 3)), T

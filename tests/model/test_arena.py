@@ -1,0 +1,189 @@
+"""The arena: memory is found once, used again, and never read before it is written."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from model_cases import GPT_2, LLAMA, random_batch, small_config
+
+from npllm.model import GPT
+from npllm.model.arena import Arena
+
+both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)  # the reference lets NumPy allocate
+
+
+def used_twice(arena, *allocate):
+    """Run the functions, reset, and run them again, now with a buffer: their arrays."""
+    for _ in range(2):
+        arena.reset()
+        arrays = [function() for function in allocate]
+    return arrays
+
+
+def test_arrays_are_aligned_and_apart():
+    arena = Arena()
+    a, b, c = used_twice(
+        arena,
+        lambda: arena.empty((3, 5), np.float32),
+        lambda: arena.empty(7, np.float64),
+        lambda: arena.empty((2, 1, 2), np.int64),
+    )
+    assert [(array.shape, array.dtype) for array in (a, b, c)] == [
+        ((3, 5), np.float32),
+        ((7,), np.float64),
+        ((2, 1, 2), np.int64),
+    ]
+    assert all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (a, b, c))
+    assert [array.ctypes.data - a.ctypes.data for array in (a, b, c)] == [0, 64, 128]
+    assert arena.peak == 192
+
+
+def test_a_scope_gives_its_memory_back():
+    arena = Arena()
+
+    def scoped(size):
+        with arena.scope():
+            return arena.empty(size, np.uint8)
+
+    outer, first, second, after = used_twice(
+        arena,
+        lambda: arena.empty(64, np.uint8),
+        lambda: scoped(640),
+        lambda: scoped(128),
+        lambda: arena.empty(64, np.uint8),
+    )
+    assert [array.ctypes.data - outer.ctypes.data for array in (first, second, after)] == [64, 64, 64]
+    assert arena.peak == 64 + 640
+
+
+def test_a_request_beyond_the_buffer_is_served_and_remembered():
+    arena = Arena()
+    (small,) = used_twice(arena, lambda: arena.empty(8, np.float64))
+    small[:] = 1.0
+    large = arena.empty(1000, np.float64)
+    large[:] = 2.0
+    assert np.all(small == 1.0)
+    assert not np.shares_memory(small, large)
+    arena.reset()
+    assert np.shares_memory(arena.empty(1000, np.float64), arena.empty(8, np.float64).base)
+
+
+@both_architectures
+@on_kernels
+def test_nothing_is_allocated_after_the_first_step(backend, architecture, monkeypatch):
+    config = small_config(dropout=0.2, **architecture)
+    model = GPT(config, backend=backend)
+    batch = random_batch(config, B=3, T=5)
+    for step in range(2):
+        model.loss_and_grad(*batch, step=step)
+    peak = model.arena.peak
+    address = model.arena.empty(1, np.uint8).base.ctypes.data
+
+    def fail(*_args, **_keywords):
+        raise AssertionError("an allocation in a later step")
+
+    monkeypatch.setattr("npllm.model.arena.aligned_empty", fail)
+    monkeypatch.setattr(np, "empty", fail)
+    for step in range(2, 5):
+        model.loss_and_grad(*batch, step=step)
+        model.negative_log_likelihood(*batch)
+    assert model.arena.peak == peak
+    assert model.arena.empty(1, np.uint8).base.ctypes.data == address
+    assert peak > 0
+
+
+class PoisonedArena(Arena):
+    """Fills with NaN (-1, if read as integers) what it hands out, and again when that is given back."""
+
+    POISON = 0xFF
+
+    def empty(self, shape, dtype):
+        array = super().empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[:] = self.POISON
+        return array
+
+    @contextmanager
+    def scope(self):
+        mark = self._used
+        with super().scope():
+            yield
+        self._buffer[mark:] = self.POISON
+
+    def reset(self):
+        super().reset()
+        self._buffer[:] = self.POISON
+
+
+@both_architectures
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_no_stale_memory_is_read(backend, architecture, dropout):
+    """The same bits from clean and poisoned memory: nothing is read before it is written or after it was freed."""
+    config = small_config(dropout=dropout, **architecture)
+    results = []
+    for arena in (Arena(), PoisonedArena()):
+        model = GPT(config, backend=backend)
+        model.arena = arena
+        losses = []
+        for step in range(3):
+            batch = random_batch(config, B=3, T=4 + step % 2, seed=step)
+            losses += [model.loss_and_grad(*batch, step=step), model.loss(*batch), model.logits(batch.tokens).sum()]
+        results.append((losses, model.grads.flat.tobytes()))
+    assert results[0] == results[1]
+
+
+def test_evaluation_between_steps_changes_nothing(backend):
+    config = small_config(dropout=0.2)
+    batch, other = random_batch(config, B=3, T=4), random_batch(config, B=5, T=6, seed=1)
+    results = []
+    for evaluate in (False, True):
+        model = GPT(config, backend=backend)
+        losses = []
+        for step in range(3):
+            losses.append(model.loss_and_grad(*batch, step=step))
+            if evaluate:
+                model.loss(*other)
+                model.logits(other.tokens)
+        results.append((losses, model.grads.flat.tobytes()))
+    assert results[0] == results[1]
+
+
+def test_results_outlive_the_next_step(backend):
+    """`logits` and `negative_log_likelihood` hand out copies and not memory of the arena."""
+    config = small_config()
+    model = GPT(config, backend=backend)
+    batch, other = random_batch(config, B=3, T=5), random_batch(config, B=3, T=5, seed=1)
+    model.loss_and_grad(*batch)
+    logits, nll = model.logits(batch.tokens), model.negative_log_likelihood(*batch)
+    copies = logits.copy(), nll.copy()
+    model.loss_and_grad(*other)
+    model.negative_log_likelihood(*other)
+    np.testing.assert_array_equal(logits, copies[0])
+    np.testing.assert_array_equal(nll, copies[1])
+
+
+@on_kernels
+def test_peak_is_that_of_one_micro_batch(backend):
+    config = small_config(dropout=0.2)
+    peaks = {}
+    for rows, micro_batches in ((2, 1), (2, 4), (8, 1)):
+        model = GPT(config, backend=backend)
+        tokens, targets = random_batch(config, B=rows, T=6)
+        for index in range(micro_batches):
+            model.loss_and_grad(tokens, targets, n_targets=48, first_row=index * rows)
+        peaks[rows, micro_batches] = model.arena.peak
+    assert peaks[2, 1] == peaks[2, 4] < peaks[8, 1] / 3
+
+
+@on_kernels
+def test_evaluation_needs_the_memory_of_one_block(backend):
+    peaks, training_peaks = [], []
+    for n_layer in (2, 6):
+        config = small_config(n_layer=n_layer)
+        model = GPT(config, backend=backend)
+        batch = random_batch(config, B=3, T=6)
+        model.loss(*batch)
+        peaks.append(model.arena.peak)
+        model.loss_and_grad(*batch)
+        training_peaks.append(model.arena.peak)
+    assert peaks[0] == peaks[1] < training_peaks[0] < training_peaks[1]

@@ -1,0 +1,58 @@
+"""The shape of a model: what is refused, and the numbers that follow from it."""
+
+import pytest
+from model_cases import small_config
+
+from npllm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_layer": 0}, "model.n_layer is 0"),
+        ({"n_head": 0}, "model.n_head is 0"),
+        ({"n_embd": -8}, "model.n_embd is -8"),
+        ({"block_size": 0}, "model.block_size is 0"),
+        ({"vocab_size": 0}, "model.vocab_size is 0"),
+        ({"n_embd": 10, "n_head": 4}, "model.n_embd = 10 .* model.n_head = 4"),
+        ({"n_head": 4, "n_kv_head": 3}, r"model.n_kv_head = 3 .* model.n_head = 4; choose one of \[1, 2, 4\]"),
+        ({"n_head": 4, "n_kv_head": 8}, "model.n_kv_head = 8"),
+        ({"n_head": 4, "n_kv_head": 0}, "model.n_kv_head = 0"),
+        ({"n_embd": 6, "position": "rotary"}, "model.position = 'rotary' .* is 3"),
+        ({"dropout": 1.0}, "model.dropout is 1.0"),
+        ({"dropout": -0.1}, "model.dropout is -0.1"),
+        ({"dropout": float("nan")}, "model.dropout is nan"),
+        ({"norm": "batchnorm"}, "model.norm is 'batchnorm', but must be one of layernorm, rmsnorm"),
+        ({"position": "alibi"}, "model.position is 'alibi'"),
+        ({"mlp": "relu"}, "model.mlp is 'relu'"),
+    ],
+)
+def test_bad_value_is_refused_by_name(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        small_config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("n_embd", "mlp", "width"),
+    [(128, "gelu", 512), (128, "swiglu", 352), (96, "swiglu", 256), (768, "swiglu", 2048), (8, "swiglu", 32)],
+)
+def test_mlp_width(n_embd, mlp, width):
+    assert small_config(n_embd=n_embd, mlp=mlp).mlp_width == width
+
+
+def test_flops_per_token_of_gpt_2():
+    """L = 2, C = 8, F = 32, V = 11, length 6.
+
+    Matrices of a block: qkv 8x24, out 8x8, MLP 2 of 8x32: 768 weights; the head 11x8 = 88. Attention, in each of 2
+    layers: on average 3 keys, for each a dot product of 8 and a weighted sum of 8. Each of these is a multiply and an
+    add, once forward and twice backward.
+    """
+    expected = 6 * (2 * 768 + 88) + 2 * 3 * (8 + 8) * 2 * 3
+    assert small_config().flops_per_token(6) == expected == 10320
+    assert small_config(tie_embeddings=False).flops_per_token(6) == expected
+
+
+def test_flops_per_token_of_llama():
+    """Grouped heads make qkv 8x16 (2 query heads and 1 each of keys and values, of width 4); the MLP is 3 of 8x32."""
+    config = small_config(n_layer=1, n_kv_head=1, mlp="swiglu", position="rotary")
+    assert config.flops_per_token(4) == 6 * (128 + 64 + 3 * 256 + 88) + 6 * 8 * 4 == 6480

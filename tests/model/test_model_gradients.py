@@ -1,0 +1,100 @@
+"""Every gradient of the whole model, and of a block, against differences of the loss.
+
+The tolerance is that of `gradient_check`: a relative error of 1e-6, five orders above what float64 differences resolve
+and below any mistake with a name.
+"""
+
+import numpy as np
+import pytest
+from gradient_check import check_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_cases import (
+    GPT_2,
+    LLAMA,
+    gradients_of,
+    random_batch,
+    set_weights_of_order_one,
+    shapes,
+    small_config,
+    training_loss,
+)
+
+from npllm.model import GPT, ModelConfig
+from npllm.model.block import block_backward, block_forward
+
+ARCHITECTURES = [
+    {"norm": norm, "position": position, "mlp": mlp}
+    for norm in ("layernorm", "rmsnorm")
+    for position in ("learned", "rotary")
+    for mlp in ("gelu", "swiglu")
+]
+
+
+def check_model(model, batch, *, elementwise_up_to, **how):
+    """`loss_and_grad` returns the loss of the forward, and adds the loss's derivative by every parameter."""
+    loss, gradients = gradients_of(model, batch, **how)
+    n_targets = how.pop("n_targets", np.count_nonzero(batch.targets >= 0))
+
+    def loss_now():
+        return training_loss(model, batch, n_targets=n_targets, **how)
+
+    assert loss == pytest.approx(loss_now(), rel=1e-13)
+    check_gradients(loss_now, dict(model.params), gradients, elementwise_up_to=elementwise_up_to)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(a.values()))
+@settings(max_examples=3)
+@given(
+    case=shapes(),
+    bias=st.booleans(),
+    tie_embeddings=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 2**32),
+)
+def test_gradient_of_every_parameter(backend, architecture, case, bias, tie_embeddings, dropout, seed):
+    fields, B, T = case
+    config = ModelConfig(**fields, **architecture, bias=bias, tie_embeddings=tie_embeddings, dropout=dropout)
+    model = GPT(config, seed=seed, dtype="float64", backend=backend)
+    set_weights_of_order_one(model, seed)
+    check_model(model, random_batch(config, B, T, seed), elementwise_up_to=0, step=seed % 7)
+
+
+@pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+def test_gradient_of_every_element(backend, architecture):
+    sizes = {"n_layer": 1, "n_embd": 4, "n_head": 2, "block_size": 4, "vocab_size": 5}
+    config = small_config(**sizes, **architecture, dropout=0.2)
+    model = GPT(config, dtype="float64", backend=backend)
+    set_weights_of_order_one(model, seed=1)
+    check_model(model, random_batch(config, B=2, T=3), elementwise_up_to=10**9)
+
+
+def test_gradient_of_a_later_micro_batch(backend):
+    """n_targets scales both the loss and the gradient, step and first_row move both to the same other masks."""
+    config = small_config(dropout=0.3)
+    model = GPT(config, dtype="float64", backend=backend)
+    set_weights_of_order_one(model, seed=2)
+    check_model(model, random_batch(config, B=2, T=5), elementwise_up_to=0, n_targets=31, step=5, first_row=6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(a.values()))
+@settings(max_examples=3)
+@given(case=shapes(), bias=st.booleans(), dropout=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 2**32))
+def test_gradients_of_a_block(backend, architecture, case, bias, dropout, seed):
+    """By its input and by its parameters, for a loss that gives every element of its output a weight of its own."""
+    fields, B, T = case
+    model = GPT(ModelConfig(**fields, **architecture, bias=bias), seed=seed, dtype="float64", backend=backend)
+    set_weights_of_order_one(model, seed)
+    rng = np.random.default_rng(seed)
+    x, dy = rng.standard_normal((2, B, T, fields["n_embd"]))
+    layer = fields["n_layer"] - 1
+    p, dp = model.params.within(f"blocks.{layer}"), model.grads.within(f"blocks.{layer}")
+
+    def forward():
+        model.arena.reset()
+        context = model._context(T, rate=dropout, step=3, first_row=2)
+        return context, *block_forward(context, p, x, layer)
+
+    context, _, cache = forward()
+    dx = block_backward(context, p, dp, dy.copy(), cache, layer).copy()
+    check_gradients(lambda: np.vdot(forward()[1], dy), p | {"x": x}, dp | {"x": dx}, elementwise_up_to=0)

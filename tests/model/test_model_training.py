@@ -1,0 +1,152 @@
+"""Training steps: they learn, they stay float32, and they are the same on both backends and any number of threads."""
+
+import numba
+import numpy as np
+import pytest
+from model_cases import (
+    GPT_2,
+    LLAMA,
+    gradients_of,
+    patched,
+    random_batch,
+    set_weights_of_order_one,
+    small_config,
+)
+
+from npllm.model import GPT
+from npllm.optim import SGD, AdamW
+
+both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)
+
+
+@both_architectures
+def test_one_batch_is_learned_by_heart(backend, architecture):
+    config = small_config(n_embd=32, block_size=16, vocab_size=20, **architecture)
+    model = GPT(config, backend=backend)
+    optimizer = AdamW(model, lr=5e-3, weight_decay=0.0)
+    batch = random_batch(config, B=4, T=16, ignored=0.0)
+    for _ in range(120):
+        model.loss_and_grad(*batch)
+        optimizer.step(grad_clip=1.0)
+    assert model.loss(*batch) < 0.05
+
+
+def assert_float32(value, where):
+    """No float64 array or scalar, however deep in tuples: one such scalar turns all that follows into float64."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f":
+        assert value.dtype == np.float32, f"{value.dtype} {where}"
+    elif isinstance(value, tuple | list):
+        for item in value:
+            assert_float32(item, where)
+
+
+def with_dtypes_asserted(ops):
+    def asserting(name, function):
+        def wrapper(*args, **keywords):
+            assert_float32([*args, *keywords.values()], f"given to {name}")
+            result = function(*args, **keywords)
+            assert_float32(result, f"returned by {name}")
+            return result
+
+        return wrapper
+
+    functions = {name: getattr(ops, name) for name in ops.__all__ if not isinstance(getattr(ops, name), type)}
+    return patched(ops, **{name: asserting(name, function) for name, function in functions.items()})
+
+
+@both_architectures
+@pytest.mark.parametrize("rule", [AdamW, SGD])
+def test_float32_stays_float32(ops, backend, architecture, rule):
+    """Every array that passes between operations: float64 would halve the speed and nobody would notice."""
+    config = small_config(dropout=0.2, **architecture)
+    model = GPT(config, backend=backend)
+    model.ops = with_dtypes_asserted(ops)
+    optimizer = rule(model, weight_decay=0.1)
+    batch = random_batch(config, B=3, T=5)
+    for step in range(2):
+        loss = model.loss_and_grad(*batch, step=step)
+        norm = optimizer.step(grad_clip=0.1)
+    assert model.logits(batch.tokens).dtype == model.negative_log_likelihood(*batch).dtype == np.float32
+    assert type(loss) is type(norm) is type(model.loss(*batch)) is float
+    for flat in (model.params.flat, model.grads.flat, *optimizer.state.values()):
+        assert flat.dtype == np.float32
+    assert model.params["token_embedding"].dtype == np.float32
+
+
+def test_a_float64_scalar_is_caught(ops, backend):
+    """The control of the test above: what `x / np.sqrt(D)` does since NumPy 2."""
+
+    def attention_forward(qkv, *args, **keywords):
+        y, cache = ops.attention_forward(qkv, *args, **keywords)
+        return y * np.float64(1.0) if np.__version__ >= "2" else y.astype(np.float64), cache
+
+    config = small_config()
+    model = GPT(config, backend=backend)
+    model.ops = with_dtypes_asserted(patched(ops, __all__=ops.__all__, attention_forward=attention_forward))
+    with pytest.raises(AssertionError, match="float64 returned by attention_forward"):
+        model.logits(random_batch(config, B=1, T=3).tokens)
+
+
+def update_three_times(config, rule, **model_options):
+    """Returns the parameters before and after."""
+    model = GPT(config, **model_options)
+    before = model.params.flat.copy()
+    optimizer = rule(model)
+    for step in range(3):
+        model.loss_and_grad(*random_batch(config, B=4, T=17, seed=step), step=step)
+        optimizer.step(grad_clip=1.0)
+    return before, model.params.flat
+
+
+@both_architectures
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda model: SGD(model, lr=0.1),
+        # The gradient of a key's bias is zero but for rounding, and an Adam with a small eps would follow its sign.
+        lambda model: AdamW(model, eps=1e-3),
+    ],
+    ids=["sgd", "adamw"],
+)
+@on_kernels
+def test_backends_agree_in_float32(ops, backend, architecture, rule):
+    """After three updates the parameters differ by less than 1e-5 of what the updates changed (float32 has 6e-8)."""
+    config = small_config(n_embd=48, n_head=4, block_size=20, vocab_size=70, dropout=0.1, **architecture)
+    before, ours = update_three_times(config, rule, backend=backend)
+    _, reference = update_three_times(config, rule, backend="reference")
+    assert np.linalg.norm(ours - reference) <= 1e-5 * np.linalg.norm(reference - before)
+
+
+@both_architectures
+@on_kernels
+def test_backends_agree_in_float64(ops, backend, architecture):
+    """Every gradient, at sizes beyond one tile of the kernels and a multiple of none."""
+    config = small_config(n_embd=132, n_head=6, block_size=150, vocab_size=1030, dropout=0.1, **architecture)
+    batch = random_batch(config, B=3, T=141)
+    results = []
+    for name in (backend, "reference"):
+        model = GPT(config, dtype="float64", backend=name)
+        set_weights_of_order_one(model, seed=8)
+        results.append(gradients_of(model, batch, step=2, first_row=1))
+    (loss, gradients), (reference_loss, reference_gradients) = results
+    assert loss == pytest.approx(reference_loss, rel=1e-13)
+    for name, gradient in reference_gradients.items():
+        # Of the weight before the norm that follows it, key biases have a gradient of rounding errors only.
+        error = np.linalg.norm(gradients[name] - gradient) / np.linalg.norm(gradient)
+        assert error <= 1e-11, f"the gradient of {name} differs by {error:.1e}"
+
+
+@both_architectures
+@on_kernels
+def test_same_bits_for_any_number_of_threads(ops, backend, architecture):
+    config = small_config(n_embd=48, n_head=4, block_size=20, vocab_size=70, dropout=0.1, **architecture)
+    available = numba.get_num_threads()
+    results = set()
+    try:
+        for threads in range(1, min(available, 4) + 1):
+            numba.set_num_threads(threads)
+            results.add(update_three_times(config, AdamW, backend=backend)[1].tobytes())
+    finally:
+        numba.set_num_threads(available)
+    assert len(results) == 1

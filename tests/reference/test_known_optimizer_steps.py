@@ -1,0 +1,121 @@
+"""Optimisers against arithmetic done by hand, and the length of the gradient."""
+
+import math
+
+import numpy as np
+import pytest
+from op_checks import check_two_adam_steps
+
+PLAIN_ADAM = {
+    "lr": 0.1,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "eps": 1e-300,  # an eps of nothing, but 0 / 0 stays impossible
+    "weight_decay": 0.0,
+    "decoupled": True,
+    "step": 1,
+}
+
+
+def first_adam_step(ops, params, grads, **options):
+    params, grads = np.array(params), np.array(grads)
+    ops.adam_update(params, grads, np.zeros_like(params), np.zeros_like(params), **{**PLAIN_ADAM, **options})
+    return params
+
+
+def test_two_adam_steps_by_hand(ops):
+    check_two_adam_steps(ops)
+
+
+def test_the_bias_correction_makes_the_first_step_lr_times_the_sign(ops):
+    params = first_adam_step(ops, [1.0, 1.0, 1.0, 1.0], [1e-6, -1e-6, 1e6, 0.0])
+    np.testing.assert_allclose(params, [0.9, 1.1, 0.9, 1.0], rtol=1e-14)
+
+
+def test_eps_stands_outside_the_root(ops):
+    """g = 1: the step is 0.1 * 1 / (1 + 3) = 0.025; inside the root it would be 0.1 / sqrt(1 + 3) = 0.05."""
+    np.testing.assert_allclose(first_adam_step(ops, [1.0], [1.0], eps=3.0), [0.975], rtol=1e-14)
+
+
+def test_adam_divides_weight_decay_by_the_gradients_size_and_adamw_does_not(ops):
+    """Adam: g + 0.5 p = 102 and 3; the first step is 0.1 of the sign, so the decay is lost. AdamW: 0.1 * 0.5 p more."""
+    params, grads = [4.0, 4.0], [100.0, 1.0]
+    with_l2 = first_adam_step(ops, params, grads, weight_decay=0.5, decoupled=False)
+    np.testing.assert_allclose(with_l2, [4 - 0.1, 4 - 0.1], rtol=1e-14)
+    decoupled = first_adam_step(ops, params, grads, weight_decay=0.5, decoupled=True)
+    np.testing.assert_allclose(decoupled, [4 - 0.1 - 0.2, 4 - 0.1 - 0.2], rtol=1e-14)
+
+
+def test_l2_can_turn_the_first_step_of_adam_around(ops):
+    """g + 0.5 p = -1 + 0.5 * 4 = 1 > 0: down, against the gradient's -1, which AdamW follows."""
+    with_l2 = first_adam_step(ops, [4.0], [-1.0], weight_decay=0.5, decoupled=False)
+    np.testing.assert_allclose(with_l2, [4 - 0.1], rtol=1e-14)
+    decoupled = first_adam_step(ops, [4.0], [-1.0], weight_decay=0.5, decoupled=True)
+    np.testing.assert_allclose(decoupled, [4 + 0.1 - 0.2], rtol=1e-14)
+
+
+def test_adamw_decays_without_a_gradient(ops):
+    params = first_adam_step(ops, [2.0, -4.0], [0.0, 0.0], weight_decay=0.5, decoupled=True)
+    np.testing.assert_allclose(params, [2 * 0.95, -4 * 0.95], rtol=1e-14)
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_the_clipping_factor_scales_the_gradient_and_nothing_else(ops, decoupled):
+    def run(grads, grad_scale):
+        params, m, v = np.array([3.0, -2.0]), np.array([0.5, 0.1]), np.array([0.4, 0.3])
+        options = {**PLAIN_ADAM, "step": 7, "eps": 1e-3, "weight_decay": 0.5, "decoupled": decoupled}
+        ops.adam_update(params, np.array(grads), m, v, **options, grad_scale=grad_scale)
+        return np.concatenate([params, m, v])
+
+    np.testing.assert_allclose(run([1.0, 8.0], 0.25), run([0.25, 2.0], 1.0), rtol=1e-15)
+
+
+def test_the_optimisers_reset_the_gradient(ops):
+    grads, zeros = np.ones(3), np.zeros(3)
+    ops.adam_update(np.ones(3), grads, zeros.copy(), zeros.copy(), **PLAIN_ADAM)
+    np.testing.assert_array_equal(grads, zeros)
+    grads = np.ones(3)
+    ops.sgd_update(np.ones(3), grads, zeros.copy(), lr=0.1, momentum=0.9, weight_decay=0.0)
+    np.testing.assert_array_equal(grads, zeros)
+
+
+def test_two_sgd_steps_by_hand(ops):
+    """Momentum 0.9, lr 0.1, weight decay 0.5, clipping factor 0.5.
+
+    Step 1, p = 1, g = 4:   u = 0.5*4 + 0.5*1 = 2.5                       p = 1 - 0.25 = 0.75
+    Step 2, g = 2:          u = 0.9*2.5 + 0.5*2 + 0.5*0.75 = 3.625        p = 0.75 - 0.3625 = 0.3875
+    """
+    params, velocity = np.array([1.0]), np.zeros(1)
+    for gradient, expected_velocity, expected in [(4.0, 2.5, 0.75), (2.0, 3.625, 0.3875)]:
+        options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "grad_scale": 0.5}
+        ops.sgd_update(params, np.array([gradient]), velocity, **options)
+        np.testing.assert_allclose(velocity, [expected_velocity], rtol=1e-14)
+        np.testing.assert_allclose(params, [expected], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradient_norm_of_3_and_4_is_5(ops, dtype):
+    grads = np.zeros(10_000, dtype)
+    grads[[5, 9_999]] = 3.0, -4.0
+    norm = ops.gradient_norm(grads)
+    assert isinstance(norm, float)
+    assert norm == 5.0
+    assert ops.gradient_norm(grads[:3]) == 0.0
+
+
+def test_gradient_norm_does_not_overflow_in_float32(ops):
+    np.testing.assert_allclose(ops.gradient_norm(np.array([3e30, 4e30], np.float32)), 5e30, rtol=1e-6)
+
+
+def test_gradient_norm_adds_chunks_of_4096_from_first_to_last(ops):
+    """2^54 + 1 = 2^54 in float64: after a chunk of 2^54, chunks of 1 are lost one by one. Before it they add up."""
+    grads = np.zeros(65 * 4096)
+    grads[::4096] = 1.0
+    grads[0] = 2.0**27
+    assert ops.gradient_norm(grads) == 2.0**27
+    grads[0], grads[-4096] = 1.0, 2.0**27
+    assert ops.gradient_norm(grads) == math.sqrt(2**54 + 64) > 2.0**27
+    grads[...] = 0.0  # the ones of one chunk are added to each other first
+    grads[0] = 2.0**27
+    grads[4096 : 4096 + 64] = 1.0
+    assert ops.gradient_norm(grads) == math.sqrt(2**54 + 64)

@@ -1,0 +1,28 @@
+"""Counts the lines of Python that a piece of code runs: a measure of work that does not depend on the machine."""
+
+import sys
+from contextlib import contextmanager
+
+
+class LineCount:
+    executed = 0
+
+
+@contextmanager
+def count_lines(file_name):
+    """Count the lines executed in functions of the files with this name, comprehensions' turns among them."""
+    count = LineCount()
+
+    def trace_lines(_frame, event, _argument):
+        count.executed += event == "line"
+        return trace_lines
+
+    def trace_calls(frame, _event, _argument):
+        return trace_lines if frame.f_code.co_filename.endswith(file_name) else None
+
+    outer_trace = sys.gettrace()
+    sys.settrace(trace_calls)
+    try:
+        yield count
+    finally:
+        sys.settrace(outer_trace)
