@@ -46,9 +46,12 @@ def _publish(rows: list[dict[str, Any]], table, path: Path | None) -> None:
         path.write_text(json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark."""
     tyro.extras.subcommand_cli_from_dict(
-        {"kernels": kernels_command, "train": train_command}, prog="python -m benchmarks", use_underscores=True
+        {"kernels": kernels_command, "train": train_command},
+        prog="python -m benchmarks",
+        args=arguments,
+        use_underscores=True,
     )
     return 0

@@ -112,7 +112,8 @@ class _LinkedCorpus:
         token, before, after, weight = self.token, self.before, self.after, self.weight
         left_id, right_id = pair
         new_pairs = set()
-        for place in sorted(self.pair_places.pop(pair)):
+        # The places are in ascending order: a pair gets all its places in one pass, here or in __init__.
+        for place in self.pair_places.pop(pair):
             right = after[place]
             if token[place] != left_id or right == END or token[right] != right_id:
                 continue  # an overlapping merge on the left, or an earlier one, has taken a token of this pair
@@ -128,5 +129,5 @@ class _LinkedCorpus:
                 self.pair_counts[right_id, token[outer_right]] -= weight[place]
                 self._count((product, token[outer_right]), place)
                 new_pairs.add((product, token[outer_right]))
-        self.pair_counts[pair] = 0
+        del self.pair_counts[pair]
         return new_pairs

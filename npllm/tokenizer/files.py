@@ -2,9 +2,10 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from npllm.errors import DataError
+from npllm.errors import DataError, ResourceError
 from npllm.tokenizer.gpt2_files import from_gpt2_files
 from npllm.tokenizer.tokenizer_json import from_json, to_json
 from npllm.tokenizer.vocabulary import Vocabulary
@@ -57,10 +58,15 @@ def _read_text(path: Path) -> str:
 
 
 def write(vocabulary: Vocabulary, path: str | os.PathLike) -> None:
-    """Write tokenizer.json. The file appears whole or not at all."""
+    """Write tokenizer.json. The file appears whole or not at all; ResourceError if it cannot be written."""
     path = Path(path)
     if path.is_dir():
         path = path / TOKENIZER_JSON
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(to_json(vocabulary))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(to_json(vocabulary))
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):  # where even that fails there is nothing to remove
+            partial.unlink()
+        raise ResourceError(f"{path} cannot be written ({error.strerror}): check folder and free space") from None

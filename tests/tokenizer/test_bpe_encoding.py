@@ -40,6 +40,12 @@ def test_scanning_and_heap_give_the_ids_of_the_definition(table, ids):
     assert merge_by_heap(list(ids), *table) == expected
 
 
+@pytest.mark.parametrize("merge", [merge_by_scanning, merge_by_heap])
+def test_a_pair_whose_left_token_finds_a_better_partner(merge):
+    a, b, c, bc, ab, abc = range(6)
+    assert merge([a, b, c], {(b, c): 0, (a, b): 1, (a, bc): 2}, [bc, ab, abc]) == [abc]
+
+
 @pytest.fixture(scope="module")
 def trained():
     text = "the cat's hat, the other cat's mat; there are the other hats they ate" + "=" * 300

@@ -1,12 +1,15 @@
 import copy
+import errno
 import hashlib
 import json
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npllm.errors import DataError
+from npllm.errors import DataError, ResourceError
 from npllm.tokenizer import Tokenizer, byte_tokenizer, files, train_bpe, train_char
 from npllm.tokenizer.tokenizer_json import from_json, to_json
 
@@ -51,6 +54,22 @@ def test_saving_into_a_folder_and_loading_from_it(tmp_path):
     assert Tokenizer.load(str(tmp_path)).sha256() == TOKENIZERS["bpe"].sha256()
 
 
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path, monkeypatch):
+    with pytest.raises(ResourceError, match="no folder/tokenizer.json cannot be written"):
+        TOKENIZERS["bpe"].save(tmp_path / "no folder" / "tokenizer.json")
+    TOKENIZERS["byte"].save(tmp_path)
+
+    def full_disk(path, content):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(ResourceError, match="No space left on device"):
+        TOKENIZERS["bpe"].save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert Tokenizer.load(tmp_path).sha256() == TOKENIZERS["byte"].sha256()
+
+
 def test_sha256_is_that_of_the_file_and_differs_between_tokenizers(tmp_path):
     TOKENIZERS["bpe"].save(tmp_path)
     assert hashlib.sha256((tmp_path / "tokenizer.json").read_bytes()).hexdigest() == TOKENIZERS["bpe"].sha256()
@@ -68,6 +87,7 @@ def test_the_file_has_the_parts_that_hugging_face_reads(document):
     assert document["model"]["type"] == "BPE"
     assert document["model"]["vocab"]["Ġ"] == 220
     assert document["model"]["vocab"]["<|fim▁end|>"] == 289
+    assert document["model"]["ignore_merges"] is True
     assert len(document["model"]["merges"]) == 32
     for merge in document["model"]["merges"]:
         assert merge.replace(" ", "") in document["model"]["vocab"]
@@ -96,13 +116,7 @@ def test_what_does_not_change_ids_may_differ(tmp_path, document):
 
 
 def test_a_split_pattern_is_used_as_given(tmp_path, document):
-    document["pre_tokenizer"] = {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}|\p{L}+"}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-        ],
-    }
+    document["pre_tokenizer"] = split_and_byte_level(pattern={"Regex": r"\p{N}{1,3}|\p{L}+"})
     tokenizer = Tokenizer.load(saved(tmp_path, document))
     pieces = tokenizer._encoder._splitter.pieces("the 12345, x")
     assert list(pieces) == ["the", " ", "123", "45", ", ", "x"]
@@ -143,7 +157,13 @@ def set_field(path, value):
     return spoil
 
 
-SEQUENCE = {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+SPLIT = {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False}
+
+
+def split_and_byte_level(**changes):
+    return {"type": "Sequence", "pretokenizers": [{**SPLIT, **changes}, BYTE_LEVEL]}
+
 
 BAD_DOCUMENTS = [
     (set_field(["model"], None), "no field 'model' that is an object"),
@@ -171,7 +191,9 @@ BAD_DOCUMENTS = [
     (set_field(["model", "byte_fallback"], True), "has byte_fallback = True"),
     (set_field(["normalizer"], {"type": "NFC"}), "the normalizer 'NFC': only null"),
     (set_field(["pre_tokenizer"], {"type": "Whitespace"}), "Whitespace.*: supported is ByteLevel with"),
-    (set_field(["pre_tokenizer"], SEQUENCE), "Digits.*: supported is ByteLevel with"),
+    (set_field(["pre_tokenizer"], split_and_byte_level(type="Digits")), "Digits.*: supported is ByteLevel with"),
+    (set_field(["pre_tokenizer"], split_and_byte_level(behavior="Removed")), "Removed.*: supported is ByteLevel with"),
+    (set_field(["pre_tokenizer"], split_and_byte_level(invert=True)), "invert.*: supported is ByteLevel with"),
     (set_field(["pre_tokenizer", "add_prefix_space"], True), "supported is ByteLevel with add_prefix_space=false"),
     (set_field(["pre_tokenizer", "use_regex"], False), "supported is ByteLevel with"),
     (set_field(["pre_tokenizer"], None), "no pre_tokenizer and the decoder 'ByteLevel': supported are"),
@@ -180,6 +202,7 @@ BAD_DOCUMENTS = [
     (set_field(["added_tokens", 0, "special"], False), "with special = false"),
     (set_field(["added_tokens", 0, "lstrip"], True), "with lstrip"),
     (set_field(["added_tokens", 1, "content"], "<|endoftext|>"), "added token '<|endoftext|>' twice"),
+    (set_field(["added_tokens", 0], {"id": 290, "content": "\ud800", "special": True}), "with a lone surrogate"),
 ]
 
 
@@ -193,11 +216,11 @@ def test_a_bad_tokenizer_json_is_refused(tmp_path, document, spoil, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("pattern", ["(", "(a)|b", "\\p{Foo}"])
+@pytest.mark.parametrize(
+    "pattern", ["(", "(a)|b", "\\p{Foo}", "(?:" * 20_000 + ")" * 20_000], ids=["open", "group", "property", "nested"]
+)
 def test_a_bad_split_pattern_is_refused(tmp_path, document, pattern):
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    document["pre_tokenizer"] = split_and_byte_level(pattern={"Regex": pattern})
     with pytest.raises(DataError, match="split pattern that cannot be used"):
         Tokenizer.load(saved(tmp_path, document))
 
@@ -233,9 +256,13 @@ def test_a_binary_file_is_refused(tmp_path):
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
     assert files.MAX_FILE_BYTES == 64 * 2**20
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 2**20)
-    path = saved(tmp_path, "[" + " " * 2**20)
+    path = saved(tmp_path, "[" + " " * 2**23)
+    tracemalloc.start()
     with pytest.raises(DataError, match="is larger than 1 MB"):
         Tokenizer.load(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):

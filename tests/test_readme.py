@@ -1,0 +1,71 @@
+"""README is true: every command and every line of Python in it runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+SHORTER = ["--train.steps", "3", "--batch.size", "2", "--batch.micro_size", "2", "--model.n_embd", "32"]
+SMALL_TEXT = ["--data.source", "pydoc", "--data.vocab_size", "300"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+def run(command: str) -> int:
+    """Run an npllm or benchmarks command in this process, made shorter where it trains or measures."""
+    words = shlex.split(command)
+    if words[0] == "npllm":
+        from npllm.cli import main
+
+        if words[1] == "pretrain" and "--help" not in words:
+            words += SHORTER + ([] if "--data.source" in words else SMALL_TEXT)
+            if "--minutes" in words:  # instead of the steps: it is the one under test
+                words[words.index("--minutes") + 1] = "0.01"
+        return main(words[1:])
+    assert words[:3] == ["python", "-m", "benchmarks"], f"README has a command that no test runs: {command}"
+    from benchmarks.cli import main
+
+    return main([*words[3:], "--rounds", "1"])
+
+
+def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.txt", "tinyshakespeare.txt"):
+        Path(name).write_text("To be, or not to be, that is the question.\n" * 400, encoding="utf-8")
+    for command in commands():
+        step = command.split(" && ")[-1]  # the installations are what .ci/run does first
+        if step == "pytest":
+            continue
+        try:
+            code = run(step)
+        except SystemExit as end:  # --help
+            code = end.code or 0
+        assert code == 0, f"{step} ended with {code}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(code):
+    names = {}
+    exec(code, names)
+    assert names["grad_norm"] > 0
+    assert abs(names["loss"] - 4.17) < 0.2, "an untrained model's loss is near ln V"
+
+
+def test_links_lead_somewhere():
+    root = Path(__file__).resolve().parents[1]
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (root / link).exists()] == []
+
+
+def test_the_two_commands_stand_as_the_ci_runs_them():
+    assert commands()[0] == 'pip install -e ".[full]" && npllm pretrain'
+    assert commands()[1] == 'pip install -e ".[full,test]" && pytest'
