@@ -1,10 +1,14 @@
 """The command line: one typed function per verb, thin. `npllm VERB --help` shows its options, defaults and units."""
 
+import errno
 import functools
+import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from tyro.conf import Positional
@@ -12,7 +16,7 @@ from tyro.conf import Positional
 from npllm.errors import ConfigError, DataError, NpllmError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training.config import DataConfig, RunConfig, TrainConfig, nearest, parse_arguments, recipe_arguments
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe, nearest, parse_arguments
 
 
 def pretrain(
@@ -87,7 +91,7 @@ def generate(
         top_p=top_p,
         seed=seed,
     )
-    print(prompt, end="")
+    print(prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
@@ -169,25 +173,36 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    words = [argument for argument in arguments if argument not in ("-h", "--help")]
+    if words in ([], ["tokenizer"]):  # not yet a verb
         print(_usage())
-        return 0 if arguments else 2
+        return 0 if len(words) < len(arguments) else 2
     try:
         _run_verb(arguments)
-    except NpllmError as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as `head`, has left; Python's last flush must not fail too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
         if debug:
             raise
-        print(f"npllm: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("npllm: interrupted", file=sys.stderr)
-        return 130
-    except MemoryError:
-        if debug:
-            raise
-        print("npllm: out of memory; lower batch.micro_size, model.block_size or model.n_embd.", file=sys.stderr)
-        return 5
+        message, exit_code = _explain(error)
+        print(f"npllm: {message}", file=sys.stderr)
+        return exit_code
     return 0
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What went wrong in one sentence, and the exit code."""
+    if isinstance(error, NpllmError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, MemoryError):
+        return "out of memory; lower batch.micro_size, model.block_size or model.n_embd.", 5
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename}: {error.strerror}; free some.", 5
+    return f"{error.filename}: {error.strerror}; check the path.", 3
 
 
 def _run_verb(arguments: list[str]) -> None:
@@ -195,19 +210,21 @@ def _run_verb(arguments: list[str]) -> None:
     verb, rest = " ".join(arguments[:words]), arguments[words:]
     if verb not in VERBS:
         raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, list(VERBS))}; npllm --help lists them.")
-    if verb == "pretrain" and not {"-h", "--help"} & set(rest):
-        rest = recipe_arguments(_value_of("--recipe", rest) or "default") + rest
+    defaults = vars(load_recipe(_value_of("--recipe", rest) or "default")) if verb == "pretrain" else {}
     # Parsing ends before the verb begins: what the verb prints or raises is its own.
-    parse_arguments(_deferred(VERBS[verb]), rest, prog=f"npllm {verb}")()
+    parse_arguments(_deferred(VERBS[verb], defaults), rest, prog=f"npllm {verb}")()
 
 
-def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The function with the same signature, but its call waits."""
+def _deferred(function: Callable[..., None], defaults: dict[str, Any]) -> Callable[..., Callable[[], None]]:
+    """The function with other defaults for the parameters named, and with a call that waits."""
 
     @functools.wraps(function)
     def bind(*args, **kwargs):
         return functools.partial(function, *args, **kwargs)
 
+    signature = inspect.signature(function)
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
+    bind.__signature__ = signature.replace(parameters=parameters)
     return bind
 
 

@@ -1,6 +1,7 @@
 """Writing text, one token at a time."""
 
 from collections.abc import Iterator
+from itertools import count, islice
 
 import numpy as np
 
@@ -25,12 +26,20 @@ def generate_tokens(
 
     The n-th choice depends on (seed, n) and the logits only. A model knows positions up to block_size: when they are
     used up, the older half of the text is forgotten and the younger half takes its place at the front.
+    Raises ConfigError for a setting outside its range, at once and not at the first token.
     """
-    check_sampling(temperature, top_k, top_p)
+    check_sampling(max_tokens, temperature, top_k, top_p, seed)
+    return islice(_continuation(model, prompt, temperature, top_k, top_p, seed), max_tokens)
+
+
+def _continuation(
+    model: GPT, prompt: list[int], temperature: float, top_k: int | None, top_p: float, seed: int
+) -> Iterator[int]:
+    """`generate_tokens` without an end."""
     text = list(prompt)
     cache = KVCache(model, batch=1)
     pending = text[-cache.capacity :]  # not yet in the cache
-    for n in range(max_tokens):
+    for n in count():
         if cache.length + len(pending) > cache.capacity:
             pending = text[-max(1, cache.capacity // 2) :]
             cache.length = 0
@@ -55,13 +64,20 @@ def generate(
 ) -> Iterator[str]:
     """Yield the text that follows the prompt, piece by piece, until the end-of-text token or max_tokens.
 
-    An empty prompt stands for the beginning of a document.
+    An empty prompt stands for the beginning of a document. Raises ConfigError for a setting outside its range and
+    DataError for a prompt that the tokenizer cannot write, at once and not at the first piece.
     """
     ids = tokenizer.encode(prompt) or document_start(tokenizer)
-    decoder = tokenizer.stream_decoder()
-    for token in generate_tokens(
+    tokens = generate_tokens(
         model, ids, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    ):
+    )
+    return _text_pieces(tokens, tokenizer)
+
+
+def _text_pieces(tokens: Iterator[int], tokenizer) -> Iterator[str]:
+    """The text of tokens up to end-of-text, in whole characters."""
+    decoder = tokenizer.stream_decoder()
+    for token in tokens:
         if token == tokenizer.eot_id:
             break
         if piece := decoder.push(token):

@@ -7,14 +7,18 @@ from npllm.errors import ConfigError
 SAMPLING_SITE = 3 << 24  # random streams of generation
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float) -> None:
+def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p: float, seed: int) -> None:
     """Raise ConfigError for a setting outside its range."""
+    if max_tokens < 0:
+        raise ConfigError(f"max_tokens is {max_tokens}, but must not be negative.")
     if not temperature >= 0:
         raise ConfigError(f"temperature is {temperature}, but must be 0 (always the likeliest token) or above.")
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k is {top_k}, but must be at least 1.")
     if not 0 < top_p <= 1:
         raise ConfigError(f"top_p is {top_p}, but must be above 0 and at most 1.")
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed is {seed}, but must be at least 0 and below 2^64.")
 
 
 def probabilities(logits, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> np.ndarray:
@@ -23,8 +27,9 @@ def probabilities(logits, temperature: float, top_k: int | None = None, top_p: f
     top_k keeps the k likeliest tokens. top_p keeps the fewest tokens whose probabilities reach p (Holtzman et al., "The
     curious case of neural text degeneration", 2019). Of equally likely tokens the lowest ids are kept.
     """
-    scaled = np.asarray(logits, np.float64) / temperature
-    p = np.exp(scaled - scaled.max())
+    logits = np.asarray(logits, np.float64)
+    with np.errstate(over="ignore"):  # at a tiny temperature, all but the likeliest go to exp(-inf) = 0
+        p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     if top_k is not None:

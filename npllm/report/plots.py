@@ -1,7 +1,10 @@
 """Pictures of a run."""
 
+import io
 from pathlib import Path
 from typing import Any
+
+from npllm.data.atomic import write_atomically
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
@@ -27,4 +30,6 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_atomically(path, image.getbuffer())

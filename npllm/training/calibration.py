@@ -1,13 +1,14 @@
 """Turning a time budget into a number of steps."""
 
 import time
+from dataclasses import replace
 from itertools import count
 from statistics import median
 
 import numpy as np
 
 from npllm.data.sampler import WindowSampler
-from npllm.optim import batch_size
+from npllm.optim import BatchConfig, batch_size
 from npllm.training.config import RunConfig
 from npllm.training.loop import build_state, make_update
 
@@ -22,7 +23,9 @@ def warm_up(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
     """
     state = build_state(config, vocab_size)
     sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
-    make_update(state, config.with_steps(1), tokens, sampler)
+    rows = min(config.batch.size, config.batch.micro_size)
+    one_micro_batch = replace(config, batch=BatchConfig(size=rows, micro_size=rows))
+    make_update(state, one_micro_batch.with_steps(1), tokens, sampler)
     buffers = [*state.arrays().values(), state.model.grads.flat]
     return state.model.arena.peak + sum(array.nbytes for array in buffers)
 
@@ -30,25 +33,22 @@ def warm_up(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
 def steps_in_budget(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
     """How many updates fit into config.train.minutes on this machine, the batch ramp counted in.
 
-    Times updates of a model that is thrown away. An update takes time in proportion to its micro-batches, so the time
-    of one is measured and added up over the ramp.
+    Times updates of full size on a model that is thrown away. An update takes time in proportion to its sequences, so
+    the time of one sequence is added up over the ramp.
     """
     budget = 60.0 * config.train.minutes
     state = build_state(config, vocab_size)
     sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
-    per_micro_batch = []
+    full_size = BatchConfig(size=config.batch.size, micro_size=config.batch.micro_size)
+    no_ramp = replace(config, batch=full_size).with_steps(MAX_STEPS)
+    seconds = []
     end = time.perf_counter() + SHARE_OF_BUDGET * budget
-    while len(per_micro_batch) < 3 or time.perf_counter() < end:
-        update = make_update(state, config.with_steps(MAX_STEPS), tokens, sampler)
-        per_micro_batch.append(update.seconds / _micro_batches(update.batch, config))
-    seconds = median(per_micro_batch[1:])
+    while len(seconds) < 3 or time.perf_counter() < end:
+        seconds.append(make_update(state, no_ramp, tokens, sampler).seconds)
+    per_sequence = median(seconds[1:]) / config.batch.size
     spent = 0.0
     for step in count():
-        spent += seconds * _micro_batches(batch_size(step, config.batch), config)
+        spent += per_sequence * batch_size(step, config.batch)
         if spent > budget or step == MAX_STEPS:
             return max(1, step)
     raise AssertionError("count() does not end")
-
-
-def _micro_batches(rows: int, config: RunConfig) -> int:
-    return -(-rows // config.batch.micro_size)

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from npllm.data.atomic import write_atomically
+from npllm.data.shards import HDF5_ERRORS
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT, ModelConfig
 from npllm.training.state import LoopState
@@ -60,7 +61,7 @@ def save_checkpoint(folder: Path, state: LoopState, keep: int) -> Path:
 def load_checkpoint(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """The description and the flat arrays of a checkpoint; DataError when it is not whole or not one."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # it never changes, and some file systems cannot lock
             description = json.loads(file.attrs["state"])
             if description["version"] != VERSION:
                 raise DataError(
@@ -68,8 +69,12 @@ def load_checkpoint(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
                     f"{VERSION}; use the npllm that wrote it."
                 )
             arrays = {name: file[name][:] for name in file}
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a whole checkpoint ({error}); use another one or train again.") from error
+            if missing := {"model", "dtype", "seed", "counters"} - description.keys():
+                raise KeyError(f"its state lacks {', '.join(sorted(missing))}")
+    except (*HDF5_ERRORS, AttributeError) as error:
+        raise DataError(
+            f"{path} is not a whole checkpoint ({error}); delete it, and resume goes on from the one before."
+        ) from error
     return description, arrays
 
 
@@ -79,7 +84,7 @@ def model_from_checkpoint(path: Path, *, backend: str = "kernels") -> GPT:
     try:
         config = ModelConfig(**description["model"])
         model = GPT(config, seed=description["seed"], dtype=description["dtype"], backend=backend)
-    except (ConfigError, TypeError, KeyError) as error:
+    except (ConfigError, TypeError) as error:
         raise DataError(f"{path} describes no model that can be built ({error}); use another checkpoint.") from error
     check_arrays(path, arrays, {"params": model.params.flat})
     model.params.flat[:] = arrays["params"]
@@ -94,7 +99,10 @@ def restore_checkpoint(path: Path, state: LoopState) -> None:
             f"{path} belongs to another model than config.toml describes; restore the config.toml of the run."
         )
     check_arrays(path, arrays, state.arrays())
-    state.restore(arrays, description["counters"])
+    try:
+        state.restore(arrays, description["counters"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error
 
 
 def check_arrays(path: Path, arrays: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

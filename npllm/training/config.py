@@ -1,8 +1,7 @@
 """Everything that decides a run: dataclasses, filled from a TOML file and from the command line.
 
-A recipe is a TOML file whose tables are the sections below and whose keys are their fields. It is turned into
-command-line arguments that stand before the user's own, so both are parsed, typed and checked by the same code and the
-user's win.
+A recipe is a TOML file whose tables are the sections below and whose keys are their fields. Its values are parsed,
+typed and checked by the same code as command-line arguments, and then are the defaults of the user's own.
 """
 
 import contextlib
@@ -15,8 +14,9 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
+from math import isfinite
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -43,6 +43,11 @@ class DataConfig:
     def __post_init__(self):
         if not self.source:
             raise ConfigError("data.source is empty; name stdlib, pydoc, or at least one file.")
+        for name in (*self.source, self.tokenizer):
+            if name.startswith("-"):  # as an argument it would be an option
+                raise ConfigError(f"data names the file {name!r}, which looks like an option; write ./{name}")
+            if name.encode(errors="ignore").decode() != name:
+                raise ConfigError(f"data names the file {name!r}, which is not valid Unicode; rename the file.")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"data.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
 
@@ -90,6 +95,12 @@ class RunConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        for section, table in asdict(self).items():
+            for name, value in table.items():
+                if isinstance(value, float) and not isfinite(value):
+                    raise ConfigError(f"{section}.{name} is {value}, but must be a finite number.")
+
     def with_steps(self, steps: int) -> "RunConfig":
         """The same run with its number of updates fixed."""
         return replace(self, train=replace(self.train, steps=steps))
@@ -118,38 +129,49 @@ def _check_option_names(kind: Callable, arguments: list[str], prog: str) -> None
             raise ConfigError(f"{option} is not an option of {prog}{nearest(option, known)}.")
 
 
-def recipe_arguments(recipe: str) -> list[str]:
-    """A recipe, by its name or as a TOML file, as command-line arguments. Its [run] table, a record, is left out."""
-    path = _find_recipe(recipe)
+def load_config(path: Path) -> RunConfig:
+    """The config in a TOML file. Its [run] table, a record for people, is left out."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid TOML: {error}.") from error
     tables.pop("run", None)
+    try:
+        return parse_arguments(RunConfig, _arguments(tables), prog=str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def load_recipe(recipe: str) -> RunConfig:
+    """The config of a recipe: the name of an embedded one, or a TOML file."""
+    return load_config(_find_recipe(recipe))
+
+
+def _arguments(tables: dict[str, Any]) -> list[str]:
+    """The fields of a TOML file as command-line arguments."""
     known = _option_names(RunConfig)
     arguments = []
     for section, table in tables.items():
         for name, value in (table if isinstance(table, dict) else {"": table}).items():
             option = f"{section}.{name}" if name else section
             if option not in known:
-                raise ConfigError(f"{path} sets {option}, which is not a field{nearest(option, known)}.")
-            values = value if isinstance(value, list) else [value]
-            arguments += [f"--{option}", *map(str, values)]
+                raise ConfigError(f"{option} is not a field{nearest(option, known)}.")
+            arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
     return arguments
-
-
-def load_config(path: Path) -> RunConfig:
-    """The config that `save_config` wrote."""
-    return parse_arguments(RunConfig, recipe_arguments(str(path)), prog=str(path))
 
 
 def config_text(config: RunConfig, record: dict[str, str]) -> str:
     """A run as TOML that `load_config` reads. record: facts about this run for people, in the table [run]."""
     lines = []
     for section, table in {**asdict(config), "run": record}.items():
-        # A JSON string, number or list is TOML as it stands. TOML has no null: a field that is none is left out.
-        lines += [f"[{section}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None), ""]
+        # TOML has no null: a field that is none is left out, and is none again because that is its default.
+        lines += [f"[{section}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None), ""]
     return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """JSON is TOML but for two things: TOML has no surrogate pairs, and wants the control character DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _find_recipe(recipe: str) -> Path:
@@ -188,4 +210,5 @@ def _first_sentence(box: str) -> str:
         if line.startswith("─"):
             break
         message.append(line)
-    return " ".join(" ".join(message).split())
+    # Of an optional number tyro goes on to say why it is neither a number nor none.
+    return " ".join(" ".join(message).split()).split(" Got errors:")[0]

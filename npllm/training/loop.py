@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 
 import numpy as np
@@ -30,8 +30,7 @@ class Update:
 
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
     """Model and optimiser at the beginning of a run."""
-    architecture = {name: getattr(config.model, name) for name in config.model.__dataclass_fields__}
-    model_config = ModelConfig(**architecture, vocab_size=vocab_size)
+    model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
     model = GPT(model_config, seed=config.train.seed, dtype=config.train.dtype)
     return LoopState(model, build_optimizer(model, config.optim))
 

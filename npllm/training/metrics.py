@@ -1,26 +1,47 @@
 """metrics.jsonl: one line per step."""
 
+import contextlib
 import json
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from npllm.data.atomic import write_atomically
+from npllm.errors import DataError, ResourceError
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; a line that a crash cut off has no line end and is left out."""
+    """All complete lines; a line that a crash cut off has no line end and is left out.
+
+    Raises DataError for a complete line that is not the record of a step.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    *lines, _cut_off = path.read_bytes().split(b"\n")
+    return [_record(path, number, line) for number, line in enumerate(lines, 1)]
 
 
-def open_metrics(path: Path, step: int) -> TextIO:
-    """Open for appending after the line of `step`: what a stopped run wrote beyond its checkpoint will come again."""
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            return record
+    raise DataError(f"{path}, line {number}, is not the record of a step; delete that line.")
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Keep the lines up to that of `step`: what a stopped run wrote beyond its checkpoint will come again."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    write_atomically(path, "".join(map(metrics_line, kept)).encode())
-    return path.open("a", encoding="utf-8", buffering=1)
+    write_atomically(path, "".join(map(_line, kept)).encode())
 
 
-def metrics_line(record: dict[str, Any]) -> str:
-    """One record as a line of JSON."""
+def append_metrics(path: Path, record: dict[str, Any]) -> None:
+    """Add a line. Raises ResourceError when the disk is full."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
+
+
+def _line(record: dict[str, Any]) -> str:
     return json.dumps(record) + "\n"

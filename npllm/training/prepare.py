@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from npllm.data.corpora import Corpus, Document, load_corpus
+from npllm.data.corpora import Corpus, load_corpus
 from npllm.data.shards import write_shard
 from npllm.errors import DataError
 from npllm.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_char
@@ -27,8 +27,11 @@ def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
     return Tokenizer.load(config.tokenizer)
 
 
-def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], None]) -> Tokenizer:
-    """Read the corpus, make the tokenizer, write tokenizer.json and data/{train,val}.h5. Progress goes to `report`."""
+def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], None]) -> Corpus:
+    """Read the corpus, make the tokenizer, write tokenizer.json and data/{train,val}.h5. Progress goes to `report`.
+
+    Raises DataError when there is too little text to validate on.
+    """
     report(f"reading {', '.join(config.source)}")
     corpus = load_corpus(config.source, config.val_fraction)
     report(f"building the {config.tokenizer} tokenizer from {corpus.train_bytes / 1e6:.1f} MB")
@@ -39,18 +42,19 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
         (corpus.val, run.val_shard, corpus.val_bytes),
     ):
         report(f"encoding {n_bytes / 1e6:.1f} MB into {path.name}")
-        _write_side(path, side, n_bytes, tokenizer, corpus.sha256)
-    return tokenizer
-
-
-def _write_side(path: Path, documents: list[Document], n_bytes: int, tokenizer: Tokenizer, source_sha256: str) -> None:
-    write_shard(
-        path,
-        tokenizer.encode_documents(document.text for document in documents),
-        vocab_size=tokenizer.vocab_size,
-        # A lone document has nothing that it must be told apart from.
-        eot_id=tokenizer.eot_id,
-        n_bytes=n_bytes,
-        tokenizer_sha256=tokenizer.sha256(),
-        source_sha256=source_sha256,
-    )
+        documents = tokenizer.encode_documents(document.text for document in side)
+        if sum(map(len, documents)) < 2:  # one token to predict, and one to predict it from
+            raise DataError(
+                f"data.source {', '.join(config.source)} leaves less than 2 tokens for {path.name}; give more text or "
+                "another data.val_fraction."
+            )
+        write_shard(
+            path,
+            documents,
+            vocab_size=tokenizer.vocab_size,
+            eot_id=tokenizer.eot_id,
+            n_bytes=n_bytes,
+            tokenizer_sha256=tokenizer.sha256(),
+            source_sha256=corpus.sha256,
+        )
+    return corpus

@@ -20,31 +20,33 @@ from npllm.training.evaluation import quick_loss
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.loop import build_state, updates
 from npllm.training.machine import cpu_model, matmul_peak
-from npllm.training.metrics import metrics_line, open_metrics
+from npllm.training.metrics import append_metrics, drop_metrics_after
 from npllm.training.prepare import prepare_data
 from npllm.training.progress import ProgressView
 from npllm.training.results import report_results
-from npllm.training.run_folder import RunFolder, open_run
+from npllm.training.run_folder import RunFolder, create_run, open_run
 from npllm.training.state import LoopState
 
 
 def pretrain(config: RunConfig, path: Path, console: Console) -> None:
     """The main job from the beginning: prepare data, fix the number of steps, train, evaluate."""
-    run = RunFolder(path)
-    run.create()
     set_threads(config.train.threads)
-    with console.status("preparing") as status:
-        prepare_data(config.data, run, status.update)
-        train_shard, val_shard = run.load_shards()
+    with create_run(path) as draft, console.status("preparing") as status:
+        skipped = prepare_data(config.data, draft, status.update).skipped
+        train_shard, val_shard = draft.load_shards()
         status.update("compiling kernels (kept for the next run)")
         memory = warm_up(config, train_shard.vocab_size, train_shard.tokens)
-        check_disk(run, memory, config.train.keep)
         if config.train.steps is None:
             status.update(f"measuring how many steps fit into {config.train.minutes:g} minutes")
             config = config.with_steps(steps_in_budget(config, train_shard.vocab_size, train_shard.tokens))
-    write_atomically(run.config, config_text(config, describe_machine()).encode())
-    state = build_state(config, train_shard.vocab_size)
-    console.print(describe(config, state, train_shard, val_shard, memory), highlight=False)
+        state = build_state(config, train_shard.vocab_size)
+        check_disk(draft.path, state, config.train.keep)
+        write_atomically(draft.config, config_text(config, describe_machine()).encode())
+    run = RunFolder(path)
+    if skipped:
+        what = f"{len(skipped)} files that are empty or no UTF-8 text were skipped, the first of them {skipped[0]}"
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
+    console.print(describe(config, state, train_shard, val_shard, memory), highlight=False, soft_wrap=True)
     train(run, config, state, train_shard, val_shard, console)
     report_results(run, state, val_shard, console)
 
@@ -58,7 +60,8 @@ def resume(path: Path, console: Console) -> None:
     state = build_state(config, train_shard.vocab_size)
     if checkpoints(run.checkpoints):
         restore_checkpoint(run.newest_checkpoint(), state)
-    console.print(f"{run.path}: going on after step {state.step} of {config.train.steps}", highlight=False)
+    where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
     train(run, config, state, train_shard, val_shard, console)
     report_results(run, state, val_shard, console)
 
@@ -77,19 +80,20 @@ def train(
     peak = matmul_peak(state.model.dtype)
     tokens_per_byte = len(train_shard.tokens) / train_shard.n_bytes
     view = ProgressView(console, config.train.steps, tokens_per_byte, flops_per_token, peak)
-    with stop_on_signals() as stop, open_metrics(run.metrics, state.step) as metrics, view:
+    drop_metrics_after(run.metrics, state.step)
+    with stop_on_signals() as stop, view:
         for update in updates(state, config, train_shard.tokens):
             record: dict[str, Any] = asdict(update)
             record["tokens_per_s"] = update.batch * T / update.seconds
             record["mfu"] = record["tokens_per_s"] * flops_per_token / peak
-            is_last = update.step == config.train.steps
+            is_last, stopping = update.step == config.train.steps, stop.requested
             if update.step % config.train.eval_every == 0 or is_last:
                 record["val_loss"] = quick_loss(state.model, val_shard.tokens)
-            metrics.write(metrics_line(record))
+            append_metrics(run.metrics, record)
             view.show(update, T)
-            if update.step % config.train.checkpoint_every == 0 or is_last or stop.requested:
+            if update.step % config.train.checkpoint_every == 0 or is_last or stopping:
                 save_checkpoint(run.checkpoints, state, config.train.keep)
-            if stop.requested and not is_last:
+            if stopping and not is_last:
                 raise Interrupted(f"Stopped and saved after step {update.step}; go on with: npllm resume {run.path}")
 
 
@@ -110,14 +114,14 @@ def describe_machine() -> dict[str, str]:
     return {"stage": "pretrain", **packages, "python": platform.python_version(), "cpu": cpu_model()}
 
 
-def check_disk(run: RunFolder, state_bytes: int, keep: int) -> None:
-    """Raise ResourceError before training when the checkpoints would not fit."""
-    needed = state_bytes * (keep + 1)
-    free = shutil.disk_usage(run.path).free
+def check_disk(folder: Path, state: LoopState, keep: int) -> None:
+    """Raise ResourceError before training when the checkpoints would not fit: `keep`, and the one being written."""
+    needed = (keep + 1) * sum(array.nbytes for array in state.arrays().values())
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(
-            f"{run.path} has {free / 1e6:.0f} MB of free disk, but {keep + 1} checkpoints may need "
-            f"{needed / 1e6:.0f} MB; free some, lower train.keep, or choose another --out."
+            f"The disk of --out has {free / 1e6:.0f} MB free, but {keep + 1} checkpoints need {needed / 1e6:.0f} MB; "
+            "free some, lower train.keep, or choose another --out."
         )
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -48,20 +49,28 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     console.rule(style="dim")
     if find_spec("matplotlib"):
         plot_loss(read_metrics(run.metrics), run.loss_plot)
-        console.print(f"Loss plot: {run.loss_plot}", highlight=False)
+        plot = f"Loss plot: {run.loss_plot}"
     else:
-        console.print("No loss plot: it needs matplotlib (pip install 'npllm[plot]').", markup=False, highlight=False)
-    console.print(
-        f'Next: npllm generate {run.path} --prompt "{samples[0][0].split()[0]} "', markup=False, highlight=False
-    )
+        plot = "No loss plot: it needs matplotlib (pip install 'npllm[plot]')."
+    for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)  # a command must stay in one line
+
+
+def next_command(path: Path, prompt: str) -> str:
+    """What to try now, ready to be pasted into a shell: text from the first word of a prompt, if it has one."""
+    command = f"npllm generate {shlex.quote(str(path))}"
+    first_word = re.search(r"\S+ ?", prompt)  # with the space behind it, which not every vocabulary has
+    return f"{command} --prompt={shlex.quote(first_word[0])}" if first_word else command
 
 
 def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: TokenShard) -> list[tuple[str, str]]:
     """Continue three beginnings from the validation text. Returns (prompt, continuation) and writes samples.txt."""
-    tokens = val_shard.tokens
     samples = []
     for seed, start in enumerate(sample_positions(val_shard)):
-        prompt = tokenizer.decode(tokens[start : start + SAMPLE_PROMPT_TOKENS].tolist())
+        beginning = val_shard.tokens[start : start + SAMPLE_PROMPT_TOKENS].tolist()
+        if val_shard.eot_id in beginning:
+            beginning = beginning[: beginning.index(val_shard.eot_id)]
+        prompt = tokenizer.decode(beginning)
         samples.append((prompt, "".join(generate(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, seed=seed))))
     lines = [f"=== sample {i}: prompt, then continuation ===\n{p}|{text}\n" for i, (p, text) in enumerate(samples, 1)]
     write_atomically(run.samples, "\n".join(lines).encode())
@@ -105,4 +114,4 @@ def evaluate_run(path: Path, data: Path | None) -> Evaluation:
         shard = read_shard(run.val_shard)
         return evaluate(model, shard.tokens, shard.n_bytes)
     text = read_text(data)
-    return evaluate(model, np.array(tokenizer.encode(text)), len(text.encode()))
+    return evaluate(model, tokenizer.encode_documents([text])[0], len(text.encode()))

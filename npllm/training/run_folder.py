@@ -1,5 +1,9 @@
 """Where the files of a run lie."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +22,6 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Written last of the preparation: a folder with it is a run that can be resumed."""
         return self.path / "config.toml"
 
     @property
@@ -53,18 +56,6 @@ class RunFolder:
     def loss_plot(self) -> Path:
         return self.path / "loss.png"
 
-    def create(self) -> None:
-        """Make the folders. Raises ConfigError when there is a run already: it is left as it was."""
-        if self.config.exists():
-            raise ConfigError(
-                f"{self.path} holds a run already; go on with it (npllm resume {self.path}) or choose another --out."
-            )
-        try:
-            for folder in (self.train_shard.parent, self.checkpoints):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be made ({error.strerror}); choose another --out.") from error
-
     def newest_checkpoint(self) -> Path:
         """Raises DataError when there is none."""
         found = checkpoints(self.checkpoints)
@@ -92,15 +83,40 @@ class RunFolder:
         return shards
 
 
+@contextmanager
+def create_run(path: Path) -> Iterator[RunFolder]:
+    """A new run, prepared aside: it takes its place at `path` when the block ends, and is gone when the block fails.
+
+    Raises ConfigError when there is something at `path` already, which is left as it was, or when it cannot be made.
+    """
+    if RunFolder(path).config.exists():
+        raise ConfigError(f"{path} holds a run already; go on with it (npllm resume {path}) or choose another --out.")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} exists and is no empty folder; choose another --out.")
+    try:
+        parent = path.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=parent)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
+    with aside:
+        draft = RunFolder(Path(aside.name) / "run")
+        for folder in (draft.train_shard.parent, draft.checkpoints):
+            folder.mkdir(parents=True)
+        yield draft
+        try:
+            os.rename(draft.path, path)
+        except OSError as error:  # somebody else was faster
+            raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
+
+
 def open_run(path: str | Path) -> RunFolder:
     """An existing run. Raises DataError when there is none."""
     run = RunFolder(Path(path))
     if not run.path.is_dir():
         raise DataError(f"There is no folder {path}; name the folder of a run, such as runs/default.")
     if not run.config.exists():
-        raise DataError(
-            f"{path} holds no run (config.toml is missing): if it was stopped before training, start it again."
-        )
+        raise DataError(f"{path} holds no run (config.toml is missing); name the folder of a run.")
     return run
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, random_batch, set_weights_of_order_one, small_config
+from model_cases import GPT_2, LLAMA, patched, random_batch, set_weights_of_order_one, small_config
 
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT
@@ -80,14 +80,21 @@ def test_losses_are_those_of_the_softmax_of_the_logits(backend, architecture):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
-def test_any_integers_in_any_layout_are_tokens(backend, dtype):
-    """uint16 as in the shards, int64 as NumPy makes them, a strided slice of either."""
+def test_any_integers_in_any_layout_are_tokens(ops, backend, dtype):
+    """uint16 as in the shards, int64 as NumPy makes them, a strided slice of either; the operations see only int32."""
     model = model_of(backend)
     tokens = random_batch(model.config, B=2, T=5).tokens
     strided = np.empty((4, 10), dtype)[::2, ::2]
     strided[...] = tokens
-    np.testing.assert_array_equal(model.logits(strided), model.logits(tokens))
-    np.testing.assert_array_equal(model.logits(tokens.tolist()), model.logits(tokens))
+    expected = model.logits(tokens.tolist())
+
+    def embedding_forward(tokens, *args, **keywords):
+        assert tokens.dtype == np.int32
+        assert tokens.flags.c_contiguous
+        return ops.embedding_forward(tokens, *args, **keywords)
+
+    model.ops = patched(ops, embedding_forward=embedding_forward)
+    np.testing.assert_array_equal(model.logits(strided), expected)
 
 
 def test_a_single_token_and_a_full_block_are_possible(backend):

@@ -3,15 +3,7 @@
 import numba
 import numpy as np
 import pytest
-from model_cases import (
-    GPT_2,
-    LLAMA,
-    gradients_of,
-    patched,
-    random_batch,
-    set_weights_of_order_one,
-    small_config,
-)
+from model_cases import GPT_2, LLAMA, gradients_of, patched, random_batch, set_weights_of_order_one, small_config
 
 from npllm.model import GPT
 from npllm.optim import SGD, AdamW
@@ -132,7 +124,6 @@ def test_backends_agree_in_float64(ops, backend, architecture):
     (loss, gradients), (reference_loss, reference_gradients) = results
     assert loss == pytest.approx(reference_loss, rel=1e-13)
     for name, gradient in reference_gradients.items():
-        # Of the weight before the norm that follows it, key biases have a gradient of rounding errors only.
         error = np.linalg.norm(gradients[name] - gradient) / np.linalg.norm(gradient)
         assert error <= 1e-11, f"the gradient of {name} differs by {error:.1e}"
 

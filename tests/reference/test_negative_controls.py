@@ -22,7 +22,7 @@ def planted(**wrong):
     return SimpleNamespace(**{**vars(reference), **wrong})
 
 
-# Attention: the backward once more for full heads (K = H, G = 1), as parts for each mistake to put together its own way.
+# Attention: the backward once more for full heads (K = H, G = 1), in parts that each mistake combines in its own way.
 
 
 class AttentionParts(NamedTuple):

@@ -1,0 +1,213 @@
+"""Text token by token: the cache against the full forward pass, the seed, whole characters, the end."""
+
+from importlib import import_module
+from itertools import product
+
+import numpy as np
+import pytest
+
+from npllm.errors import ConfigError, DataError
+from npllm.generation import KVCache, generate, generate_tokens
+from npllm.model import GPT, ModelConfig
+from npllm.tokenizer import byte_tokenizer, train_bpe, train_char
+
+T, V = 8, 13
+ARCHITECTURES = [
+    {"norm": norm, "position": position, "mlp": mlp, "n_kv_head": n_kv_head}
+    for norm, position, mlp, n_kv_head in product(
+        ("layernorm", "rmsnorm"), ("learned", "rotary"), ("gelu", "swiglu"), (1, 2, 4)
+    )
+]
+
+
+def lively_model(backend, seed=0, **changes) -> GPT:
+    """With weights of order one and a head of its own: its greedy text is not one token again and again."""
+    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 16, "block_size": T, "vocab_size": V, "dropout": 0.5}
+    changes = {"tie_embeddings": False} | changes
+    model = GPT(ModelConfig(**(sizes | changes)), dtype="float64", backend=backend)
+    rng = np.random.default_rng(seed)
+    for name, array in model.params.items():
+        is_norm_weight = array.ndim == 1 and name.endswith("weight")
+        array[:] = rng.standard_normal(array.shape) * (0.2 if array.ndim == 1 else 0.7) + is_norm_weight
+    return model
+
+
+def plain_greedy(model, prompt, n):
+    """The likeliest token of the full forward pass over the window, as generate_tokens documents the window."""
+    window, text = list(prompt)[-model.config.block_size :], []
+    for _ in range(n):
+        text.append(int(np.argmax(model.logits(np.array([window]))[0, -1])))
+        window.append(text[-1])
+        if len(window) > model.config.block_size:
+            window = window[-max(1, model.config.block_size // 2) :]
+    return text
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(map(str, a.values())))
+def test_greedy_text_is_the_argmax_of_the_full_forward(backend, architecture):
+    """Inside block_size and far beyond it."""
+    model = lively_model(backend, **architecture)
+    written = set()
+    for prompt in ([3, 1, 4], [11, 5, 9], [2, 6, 5]):
+        text = list(generate_tokens(model, prompt, max_tokens=20, temperature=0.0))
+        assert text == plain_greedy(model, prompt, 20)
+        written.update(text)
+    assert len(written) > 3
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_prompt", [1, 2, 3, 7, 8, 20])
+def test_any_prompt_in_any_window(block_size, n_prompt):
+    model = lively_model("kernels", block_size=block_size)
+    prompt = np.random.default_rng(1).integers(0, V, n_prompt).tolist()
+    text = list(generate_tokens(model, prompt, max_tokens=12, temperature=0.0))
+    assert text == plain_greedy(model, prompt, 12)
+
+
+@pytest.mark.parametrize("pieces", [[6], [1] * 6, [2, 3, 1]])
+def test_extend_gives_the_logits_of_the_full_forward(backend, pieces):
+    """However the tokens are cut, and for a batch."""
+    model = lively_model(backend, n_kv_head=2, position="rotary", tie_embeddings=True)
+    tokens = np.random.default_rng(2).integers(0, V, (3, 6))
+    cache = KVCache(model, batch=3)
+    for end, length in zip(np.cumsum(pieces), pieces, strict=True):
+        logits = model.extend(tokens[:, end - length : end], cache)
+        np.testing.assert_allclose(logits, model.logits(tokens[:, :end])[:, -1], rtol=1e-11, atol=1e-11)
+        assert cache.length == end
+
+
+def test_a_batch_is_its_rows(backend):
+    model = lively_model(backend)
+    tokens = np.random.default_rng(3).integers(0, V, (4, 5))
+    together = KVCache(model, batch=4)
+    first, second = model.extend(tokens[:, :3], together), model.extend(tokens[:, 3:], together)
+    for row in range(4):
+        alone = KVCache(model, batch=1)
+        np.testing.assert_allclose(model.extend(tokens[row : row + 1, :3], alone)[0], first[row], rtol=1e-12)
+        np.testing.assert_allclose(model.extend(tokens[row : row + 1, 3:], alone)[0], second[row], rtol=1e-12)
+
+
+def test_a_full_cache_takes_no_more():
+    model = lively_model("kernels")
+    cache = KVCache(model, batch=1)
+    model.extend(np.zeros((1, T - 1), int), cache)
+    with pytest.raises(DataError, match=f"holds {T - 1} of {T} positions"):
+        model.extend(np.zeros((1, 2), int), cache)
+
+
+def constant_model(p) -> GPT:
+    """The probabilities p for the next token, whatever the text."""
+    model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=16, vocab_size=len(p), tie_embeddings=False))
+    for array in model.params.values():
+        array[:] = 0
+    model.params["final_norm.bias"][0] = 1
+    model.params["lm_head"][:, 0] = np.log(p)
+    return model
+
+
+def test_the_frequencies_of_generated_tokens():
+    p = np.array([0.5, 0.25, 0.15, 0.1])
+    tokens = list(generate_tokens(constant_model(p), [0], max_tokens=3000, seed=1))
+    counts = np.bincount(tokens, minlength=4)
+    assert ((counts - 3000 * p) ** 2 / (3000 * p)).sum() < 16.3  # the 0.999 quantile of chi-square for 3 degrees
+    pairs = np.bincount(4 * np.array(tokens[:-1]) + tokens[1:], minlength=16)
+    expected = 2999 * np.outer(p, p).ravel()
+    assert ((pairs - expected) ** 2 / expected).sum() < 37.7  # 15 degrees: a choice says nothing about the next
+
+
+def test_the_seed_decides():
+    model = lively_model("kernels")
+
+    def text(seed, max_tokens=20):
+        return list(generate_tokens(model, [1], max_tokens=max_tokens, seed=seed))
+
+    assert text(5) == text(5)
+    assert text(5) != text(6)
+    assert text(5, max_tokens=8) == text(5)[:8]
+    assert text(5, max_tokens=0) == []
+
+
+def test_dropout_is_off():
+    """lively_model has a dropout of one half: with it the cached keys could not be right."""
+    model = lively_model("kernels")
+    np.testing.assert_array_equal(model.logits(np.array([[1, 2]])), model.logits(np.array([[1, 2]])))
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Let the model say these ids."""
+
+    def script(ids):
+        module = import_module("npllm.generation.generate")  # the package has a function of this name
+        monkeypatch.setattr(module, "generate_tokens", lambda *_, **__: iter(ids))
+
+    return script
+
+
+def test_no_piece_ends_inside_a_character(scripted):
+    tokenizer = byte_tokenizer()
+    text = "é 漢字 🦜!"
+    scripted(tokenizer.encode(text))
+    pieces = list(generate(None, tokenizer, "x"))
+    assert pieces == list(text)
+    scripted(tokenizer.encode("a🦜")[:-1])
+    assert list(generate(None, tokenizer, "x")) == ["a", "\ufffd"]
+
+
+def test_the_pieces_are_the_text_of_all_tokens():
+    """Random bytes, most of them not UTF-8."""
+    tokenizer = byte_tokenizer()
+    model = lively_model("kernels", vocab_size=tokenizer.vocab_size)
+    ids = list(generate_tokens(model, tokenizer.encode("é"), max_tokens=60, temperature=0.8, seed=2))
+    assert tokenizer.eot_id not in ids
+    pieces = list(generate(model, tokenizer, "é", max_tokens=60, temperature=0.8, seed=2))
+    assert "".join(pieces) == tokenizer.decode(ids)
+    assert "" not in pieces
+
+
+def test_the_end_of_text_ends_it(scripted):
+    tokenizer = train_bpe(["the cat sat on the mat"], 260)
+    scripted([*tokenizer.encode("cat"), tokenizer.eot_id, *tokenizer.encode("never")])
+    assert "".join(generate(None, tokenizer, "the ")) == "cat"
+
+
+def test_pieces_come_one_by_one(scripted):
+    """Streaming: a piece is there before the next token is asked for."""
+    tokenizer = byte_tokenizer()
+    asked = []
+
+    def ids():
+        for token in tokenizer.encode("abc"):
+            asked.append(token)
+            yield token
+
+    scripted(ids())
+    pieces = generate(None, tokenizer, "x")
+    assert asked == []
+    assert next(pieces) == "a"
+    assert len(asked) == 1
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_document():
+    tokenizer = byte_tokenizer()
+    model = lively_model("kernels", vocab_size=tokenizer.vocab_size)
+    expected = list(generate_tokens(model, [tokenizer.eot_id], max_tokens=9, temperature=0.8))
+    assert "".join(generate(model, tokenizer, max_tokens=9)) == tokenizer.decode(expected)
+
+    characters = train_char("ab\n")
+    model = lively_model("kernels", vocab_size=3)
+    expected = list(generate_tokens(model, characters.encode("\n"), max_tokens=9, temperature=0.8))
+    assert "".join(generate(model, characters, "", max_tokens=9)) == characters.decode(expected)
+    with pytest.raises(ConfigError, match="give a prompt"):
+        generate(lively_model("kernels", vocab_size=2), train_char("ab"))
+
+
+def test_what_is_wrong_is_said_at_once():
+    """Before the first piece is asked for: a caller may have printed the prompt by then."""
+    model, tokenizer = lively_model("kernels", vocab_size=3), train_char("ab\n")
+    with pytest.raises(ConfigError, match="temperature is -1"):
+        generate(model, tokenizer, "a", temperature=-1)
+    with pytest.raises(ConfigError, match="top_k is 0"):
+        generate_tokens(model, [0], max_tokens=1, top_k=0)
+    with pytest.raises(DataError, match="'x'"):
+        generate(model, tokenizer, "x")

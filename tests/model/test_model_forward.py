@@ -1,0 +1,80 @@
+"""The whole network against a second writing of it.
+
+Gradient checks prove that the backward belongs to the forward, whatever that is. Here the forward is computed again,
+from the papers' equations, one sequence and one position at a time, with nothing of the package.
+"""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from model_cases import GPT_2, LLAMA, random_batch, set_weights_of_order_one, small_config
+
+from npllm.model import GPT
+
+
+def plain_norm(x, p, name, norm):
+    """Each row of x, (T, C), by itself."""
+    if norm == "layernorm":
+        x = x - x.mean(axis=1, keepdims=True)
+    return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1e-5) * p[f"{name}.weight"] + p.get(f"{name}.bias", 0.0)
+
+
+def plain_linear(x, p, name):
+    return x @ p[f"{name}.weight"] + p.get(f"{name}.bias", 0.0)
+
+
+def turned(x, t):
+    """Rotary position t for one head, (D,): pair i is a complex number, turned by t 10000^(-2i/D)."""
+    half = len(x) // 2
+    z = (x[:half] + 1j * x[half:]) * np.exp(1j * t * 10000.0 ** (-np.arange(half) / half))
+    return np.concatenate([z.real, z.imag])
+
+
+def plain_attention(x, p, name, config):
+    T, (H, K, D) = len(x), (config.n_head, config.kv_heads, config.head_width)
+    qkv = plain_linear(x, p, f"{name}.qkv").reshape(T, H + 2 * K, D)
+    turn = turned if config.position == "rotary" else lambda vector, t: vector
+    y = np.zeros((T, H, D))
+    for t, h in product(range(T), range(H)):
+        key_head = H + h // (H // K)
+        q = turn(qkv[t, h], t)
+        scores = np.array([q @ turn(qkv[s, key_head], s) for s in range(t + 1)]) / D**0.5
+        weights = np.exp(scores) / np.exp(scores).sum()
+        y[t, h] = sum(weights[s] * qkv[s, key_head + K] for s in range(t + 1))
+    return plain_linear(y.reshape(T, H * D), p, f"{name}.out")
+
+
+def plain_mlp(x, p, name, mlp):
+    up = plain_linear(x, p, f"{name}.up")
+    if mlp == "gelu":
+        hidden = up * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+    else:
+        gate = plain_linear(x, p, f"{name}.gate")
+        hidden = gate / (1 + np.exp(-gate)) * up
+    return plain_linear(hidden, p, f"{name}.down")
+
+
+def plain_logits(p, config, tokens):
+    """tokens: (T,). Returns (T, V)."""
+    x = p["token_embedding"][tokens]
+    if config.position == "learned":
+        x = x + p["position_embedding"][: len(tokens)]
+    for layer in range(config.n_layer):
+        block = f"blocks.{layer}"
+        x = x + plain_attention(plain_norm(x, p, f"{block}.norm_1", config.norm), p, f"{block}.attention", config)
+        x = x + plain_mlp(plain_norm(x, p, f"{block}.norm_2", config.norm), p, f"{block}.mlp", config.mlp)
+    return plain_norm(x, p, "final_norm", config.norm) @ p.get("lm_head", p["token_embedding"]).T
+
+
+MIXED = {"norm": "layernorm", "position": "rotary", "mlp": "swiglu", "n_kv_head": 2}
+
+
+@pytest.mark.parametrize("architecture", [GPT_2, LLAMA, MIXED], ids=["gpt2", "llama", "mixed"])
+def test_logits_are_those_of_the_equations(backend, architecture):
+    config = small_config(**({"n_head": 4, "n_embd": 16} | architecture))
+    model = GPT(config, dtype="float64", backend=backend)
+    set_weights_of_order_one(model, seed=10)
+    tokens = random_batch(config, B=2, T=6).tokens
+    for row, logits in zip(tokens, model.logits(tokens), strict=True):
+        np.testing.assert_allclose(logits, plain_logits(model.params, config, row), rtol=1e-11, atol=1e-11)

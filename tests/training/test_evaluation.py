@@ -1,0 +1,85 @@
+"""The figures of a held-out text, against sums over single tokens."""
+
+from math import exp, log, log2
+
+import numpy as np
+import pytest
+
+from npllm.data.sampler import batch
+from npllm.errors import DataError
+from npllm.model import GPT, ModelConfig
+from npllm.training import evaluation
+from npllm.training.evaluation import evaluate, quick_loss
+
+T, V = 5, 11
+TOKENS = np.random.default_rng(0).integers(0, V, 43).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With weights so large that its predictions differ from token to token."""
+    model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=T, vocab_size=V, dropout=0.5), dtype="float64")
+    model.params["token_embedding"][:] *= 50
+    return model
+
+
+def nll_of_each_token(model, tokens):
+    """From the logits of each prefix of each window."""
+    for place in range(1, len(tokens)):
+        start = (place - 1) // T * T
+        logits = model.logits(tokens[None, start:place])[0, -1]
+        yield log(np.exp(logits).sum()) - logits[tokens[place]]
+
+
+@pytest.mark.parametrize("n_tokens", [2, 5, 6, 7, 11, 43])
+def test_every_token_but_the_first_counts_once(model, n_tokens):
+    tokens = TOKENS[:n_tokens]
+    nll = list(nll_of_each_token(model, tokens))
+    assert np.std(nll) > 0.1 or n_tokens == 2
+    result = evaluate(model, tokens, n_bytes=100)
+    assert result.n_tokens == len(nll) == n_tokens - 1
+    assert result.loss == pytest.approx(np.mean(nll), rel=1e-12)
+    assert result.perplexity == pytest.approx(exp(np.mean(nll)), rel=1e-12)
+    assert result.bits_per_byte == pytest.approx((sum(nll) / log(2) + log2(V)) / 100, rel=1e-12)
+    assert result.n_bytes == 100
+
+
+def test_an_untrained_model_needs_the_bits_of_its_vocabulary():
+    """On bytes and with uniform predictions that is log2(V) per token, the first included."""
+    model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=T, vocab_size=V), dtype="float64")
+    model.params["token_embedding"][:] = 0
+    result = evaluate(model, TOKENS, n_bytes=len(TOKENS))
+    assert result.bits_per_byte == pytest.approx(log2(V), rel=1e-12)
+    assert result.perplexity == pytest.approx(V, rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_the_rows_at_once_change_nothing(model, monkeypatch, rows):
+    expected, quick = evaluate(model, TOKENS, 43), quick_loss(model, TOKENS)
+    monkeypatch.setattr(evaluation, "ROWS_AT_ONCE", rows)
+    assert evaluate(model, TOKENS, 43) == pytest.approx(expected, rel=1e-13)
+    assert quick_loss(model, TOKENS) == pytest.approx(quick, rel=1e-13)
+
+
+def test_the_quick_loss_is_that_of_evenly_spread_windows(model):
+    expected = np.mean([model.loss(*batch(TOKENS, np.array([p]), T)) for p in (0, 12, 24, 37)])  # 37 = 43 - 1 - T
+    assert quick_loss(model, TOKENS, n_windows=4) == pytest.approx(expected, rel=1e-12)
+    assert quick_loss(model, TOKENS) == quick_loss(model, TOKENS)
+
+
+def test_the_quick_loss_of_less_than_a_window(model):
+    assert quick_loss(model, TOKENS[:3]) == pytest.approx(np.mean(list(nll_of_each_token(model, TOKENS[:3]))))
+
+
+def test_one_token_predicts_nothing(model):
+    with pytest.raises(DataError, match="at least 2 are needed"):
+        evaluate(model, TOKENS[:1], n_bytes=1)
+
+
+def test_a_hopeless_model_has_a_perplexity():
+    """exp(loss) would overflow."""
+    model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=T, vocab_size=V), dtype="float64")
+    model.params["token_embedding"][:] *= 1e6
+    result = evaluate(model, TOKENS, n_bytes=43)
+    assert result.loss > 710
+    assert np.isfinite(result.perplexity)

@@ -1,0 +1,218 @@
+"""From TOML and command line to a config and back."""
+
+import tomllib
+from dataclasses import asdict, replace
+from importlib import resources
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from small_runs import refused, run
+
+from npllm.errors import ConfigError, DataError
+from npllm.training import pretrain
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text, load_config, load_recipe
+
+RECIPES = sorted(path.name.removesuffix(".toml") for path in (resources.files("npllm") / "recipes").iterdir())
+
+positive = st.floats(min_value=1e-300, max_value=1e300)
+counts = st.integers(1, 10**6)
+texts = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda text: not text.startswith("-"))
+
+
+@st.composite
+def run_configs(draw):
+    """Any config: what is not drawn from its whole range is bound by another field."""
+    size, n_kv_head, groups = draw(counts), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    n_head, lr = n_kv_head * groups, draw(positive)
+    config = RunConfig()
+    return RunConfig(
+        data=DataConfig(
+            source=tuple(draw(st.lists(texts, min_size=1, max_size=3))),
+            tokenizer=draw(texts),
+            vocab_size=draw(counts),
+            val_fraction=draw(st.floats(min_value=1e-300, max_value=0.999)),
+        ),
+        model=replace(
+            config.model,
+            n_layer=draw(counts),
+            n_head=n_head,
+            n_kv_head=draw(st.sampled_from([None, n_kv_head])),
+            n_embd=2 * n_head * draw(st.integers(1, 100)),
+            block_size=draw(counts),
+            norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
+            position=draw(st.sampled_from(["learned", "rotary"])),
+            mlp=draw(st.sampled_from(["gelu", "swiglu"])),
+            bias=draw(st.booleans()),
+            tie_embeddings=draw(st.booleans()),
+            dropout=draw(st.floats(min_value=0, max_value=0.999)),
+        ),
+        optim=replace(
+            config.optim,
+            name=draw(st.sampled_from(["adamw", "adam", "sgd"])),
+            lr=lr,
+            min_lr=draw(st.sampled_from([0.0, lr / 3, lr])),
+            warmup_steps=draw(st.integers(0, 10**6)),
+            decay=draw(st.sampled_from(["cosine", "linear", "constant", "inverse_sqrt", "wsd"])),
+            beta1=draw(st.floats(min_value=0, max_value=0.9999)),
+            eps=draw(positive),
+            weight_decay=draw(st.just(0.0) | positive),
+        ),
+        batch=replace(
+            config.batch,
+            size=size,
+            micro_size=draw(counts),
+            ramp_start=draw(st.none() | st.integers(1, size)),
+            ramp_steps=draw(st.integers(0, 10**6)),
+        ),
+        train=TrainConfig(
+            steps=draw(st.none() | counts),
+            minutes=draw(positive),
+            keep=draw(counts),
+            seed=draw(st.integers(0, 2**64 - 1)),
+            dtype=draw(st.sampled_from(["float32", "float64"])),
+            threads=draw(st.none() | counts),
+        ),
+    )
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The config with which `npllm pretrain ARGUMENTS` would begin."""
+    configs = []
+    monkeypatch.setattr(pretrain, "pretrain", lambda config, path, console: configs.append(config))
+
+    def start(*arguments):
+        assert run("pretrain", *arguments) == 0
+        return configs[-1]
+
+    return start
+
+
+def with_data(**changes) -> RunConfig:
+    return RunConfig(data=DataConfig(**changes))
+
+
+@given(run_configs(), st.dictionaries(st.sampled_from(["cpu", "stage"]), texts))
+@example(with_data(source=("quote\" and 'quote'", "back\\slash", "new\nline\ttab", "")), {})
+@example(with_data(source=("müller/日本/🦜.txt",), tokenizer="🦜\x7f\u2028\x00\x1b"), {"cpu": '"\\🦜'})
+@example(with_data(source=("a=b", "#c", "[d]", "None", "1", "True")), {})
+def test_a_config_survives_being_written_and_read(tmp_path_factory, config, record):
+    path = tmp_path_factory.getbasetemp() / "config.toml"
+    path.write_bytes(config_text(config, record).encode())
+    assert load_config(path) == config
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["run"] == record
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_read_completely(name):
+    config = load_recipe(name)
+    tables = tomllib.loads((resources.files("npllm") / "recipes" / f"{name}.toml").read_text())
+    for section, table in tables.items():
+        for field, value in table.items():
+            expected = tuple(value) if isinstance(value, list) else value
+            assert asdict(config)[section][field] == expected, (section, field)
+
+
+def test_an_option_wins_over_the_recipe_and_the_recipe_over_the_default(started):
+    config = started("--recipe", "shakespeare-char", "--optim.lr", "0.5", "--data.source", "mine.txt", "b.txt")
+    assert config.optim.lr == 0.5
+    assert config.data.source == ("mine.txt", "b.txt")  # in place of the recipe's list, not behind it
+    assert config.optim.beta2 == 0.99  # the recipe's; the default is 0.95
+    assert config.optim.eps == 1e-8  # the default
+    assert started("--batch.ramp_start", "None").batch.ramp_start is None  # 8 in the default recipe
+
+
+def test_a_file_can_be_the_recipe(started, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[model]\nn_layer = 7\nbias = false\n[optim]\nlr = 1\n[train]\nsteps = 5\n")
+    config = started(f"--recipe={path}")
+    assert (config.model.n_layer, config.model.bias, config.optim.lr, config.train.steps) == (7, False, 1.0, 5)
+    assert config.model.n_head == RunConfig().model.n_head
+
+
+def test_minutes_replace_the_number_of_steps(started):
+    assert started("--recipe", "shakespeare-char").train.steps == 2000
+    config = started("--recipe", "shakespeare-char", "--minutes", "0.5")
+    assert (config.train.steps, config.train.minutes) == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("[model]\nn_layr = 2", "model.n_layr is not a field; did you mean model.n_layer"),
+        ("[modle]\nn_layer = 2", "modle.n_layer is not a field; did you mean model.n_layer"),
+        ("n_layer = 2", "n_layer is not a field"),
+        ("[model.n_layer]\nx = 2", "n_layer"),
+        ('[model]\nn_layer = "many"', "n_layer"),
+        ("[model]\nn_layer = 1.5", "n_layer"),
+        ("[model]\nn_layer = [1, 2]", "2"),
+        ("[model]\nn_layer = true", "n_layer"),
+        ('[model]\nbias = "maybe"', "bias"),
+        ("[model]\nn_layer = 0", "n_layer is 0"),
+        ("[optim]\nlr = inf", "optim.lr is inf"),
+        ("[optim]\nlr = nan", "optim.lr is nan"),
+        ('[optim]\ndecay = "steep"', "decay"),
+        ("[train]\nminutes = inf", "train.minutes is inf"),
+        ("[data]\nsource = []", "data.source is empty"),
+        ('[data]\nsource = ["--out"]', "--out"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_file(tmp_path, toml, complaint):
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert complaint in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"[model\n", b"n_layer 2", b"\xff\xfe\x00[", b"\x00\x01\x02"])
+def test_a_file_that_is_no_toml_is_named(tmp_path, data):
+    path = tmp_path / "config.toml"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"config\.toml is not valid TOML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model.n_layr", "2"], "--model.n_layr is not an option of npllm pretrain; did you mean --model.n_layer"),
+        (["--model.n_layer", "x"], "--model.n_layer"),
+        (["--model.n_layer", "1", "2"], "2"),
+        (["--model.n_layer"], "--model.n_layer"),
+        (["--model.bias", "maybe"], "'maybe' for argument '--model.bias'"),
+        (["--model.norm", "batchnorm"], "--model.norm"),
+        (["--model.n_head", "3"], "model.n_embd = 128 cannot be divided into model.n_head = 3"),
+        (["--model.n_kv_head", "3"], "model.n_kv_head = 3 must divide model.n_head = 4"),
+        (["--train.steps", "soon"], "Error parsing --train.steps: no type matching {None}|INT"),
+        (["--train.steps", "0"], "train.steps is 0"),
+        (["--train.seed", str(2**64)], "train.seed"),
+        (["--train.threads", "99999"], "train.threads is 99999"),
+        (["--minutes", "inf"], "train.minutes is inf"),
+        (["--minutes", "0"], "train.minutes is 0"),
+        (["--optim.lr", "inf"], "optim.lr is inf"),
+        (["--data.source"], "data.source is empty"),
+        (["--data.source=-x"], "'-x', which looks like an option; write ./-x"),
+        (["--data.source", "caf\udce9.txt"], "not valid Unicode"),
+        (["--data.val_fraction", "1"], "data.val_fraction is 1"),
+        (["--recipe", "shakespear-char"], "did you mean shakespeare-char"),
+        (["--recipe"], "--recipe"),
+        (["loose"], "loose"),
+    ],
+)
+def test_bad_options_end_in_one_sentence_and_write_nothing(capsys, tmp_path, monkeypatch, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    assert complaint in refused(capsys, "pretrain", *arguments, exit_code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_shows_the_values_of_the_recipe(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[model]\nn_layer = 77\n")
+    with pytest.raises(SystemExit) as stop:
+        refused(capsys, "pretrain", "--recipe", path, "--help", exit_code=0)
+    assert stop.value.code == 0
+    assert "(default: 77)" in capsys.readouterr().out

@@ -1,0 +1,241 @@
+"""From a text file to a finished run: the files, the figures in them, and that the next command works."""
+
+import gzip
+import hashlib
+import json
+import re
+import shlex
+from math import exp, log, log2
+
+import numpy as np
+import pytest
+from small_runs import TINY, pretrain_arguments, refused, run, summary, untimed_metrics, write_text
+
+import npllm
+from npllm.data.shards import read_shard
+from npllm.model import GPT
+from npllm.tokenizer import train_bpe
+from npllm.training import results
+from npllm.training.metrics import read_metrics
+from npllm.training.results import next_command, sample_positions, shard_text
+from npllm.training.run_folder import RunFolder, open_run
+
+SETTINGS = {"train__steps": 40, "batch__ramp_start": 2, "batch__ramp_steps": 10, "optim__lr": 0.02}
+
+
+def held_out(text) -> bytes:
+    """The last tenth of the characters; all are ASCII here."""
+    data = text.read_bytes()
+    return data[int(len(data) * 0.9) :]
+
+
+def brute_force_bits_per_byte(run_folder) -> float:
+    """In float64, from the logits, for windows of block_size that follow one another."""
+    model, tokenizer = npllm.load(run_folder)
+    exact = GPT(model.config, dtype="float64")
+    exact.params.flat[:] = 0
+    for name, array in model.params.items():
+        exact.params[name][:] = array
+    shard = read_shard(run_folder / "data" / "val.h5")
+    tokens, T = shard.tokens.astype(np.int64), model.config.block_size
+    bits = log2(model.config.vocab_size)
+    for start in range(0, len(tokens) - 1, T):
+        window = tokens[start : start + T + 1]
+        logits = exact.logits(window[None, :-1])[0]
+        for row, target in zip(logits, window[1:], strict=True):
+            bits += (log(np.exp(row).sum()) - row[target]) / log(2)
+    return bits / shard.n_bytes
+
+
+def test_a_run_from_beginning_to_end(tmp_path, capsys):
+    text, out = write_text(tmp_path), tmp_path / "a run"
+    assert run(*pretrain_arguments(text, out, **SETTINGS)) == 0
+    printed = capsys.readouterr().out
+
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
+        "checkpoints/step-00000040.h5",
+        "config.toml",
+        "data/train.h5",
+        "data/val.h5",
+        "loss.png",
+        "metrics.jsonl",
+        "samples.txt",
+        "summary.json",
+        "tokenizer.json",
+    ]
+    figures = summary(out)
+    assert figures["val_bits_per_byte"] == pytest.approx(brute_force_bits_per_byte(out), rel=1e-5)
+    assert figures["val_bits_per_byte"] < 3.9  # it has learnt something: log2 of 18 characters is 4.17
+    n_bytes = len(held_out(text))  # a character is a byte is a token here
+    expected_loss = (figures["val_bits_per_byte"] * n_bytes - log2(18)) * log(2) / (n_bytes - 1)
+    assert figures["val_loss"] == pytest.approx(expected_loss, rel=1e-12)
+    assert figures["val_perplexity"] == pytest.approx(exp(figures["val_loss"]), rel=1e-12)
+    compressed = gzip.compress(held_out(text), compresslevel=9, mtime=0)
+    assert figures["gzip_bits_per_byte"] == 8 * len(compressed) / n_bytes
+    batches = [record["batch"] for record in read_metrics(out / "metrics.jsonl")]
+    assert batches == [2] * 10 + [4] * 30
+    assert figures["tokens"] == sum(batches) * TINY["model.block_size"]
+    assert figures["steps"] == 40
+    seconds = sum(record["seconds"] for record in read_metrics(out / "metrics.jsonl"))
+    assert figures["seconds"] == pytest.approx(seconds, abs=1e-3)
+    model, _ = npllm.load(out)
+    assert figures["params_sha256"] == hashlib.sha256(model.params.flat.tobytes()).hexdigest()
+
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (out / "samples.txt").read_text().count("=== sample") == 3
+    for shown in ("this model", "gzip -9", f"{figures['val_bits_per_byte']:.3f}", f"loss {figures['val_loss']:.4f}"):
+        assert shown in printed
+    check_evaluate(out, text, figures, capsys)
+    (command,) = [line.removeprefix("Next: ") for line in printed.splitlines() if line.startswith("Next: ")]
+    program, *arguments = shlex.split(command)
+    assert program == "npllm"
+    assert run(*arguments, "--max_tokens", "5") == 0
+    prompt = arguments[-1].removeprefix("--prompt=")
+    assert capsys.readouterr().out.startswith(prompt)
+
+
+def check_evaluate(out, text, figures, capsys):
+    """`npllm evaluate` prints the figures of the summary, for the run's own text and for the same text as a file."""
+
+    def shown(*arguments):
+        assert run("evaluate", *arguments) == 0
+        return capsys.readouterr().out
+
+    own = shown(out)
+    for figure in (f"{figures['val_loss']:.4f} nats", f"{figures['val_perplexity']:.3f}"):
+        assert figure in own
+    assert f"bits per byte  {figures['val_bits_per_byte']:.4f}" in own
+    (text.parent / "held_out.txt").write_bytes(held_out(text))
+    assert shown(out, "--data", text.parent / "held_out.txt") == own
+    assert shown(out / "checkpoints" / "step-00000040.h5") == own
+    assert shown(out, "--data", text) != own
+
+
+def bpe_settings(folder):
+    return {"data__tokenizer": "bpe", "data__vocab_size": 270}
+
+
+def tokenizer_file_settings(folder):
+    path = folder / "given.json"
+    train_bpe(["the cat sat on the mat"], 262).save(path)
+    return {"data__tokenizer": path}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [lambda folder: {"data__tokenizer": "byte"}, bpe_settings, tokenizer_file_settings],
+    ids=["byte", "bpe", "tokenizer.json"],
+)
+@pytest.mark.usefixtures("quick")
+def test_every_kind_of_tokenizer(tmp_path, settings):
+    """Two documents of several bytes a character, so that tokens, characters and bytes are three different numbers."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text(f"Grüße aus 東京 🦜 {name}!\n" * 30, encoding="utf-8")
+    out = tmp_path / "run"
+    assert run(*pretrain_arguments(folder, out, **settings(tmp_path))) == 0
+    figures, shard = summary(out), read_shard(out / "data" / "val.h5")
+    assert figures["val_bits_per_byte"] == pytest.approx(brute_force_bits_per_byte(out), rel=1e-5)
+    held_out = shard_text(shard, RunFolder(out).load_tokenizer())
+    assert held_out in [(folder / name).read_bytes() for name in ("a", "b")]
+    assert shard.n_bytes == len(held_out)
+    assert shard.tokens[-1] == shard.eot_id
+    assert figures["gzip_bits_per_byte"] == 8 * len(gzip.compress(held_out, 9, mtime=0)) / len(held_out)
+    given = settings(tmp_path)["data__tokenizer"]
+    if given not in ("byte", "bpe"):
+        assert (out / "tokenizer.json").read_bytes() == given.read_bytes()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bpe_vocabulary_is_made_from_the_training_text_alone(tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("abcd " * 900 + "wxyz " * 100)
+    settings = {"data__tokenizer": "bpe", "data__vocab_size": 260, "data__val_fraction": 0.1}
+    assert run(*pretrain_arguments(text, out, **settings)) == 0
+    merges = json.loads((out / "tokenizer.json").read_text())["model"]["merges"]
+    assert len(merges) == 3
+    assert not set("wxyz") & set("".join(merges))
+
+
+@pytest.mark.usefixtures("quick")
+def test_text_of_nothing_but_spaces_in_the_prompt(tmp_path, capsys):
+    """The beginning of the validation text, of which the samples and the next command are made, can be blank."""
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("a b\n" * 300 + " \n" * 300)
+    assert run(*pretrain_arguments(text, out, data__val_fraction=0.2)) == 0
+    assert f"Next: npllm generate {out}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("prompt", "command"),
+    [
+        ("def main(): pass", "npllm generate runs/x --prompt='def '"),
+        ("  \n\tindented", "npllm generate runs/x --prompt=indented"),
+        ('"""Doc', "npllm generate runs/x --prompt='\"\"\"Doc'"),
+        ("it's $HOME", """npllm generate runs/x --prompt='it'"'"'s '"""),
+        ("--help me", "npllm generate runs/x --prompt='--help '"),
+        (" \n", "npllm generate runs/x"),
+        ("", "npllm generate runs/x"),
+    ],
+)
+def test_the_next_command_can_be_pasted_into_a_shell(prompt, command):
+    assert next_command(RunFolder("runs/x").path, prompt) == command
+
+
+def test_samples_begin_where_documents_do(finished_run):
+    shard = read_shard(finished_run / "data" / "val.h5")
+    n = len(shard.tokens)
+    assert sample_positions(shard) == [0, n // 3, 2 * n // 3]  # one document: evenly spread
+    many = shard._replace(document_starts=np.array([0, 2, 5, 9, 20, 33, 34]))
+    assert sample_positions(many) == [0, 5, 20]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sample_prompt_ends_with_its_document(tmp_path):
+    folder, out = tmp_path / "texts", tmp_path / "run"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}").write_text(f"short {number}\n")
+    settings = {"data__tokenizer": "byte", "data__val_fraction": 0.3}
+    assert run(*pretrain_arguments(folder, out, **settings)) == 0
+    prompts = re.findall(r"continuation ===\n([^|]*)\|", (out / "samples.txt").read_text())
+    assert len(prompts) == 3
+    for prompt in prompts:
+        assert prompt.startswith("short ")
+        assert prompt.count("\n") == 1
+        assert "<|endoftext|>" not in prompt
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_matplotlib_there_is_no_plot(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(results, "find_spec", lambda name: None)
+    out = tmp_path / "run"
+    assert run(*pretrain_arguments(write_text(tmp_path), out)) == 0
+    assert "No loss plot: it needs matplotlib (pip install 'npllm[plot]')." in capsys.readouterr().out
+    assert not (out / "loss.png").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_same_command_gives_the_same_run(tmp_path):
+    text = write_text(tmp_path)
+    for name in ("one", "two"):
+        assert run(*pretrain_arguments(text, tmp_path / name, **SETTINGS)) == 0
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert summary(one)["params_sha256"] == summary(two)["params_sha256"]
+    assert untimed_metrics(one) == untimed_metrics(two)
+    for name in ("config.toml", "tokenizer.json", "data/train.h5", "data/val.h5", "samples.txt"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_evaluating_what_the_vocabulary_lacks(tmp_path, capsys, finished_run):
+    path = tmp_path / "other.txt"
+    path.write_text("Ωmega")
+    assert "'Ω'" in refused(capsys, "evaluate", finished_run, "--data", path, exit_code=3)
+    assert "cannot be read" in refused(capsys, "evaluate", finished_run, "--data", tmp_path / "absent", exit_code=3)
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("")
+    assert open_run(tmp_path).path == tmp_path
+    assert "has no checkpoint; train first" in refused(capsys, "generate", tmp_path, exit_code=3)
