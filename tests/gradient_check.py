@@ -16,6 +16,8 @@ The tolerance, 1e-6 relative: a thousand times what right gradients of every ope
 the smallest mistake worth the name. (A norm whose backward takes eps = 1e-6 for 1e-5 is wrong by 1e-5 relative.)
 """
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 STEP = 2.0**-12
@@ -25,8 +27,11 @@ ELEMENTWISE_UP_TO = 128
 N_DIRECTIONS = 6
 
 
-def derivative(loss, array, where, direction=1.0):
-    """d loss() / ds of array[where] + s * direction at s = 0. Changes the array in place and restores it exactly."""
+def derivative(loss: Callable[[], float], array: np.ndarray, where, direction=1.0) -> float:
+    """d loss() / ds at s = 0, with array[where] + s * direction in place of array[where].
+
+    where: an index, or ... for the whole array. The array is changed in place and then restored exactly.
+    """
     original = np.copy(array[where])
 
     def loss_at(s):
@@ -41,7 +46,7 @@ def derivative(loss, array, where, direction=1.0):
     return (8 * near - far) / (12 * STEP)
 
 
-def numerical_gradient(loss, array):
+def numerical_gradient(loss: Callable[[], float], array: np.ndarray) -> np.ndarray:
     """The gradient of loss(), a float, with respect to each element of a float64 array that it reads."""
     gradient = np.empty(array.shape)
     for index in np.ndindex(array.shape):
@@ -49,7 +54,14 @@ def numerical_gradient(loss, array):
     return gradient
 
 
-def check_gradients(loss_fn, arrays, gradients, rtol=RTOL, *, elementwise_up_to=ELEMENTWISE_UP_TO):
+def check_gradients(
+    loss_fn: Callable[[], float],
+    arrays: Mapping[str, np.ndarray],
+    gradients: Mapping[str, np.ndarray],
+    rtol: float = RTOL,
+    *,
+    elementwise_up_to: int = ELEMENTWISE_UP_TO,
+) -> None:
     """Raise AssertionError unless each gradient is the derivative of the loss.
 
     loss_fn: no arguments, returns the scalar loss as a function of what is in `arrays` now.
@@ -72,9 +84,8 @@ def check_gradients(loss_fn, arrays, gradients, rtol=RTOL, *, elementwise_up_to=
     for name, array in arrays.items():
         gradient = gradients[name]
         _check_form(name, array, gradient)
-        if array.size > elementwise_up_to and _agrees_along_directions(loss_fn, array, gradient, rtol, tiny):
-            continue
-        _compare_elements(name, gradient, numerical_gradient(loss_fn, array), rtol, tiny)
+        compare = _compare_elements if array.size <= elementwise_up_to else _compare_directions
+        compare(name, loss_fn, array, gradient, rtol, tiny)
 
 
 def _check_form(name, array, gradient):
@@ -87,29 +98,52 @@ def _check_form(name, array, gradient):
         raise AssertionError(f"gradient of {name!r} is not finite at {where}")
 
 
-def _agrees_along_directions(loss, array, gradient, rtol, tiny):
-    rng = np.random.default_rng(array.size)
-    typical = max(np.linalg.norm(gradient) / np.sqrt(array.size), tiny)
-    for _ in range(N_DIRECTIONS):
-        direction = rng.choice([-1.0, 1.0], array.shape) / np.sqrt(array.size)
-        numerical = derivative(loss, array, ..., direction)
-        error = abs(np.vdot(gradient, direction) - numerical)
-        if not error <= rtol * max(typical, abs(numerical)):  # `not <=`: NaN agrees with nothing
-            return False
-    return True
-
-
-def _compare_elements(name, analytic, numerical, rtol, tiny):
+def _compare_elements(name, loss, array, analytic, rtol, tiny):
+    numerical = numerical_gradient(loss, array)
     difference = np.abs(analytic - numerical)
     norm = max(np.linalg.norm(analytic), np.linalg.norm(numerical), tiny)
     of_array = np.linalg.norm(difference) / norm
-    scale = max(norm / np.sqrt(analytic.size), tiny)
+    scale = max(norm / np.sqrt(array.size), tiny)
     of_elements = difference / np.maximum(np.maximum(np.abs(analytic), np.abs(numerical)), scale)
     if of_array <= rtol and np.all(of_elements <= rtol):  # False where a NaN is
         return
-    worst = np.unravel_index(np.argmax(of_elements), of_elements.shape)
+    worst = np.unravel_index(np.argmax(of_elements), array.shape)
     raise AssertionError(
         f"gradient of {name!r} is wrong: relative error {of_array:.1e} of the array, {of_elements[worst]:.1e} of its "
-        f"worst element {[int(i) for i in worst]}, which is {analytic[worst]:.10g} by the backward and "
-        f"{numerical[worst]:.10g} by differences (allowed: {rtol:.0e})"
+        f"worst element {_both_values(worst, analytic[worst], numerical[worst])} (allowed: {rtol:.0e})"
     )
+
+
+def _compare_directions(name, loss, array, analytic, rtol, tiny):
+    rng = np.random.default_rng(array.size)
+    typical = max(np.linalg.norm(analytic) / np.sqrt(array.size), tiny)
+    for _ in range(N_DIRECTIONS):
+        direction = rng.choice([-1.0, 1.0], array.shape) / np.sqrt(array.size)
+        numerical = derivative(loss, array, ..., direction)
+        error = abs(np.vdot(analytic, direction) - numerical) / max(typical, abs(numerical))
+        if not error <= rtol:  # `not <=`: NaN agrees with nothing
+            worst = _search_worst_element(loss, array, analytic, direction)
+            both = _both_values(worst, analytic[worst], derivative(loss, array, worst))
+            raise AssertionError(
+                f"gradient of {name!r} is wrong: relative error {error:.1e} along a random direction (allowed: "
+                f"{rtol:.0e}); its worst element is about {both}"
+            )
+
+
+def _search_worst_element(loss, array, analytic, direction):
+    """Index of an element with a large error: keep the half that contributes more to the error, again and again."""
+    candidates = np.arange(array.size)
+    while len(candidates) > 1:
+        halves = np.array_split(candidates, 2)
+        errors = []
+        for half in halves:
+            part = np.zeros(array.size)
+            part[half] = direction.reshape(-1)[half] * np.sqrt(array.size)
+            part = part.reshape(array.shape)
+            errors.append(abs(np.vdot(analytic, part) - derivative(loss, array, ..., part)))
+        candidates = halves[np.argmax(errors)]
+    return np.unravel_index(candidates[0], array.shape)
+
+
+def _both_values(index, analytic, numerical):
+    return f"{[int(i) for i in index]}, which is {analytic:.10g} by the backward and {numerical:.10g} by differences"

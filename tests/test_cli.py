@@ -121,7 +121,8 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [*NPLLM, "tokenizer", "encode", str(tmp_path), "text"]
-    process = subprocess.run(command, env=ENVIRONMENT, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60)
+    buffered = ENVIRONMENT | {"PYTHONUNBUFFERED": ""}  # then the output meets the closed pipe only at the end
+    process = subprocess.run(command, env=buffered, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(write_end)
     assert (process.returncode, process.stderr) == (1, "")
 
@@ -202,6 +203,7 @@ def test_tokenizer_verbs_refuse(capsys, tmp_path, monkeypatch):
         (["--recipe", "x"], "x"),
         (["--recipe=x=y"], "x=y"),
         (["--recipe", "x", "--recipe=z"], "z"),
+        (["--recipe=z", "--recipe", "x"], "x"),
         (["--other", "x"], None),
         (["--recipe"], None),
     ],

@@ -117,6 +117,7 @@ class PoisonedArena(Arena):
 
 @both_architectures
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
+@on_kernels
 def test_no_stale_memory_is_read(backend, architecture, dropout):
     """The same bits from clean and poisoned memory: nothing is read before it is written or after it was freed."""
     config = small_config(dropout=dropout, **architecture)
@@ -164,15 +165,15 @@ def test_results_outlive_the_next_step(backend):
 
 @on_kernels
 def test_peak_is_that_of_one_micro_batch(backend):
-    config = small_config(dropout=0.2)
+    config = small_config(n_embd=32, block_size=32, dropout=0.2)
     peaks = {}
     for rows, micro_batches in ((2, 1), (2, 4), (8, 1)):
         model = GPT(config, backend=backend)
-        tokens, targets = random_batch(config, B=rows, T=6)
+        tokens, targets = random_batch(config, B=rows, T=32)
         for index in range(micro_batches):
-            model.loss_and_grad(tokens, targets, n_targets=48, first_row=index * rows)
+            model.loss_and_grad(tokens, targets, n_targets=200, first_row=index * rows)
         peaks[rows, micro_batches] = model.arena.peak
-    assert peaks[2, 1] == peaks[2, 4] < peaks[8, 1] / 3
+    assert peaks[2, 1] == peaks[2, 4] < peaks[8, 1] / 2
 
 
 @on_kernels
@@ -184,6 +185,8 @@ def test_evaluation_needs_the_memory_of_one_block(backend):
         batch = random_batch(config, B=3, T=6)
         model.loss(*batch)
         peaks.append(model.arena.peak)
+        model.loss(*batch)
+        assert model.arena.peak == peaks[-1]
         model.loss_and_grad(*batch)
         training_peaks.append(model.arena.peak)
     assert peaks[0] == peaks[1] < training_peaks[0] < training_peaks[1]

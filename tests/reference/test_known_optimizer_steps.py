@@ -108,14 +108,15 @@ def test_gradient_norm_does_not_overflow_in_float32(ops):
 
 
 def test_gradient_norm_adds_chunks_of_4096_from_first_to_last(ops):
-    """2^54 + 1 = 2^54 in float64: after a chunk of 2^54, chunks of 1 are lost one by one. Before it they add up."""
+    """2^54 + 1 = 2^54 in float64, whose steps are 4 there: after 2^54, chunks of 1 are lost; before it they add up."""
     grads = np.zeros(65 * 4096)
     grads[::4096] = 1.0
     grads[0] = 2.0**27
     assert ops.gradient_norm(grads) == 2.0**27
     grads[0], grads[-4096] = 1.0, 2.0**27
     assert ops.gradient_norm(grads) == math.sqrt(2**54 + 64) > 2.0**27
-    grads[...] = 0.0  # the ones of one chunk are added to each other first
+    # Chunks of 2 * 1.25^2 = 3.125 add 4 each; their halves, by themselves, would be lost.
+    grads[...] = 0.0
     grads[0] = 2.0**27
-    grads[4096 : 4096 + 64] = 1.0
-    assert ops.gradient_norm(grads) == math.sqrt(2**54 + 64)
+    grads[4096::4096] = grads[8191::4096] = 1.25
+    assert ops.gradient_norm(grads) == math.sqrt(2**54 + 64 * 4)

@@ -42,7 +42,7 @@ def steps(minutes=1.0, **batch):
 
 
 def test_without_a_ramp(updates_of):
-    made = updates_of(50.0, 2.0)  # the first compiles, and does not count
+    made = updates_of(50.0, 1.5, 2.5)  # the first compiles, and does not count
     assert steps(size=4, micro_size=4) == 30  # 60 s / 2 s
     assert len(made) == 3  # at least, although the first alone took more than 3 % of the budget
 

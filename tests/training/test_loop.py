@@ -131,7 +131,12 @@ def test_a_model_learns_what_letter_counts_cannot_tell():
 def test_the_seed_decides_weights_data_and_dropout(monkeypatch):
     seeds = []
     real = WindowSampler.__init__
-    monkeypatch.setattr(WindowSampler, "__init__", lambda self, n, T, seed: (seeds.append(seed), real(self, n, T, seed))[1])
+
+    def init(self, n_tokens, block_size, seed):
+        seeds.append(seed)
+        real(self, n_tokens, block_size, seed)
+
+    monkeypatch.setattr(WindowSampler, "__init__", init)
 
     def start(seed):
         config = tiny_config(train=TrainConfig(steps=1, seed=seed))

@@ -1,0 +1,60 @@
+"""Every operation of the model in Numba: the engine.
+
+The same functions, names, signatures and file names as in `npllm.reference`, which explains the mathematics. What is
+here is how the work is cut: into chunks that stay in the cache, loops that the compiler can vectorise, and pieces that
+threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `matmul`,
+`norm_rows` and `attention_tiles` are what several operations share.
+
+Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64. Every result,
+cache and scratch array comes from `empty`; none of them is read before it was written.
+"""
+
+from npllm.kernels.adam import adam_update
+from npllm.kernels.add_norm import add_norm_backward, add_norm_forward
+from npllm.kernels.attention import attention_backward, attention_forward
+from npllm.kernels.cached_attention import cached_attention_forward
+from npllm.kernels.dropout import dropout_backward, dropout_forward
+from npllm.kernels.embedding import embedding_backward, embedding_forward
+from npllm.kernels.gelu import gelu_backward, gelu_forward
+from npllm.kernels.gradient_norm import gradient_norm
+from npllm.kernels.layernorm import layernorm_backward, layernorm_forward
+from npllm.kernels.linear import linear_backward, linear_forward
+from npllm.kernels.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
+from npllm.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from npllm.kernels.rotary import rotary_backward, rotary_forward
+from npllm.kernels.sgd import sgd_update
+from npllm.kernels.swiglu import swiglu_backward, swiglu_forward
+from npllm.reference.dropout import DropoutKey
+from npllm.reference.rotary import rotary_tables
+
+__all__ = [
+    "DropoutKey",
+    "adam_update",
+    "add_norm_backward",
+    "add_norm_forward",
+    "attention_backward",
+    "attention_forward",
+    "cached_attention_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "gradient_norm",
+    "layernorm_backward",
+    "layernorm_forward",
+    "linear_backward",
+    "linear_forward",
+    "lm_head_loss_and_grad",
+    "lm_head_loss_backward",
+    "lm_head_loss_forward",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
+    "rotary_backward",
+    "rotary_forward",
+    "rotary_tables",
+    "sgd_update",
+    "swiglu_backward",
+    "swiglu_forward",
+]

@@ -1,0 +1,31 @@
+"""Add a branch to the residual stream and normalise the sum, in one pass over memory.
+
+See `npllm.reference.add_norm` for the mathematics and `norm_rows` for the kernels.
+"""
+
+import numpy as np
+
+from npllm.kernels.norm_rows import norm_backward, norm_forward
+from npllm.reference.layernorm import LayerNormCache
+from npllm.reference.rmsnorm import RMSNormCache
+
+
+def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm", empty=np.empty):
+    """x, branch: (N, C). norm: "layernorm" or "rmsnorm" (which has no bias).
+
+    Returns total and y, (N, C) each, and the norm's cache.
+    """
+    total, y, rstd = empty(x.shape, x.dtype), empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype)
+    if norm == "rmsnorm":
+        norm_forward(x, branch, weight, None, eps, total, y, None, rstd)
+        return total, y, RMSNormCache(total, rstd)
+    mean = empty(x.shape[:1], x.dtype)
+    norm_forward(x, branch, weight, bias, eps, total, y, mean, rstd)
+    return total, y, LayerNormCache(total, mean, rstd)
+
+
+def add_norm_backward(dtotal, dy, cache, weight, dweight, dbias=None, *, norm="layernorm", empty=np.empty):
+    """Adds to dweight and dbias, (C,) each, and returns the gradient of x, which is that of branch too, (N, C)."""
+    if norm == "rmsnorm":
+        return norm_backward(dtotal, dy, cache.x, None, cache.rstd, weight, dweight, None, empty)
+    return norm_backward(dtotal, dy, cache.x, cache.mean, cache.rstd, weight, dweight, dbias, empty)

@@ -1,0 +1,90 @@
+"""Attention of new positions to cached ones, for generation. See `npllm.reference.attention` for the mathematics.
+
+A query at a time, because there is usually just one: the next token's. Its scores are dot products with keys that lie
+one after the other in the cache. What takes less time than waking the threads is done by the caller's.
+
+TODO numbers
+"""
+
+from math import sqrt
+
+import numpy as np
+from numba import prange
+
+from npllm.kernels.jit import parallel, part, serial, summing
+from npllm.kernels.row_softmax import row_exponentials, row_maximum
+
+SERIAL_PRODUCTS = 1 << 17  # about 50 microseconds
+
+
+def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, empty=np.empty):
+    """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
+
+    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
+    (B, K, positions, D); the new keys and values are written into them. Returns y, (B, T, H·D).
+    For generation, so there is no backward.
+    """
+    (B, T, _), H = qkv.shape, n_head
+    heads = qkv.reshape(B, T, H + 2 * n_kv_head, -1)
+    D, end = heads.shape[-1], first_position + T
+    y = empty((B, T, H * D), qkv.dtype)
+    weights = empty((B, n_kv_head, end), qkv.dtype)
+    kernel = _serial if B * T * H * D * end <= SERIAL_PRODUCTS else _parallel
+    kernel(heads, key_cache, value_cache, first_position, 1.0 / sqrt(D), weights, y.reshape(B, T, H, D))
+    return y
+
+
+@serial
+def _serial(heads, key_cache, value_cache, first_position, scale, weights, y):
+    """heads: (B, T, H+2K, D); key_cache, value_cache: (B, K, positions, D); weights: (B, K, end); y: (B, T, H, D)."""
+    B, K, _ = weights.shape
+    for b in range(B):
+        for kv in range(K):
+            keys, values = key_cache[b, kv], value_cache[b, kv]
+            _kv_head(heads[b], keys, values, first_position, kv, K, scale, weights[b, kv], y[b])
+
+
+@parallel
+def _parallel(heads, key_cache, value_cache, first_position, scale, weights, y):
+    """As `_serial`."""
+    B, K, _ = weights.shape
+    for unit in prange(B * K):
+        b, kv = np.int64(unit // K), np.int64(unit % K)
+        keys, values = key_cache[b, kv], value_cache[b, kv]
+        _kv_head(heads[b], keys, values, first_position, kv, K, scale, weights[b, kv], y[b])
+
+
+@part
+def _kv_head(heads, keys, values, first_position, kv, K, scale, weights, y):
+    """heads: (T, H+2K, D); keys, values: (positions, D); weights: (end,); y: (T, H, D)."""
+    T, H, D = y.shape
+    group = H // K
+    for t in range(T):
+        for d in range(D):
+            keys[first_position + t, d] = heads[t, H + kv, d]
+            values[first_position + t, d] = heads[t, H + K + kv, d]
+    for t in range(T):
+        for h in range(kv * group, (kv + 1) * group):
+            _attend(heads[t, h], keys, values, scale, weights[: first_position + t + 1], y[t, h])
+
+
+@part
+def _attend(query, keys, values, scale, weights, y):
+    """query, y: (D,). weights: scratch, one for each of the first keys, which are those that count."""
+    real = query.dtype.type
+    for j in range(len(weights)):
+        weights[j] = _dot(query, keys[j]) * real(scale)
+    factor = real(1.0) / row_exponentials(weights, row_maximum(weights))
+    y[:] = real(0.0)
+    for j in range(len(weights)):
+        value, weight = values[j], weights[j] * factor
+        for d in range(len(y)):
+            y[d] += weight * value[d]
+
+
+@summing
+def _dot(a, b):
+    total = a.dtype.type(0.0)
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total

@@ -1,0 +1,99 @@
+"""Dropout. See `npllm.reference.dropout` for the mathematics: the masks of the two are equal, bit by bit.
+
+TODO numbers
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from npllm.kernels.chunks import ELEMENTS, chunk_count
+from npllm.kernels.jit import inlined, parallel, serial
+from npllm.kernels.random import philox_block
+from npllm.reference.dropout import dropout_threshold
+from npllm.reference.random import LOW_32_BITS
+
+
+class Mask(NamedTuple):
+    """A rate and a DropoutKey as numbers that Numba can take."""
+
+    threshold: int  # the random words below it mean "dropped"
+    scale: float
+    first: int
+    site: int
+    step: int
+    seed_low: int  # 32 bits each
+    seed_high: int
+
+
+NO_DROPOUT = Mask(threshold=0, scale=1.0, first=0, site=0, step=0, seed_low=0, seed_high=0)
+
+
+def mask_of(rate, key):
+    """The Mask of a rate in (0, 1) and a DropoutKey."""
+    threshold = min(dropout_threshold(rate), LOW_32_BITS)
+    scale = 1.0 / (1.0 - rate)
+    return Mask(threshold, scale, key.first, key.site, key.step, key.seed & LOW_32_BITS, key.seed >> 32)
+
+
+def dropout_forward(x, rate, key, *, empty=np.empty):
+    """x of any shape and float dtype, 0 <= rate < 1. Returns y like x."""
+    y = empty(x.shape, x.dtype)
+    if x.size <= ELEMENTS:
+        _chunk(x.reshape(-1), y.reshape(-1), key.first, mask_of(rate, key))
+    else:
+        _all_chunks(x.reshape(-1), y.reshape(-1), mask_of(rate, key))
+    return y
+
+
+def dropout_backward(dy, rate, key, *, empty=np.empty):
+    """dx for the gradient dy of the forward with the same rate and key."""
+    return dropout_forward(dy, rate, key, empty=empty)
+
+
+@parallel
+def _all_chunks(x, y, mask):
+    for c in prange(chunk_count(len(x), ELEMENTS)):
+        start, stop = c * ELEMENTS, (c + 1) * ELEMENTS
+        _chunk(x[start:stop], y[start:stop], mask.first + start, mask)
+
+
+@serial
+def _chunk(x, y, first, mask):
+    """first: the number of x[0] in the stream."""
+    head = min(-first % 4, len(x))  # elements before the first whole block of four
+    tail = head + (len(x) - head) // 4 * 4
+    _part_of_block(x[:head], y[:head], first, mask)
+    _whole_blocks(x[head:tail], y[head:tail], (first + head) // 4, mask)
+    _part_of_block(x[tail:], y[tail:], first + tail, mask)
+
+
+@inlined
+def _part_of_block(x, y, first, mask):
+    words = _block(first // 4, mask)
+    for i in range(len(x)):
+        y[i] = _masked(x[i], words[(first + i) % 4], mask)
+
+
+@inlined
+def _whole_blocks(x, y, first_block, mask):
+    for i in range(len(x) // 4):
+        w0, w1, w2, w3 = _block(first_block + i, mask)
+        y[4 * i] = _masked(x[4 * i], w0, mask)
+        y[4 * i + 1] = _masked(x[4 * i + 1], w1, mask)
+        y[4 * i + 2] = _masked(x[4 * i + 2], w2, mask)
+        y[4 * i + 3] = _masked(x[4 * i + 3], w3, mask)
+
+
+@inlined
+def _block(block, mask):
+    return philox_block(
+        np.uint64(block), np.uint64(mask.site), np.uint64(mask.step), np.uint64(mask.seed_low), np.uint64(mask.seed_high)
+    )
+
+
+@inlined
+def _masked(x, word, mask):
+    real = type(x)
+    return x * (real(mask.scale) if word >= np.uint64(mask.threshold) else real(0.0))

@@ -1,0 +1,62 @@
+"""How the kernels are compiled, and how their threads wait.
+
+Four decorators, from the outside inwards:
+
+    parallel    a loop over chunks or rows, split between the threads
+    serial      the work on one chunk, or a kernel too small to split
+    inlined     a few lines that must melt into the loop around them to be vectorised
+    summing     the same, for the sum over one row
+
+What makes the results the same for any number of threads: a `prange` iteration owns the outputs that it writes, and
+what it computes does not depend on where the threads split the range. So an iteration is a chunk of fixed size, and a
+sum over chunks is stored as partial sums, one per chunk, which one thread adds from first to last.
+
+`contract` lets the compiler turn a product and a sum into one FMA. `reassoc`, in `summing` alone, lets it spread one
+row's sum over the lanes of a vector register: an order fixed when the kernel is compiled. Neither assumes that NaN and
+infinity do not occur. The error model "numpy" makes x / 0 infinite: Python's exception is a branch in every loop.
+
+With NUMBA_DISABLE_JIT=1 every kernel is plain Python, to step through.
+"""
+
+import os
+from pathlib import Path
+
+from numba import njit
+
+# The threads of libgomp spin for milliseconds after a parallel loop, on the cores that the BLAS of NumPy, with threads
+# of its own, needs for the matmul that comes next: matmuls and kernels by turns then take 18 times as long as alone.
+# libgomp reads the variable when Numba loads it, at the first parallel call.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+_COMMON = {"error_model": "numpy", "no_cfunc_wrapper": True}
+_CALLED_BY_KERNELS = _COMMON | {"no_cpython_wrapper": True}
+
+
+def parallel(kernel):
+    """Compile with the loops over `prange` split, and nothing else: an array assignment, which Numba would split too,
+    inside one of them costs a second start of the threads in each iteration (a hundredfold slower attention)."""
+    others = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
+    options = {"prange": True} | dict.fromkeys(others, False)
+    return njit(cache=True, parallel=options, fastmath={"contract"}, **_COMMON)(kernel)
+
+
+serial = njit(cache=True, fastmath={"contract"}, **_COMMON)
+part = njit(fastmath={"contract"}, **_CALLED_BY_KERNELS)
+inlined = njit(forceinline=True, fastmath={"contract"}, **_CALLED_BY_KERNELS)
+summing = njit(forceinline=True, fastmath={"contract", "reassoc"}, **_CALLED_BY_KERNELS)
+
+
+def _discard_stale_caches():
+    """Delete compiled kernels that are older than any source file of this folder.
+
+    Numba compares a cached kernel with the file of the kernel only, not with those of the functions inlined into it.
+    """
+    folder = Path(__file__).parent
+    newest_source = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        if index.stat().st_mtime < newest_source:
+            index.unlink(missing_ok=True)
+
+
+_discard_stale_caches()

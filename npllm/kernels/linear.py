@@ -1,0 +1,95 @@
+"""Linear layer. See `npllm.reference.linear` for the mathematics.
+
+What follows the matmul is one pass over its result: bias, residual and GELU together going forward, the derivative of
+GELU and the sum for the bias together going backward.
+
+TODO numbers
+"""
+
+import numpy as np
+from numba import prange
+
+from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count
+from npllm.kernels.gelu import gelu, gelu_derivative
+from npllm.kernels.jit import parallel, serial
+from npllm.kernels.matmul import matmul, matmul_add
+from npllm.reference.linear import LinearCache
+
+
+def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empty=np.empty):
+    """Multiply rows by a matrix.
+
+    x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
+    `residual`, (N, out). All of one float dtype. Returns y, (N, out), and the cache for the backward.
+    """
+    shape = len(x), weight.shape[1]
+    z = matmul(x, weight, empty(shape, x.dtype))
+    y = empty(shape, x.dtype) if epilogue == "gelu" else None
+    if epilogue != "none" or bias is not None:
+        if len(z) <= ROWS:
+            _epilogue_rows(0, len(z), z, bias, residual, y)
+        else:
+            _epilogue(z, bias, residual, y)
+    return (z, LinearCache(x, None)) if y is None else (y, LinearCache(x, z))
+
+
+def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
+    """Gradient of `linear_forward`.
+
+    dy: (N, out). Adds to dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
+    """
+    dz, z = dy, cache.pre_activation
+    if z is not None or dbias is not None:
+        dz = dy if z is None else empty(dy.shape, dy.dtype)
+        dbias_parts = None if dbias is None else empty((-(-len(dy) // ROWS), len(dbias)), dy.dtype)
+        _epilogue_backward(dy, z, dz, dbias_parts, dbias)
+    matmul_add(cache.x.T, dz, dweight, scratch=empty(weight.shape, dy.dtype))
+    return matmul(dz, weight.T, empty(cache.x.shape, dy.dtype))
+
+
+@parallel
+def _epilogue(z, bias, residual, y):
+    for c in prange(chunk_count(len(z), ROWS)):
+        start, stop = chunk_bounds(c, ROWS, len(z))
+        _epilogue_rows(start, stop, z, bias, residual, y)
+
+
+@serial
+def _epilogue_rows(start, stop, z, bias, residual, y):
+    """z += bias + residual, and y = gelu(z); bias, residual and y may be None."""
+    for n in range(start, stop):
+        z_row = z[n]
+        for j in range(len(z_row)):
+            z_j = z_row[j]
+            if bias is not None:
+                z_j += bias[j]
+            if residual is not None:
+                z_j += residual[n, j]
+            z_row[j] = z_j
+            if y is not None:
+                y[n, j] = gelu(z_j)
+
+
+@parallel
+def _epilogue_backward(dy, z, dz, dbias_parts, dbias):
+    for c in prange(chunk_count(len(dy), ROWS)):
+        start, stop = chunk_bounds(c, ROWS, len(dy))
+        dbias_part = None if dbias_parts is None else dbias_parts[c]
+        _epilogue_backward_rows(start, stop, dy, z, dz, dbias_part)
+    if dbias is not None:
+        add_in_order(dbias_parts, dbias)
+
+
+@serial
+def _epilogue_backward_rows(start, stop, dy, z, dz, dbias_part):
+    """dz = dy gelu'(z), and its sum over the rows; z is None where there is no GELU, dbias_part where no bias."""
+    if dbias_part is not None:
+        dbias_part[:] = 0.0
+    for n in range(start, stop):
+        for j in range(dy.shape[1]):
+            dz_j = dy[n, j]
+            if z is not None:
+                dz_j *= gelu_derivative(z[n, j])
+                dz[n, j] = dz_j
+            if dbias_part is not None:
+                dbias_part[j] += dz_j

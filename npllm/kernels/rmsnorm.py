@@ -1,0 +1,18 @@
+"""RMSNorm. See `npllm.reference.rmsnorm` for the mathematics and `norm_rows` for the kernels."""
+
+import numpy as np
+
+from npllm.kernels.norm_rows import norm_backward, norm_forward
+from npllm.reference.rmsnorm import RMSNormCache
+
+
+def rmsnorm_forward(x, weight, eps=1e-5, *, empty=np.empty):
+    """Scale each row of x, (N, C), by its root-mean-square and by weight, (C,). Returns y, (N, C), and the cache."""
+    y, rstd = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype)
+    norm_forward(x, None, weight, None, eps, x, y, None, rstd)
+    return y, RMSNormCache(x, rstd)
+
+
+def rmsnorm_backward(dy, cache, weight, dweight, *, empty=np.empty):
+    """Gradient of `rmsnorm_forward`: adds to dweight, (C,), and returns dx, (N, C)."""
+    return norm_backward(None, dy, cache.x, None, cache.rstd, weight, dweight, None, empty)

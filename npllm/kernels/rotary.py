@@ -1,0 +1,63 @@
+"""Rotary positions. See `npllm.reference.rotary` for the mathematics. `rotary_tables` is that file's.
+
+TODO numbers
+"""
+
+import numpy as np
+from numba import prange
+
+from npllm.kernels.chunks import ROWS, chunk_bounds, chunk_count
+from npllm.kernels.jit import parallel, serial
+from npllm.reference.rotary import rotary_tables
+
+__all__ = ["rotary_backward", "rotary_forward", "rotary_tables"]
+
+
+def rotary_forward(qkv, cos, sin, n_head, n_kv_head, *, empty=np.empty):
+    """Rotate the queries and keys of a packed array.
+
+    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v. cos, sin: (T, D/2), the rows of the T positions.
+    Returns an array like qkv.
+    """
+    return _rotated(qkv, cos, sin, n_head, n_kv_head, 1.0, empty)
+
+
+def rotary_backward(dy, cos, sin, n_head, n_kv_head, *, empty=np.empty):
+    """dqkv for the gradient dy of `rotary_forward`'s result: the opposite rotation."""
+    return _rotated(dy, cos, sin, n_head, n_kv_head, -1.0, empty)
+
+
+def _rotated(qkv, cos, sin, n_head, n_kv_head, direction, empty):
+    B, T, _ = qkv.shape
+    y = empty(qkv.shape, qkv.dtype)
+    heads, y_heads = (array.reshape(B * T, n_head + 2 * n_kv_head, -1) for array in (qkv, y))
+    n_turned = n_head + n_kv_head
+    if B * T <= ROWS:
+        _rows(0, B * T, heads, cos, sin, n_turned, direction, y_heads)
+    else:
+        _all_rows(heads, cos, sin, n_turned, direction, y_heads)
+    return y
+
+
+@parallel
+def _all_rows(x, cos, sin, n_turned, direction, y):
+    for c in prange(chunk_count(len(x), ROWS)):
+        start, stop = chunk_bounds(c, ROWS, len(x))
+        _rows(start, stop, x, cos, sin, n_turned, direction, y)
+
+
+@serial
+def _rows(start, stop, x, cos, sin, n_turned, direction, y):
+    """x, y: (N, H+2K, D), of which the first n_turned heads of a row are turned and the rest copied."""
+    T, half = cos.shape
+    direction = x.dtype.type(direction)
+    for n in range(start, stop):
+        cos_t, sin_t = cos[n % T], sin[n % T]
+        for h in range(n_turned):
+            x1, x2, y1, y2 = x[n, h, :half], x[n, h, half:], y[n, h, :half], y[n, h, half:]
+            for i in range(half):
+                sine = direction * sin_t[i]
+                y1[i] = x1[i] * cos_t[i] - x2[i] * sine
+                y2[i] = x1[i] * sine + x2[i] * cos_t[i]
+        for h in range(n_turned, x.shape[1]):
+            y[n, h] = x[n, h]
