@@ -14,7 +14,4 @@ settings.load_profile("npllm")
 @pytest.fixture(scope="session", params=["reference", "kernels"])
 def ops(request):
     """The package of operations under test: each test that asks for it runs once with either."""
-    package = importlib.import_module(f"npllm.{request.param}")
-    if not hasattr(package, "layernorm_forward"):
-        pytest.skip(f"npllm.{request.param} holds no operations yet")
-    return package
+    return importlib.import_module(f"npllm.{request.param}")

@@ -17,7 +17,7 @@ from npllm.training.metrics import read_metrics
 
 # Started as `[*NPLLM, VERB, ...]` with this environment, a test's process runs the package under test, wherever it is.
 NPLLM = [sys.executable, "-m", "npllm"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(npllm.__path__[0]).parent), *sys.path])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent)}
 
 TINY = {
     "data.tokenizer": "char",

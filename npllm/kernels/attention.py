@@ -37,7 +37,7 @@ from npllm.kernels.attention_tiles import (
     store_columns,
     store_panels,
 )
-from npllm.kernels.dropout import mask_of
+from npllm.kernels.dropout import NO_DROPOUT, mask_of
 from npllm.kernels.jit import parallel, part
 
 
@@ -54,7 +54,7 @@ class Scratch(NamedTuple):
     blocks: np.ndarray  # (W, 2, T, L): scores, then weights; in the backward dscores too
     factors: np.ndarray  # (W, T, L), of dropout; without it (W, 0, L)
     lanes: np.ndarray  # (W, 2, L): maximum and sum of each query; in the backward lse and delta
-    words: np.ndarray  # (W, T+7): random
+    words: np.ndarray  # (W, T+7): random words; without dropout (W, 0)
 
 
 def _scratch(n_units, T, D, n_panels, n_columns, n_blocks, dropout, dtype, empty):
@@ -80,8 +80,8 @@ def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.em
     heads = qkv.reshape(B, T, H + 2 * n_kv_head, -1)
     D = heads.shape[-1]
     y, lse = empty((B, T, H * D), dtype), empty((B, H, T), dtype)
-    mask = mask_of(rate, key) if rate > 0 else None
-    scratch = _scratch(B * H, T, D, 3, 2, 1, mask is not None, dtype, empty)
+    mask = mask_of(rate, key) if rate > 0 else NO_DROPOUT
+    scratch = _scratch(B * H, T, D, 3, 2, 1, rate > 0, dtype, empty)
     _forward(heads, y.reshape(B, T, H, D), lse, n_kv_head, 1.0 / sqrt(D), mask, scratch)
     return y, AttentionCache(qkv, lse)
 
@@ -92,15 +92,15 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empt
     dqkv = empty(cache.qkv.shape, dtype)
     heads, dheads = (array.reshape(B, T, H + 2 * n_kv_head, -1) for array in (cache.qkv, dqkv))
     D = heads.shape[-1]
-    mask = mask_of(rate, key) if rate > 0 else None
-    scratch = _scratch(B * n_kv_head, T, D, 6, 3, 2, mask is not None, dtype, empty)
+    mask = mask_of(rate, key) if rate > 0 else NO_DROPOUT
+    scratch = _scratch(B * n_kv_head, T, D, 6, 3, 2, rate > 0, dtype, empty)
     _backward(dy.reshape(B, T, H, D), heads, cache.lse, n_kv_head, 1.0 / sqrt(D), mask, dheads, scratch)
     return dqkv
 
 
 @parallel
 def _forward(heads, y, lse, n_kv_head, scale, mask, scratch):
-    """heads: (B, T, H+2K, D); y: (B, T, H, D); lse: (B, H, T). mask: None without dropout."""
+    """heads: (B, T, H+2K, D); y: (B, T, H, D); lse: (B, H, T)."""
     B, H, _ = lse.shape
     workers = len(scratch.blocks)
     for w in prange(workers):
@@ -116,7 +116,7 @@ def _forward_head(heads, y, lse, h, n_kv_head, scale, mask, unit, scratch, worke
     T, H, _ = y.shape
     q, k, v = scratch.panels[worker, 0], scratch.panels[worker, 1], scratch.panels[worker, 2]
     q_columns, y_columns = scratch.columns[worker, 0], scratch.columns[worker, 1]
-    maximum, total = scratch.lanes[worker, 0], scratch.lanes[worker, 1]
+    maximum, total, words = scratch.lanes[worker, 0], scratch.lanes[worker, 1], scratch.words[worker]
     kv = h // (H // n_kv_head)
     load_panels(heads, h, scale, q)
     load_panels(heads, H + kv, 1.0, k)
@@ -128,9 +128,9 @@ def _forward_head(heads, y, lse, h, n_kv_head, scale, mask, unit, scratch, worke
         set_to_keys_times_queries(scores, k, q_columns)
         mask_future(scores, first)
         softmax_numerators(scores, maximum, total)
-        if mask is not None:
+        if len(words) > 0:
             factors = scratch.factors[worker, :end]
-            fill_dropout_factors(factors, first, mask, unit, T, scratch.words[worker])
+            fill_dropout_factors(factors, first, mask, unit, T, words)
             multiply(scores, factors)
         set_to_weighted_sum(y_columns, v, scores)
         for lane in range(end - first):
@@ -141,7 +141,7 @@ def _forward_head(heads, y, lse, h, n_kv_head, scale, mask, unit, scratch, worke
 
 @parallel
 def _backward(dy, heads, lse, n_kv_head, scale, mask, dheads, scratch):
-    """dy: (B, T, H, D); heads, dheads: (B, T, H+2K, D); lse: (B, H, T). mask: None without dropout."""
+    """dy: (B, T, H, D); heads, dheads: (B, T, H+2K, D); lse: (B, H, T)."""
     B, H, _ = lse.shape
     workers = len(scratch.blocks)
     for w in prange(workers):
@@ -191,7 +191,7 @@ def _block_gradient(lse, first, end, mask, unit, scratch, worker):
     )  # fmt: skip
     q_columns, dy_columns = scratch.columns[worker, 0], scratch.columns[worker, 1]
     probabilities, dscores = scratch.blocks[worker, 0, :end], scratch.blocks[worker, 1, :end]
-    lse_lanes, delta = scratch.lanes[worker, 0], scratch.lanes[worker, 1]
+    lse_lanes, delta, words = scratch.lanes[worker, 0], scratch.lanes[worker, 1], scratch.words[worker]
     load_columns(q, first, end, q_columns)
     load_columns(dy, first, end, dy_columns)
     fill_zeros(lse_lanes)
@@ -202,9 +202,9 @@ def _block_gradient(lse, first, end, mask, unit, scratch, worker):
     exp_difference(probabilities, lse_lanes)
     set_to_keys_times_queries(dscores, v, dy_columns)
     weights = probabilities
-    if mask is not None:
+    if len(words) > 0:
         weights = scratch.factors[worker, :end]
-        fill_dropout_factors(weights, first, mask, unit, len(lse), scratch.words[worker])
+        fill_dropout_factors(weights, first, mask, unit, len(lse), words)
         multiply(dscores, weights)
         multiply(weights, probabilities)
     softmax_backward(probabilities, dscores, delta)

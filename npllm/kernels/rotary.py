@@ -60,4 +60,5 @@ def _rows(start, stop, x, cos, sin, n_turned, direction, y):
                 y1[i] = x1[i] * cos_t[i] - x2[i] * sine
                 y2[i] = x1[i] * sine + x2[i] * cos_t[i]
         for h in range(n_turned, x.shape[1]):
-            y[n, h] = x[n, h]
+            for d in range(x.shape[2]):
+                y[n, h, d] = x[n, h, d]

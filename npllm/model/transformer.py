@@ -39,6 +39,8 @@ class GPT:
             raise ConfigError(f"The dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
         if backend not in BACKENDS:
             raise ConfigError(f"The backend {backend!r} is not one of {', '.join(BACKENDS)}.")
+        if not 0 <= seed < 2**64:
+            raise ConfigError(f"The seed is {seed}, but must be at least 0 and below 2^64.")
         self.config = config
         self.seed = seed
         self.dtype = np.dtype(dtype)

@@ -144,8 +144,9 @@ def test_a_micro_batch_may_have_no_targets(backend):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"dtype": "float16"}, "dtype 'float16'"), ({"backend": "cuda"}, "backend 'cuda'")]
+    ("options", "message"),
+    [({"dtype": "float16"}, "dtype 'float16'"), ({"backend": "cuda"}, "backend 'cuda'"), ({"seed": -1}, "seed is -1")],
 )
-def test_unknown_dtype_or_backend_is_refused(options, message):
+def test_unknown_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         GPT(small_config(), **options)

@@ -1,0 +1,202 @@
+"""Every operation, called with made-up arrays of any size: what the tests of the kernels run through.
+
+A case takes `ops`, npllm.kernels or npllm.reference, and returns all that the operation computes, by name. The same
+sizes and seed give both packages the same numbers. Gradients of parameters start from numbers, not from zero, so that
+a kernel that overwrites them is seen; optional arguments are drawn too.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.reference import DropoutKey
+
+
+class Sizes(NamedTuple):
+    B: int = 2
+    T: int = 5
+    K: int = 2  # key/value heads
+    G: int = 2  # query heads to each
+    D: int = 6
+    F: int = 7
+    V: int = 9
+
+    @property
+    def H(self):
+        return self.K * self.G
+
+    @property
+    def C(self):
+        return self.H * self.D
+
+    @property
+    def N(self):
+        return self.B * self.T
+
+
+class Draw:
+    """draw(2, 3): a (2, 3) array of standard normal numbers. The same seed gives the same arrays, for either dtype."""
+
+    def __init__(self, seed, dtype, compute_dtype=None):
+        self.rng = np.random.default_rng(seed)
+        self.dtype, self.compute_dtype = np.dtype(dtype), np.dtype(compute_dtype or dtype)
+
+    def __call__(self, *shape):
+        return self.rng.standard_normal(shape).astype(self.dtype).astype(self.compute_dtype)
+
+    def integers(self, low, high, *shape):
+        return self.rng.integers(low, high, shape).astype(self.rng.choice([np.int32, np.int64]))
+
+    def maybe(self, *shape):
+        """An array or, as often, None. Draws the same numbers either way."""
+        array = self(*shape)
+        return array if self.rng.random() < 0.5 else None
+
+    def key(self):
+        low, high, site, step, first = (int(n) for n in self.rng.integers(0, 2**32, 5))
+        return DropoutKey(seed=low + (high << 32), step=step, site=site, first=first)
+
+
+def embedding(ops, s, draw, empty):
+    tokens, dy = draw.integers(0, s.V, s.B, s.T), draw(s.B, s.T, s.C)
+    dtable, table = draw(s.V, s.C), draw(s.V, s.C)
+    positions, dpositions = draw.maybe(s.T + 3, s.C), draw(s.T + 3, s.C)
+    first = int(draw.integers(0, 4))
+    y, cache = ops.embedding_forward(tokens, table, positions, first_position=first, empty=empty)
+    ops.embedding_backward(dy, cache, dtable, None if positions is None else dpositions, empty=empty)
+    return {"y": y, "dtable": dtable, "dpositions": dpositions}
+
+
+def linear(ops, s, draw, empty, epilogue="none"):
+    x, weight, residual, dy = draw(s.N, s.C), draw(s.C, s.F), draw(s.N, s.F), draw(s.N, s.F)
+    bias, dbias, dweight = draw.maybe(s.F), draw(s.F), draw(s.C, s.F)
+    options = {"epilogue": epilogue, "residual": residual if epilogue == "residual" else None, "empty": empty}
+    y, cache = ops.linear_forward(x, weight, bias, **options)
+    dx = ops.linear_backward(dy, cache, weight, dweight, None if bias is None else dbias, empty=empty)
+    return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
+
+
+def linear_gelu(ops, s, draw, empty):
+    return linear(ops, s, draw, empty, "gelu")
+
+
+def linear_residual(ops, s, draw, empty):
+    return linear(ops, s, draw, empty, "residual")
+
+
+def gelu(ops, s, draw, empty):
+    x, dy = 3 * draw(s.B, s.T, s.F), draw(s.B, s.T, s.F)
+    return {"y": ops.gelu_forward(x, empty=empty), "dx": ops.gelu_backward(dy, x, empty=empty)}
+
+
+def swiglu(ops, s, draw, empty):
+    gate, up, dy = 3 * draw(s.N, s.F), draw(s.N, s.F), draw(s.N, s.F)
+    y, cache = ops.swiglu_forward(gate, up, empty=empty)
+    dgate, dup = ops.swiglu_backward(dy, cache, empty=empty)
+    return {"y": y, "dgate": dgate, "dup": dup}
+
+
+def layernorm(ops, s, draw, empty):
+    x, weight, bias, dy = draw(s.N, s.C), draw(s.C), draw.maybe(s.C), draw(s.N, s.C)
+    dweight, dbias = draw(s.C), draw(s.C)
+    y, cache = ops.layernorm_forward(x, weight, bias, empty=empty)
+    dx = ops.layernorm_backward(dy, cache, weight, dweight, None if bias is None else dbias, empty=empty)
+    return {"y": y, "rstd": cache.rstd, "dx": dx, "dweight": dweight, "dbias": dbias}
+
+
+def rmsnorm(ops, s, draw, empty):
+    x, weight, dy, dweight = draw(s.N, s.C), draw(s.C), draw(s.N, s.C), draw(s.C)
+    y, cache = ops.rmsnorm_forward(x, weight, empty=empty)
+    dx = ops.rmsnorm_backward(dy, cache, weight, dweight, empty=empty)
+    return {"y": y, "rstd": cache.rstd, "dx": dx, "dweight": dweight}
+
+
+def add_norm(ops, s, draw, empty, norm="layernorm"):
+    x, branch, dtotal, dy = draw(s.N, s.C), draw(s.N, s.C), draw(s.N, s.C), draw(s.N, s.C)
+    weight, bias, dweight, dbias = draw(s.C), draw.maybe(s.C), draw(s.C), draw(s.C)
+    if norm == "rmsnorm":
+        bias = None
+    total, y, cache = ops.add_norm_forward(x, branch, weight, bias, norm=norm, empty=empty)
+    dbias_or_none = None if bias is None else dbias
+    dx = ops.add_norm_backward(dtotal, dy, cache, weight, dweight, dbias_or_none, norm=norm, empty=empty)
+    return {"total": total, "y": y, "rstd": cache.rstd, "dx": dx, "dweight": dweight, "dbias": dbias}
+
+
+def add_rmsnorm(ops, s, draw, empty):
+    return add_norm(ops, s, draw, empty, "rmsnorm")
+
+
+def attention(ops, s, draw, empty, rate=0.0):
+    qkv, dy = draw(s.B, s.T, (s.H + 2 * s.K) * s.D), draw(s.B, s.T, s.C)
+    options = {"rate": rate, "key": draw.key() if rate else None, "empty": empty}
+    y, cache = ops.attention_forward(qkv, s.H, s.K, **options)
+    return {"y": y, "dqkv": ops.attention_backward(dy, cache, s.H, s.K, **options)}
+
+
+def attention_dropout(ops, s, draw, empty):
+    return attention(ops, s, draw, empty, rate=0.3)
+
+
+def cached_attention(ops, s, draw, empty):
+    qkv, first = draw(s.B, s.T, (s.H + 2 * s.K) * s.D), int(draw.integers(0, 4))
+    keys, values = draw(s.B, s.K, s.T + 5, s.D), draw(s.B, s.K, s.T + 5, s.D)
+    y = ops.cached_attention_forward(qkv, keys, values, first, s.H, s.K, empty=empty)
+    return {"y": y, "keys": keys, "values": values}
+
+
+def rotary(ops, s, draw, empty):
+    D = 2 * s.D
+    qkv, dy = draw(s.B, s.T, (s.H + 2 * s.K) * D), draw(s.B, s.T, (s.H + 2 * s.K) * D)
+    cos, sin = ops.rotary_tables(s.T, D, qkv.dtype)
+    y = ops.rotary_forward(qkv, cos, sin, s.H, s.K, empty=empty)
+    return {"y": y, "dqkv": ops.rotary_backward(dy, cos, sin, s.H, s.K, empty=empty)}
+
+
+def dropout(ops, s, draw, empty):
+    x, dy, key = draw(s.B, s.T, s.C), draw(s.B, s.T, s.C), draw.key()
+    y = ops.dropout_forward(x, 0.3, key, empty=empty)
+    return {"y": y, "dx": ops.dropout_backward(dy, 0.3, key, empty=empty)}
+
+
+def lm_head_loss(ops, s, draw, empty):
+    x, weight, dnll, dweight = draw(s.N, s.C), draw(s.V, s.C), draw(s.N), draw(s.V, s.C)
+    weight *= s.C**-0.5  # so that the probabilities are not all 0 and 1
+    targets = draw.integers(-1, s.V, s.N)
+    nll, cache = ops.lm_head_loss_forward(x, weight, targets, empty=empty)
+    dx = ops.lm_head_loss_backward(dnll, cache, weight, dweight, empty=empty)
+    return {"nll": nll, "dx": dx, "dweight": dweight}
+
+
+def lm_head_loss_and_grad(ops, s, draw, empty):
+    x, weight, dweight, targets = draw(s.N, s.C), draw(s.V, s.C), draw(s.V, s.C), draw.integers(-1, s.V, s.N)
+    weight *= s.C**-0.5
+    loss, dx = ops.lm_head_loss_and_grad(x, weight, targets, s.N + 3, dweight, empty=empty)
+    return {"loss": np.array(loss), "dx": dx, "dweight": dweight}
+
+
+def gradient_norm(ops, s, draw, empty):
+    return {"norm": np.array(ops.gradient_norm(draw(s.N * s.C)))}
+
+
+def adam(ops, s, draw, empty):
+    params, grads, m, v = draw(s.N * s.C), draw(s.N * s.C), draw(s.N * s.C), draw(s.N * s.C) ** 2
+    options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.2, "grad_scale": 0.7}
+    decoupled, step = bool(draw.integers(0, 2)), int(draw.integers(1, 9))
+    ops.adam_update(params, grads, m, v, **options, decoupled=decoupled, step=step)
+    return {"params": params, "grads": grads, "m": m, "v": v}
+
+
+def sgd(ops, s, draw, empty):
+    params, grads, velocity = draw(s.N * s.C), draw(s.N * s.C), draw(s.N * s.C)
+    ops.sgd_update(params, grads, velocity, lr=0.1, momentum=0.9, weight_decay=0.2, grad_scale=0.7)
+    return {"params": params, "grads": grads, "velocity": velocity}
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        embedding, linear, linear_gelu, linear_residual, gelu, swiglu, layernorm, rmsnorm, add_norm, add_rmsnorm,
+        attention, attention_dropout, cached_attention, rotary, dropout, lm_head_loss, lm_head_loss_and_grad,
+        gradient_norm, adam, sgd,
+    )
+}  # fmt: skip
