@@ -1,4 +1,8 @@
-"""One call of every operation, at the shapes of a small model's training step."""
+"""One call of every operation, at the shapes of a small model's training step.
+
+Matrices are scaled so that activations are of order one, as in a model: GELU of large negative numbers is subnormal,
+and processors are very slow with those.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,9 +33,9 @@ def operation_cases(dtype) -> list[Case]:
 
     x, branch, hidden = normal(N, C), normal(N, C), normal(N, F)
     weight, bias = normal(C), normal(C)
-    up, up_bias, down = normal(C, F), normal(F), normal(F, C)
+    up, up_bias, down = normal(C, F) / C**0.5, normal(F), normal(F, C) / F**0.5
     qkv, dy = normal(B, T, 3 * C), normal(B, T, C)
-    table, positions, head = normal(V, C), normal(T, C), normal(V, C)
+    table, positions, head = normal(V, C), normal(T, C), normal(V, C) / C**0.5
     tokens = rng.integers(0, V, (B, T)).astype(np.int32)
     targets = tokens.reshape(-1)
     key = DropoutKey(seed=0, step=1, site=2)
@@ -80,10 +84,12 @@ def operation_cases(dtype) -> list[Case]:
         loss, dx = ops.lm_head_loss_and_grad(x, head, targets, N, dhead, empty=empty)
         return np.asarray(loss), dx, dhead
 
+    flat = {}  # of each backend: params, grads, m, v
+
     def adamw(ops, empty):
-        params, grads, m, v = np.tile(up.reshape(-1), (4, 12)).copy()
+        params, grads, m, v = flat.setdefault(ops, np.tile(np.abs(up).reshape(-1), (4, 12)))
         rates = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
-        ops.adam_update(params, grads, m, np.abs(v), **rates, decoupled=True, step=3)
+        ops.adam_update(params, grads, m, v, **rates, decoupled=True, step=3)
         return params, grads, m, v
 
     linear_flops, attention_flops, head_flops = 6.0 * N * C * F, 6.0 * B * H * T * T * D, 6.0 * N * C * V

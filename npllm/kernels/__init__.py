@@ -5,8 +5,8 @@ here is how the work is cut: into chunks that stay in the cache, loops that the 
 threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `matmul`,
 `norm_rows` and `attention_tiles` are what several operations share.
 
-Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64. Every result,
-cache and scratch array comes from `empty`; none of them is read before it was written.
+Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64. Every
+result, cache and scratch array comes from `empty`, and none of them is read before it was written.
 """
 
 from npllm.kernels.adam import adam_update

@@ -15,12 +15,10 @@ def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm"
 
     Returns total and y, (N, C) each, and the norm's cache.
     """
-    total, y, rstd = empty(x.shape, x.dtype), empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype)
     if norm == "rmsnorm":
-        norm_forward(x, branch, weight, None, eps, total, y, None, rstd)
+        total, y, _, rstd = norm_forward(x, branch, weight, None, eps, False, empty)
         return total, y, RMSNormCache(total, rstd)
-    mean = empty(x.shape[:1], x.dtype)
-    norm_forward(x, branch, weight, bias, eps, total, y, mean, rstd)
+    total, y, mean, rstd = norm_forward(x, branch, weight, bias, eps, True, empty)
     return total, y, LayerNormCache(total, mean, rstd)
 
 

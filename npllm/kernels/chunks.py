@@ -4,10 +4,17 @@ Starting a parallel loop takes 2 to 70 microseconds, by whether the threads are 
 therefore done by the caller's thread alone.
 """
 
-from npllm.kernels.jit import inlined, serial
+from npllm.kernels.jit import inlined, part
 
 ELEMENTS = 8192  # of a flat array: 32 KB of float32
 ROWS = 64
+
+
+def zeros(shape, dtype, empty):
+    """Zeros in place of an optional array, so that a kernel need not be compiled with and without it."""
+    array = empty(shape, dtype)
+    array.fill(0.0)
+    return array
 
 
 @inlined
@@ -22,9 +29,9 @@ def chunk_bounds(chunk, size, n):
     return chunk * size, min((chunk + 1) * size, n)
 
 
-@serial
+@part
 def add_in_order(parts, total):
     """total += parts[0] + parts[1] + ...; parts: (chunks, C), total: (C,)."""
-    for part in range(len(parts)):
+    for chunk in range(len(parts)):
         for j in range(len(total)):
-            total[j] += parts[part, j]
+            total[j] += parts[chunk, j]

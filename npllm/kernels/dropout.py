@@ -88,9 +88,8 @@ def _whole_blocks(x, y, first_block, mask):
 
 @inlined
 def _block(block, mask):
-    return philox_block(
-        np.uint64(block), np.uint64(mask.site), np.uint64(mask.step), np.uint64(mask.seed_low), np.uint64(mask.seed_high)
-    )
+    site, step = np.uint64(mask.site), np.uint64(mask.step)
+    return philox_block(np.uint64(block), site, step, np.uint64(mask.seed_low), np.uint64(mask.seed_high))
 
 
 @inlined

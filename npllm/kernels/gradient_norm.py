@@ -6,7 +6,6 @@ TODO numbers
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import chunk_count
 from npllm.kernels.jit import parallel, summing
 from npllm.reference.gradient_norm import CHUNK
 

@@ -47,16 +47,15 @@ inlined = njit(forceinline=True, fastmath={"contract"}, **_CALLED_BY_KERNELS)
 summing = njit(forceinline=True, fastmath={"contract", "reassoc"}, **_CALLED_BY_KERNELS)
 
 
-def _discard_stale_caches():
-    """Delete compiled kernels that are older than any source file of this folder.
+def discard_stale_caches(folder):
+    """Delete the compiled kernels of a folder that are older than any source file in it.
 
     Numba compares a cached kernel with the file of the kernel only, not with those of the functions inlined into it.
     """
-    folder = Path(__file__).parent
     newest_source = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for index in (folder / "__pycache__").glob("*.nbi"):
         if index.stat().st_mtime < newest_source:
             index.unlink(missing_ok=True)
 
 
-_discard_stale_caches()
+discard_stale_caches(Path(__file__).parent)

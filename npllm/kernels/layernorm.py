@@ -11,8 +11,7 @@ def layernorm_forward(x, weight, bias=None, eps=1e-5, *, empty=np.empty):
 
     weight: (C,). bias: (C,) or None. Returns y, (N, C), of x's dtype, and the cache for the backward.
     """
-    y, mean, rstd = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype), empty(x.shape[:1], x.dtype)
-    norm_forward(x, None, weight, bias, eps, x, y, mean, rstd)
+    _, y, mean, rstd = norm_forward(x, None, weight, bias, eps, True, empty)
     return y, LayerNormCache(x, mean, rstd)
 
 

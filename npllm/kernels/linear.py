@@ -9,9 +9,9 @@ TODO numbers
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count
+from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count, zeros
 from npllm.kernels.gelu import gelu, gelu_derivative
-from npllm.kernels.jit import parallel, serial
+from npllm.kernels.jit import parallel, part, serial
 from npllm.kernels.matmul import matmul, matmul_add
 from npllm.reference.linear import LinearCache
 
@@ -26,6 +26,7 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
     z = matmul(x, weight, empty(shape, x.dtype))
     y = empty(shape, x.dtype) if epilogue == "gelu" else None
     if epilogue != "none" or bias is not None:
+        bias = zeros(shape[1:], x.dtype, empty) if bias is None else bias
         if len(z) <= ROWS:
             _epilogue_rows(0, len(z), z, bias, residual, y)
         else:
@@ -41,7 +42,8 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
     dz, z = dy, cache.pre_activation
     if z is not None or dbias is not None:
         dz = dy if z is None else empty(dy.shape, dy.dtype)
-        dbias_parts = None if dbias is None else empty((-(-len(dy) // ROWS), len(dbias)), dy.dtype)
+        dbias_parts = empty((-(-len(dy) // ROWS), dy.shape[1]), dy.dtype)
+        dbias = zeros(dy.shape[1:], dy.dtype, empty) if dbias is None else dbias
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
     matmul_add(cache.x.T, dz, dweight, scratch=empty(weight.shape, dy.dtype))
     return matmul(dz, weight.T, empty(cache.x.shape, dy.dtype))
@@ -56,13 +58,11 @@ def _epilogue(z, bias, residual, y):
 
 @serial
 def _epilogue_rows(start, stop, z, bias, residual, y):
-    """z += bias + residual, and y = gelu(z); bias, residual and y may be None."""
+    """z += bias + residual, and y = gelu(z); residual and y may be None."""
     for n in range(start, stop):
         z_row = z[n]
         for j in range(len(z_row)):
-            z_j = z_row[j]
-            if bias is not None:
-                z_j += bias[j]
+            z_j = z_row[j] + bias[j]
             if residual is not None:
                 z_j += residual[n, j]
             z_row[j] = z_j
@@ -72,24 +72,20 @@ def _epilogue_rows(start, stop, z, bias, residual, y):
 
 @parallel
 def _epilogue_backward(dy, z, dz, dbias_parts, dbias):
-    for c in prange(chunk_count(len(dy), ROWS)):
+    for c in prange(len(dbias_parts)):
         start, stop = chunk_bounds(c, ROWS, len(dy))
-        dbias_part = None if dbias_parts is None else dbias_parts[c]
-        _epilogue_backward_rows(start, stop, dy, z, dz, dbias_part)
-    if dbias is not None:
-        add_in_order(dbias_parts, dbias)
+        _epilogue_backward_rows(start, stop, dy, z, dz, dbias_parts[c])
+    add_in_order(dbias_parts, dbias)
 
 
-@serial
+@part
 def _epilogue_backward_rows(start, stop, dy, z, dz, dbias_part):
-    """dz = dy gelu'(z), and its sum over the rows; z is None where there is no GELU, dbias_part where no bias."""
-    if dbias_part is not None:
-        dbias_part[:] = 0.0
+    """dz = dy gelu'(z), and its sum over the rows; z is None where there is no GELU, and then dz is dy."""
+    dbias_part[:] = dbias_part.dtype.type(0.0)
     for n in range(start, stop):
         for j in range(dy.shape[1]):
             dz_j = dy[n, j]
             if z is not None:
                 dz_j *= gelu_derivative(z[n, j])
                 dz[n, j] = dz_j
-            if dbias_part is not None:
-                dbias_part[j] += dz_j
+            dbias_part[j] += dz_j

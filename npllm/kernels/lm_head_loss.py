@@ -59,7 +59,7 @@ def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight, *, empty=np.em
 
 
 def _chunks_of_logits(x, weight, empty):
-    """The slice of the rows and the logits of each chunk; the logits are valid, and free to be changed, until the next."""
+    """The slice of the rows and the logits of each chunk, which are valid, and free to be changed, until the next."""
     N, V = len(x), len(weight)
     size = min(N, max(MIN_CHUNK_ROWS, CHUNK_BYTES // (V * x.itemsize)))
     buffer = empty((size, V), x.dtype)
@@ -70,15 +70,15 @@ def _chunks_of_logits(x, weight, empty):
 
 def _check(targets, V):
     if not _in_range(targets, V):
-        raise IndexError(f"targets holds a value outside 0 ... {V - 1} that is not -1: use the tokenizer of this model.")
+        raise IndexError(f"targets holds a value outside 0 ... {V - 1} that is not -1: use this model's tokenizer.")
 
 
 @serial
 def _in_range(targets, V):
+    outside = 0
     for n in range(len(targets)):
-        if targets[n] >= V or (targets[n] < 0 and targets[n] != IGNORED):
-            return False
-    return True
+        outside += targets[n] >= V or (targets[n] < 0 and targets[n] != IGNORED)
+    return outside == 0
 
 
 @parallel

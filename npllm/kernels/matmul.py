@@ -1,4 +1,4 @@
-"""Every matrix product of the kernels goes through these two functions: NumPy's, that is, the BLAS it was built with."""
+"""Every matrix product of the kernels goes through these two functions: NumPy's, that is, those of its BLAS."""
 
 import numpy as np
 

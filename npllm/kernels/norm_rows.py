@@ -1,8 +1,9 @@
 """The rows of LayerNorm and RMSNorm, of one array or of the sum of two: what the kernels of three files share.
 
-The two norms differ by the mean, and RMSNorm is what is left of either direction when the mean is taken as zero. So
-`mean` is None for RMSNorm, and Numba compiles each use (a branch or none, a mean or none, a bias or none) without the
-lines that it does not need.
+RMSNorm is what is left of LayerNorm, in either direction, when the mean is taken as zero; a norm without a bias is one
+with a bias of zero. So one kernel serves all: `centred` says which norm, and what is missing is replaced by zeros.
+Only `branch` (forward) and `dtotal` (backward), which are as large as x, may be None in a kernel; Numba then compiles
+the kernel once more, without the lines that need them.
 
 A row comes from memory once; the later passes over it hit the cache.
 
@@ -12,56 +13,60 @@ TODO numbers
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count
-from npllm.kernels.jit import inlined, parallel, serial, summing
+from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count, zeros
+from npllm.kernels.jit import inlined, parallel, part, serial, summing
 
 
-def norm_forward(x, branch, weight, bias, eps, total, y, mean, rstd):
-    """total = x + branch and y = norm(total), row by row, with the statistics; all results are arrays to fill.
+def norm_forward(x, branch, weight, bias, eps, centred, empty):
+    """Norm of the rows of x + branch, or of x where branch is None.
 
-    x, branch, total, y: (N, C). mean, rstd: (N,). branch: None, and then total is x. mean: None for RMSNorm.
+    x, branch: (N, C). weight: (C,). bias: (C,) or None. centred: subtract the mean. Returns total, which is x where
+    branch is None, and y, (N, C), and the statistics mean and rstd, (N,).
     """
+    total = x if branch is None else empty(x.shape, x.dtype)
+    y, mean, rstd = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype), empty(x.shape[:1], x.dtype)
+    bias = zeros(weight.shape, x.dtype, empty) if bias is None else bias
     if len(x) <= ROWS:
-        _forward_rows(0, len(x), x, branch, weight, bias, eps, total, y, mean, rstd)
+        _forward_rows(0, len(x), x, branch, weight, bias, eps, centred, total, y, mean, rstd)
     else:
-        _forward(x, branch, weight, bias, eps, total, y, mean, rstd)
+        _forward(x, branch, weight, bias, eps, centred, total, y, mean, rstd)
+    return total, y, mean, rstd
 
 
 def norm_backward(dtotal, dy, x, mean, rstd, weight, dweight, dbias, empty):
-    """Adds to dweight and dbias and returns dx, (N, C), to which dtotal, (N, C), is added unless it is None."""
-    N, C = dy.shape
-    dx = empty((N, C), dy.dtype)
-    n_chunks = -(-N // ROWS)
-    dweight_parts = empty((n_chunks, C), dy.dtype)
-    dbias_parts = None if dbias is None else empty((n_chunks, C), dy.dtype)
-    _backward(dtotal, dy, x, mean, rstd, weight, dx, dweight_parts, dbias_parts, dweight, dbias)
+    """Gradient of `norm_forward`; mean: None where it was not subtracted.
+
+    Adds to dweight and dbias (or None), and returns dx, (N, C), to which dtotal, (N, C), is added unless it is None.
+    """
+    (N, C), dtype = dy.shape, dy.dtype
+    dx, parts = empty((N, C), dtype), empty((2, -(-N // ROWS), C), dtype)
+    centred = mean is not None
+    mean = mean if centred else zeros((N,), dtype, empty)
+    dbias = zeros((C,), dtype, empty) if dbias is None else dbias
+    _backward(dtotal, dy, x, mean, rstd, weight, centred, dx, parts, dweight, dbias)
     return dx
 
 
 @parallel
-def _forward(x, branch, weight, bias, eps, total, y, mean, rstd):
+def _forward(x, branch, weight, bias, eps, centred, total, y, mean, rstd):
     for c in prange(chunk_count(len(x), ROWS)):
         start, stop = chunk_bounds(c, ROWS, len(x))
-        _forward_rows(start, stop, x, branch, weight, bias, eps, total, y, mean, rstd)
+        _forward_rows(start, stop, x, branch, weight, bias, eps, centred, total, y, mean, rstd)
 
 
 @serial
-def _forward_rows(start, stop, x, branch, weight, bias, eps, total, y, mean, rstd):
+def _forward_rows(start, stop, x, branch, weight, bias, eps, centred, total, y, mean, rstd):
     real = x.dtype.type
     per_column = real(1.0 / x.shape[1])
     for n in range(start, stop):
-        row = x[n]
+        row, y_row = total[n], y[n]
         if branch is not None:
-            row = total[n]
             _add(x[n], branch[n], row)
-        mean_n = real(0.0)
-        if mean is not None:
-            mean_n = mean[n] = _sum(row) * per_column
-        rstd_n = rstd[n] = real(1.0) / np.sqrt(_sum_of_squares(row, mean_n) * per_column + real(eps))
-        y_row = y[n]
+        mean_n = _sum(row) * per_column if centred else real(0.0)
+        rstd_n = real(1.0) / np.sqrt(_sum_of_squares(row, mean_n) * per_column + real(eps))
         for j in range(len(row)):
-            scaled = (row[j] - mean_n) * rstd_n * weight[j]
-            y_row[j] = scaled if bias is None else scaled + bias[j]
+            y_row[j] = (row[j] - mean_n) * rstd_n * weight[j] + bias[j]
+        mean[n], rstd[n] = mean_n, rstd_n
 
 
 @inlined
@@ -87,29 +92,26 @@ def _sum_of_squares(row, mean):
 
 
 @parallel
-def _backward(dtotal, dy, x, mean, rstd, weight, dx, dweight_parts, dbias_parts, dweight, dbias):
-    for c in prange(len(dweight_parts)):
+def _backward(dtotal, dy, x, mean, rstd, weight, centred, dx, parts, dweight, dbias):
+    """parts: (2, chunks, C), scratch for what each chunk adds to dweight and dbias."""
+    for c in prange(parts.shape[1]):
         start, stop = chunk_bounds(c, ROWS, len(x))
-        dbias_part = None if dbias_parts is None else dbias_parts[c]
-        _backward_rows(start, stop, dtotal, dy, x, mean, rstd, weight, dx, dweight_parts[c], dbias_part)
-    add_in_order(dweight_parts, dweight)
-    if dbias is not None:
-        add_in_order(dbias_parts, dbias)
+        _backward_rows(start, stop, dtotal, dy, x, mean, rstd, weight, centred, dx, parts[0, c], parts[1, c])
+    add_in_order(parts[0], dweight)
+    add_in_order(parts[1], dbias)
 
 
-@serial
-def _backward_rows(start, stop, dtotal, dy, x, mean, rstd, weight, dx, dweight_part, dbias_part):
+@part
+def _backward_rows(start, stop, dtotal, dy, x, mean, rstd, weight, centred, dx, dweight_part, dbias_part):
     real = x.dtype.type
     per_column = real(1.0 / x.shape[1])
     dweight_part[:] = real(0.0)
-    if dbias_part is not None:
-        dbias_part[:] = real(0.0)
+    dbias_part[:] = real(0.0)
     for n in range(start, stop):
-        mean_n, rstd_n = real(0.0) if mean is None else mean[n], rstd[n]
+        mean_n, rstd_n, dx_row = mean[n], rstd[n], dx[n]
         ones, x_hat = _row_sums(dy[n], x[n], mean_n, rstd_n, weight, dweight_part, dbias_part)
-        along_ones = real(0.0) if mean is None else ones * per_column
+        along_ones = ones * per_column if centred else real(0.0)
         along_x_hat = x_hat * per_column
-        dx_row = dx[n]
         for j in range(len(dx_row)):
             g = dy[n, j] * weight[j]
             dx_j = rstd_n * (g - along_ones - (x[n, j] - mean_n) * rstd_n * along_x_hat)
@@ -126,6 +128,5 @@ def _row_sums(dy, x, mean, rstd, weight, dweight_part, dbias_part):
         sum_of_g += g
         sum_of_g_x_hat += g * x_hat
         dweight_part[j] += dy[j] * x_hat
-        if dbias_part is not None:
-            dbias_part[j] += dy[j]
+        dbias_part[j] += dy[j]
     return sum_of_g, sum_of_g_x_hat

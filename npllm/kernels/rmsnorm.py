@@ -8,8 +8,7 @@ from npllm.reference.rmsnorm import RMSNormCache
 
 def rmsnorm_forward(x, weight, eps=1e-5, *, empty=np.empty):
     """Scale each row of x, (N, C), by its root-mean-square and by weight, (C,). Returns y, (N, C), and the cache."""
-    y, rstd = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype)
-    norm_forward(x, None, weight, None, eps, x, y, None, rstd)
+    _, y, _, rstd = norm_forward(x, None, weight, None, eps, False, empty)
     return y, RMSNormCache(x, rstd)
 
 

@@ -1,0 +1,93 @@
+"""What only the kernels have: masks made word by word, chunks of logits, checks of indices, caches of compiled code."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_cases import Sizes
+from test_kernels_equal_reference import assert_equals_reference
+
+import npllm.kernels
+import npllm.reference
+from npllm.kernels import jit, lm_head_loss
+from npllm.reference import DropoutKey
+
+KEYS = st.builds(
+    DropoutKey,
+    seed=st.integers(0, 2**64 - 1),
+    step=st.integers(0, 2**32 - 1),
+    site=st.integers(0, 2**32 - 1),
+    first=st.integers(0, 2**40),
+)
+
+
+@given(key=KEYS, n=st.integers(1, 50), rate=st.floats(0.01, 0.99))
+def test_dropout_masks_are_those_of_the_reference_bit_by_bit(key, n, rate):
+    for size in (n, 8192 + n):  # one chunk and several
+        x = np.ones(size, np.float32)
+        computed = npllm.kernels.dropout_forward(x, rate, key)
+        np.testing.assert_array_equal(computed, npllm.reference.dropout_forward(x, rate, key))
+
+
+@given(key=KEYS, T=st.integers(1, 40), rate=st.floats(0.2, 0.8))
+def test_attention_drops_the_weights_that_the_reference_drops(key, T, rate):
+    """Values that are rows of the identity make y the weights themselves: 0 where dropped, and nowhere else."""
+    B, H = 2, 2
+    qkv = np.zeros((B, T, 3 * H, T), np.float32)
+    qkv[:, :, 2 * H :] = np.eye(T)[:, None]
+    computed, _ = npllm.kernels.attention_forward(qkv.reshape(B, T, -1), H, H, rate=rate, key=key)
+    expected, _ = npllm.reference.attention_forward(qkv.reshape(B, T, -1), H, H, rate=rate, key=key)
+    np.testing.assert_array_equal(computed == 0, expected == 0)
+
+
+@pytest.mark.parametrize("case", ["lm_head_loss", "lm_head_loss_and_grad"])
+def test_chunks_of_logits_add_up(monkeypatch, case):
+    monkeypatch.setattr(lm_head_loss, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(lm_head_loss, "MIN_CHUNK_ROWS", 7)
+    assert_equals_reference(case, Sizes(B=3, T=10, V=20), seed=3, dtype=np.float64)
+
+
+def test_an_ignored_row_has_no_loss_and_no_gradient():
+    x, weight = np.ones((3, 4), np.float32), np.ones((5, 4), np.float32)
+    targets = np.array([-1, 2, -1])
+    loss, dx = npllm.kernels.lm_head_loss_and_grad(x, weight, targets, 1, np.zeros_like(weight))
+    assert loss == pytest.approx(np.log(5))
+    assert np.all(dx[[0, 2]] == 0)
+
+
+@pytest.mark.parametrize("token", [-1, 5, 2**31])
+def test_a_token_outside_the_table_is_an_error_and_not_a_crash(token):
+    tokens, table = np.array([[0, token]]), np.zeros((5, 3), np.float32)
+    with pytest.raises(IndexError, match=r"tokens .* 0 \.\.\. 4"):
+        npllm.kernels.embedding_forward(tokens, table)
+
+
+def test_a_position_outside_the_table_is_an_error():
+    table = np.zeros((5, 3), np.float32)
+    with pytest.raises(IndexError, match="positions"):
+        npllm.kernels.embedding_forward(np.zeros((1, 4), int), table, table, first_position=2)
+
+
+@pytest.mark.parametrize("target", [-2, 5])
+def test_a_target_outside_the_vocabulary_is_an_error(target):
+    x, weight, targets = np.zeros((2, 3)), np.zeros((5, 3)), np.array([0, target])
+    with pytest.raises(IndexError, match=r"targets .* 0 \.\.\. 4"):
+        npllm.kernels.lm_head_loss_forward(x, weight, targets)
+    with pytest.raises(IndexError, match=r"targets .* 0 \.\.\. 4"):
+        npllm.kernels.lm_head_loss_and_grad(x, weight, targets, 2, np.zeros((5, 3)))
+
+
+def test_compiled_code_older_than_a_source_file_is_discarded(tmp_path):
+    """An inlined helper in another file may have changed: Numba itself would go on using the old one."""
+    (tmp_path / "__pycache__").mkdir()
+    old, new = tmp_path / "__pycache__" / "old.nbi", tmp_path / "__pycache__" / "new.nbi"
+    source = tmp_path / "source.py"
+    for age, path in enumerate((new, source, old)):
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    jit.discard_stale_caches(tmp_path)
+    assert new.exists()
+    assert not old.exists()
