@@ -194,7 +194,6 @@ def _block_gradient(lse, first, end, mask, unit, scratch, worker):
     lse_lanes, delta, words = scratch.lanes[worker, 0], scratch.lanes[worker, 1], scratch.words[worker]
     load_columns(q, first, end, q_columns)
     load_columns(dy, first, end, dy_columns)
-    fill_zeros(lse_lanes)
     for lane in range(end - first):
         lse_lanes[lane] = lse[first + lane]
     set_to_keys_times_queries(probabilities, k, q_columns)

@@ -3,12 +3,13 @@
 Two layouts, both made of rows of L = LANES numbers. So every inner loop has a constant length, without remainder, and
 becomes a few vector instructions:
 
-    panels   (P, T, L)   the queries, keys or values of a head: row t, column d is panels[d // L, t, d % L]. The P
-                         panels are filled up with zeros behind column D.
+    panels   (P, T, L)   the queries, keys or values of a head: row t, column d is panels[d // L, t, d % L]
     block    (T, L)      the scores of L queries, transposed: a column, or lane, belongs to a query. So the softmax,
-                         which runs over the keys, runs down the columns, all lanes at a time. Lanes that a short last
-                         block does not use hold finite numbers that nobody reads.
-    columns  (D, L)      the same L queries themselves, or their results, transposed likewise; zero in unused lanes.
+                         which runs over the keys, runs down the columns, all lanes at a time.
+    columns  (D, L)      the same L queries themselves, or their results, transposed likewise
+
+The last panel of a head and the last block of a sequence may be narrower than L. What is computed in their unused lanes
+is anything, NaN included, and goes nowhere: no loop adds one lane to another.
 
 Letters as in `npllm.reference.attention`; in a block T is the number of keys that its queries may see.
 """
@@ -97,7 +98,6 @@ def fill_zeros(array):
 def load_panels(heads, h, scale, panels):
     """panels = scale · heads[:, h]; heads: (T, ·, D)."""
     scale = heads.dtype.type(scale)
-    fill_zeros(panels)
     for p in range(len(panels)):
         for t in range(len(heads)):
             row = heads[t, h, p * LANES : (p + 1) * LANES]
@@ -118,7 +118,6 @@ def store_panels(panels, heads, h):
 @part
 def load_columns(panels, first, end, columns):
     """columns = the rows first ... end - 1 of panels, transposed."""
-    fill_zeros(columns)
     for d in range(len(columns)):
         panel, row = panels[d // LANES, first:end], columns[d]
         for lane in range(len(panel)):

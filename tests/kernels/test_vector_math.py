@@ -71,6 +71,12 @@ def test_special_values(dtype):
     np.testing.assert_array_equal(of(sigmoid_of, x), np.array([np.nan, 1, 0, 0.5, 0.5, 1, 0], dtype))
 
 
+def test_every_nan_stays_one():
+    """Also those whose payload is where exp shifts bits into the exponent."""
+    x = np.arange(0x7FC00000, 0x7FC00200, dtype=np.uint32).view(np.float32)
+    assert np.isnan(of(exp_of, x)).all()
+
+
 def test_float64_is_exact():
     x = np.linspace(-700, 700, 10_001)
     np.testing.assert_allclose(of(exp_of, x), np.exp(x), rtol=1e-15)
