@@ -3,11 +3,12 @@
 import re
 import shlex
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-SHORTER = ["--train.steps", "3", "--batch.size", "2", "--batch.micro_size", "2", "--model.n_embd", "32"]
+SHORTER = ["--train.steps", "3", "--batch.size", "8", "--batch.micro_size", "2", "--model.n_embd", "32"]
 SMALL_TEXT = ["--data.source", "pydoc", "--data.vocab_size", "300"]
 
 
@@ -39,7 +40,7 @@ def run(command: str) -> int:
 def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("notes.txt", "tinyshakespeare.txt"):
-        Path(name).write_text("To be, or not to be, that is the question.\n" * 400, encoding="utf-8")
+        Path(name).write_text("\n".join(topics.values())[:100_000], encoding="utf-8")
     for command in commands():
         step = command.split(" && ")[-1]  # the installations are what .ci/run does first
         if step == "pytest":

@@ -67,5 +67,6 @@ class BatchConfig:
             raise ConfigError(f"batch.ramp_steps is {self.ramp_steps}, but must not be negative.")
         if self.ramp_start is not None and not 1 <= self.ramp_start <= self.size:
             raise ConfigError(
-                f"batch.ramp_start = {self.ramp_start} must be between 1 and batch.size = {self.size}: the batch grows."
+                f"batch.ramp_start = {self.ramp_start} must be between 1 and batch.size = {self.size}; set it to a "
+                "number in between, or to None for no ramp."
             )
