@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ def _deferred(function: Callable[..., None], defaults: dict[str, Any]) -> Callab
 def _value_of(option: str, arguments: list[str]) -> str | None:
     """What the last `option VALUE` or `option=VALUE` says."""
     value = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:]):
         if argument == option:
             value = following
         elif argument.startswith(f"{option}="):

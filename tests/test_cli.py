@@ -13,6 +13,7 @@ from npllm import cli
 from npllm.cli import VERBS
 from npllm.errors import DataError, Interrupted, ResourceError, TrainingError
 from npllm.tokenizer import Tokenizer, byte_tokenizer
+from npllm.training.config import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +212,12 @@ def test_tokenizer_verbs_refuse(capsys, tmp_path, monkeypatch):
 )
 def test_which_recipe_is_meant(arguments, value):
     assert cli._value_of("--recipe", arguments) == value
+
+
+def test_pretrain_without_arguments_is_the_default_recipe(monkeypatch):
+    jobs = []
+    monkeypatch.setattr("npllm.training.pretrain.pretrain", lambda config, path, console: jobs.append((config, path)))
+    assert cli.main(["pretrain"]) == 0
+    config, path = jobs[0]
+    assert config == load_recipe("default")
+    assert path.parts[-2] == "runs"
