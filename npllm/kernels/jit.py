@@ -1,11 +1,12 @@
 """How the kernels are compiled, and how their threads wait.
 
-Four decorators, from the outside inwards:
+Five decorators, from the outside inwards:
 
-    parallel    a loop over chunks or rows, split between the threads
-    serial      the work on one chunk, or a kernel too small to split
-    inlined     a few lines that must melt into the loop around them to be vectorised
-    summing     the same, for the sum over one row
+    parallel    called from Python: splits a loop over chunks, rows or workers between the threads
+    serial      called from Python as well as by kernels: the work on one chunk, or what is too little to split
+    part        called by kernels only
+    inlined     a few lines that must melt into the loop around them for it to be vectorised
+    summing     the same, for a sum over one row
 
 What makes the results the same for any number of threads: a `prange` iteration owns the outputs that it writes, and
 what it computes does not depend on where the threads split the range. So an iteration is a chunk of fixed size, and a
@@ -25,17 +26,20 @@ from numba import njit
 
 # The threads of libgomp spin for milliseconds after a parallel loop, on the cores that the BLAS of NumPy, with threads
 # of its own, needs for the matmul that comes next: matmuls and kernels by turns then take 18 times as long as alone.
-# libgomp reads the variable when Numba loads it, at the first parallel call.
+# libgomp reads the variable when Numba loads it, which is at the first parallel call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-
+# Without the entry points for C, and for Python where it does not call, compiling takes a fifth less time.
 _COMMON = {"error_model": "numpy", "no_cfunc_wrapper": True}
 _CALLED_BY_KERNELS = _COMMON | {"no_cpython_wrapper": True}
 
 
 def parallel(kernel):
-    """Compile with the loops over `prange` split, and nothing else: an array assignment, which Numba would split too,
-    inside one of them costs a second start of the threads in each iteration (a hundredfold slower attention)."""
+    """Compile with the loops over `prange` split, and nothing else.
+
+    Numba would also split array assignments, and one inside a `prange` loop then starts the threads once more in every
+    iteration: attention took a hundred times as long.
+    """
     others = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
     options = {"prange": True} | dict.fromkeys(others, False)
     return njit(cache=True, parallel=options, fastmath={"contract"}, **_COMMON)(kernel)

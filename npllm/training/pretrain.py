@@ -79,7 +79,9 @@ def train(
     flops_per_token = state.model.config.flops_per_token(T)
     peak = matmul_peak(state.model.dtype)
     tokens_per_byte = len(train_shard.tokens) / train_shard.n_bytes
-    view = ProgressView(console, config.train.steps, tokens_per_byte, flops_per_token, peak)
+    view = ProgressView(
+        console, config, state.step, tokens_per_byte=tokens_per_byte, flops_per_token=flops_per_token, peak=peak
+    )
     drop_metrics_after(run.metrics, state.step)
     with stop_on_signals() as stop, view:
         for update in updates(state, config, train_shard.tokens):

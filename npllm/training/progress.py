@@ -5,6 +5,8 @@ from math import log
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from npllm.optim import batch_size
+from npllm.training.config import RunConfig
 from npllm.training.loop import Update
 
 SMOOTHING = 0.95  # of the shown loss and speed: a memory of about 20 steps
@@ -14,24 +16,36 @@ PLAIN_LINES = 10  # of a whole run, where the output is not a terminal
 class ProgressView:
     """A bar on a terminal, a few plain lines elsewhere. Shows smoothed figures; metrics.jsonl has the raw ones."""
 
-    def __init__(self, console: Console, n_steps: int, tokens_per_byte: float, flops_per_token: float, peak: float):
+    def __init__(
+        self,
+        console: Console,
+        config: RunConfig,
+        first_step: int,
+        *,
+        tokens_per_byte: float,
+        flops_per_token: float,
+        peak: float,
+    ):
         self.console = console
-        self.n_steps = n_steps
+        self.n_steps = config.train.steps
         self.bits_per_nat = tokens_per_byte / log(2)  # nats per token -> bits per byte
         self.flops_per_token = flops_per_token
         self.peak = peak
         self._loss: float | None = None
         self._seconds_per_token: float | None = None
         self._bar = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=20),
             TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=n_steps)
+        # Sequences, not steps: with a growing batch the early steps take the least time.
+        sequences = [batch_size(step, config.batch) for step in range(self.n_steps)]
+        done = sum(sequences[:first_step])
+        self._task = self._bar.add_task("", total=sum(sequences), completed=done, figures="")
 
     def __enter__(self) -> "ProgressView":
         self._bar.start()
@@ -45,13 +59,14 @@ class ProgressView:
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / (update.batch * T))
         speed = 1.0 / self._seconds_per_token
-        text = (
+        figures = (
             f"loss {self._loss:.3f} · {self._loss * self.bits_per_nat:.3f} bits/byte · {speed / 1e3:.1f}k tokens/s · "
             f"{100.0 * speed * self.flops_per_token / self.peak:.0f} % of peak"
         )
-        self._bar.update(self._task, completed=update.step, description=text)
+        step = f"step {update.step}/{self.n_steps}"
+        self._bar.update(self._task, advance=update.batch, description=step, figures=figures)
         if not self.console.is_terminal and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
-            self.console.print(f"step {update.step}/{self.n_steps} · {text}", highlight=False)
+            self.console.print(f"{step} · {figures}", highlight=False, soft_wrap=True)
 
 
 def _smooth(old: float | None, new: float) -> float:

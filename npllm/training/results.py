@@ -36,7 +36,7 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     samples = write_samples(run, state.model, tokenizer, val_shard)
     write_summary(run, state, result, compressors)
 
-    table = Table("validation text", "bits per byte", title=f"{val_shard.n_bytes:,} bytes, none of them trained on")
+    table = Table(f"{val_shard.n_bytes:,} bytes of held-out text", "bits per byte")
     table.add_row("[bold]this model", f"[bold]{result.bits_per_byte:.3f}")
     for name, bits in compressors.items():
         table.add_row(f"{name} -9", f"{bits:.3f}")
