@@ -4,7 +4,9 @@ Matrices are scaled so that activations are of order one, as in a model: GELU of
 and processors are very slow with those.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from npllm.reference import DropoutKey
 
 B, T, C, H, V = 12, 64, 128, 4, 65  # the shakespeare-char recipe
 N, D, F = B * T, C // H, 4 * C
+KEY = DropoutKey(seed=0, step=1, site=2)
 
 
 class Case(NamedTuple):
@@ -24,96 +27,116 @@ class Case(NamedTuple):
     flops: float = 0.0
 
 
+class Inputs:
+    """What the operations are called with."""
+
+    def __init__(self, dtype):
+        rng = np.random.default_rng(0)
+
+        def normal(*shape):
+            return rng.normal(size=shape).astype(dtype)
+
+        self.x, self.branch, self.hidden = normal(N, C), normal(N, C), normal(N, F)
+        self.weight, self.bias = normal(C), normal(C)
+        self.up, self.up_bias, self.down = normal(C, F) / C**0.5, normal(F), normal(F, C) / F**0.5
+        self.qkv, self.dy = normal(B, T, 3 * C), normal(B, T, C)
+        self.table, self.positions, self.head = normal(V, C), normal(T, C), normal(V, C) / C**0.5
+        self.tokens = rng.integers(0, V, (B, T)).astype(np.int32)
+        # params, grads, m, v of each backend, which the optimiser changes
+        self.flat = defaultdict(lambda: np.tile(np.abs(self.up).reshape(-1), (4, 12)))
+
+
 def operation_cases(dtype) -> list[Case]:
-    """All operations with O(1) inputs of the dtype."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return rng.normal(size=shape).astype(dtype)
-
-    x, branch, hidden = normal(N, C), normal(N, C), normal(N, F)
-    weight, bias = normal(C), normal(C)
-    up, up_bias, down = normal(C, F) / C**0.5, normal(F), normal(F, C) / F**0.5
-    qkv, dy = normal(B, T, 3 * C), normal(B, T, C)
-    table, positions, head = normal(V, C), normal(T, C), normal(V, C) / C**0.5
-    tokens = rng.integers(0, V, (B, T)).astype(np.int32)
-    targets = tokens.reshape(-1)
-    key = DropoutKey(seed=0, step=1, site=2)
-
-    def linear(ops, empty, inputs, matrix, offset, epilogue="none", residual=None):
-        y, cache = ops.linear_forward(inputs, matrix, offset, epilogue=epilogue, residual=residual, empty=empty)
-        dmatrix, doffset = np.zeros_like(matrix), np.zeros_like(offset)
-        return y, ops.linear_backward(y, cache, matrix, dmatrix, doffset, empty=empty), dmatrix, doffset
-
-    def layernorm(ops, empty):
-        y, cache = ops.layernorm_forward(x, weight, bias, empty=empty)
-        dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
-        return y, ops.layernorm_backward(branch, cache, weight, dweight, dbias, empty=empty), dweight, dbias
-
-    def rmsnorm(ops, empty):
-        y, cache = ops.rmsnorm_forward(x, weight, empty=empty)
-        dweight = np.zeros_like(weight)
-        return y, ops.rmsnorm_backward(branch, cache, weight, dweight, empty=empty), dweight
-
-    def add_norm(ops, empty):
-        total, y, cache = ops.add_norm_forward(x, branch, weight, bias, empty=empty)
-        dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
-        return total, y, ops.add_norm_backward(x, branch, cache, weight, dweight, dbias, empty=empty), dweight, dbias
-
-    def swiglu(ops, empty):
-        y, cache = ops.swiglu_forward(hidden, hidden, empty=empty)
-        return (y, *ops.swiglu_backward(hidden, cache, empty=empty))
-
-    def attention(ops, empty, rate=0.0):
-        y, cache = ops.attention_forward(qkv, H, H, rate=rate, key=key, empty=empty)
-        return y, ops.attention_backward(dy, cache, H, H, rate=rate, key=key, empty=empty)
-
-    def rotary(ops, empty):
-        cos, sin = ops.rotary_tables(T, D, dtype)
-        y = ops.rotary_forward(qkv, cos, sin, H, H, empty=empty)
-        return y, ops.rotary_backward(y, cos, sin, H, H, empty=empty)
-
-    def embedding(ops, empty):
-        y, cache = ops.embedding_forward(tokens, table, positions, empty=empty)
-        dtable, dpositions = np.zeros_like(table), np.zeros_like(positions)
-        ops.embedding_backward(dy, cache, dtable, dpositions, empty=empty)
-        return y, dtable, dpositions
-
-    def lm_head_loss(ops, empty):
-        dhead = np.zeros_like(head)
-        loss, dx = ops.lm_head_loss_and_grad(x, head, targets, N, dhead, empty=empty)
-        return np.asarray(loss), dx, dhead
-
-    flat = {}  # of each backend: params, grads, m, v
-
-    def adamw(ops, empty):
-        params, grads, m, v = flat.setdefault(ops, np.tile(np.abs(up).reshape(-1), (4, 12)))
-        rates = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
-        ops.adam_update(params, grads, m, v, **rates, decoupled=True, step=3)
-        return params, grads, m, v
-
+    """All operations, forward and backward, on arrays of the dtype."""
+    inputs = Inputs(dtype)
+    into, out_of = (inputs.x, inputs.up, inputs.up_bias), (inputs.hidden, inputs.down, inputs.bias)
     linear_flops, attention_flops, head_flops = 6.0 * N * C * F, 6.0 * B * H * T * T * D, 6.0 * N * C * V
-    rows = f"{N}×{C}"
-    return [
-        Case("linear", f"{N}×{C}×{F}", lambda ops, empty: linear(ops, empty, x, up, up_bias), linear_flops),
-        Case(
-            "linear + GELU", f"{N}×{C}×{F}", lambda ops, empty: linear(ops, empty, x, up, up_bias, "gelu"), linear_flops
-        ),
-        Case(
+    rows, heads = f"{N}×{C}", f"{B}×{H}×{T}×{D}"
+    cases = [
+        ("linear", f"{N}×{C}×{F}", partial(_linear, *into), linear_flops),
+        ("linear + GELU", f"{N}×{C}×{F}", partial(_linear, *into, epilogue="gelu"), linear_flops),
+        (
             "linear + residual",
             f"{N}×{F}×{C}",
-            lambda ops, empty: linear(ops, empty, hidden, down, bias, "residual", branch),
+            partial(_linear, *out_of, epilogue="residual", residual=inputs.branch),
             linear_flops,
         ),
-        Case("LayerNorm", rows, layernorm),
-        Case("RMSNorm", rows, rmsnorm),
-        Case("add + LayerNorm", rows, add_norm),
-        Case("SwiGLU", f"{N}×{F}", swiglu),
-        Case("rotary", f"{B}×{T}×{3 * C}", rotary),
-        Case("dropout", rows, lambda ops, empty: (ops.dropout_forward(x, 0.1, key, empty=empty),)),
-        Case("attention", f"{B}×{H}×{T}×{D}", attention, attention_flops),
-        Case("attention + dropout", f"{B}×{H}×{T}×{D}", lambda ops, empty: attention(ops, empty, 0.1), attention_flops),
-        Case("embedding", f"{B}×{T}×{C}", embedding),
-        Case("head + cross-entropy", f"{N}×{C}×{V}", lm_head_loss, head_flops),
-        Case("AdamW", f"{12 * C * F}", adamw),
+        ("LayerNorm", rows, partial(_layernorm, inputs)),
+        ("RMSNorm", rows, partial(_rmsnorm, inputs)),
+        ("add + LayerNorm", rows, partial(_add_norm, inputs)),
+        ("SwiGLU", f"{N}×{F}", partial(_swiglu, inputs)),
+        ("rotary", f"{B}×{T}×{3 * C}", partial(_rotary, inputs)),
+        ("dropout", rows, partial(_dropout, inputs)),
+        ("attention", heads, partial(_attention, inputs, rate=0.0), attention_flops),
+        ("attention + dropout", heads, partial(_attention, inputs, rate=0.1), attention_flops),
+        ("embedding", f"{B}×{T}×{C}", partial(_embedding, inputs)),
+        ("head + cross-entropy", f"{N}×{C}×{V}", partial(_lm_head_loss, inputs), head_flops),
+        ("AdamW", f"{12 * C * F}", partial(_adamw, inputs)),
     ]
+    return [Case(*case) for case in cases]
+
+
+def _linear(x, weight, bias, ops, empty, epilogue="none", residual=None):
+    y, cache = ops.linear_forward(x, weight, bias, epilogue=epilogue, residual=residual, empty=empty)
+    dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
+    return y, ops.linear_backward(y, cache, weight, dweight, dbias, empty=empty), dweight, dbias
+
+
+def _layernorm(inputs, ops, empty):
+    y, cache = ops.layernorm_forward(inputs.x, inputs.weight, inputs.bias, empty=empty)
+    dweight, dbias = np.zeros_like(inputs.weight), np.zeros_like(inputs.bias)
+    return y, ops.layernorm_backward(inputs.branch, cache, inputs.weight, dweight, dbias, empty=empty), dweight, dbias
+
+
+def _rmsnorm(inputs, ops, empty):
+    y, cache = ops.rmsnorm_forward(inputs.x, inputs.weight, empty=empty)
+    dweight = np.zeros_like(inputs.weight)
+    return y, ops.rmsnorm_backward(inputs.branch, cache, inputs.weight, dweight, empty=empty), dweight
+
+
+def _add_norm(inputs, ops, empty):
+    x, branch, weight = inputs.x, inputs.branch, inputs.weight
+    total, y, cache = ops.add_norm_forward(x, branch, weight, inputs.bias, empty=empty)
+    dweight, dbias = np.zeros_like(weight), np.zeros_like(inputs.bias)
+    return total, y, ops.add_norm_backward(x, branch, cache, weight, dweight, dbias, empty=empty), dweight, dbias
+
+
+def _swiglu(inputs, ops, empty):
+    y, cache = ops.swiglu_forward(inputs.hidden, inputs.hidden, empty=empty)
+    return (y, *ops.swiglu_backward(inputs.hidden, cache, empty=empty))
+
+
+def _rotary(inputs, ops, empty):
+    cos, sin = ops.rotary_tables(T, D, inputs.qkv.dtype)
+    y = ops.rotary_forward(inputs.qkv, cos, sin, H, H, empty=empty)
+    return y, ops.rotary_backward(y, cos, sin, H, H, empty=empty)
+
+
+def _dropout(inputs, ops, empty):
+    y = ops.dropout_forward(inputs.x, 0.1, KEY, empty=empty)
+    return y, ops.dropout_backward(y, 0.1, KEY, empty=empty)
+
+
+def _attention(inputs, ops, empty, rate):
+    y, cache = ops.attention_forward(inputs.qkv, H, H, rate=rate, key=KEY, empty=empty)
+    return y, ops.attention_backward(inputs.dy, cache, H, H, rate=rate, key=KEY, empty=empty)
+
+
+def _embedding(inputs, ops, empty):
+    y, cache = ops.embedding_forward(inputs.tokens, inputs.table, inputs.positions, empty=empty)
+    dtable, dpositions = np.zeros_like(inputs.table), np.zeros_like(inputs.positions)
+    ops.embedding_backward(inputs.dy, cache, dtable, dpositions, empty=empty)
+    return y, dtable, dpositions
+
+
+def _lm_head_loss(inputs, ops, empty):
+    dhead = np.zeros_like(inputs.head)
+    loss, dx = ops.lm_head_loss_and_grad(inputs.x, inputs.head, inputs.tokens.reshape(-1), N, dhead, empty=empty)
+    return np.asarray(loss), dx, dhead
+
+
+def _adamw(inputs, ops, empty):
+    params, grads, m, v = inputs.flat[ops]
+    rates = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+    ops.adam_update(params, grads, m, v, **rates, decoupled=True, step=3)
+    return params, grads, m, v
