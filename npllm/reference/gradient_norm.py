@@ -15,9 +15,8 @@ CHUNK = 4096
 
 def gradient_norm(grads):
     """Euclidean norm of a flat array of any float dtype, as a float."""
-    partials = [float(np.dot(chunk, chunk)) for chunk in _chunks(grads)]
-    return float(np.sqrt(sum(partials)))
-
-
-def _chunks(flat):
-    return (flat[i : i + CHUNK].astype(np.float64) for i in range(0, len(flat), CHUNK))
+    total = 0.0
+    for start in range(0, len(grads), CHUNK):
+        chunk = grads[start : start + CHUNK].astype(np.float64)
+        total += float(np.dot(chunk, chunk))  # not sum(): from Python 3.12 on it adds floats with compensation
+    return float(np.sqrt(total))
