@@ -24,7 +24,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from npllm.data.atomic import write_atomically
+from npllm.atomic import write_atomically
 from npllm.errors import DataError
 
 VERSION = 1

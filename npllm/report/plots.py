@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from npllm.data.atomic import write_atomically
+from npllm.atomic import write_atomically
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:

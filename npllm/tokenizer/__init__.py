@@ -1,4 +1,4 @@
-"""Tokenizers: text to integers and back. Leaf package: uses npllm.errors and nothing else of npllm."""
+"""Tokenizers: text to integers and back. Leaf package: of npllm it uses `errors` and `atomic` only."""
 
 from npllm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 from npllm.tokenizer.training import byte_tokenizer, train_bpe, train_char

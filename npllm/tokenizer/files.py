@@ -2,10 +2,10 @@
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
-from npllm.errors import DataError, ResourceError
+from npllm.atomic import write_atomically
+from npllm.errors import DataError
 from npllm.tokenizer.gpt2_files import from_gpt2_files
 from npllm.tokenizer.tokenizer_json import from_json, to_json
 from npllm.tokenizer.vocabulary import Vocabulary
@@ -62,11 +62,4 @@ def write(vocabulary: Vocabulary, path: str | os.PathLike) -> None:
     path = Path(path)
     if path.is_dir():
         path = path / TOKENIZER_JSON
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(to_json(vocabulary))
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):  # where even that fails there is nothing to remove
-            partial.unlink()
-        raise ResourceError(f"{path} cannot be written ({error.strerror}): check folder and free space") from None
+    write_atomically(path, to_json(vocabulary))

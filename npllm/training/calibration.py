@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from itertools import count
 from statistics import median
 
 import numpy as np
@@ -46,9 +45,8 @@ def steps_in_budget(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> i
     while len(seconds) < 3 or time.perf_counter() < end:
         seconds.append(make_update(state, no_ramp, tokens, sampler).seconds)
     per_sequence = median(seconds[1:]) / config.batch.size
-    spent = 0.0
-    for step in count():
-        spent += per_sequence * batch_size(step, config.batch)
-        if spent > budget or step == MAX_STEPS:
-            return max(1, step)
-    raise AssertionError("count() does not end")
+    steps, spent = 0, per_sequence * batch_size(0, config.batch)  # seconds at the end of the step after `steps`
+    while spent <= budget and steps < MAX_STEPS:
+        steps += 1
+        spent += per_sequence * batch_size(steps, config.batch)
+    return max(1, steps)

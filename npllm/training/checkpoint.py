@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from npllm.data.atomic import write_atomically
+from npllm.atomic import write_atomically
 from npllm.data.shards import HDF5_ERRORS
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT, ModelConfig

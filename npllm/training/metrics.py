@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from npllm.data.atomic import write_atomically
+from npllm.atomic import write_atomically
 from npllm.errors import DataError, ResourceError
 
 

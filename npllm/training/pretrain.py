@@ -10,7 +10,7 @@ from typing import Any
 import numba
 from rich.console import Console
 
-from npllm.data.atomic import write_atomically
+from npllm.atomic import write_atomically
 from npllm.data.shards import TokenShard
 from npllm.errors import ConfigError, Interrupted, ResourceError
 from npllm.training.calibration import steps_in_budget, warm_up

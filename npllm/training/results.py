@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from npllm.data.atomic import write_atomically
+from npllm.atomic import write_atomically
 from npllm.data.compression import bits_per_byte_of_compressors
 from npllm.data.corpora import read_text
 from npllm.data.shards import TokenShard, read_shard
@@ -20,7 +20,7 @@ from npllm.report.plots import plot_loss
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import Evaluation, evaluate
 from npllm.training.metrics import read_metrics
-from npllm.training.run_folder import RunFolder, load
+from npllm.training.run_folder import RunFolder, load, run_of
 from npllm.training.state import LoopState
 
 SAMPLE_PROMPT_TOKENS = 16
@@ -110,8 +110,7 @@ def evaluate_run(path: Path, data: Path | None) -> Evaluation:
     """Evaluate a run, or a checkpoint, on a text file or on the run's own validation text."""
     model, tokenizer = load(path)
     if data is None:
-        run = RunFolder(path.parent.parent if path.is_file() else path)
-        shard = read_shard(run.val_shard)
+        shard = read_shard(run_of(path).val_shard)
         return evaluate(model, shard.tokens, shard.n_bytes)
     text = read_text(data)
     return evaluate(model, tokenizer.encode_documents([text])[0], len(text.encode()))

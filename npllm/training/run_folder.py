@@ -120,6 +120,11 @@ def open_run(path: str | Path) -> RunFolder:
     return run
 
 
+def run_of(path: str | Path) -> RunFolder:
+    """The run that a folder is, or that a checkpoint file in it belongs to."""
+    return RunFolder(Path(path).absolute().parent.parent) if Path(path).is_file() else open_run(path)
+
+
 def new_run_folder(recipe: str) -> Path:
     """runs/RECIPE, or runs/RECIPE-2 and so on: the first that is not taken."""
     name = Path(recipe).stem
@@ -131,8 +136,5 @@ def new_run_folder(recipe: str) -> Path:
 
 def load(path: str | Path) -> tuple[GPT, Tokenizer]:
     """The model and tokenizer of a run folder, or of one checkpoint file in it."""
-    path = Path(path)
-    if path.is_file():
-        return model_from_checkpoint(path), RunFolder(path.parent.parent).load_tokenizer()
-    run = open_run(path)
-    return run.load_model(), run.load_tokenizer()
+    run = run_of(path)
+    return (model_from_checkpoint(path) if Path(path).is_file() else run.load_model()), run.load_tokenizer()

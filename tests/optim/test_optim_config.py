@@ -1,5 +1,7 @@
 """Settings out of range are refused by name, before anything is computed with them."""
 
+from dataclasses import asdict
+
 import pytest
 
 from npllm.errors import ConfigError
@@ -49,6 +51,7 @@ def test_bad_batch_value_is_refused_by_name(fields, message):
 
 
 def test_edges_are_allowed():
-    OptimConfig(lr=0.0, min_lr=0.0, warmup_steps=0, weight_decay=0.0, grad_clip=0.0, beta1=0.0, beta2=0.0)
-    OptimConfig(lr=1e-3, min_lr=1e-3)
-    BatchConfig(size=1, micro_size=1, ramp_start=1)
+    zero = dict.fromkeys(("lr", "min_lr", "warmup_steps", "weight_decay", "grad_clip", "beta1", "beta2"), 0)
+    assert asdict(OptimConfig(**zero)).items() >= zero.items()
+    assert OptimConfig(lr=1e-3, min_lr=1e-3).min_lr == 1e-3
+    assert BatchConfig(size=1, micro_size=1, ramp_start=1).ramp_start == 1

@@ -2,8 +2,8 @@ import copy
 import errno
 import hashlib
 import json
+import os
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -59,11 +59,10 @@ def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path, 
         TOKENIZERS["bpe"].save(tmp_path / "no folder" / "tokenizer.json")
     TOKENIZERS["byte"].save(tmp_path)
 
-    def full_disk(path, content):
-        path.touch()
+    def full_disk(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(ResourceError, match="No space left on device"):
         TOKENIZERS["bpe"].save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]

@@ -25,8 +25,7 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise ResourceError(
-            f"{path.name} cannot be written to the folder {path.parent} ({error.strerror}): free disk space there or "
-            "choose another folder."
+            f"{path} cannot be written ({error.strerror}): free disk space there or choose another folder."
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):  # after a success the name is gone already
