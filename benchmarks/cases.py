@@ -42,7 +42,9 @@ class Inputs:
         self.qkv, self.dy = normal(B, T, 3 * C), normal(B, T, C)
         self.table, self.positions, self.head = normal(V, C), normal(T, C), normal(V, C) / C**0.5
         self.tokens = rng.integers(0, V, (B, T)).astype(np.int32)
-        # params, grads, m, v of each backend, which the optimiser changes
+        self.new = normal(1, 1, 3 * C)  # the one position that generation adds
+        self.keys, self.values = normal(1, H, T, D), normal(1, H, T, D)
+        # Four flat arrays of the size of a small model, for each (optimiser, backend), which changes them.
         self.flat = defaultdict(lambda: np.tile(np.abs(self.up).reshape(-1), (4, 12)))
 
 
@@ -61,6 +63,7 @@ def operation_cases(dtype) -> list[Case]:
             partial(_linear, *out_of, epilogue="residual", residual=inputs.branch),
             linear_flops,
         ),
+        ("GELU", f"{N}×{F}", partial(_gelu, inputs)),
         ("LayerNorm", rows, partial(_layernorm, inputs)),
         ("RMSNorm", rows, partial(_rmsnorm, inputs)),
         ("add + LayerNorm", rows, partial(_add_norm, inputs)),
@@ -69,9 +72,12 @@ def operation_cases(dtype) -> list[Case]:
         ("dropout", rows, partial(_dropout, inputs)),
         ("attention", heads, partial(_attention, inputs, rate=0.0), attention_flops),
         ("attention + dropout", heads, partial(_attention, inputs, rate=0.1), attention_flops),
+        ("cached attention", f"1×{H}×1×{D}, {T} kept", partial(_cached_attention, inputs)),
         ("embedding", f"{B}×{T}×{C}", partial(_embedding, inputs)),
         ("head + cross-entropy", f"{N}×{C}×{V}", partial(_lm_head_loss, inputs), head_flops),
+        ("gradient norm", f"{12 * C * F}", partial(_gradient_norm, inputs)),
         ("AdamW", f"{12 * C * F}", partial(_adamw, inputs)),
+        ("SGD", f"{12 * C * F}", partial(_sgd, inputs)),
     ]
     return [Case(*case) for case in cases]
 
@@ -80,6 +86,10 @@ def _linear(x, weight, bias, ops, empty, epilogue="none", residual=None):
     y, cache = ops.linear_forward(x, weight, bias, epilogue=epilogue, residual=residual, empty=empty)
     dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
     return y, ops.linear_backward(y, cache, weight, dweight, dbias, empty=empty), dweight, dbias
+
+
+def _gelu(inputs, ops, empty):
+    return ops.gelu_forward(inputs.hidden, empty=empty), ops.gelu_backward(inputs.hidden, inputs.hidden, empty=empty)
 
 
 def _layernorm(inputs, ops, empty):
@@ -122,6 +132,10 @@ def _attention(inputs, ops, empty, rate):
     return y, ops.attention_backward(inputs.dy, cache, H, H, rate=rate, key=KEY, empty=empty)
 
 
+def _cached_attention(inputs, ops, empty):
+    return (ops.cached_attention_forward(inputs.new, inputs.keys, inputs.values, T - 1, H, H, empty=empty),)
+
+
 def _embedding(inputs, ops, empty):
     y, cache = ops.embedding_forward(inputs.tokens, inputs.table, inputs.positions, empty=empty)
     dtable, dpositions = np.zeros_like(inputs.table), np.zeros_like(inputs.positions)
@@ -135,8 +149,18 @@ def _lm_head_loss(inputs, ops, empty):
     return np.asarray(loss), dx, dhead
 
 
+def _gradient_norm(inputs, ops, empty):
+    return (np.asarray(ops.gradient_norm(inputs.flat[None][0])),)
+
+
 def _adamw(inputs, ops, empty):
-    params, grads, m, v = inputs.flat[ops]
+    params, grads, m, v = inputs.flat["adam", ops]
     rates = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
     ops.adam_update(params, grads, m, v, **rates, decoupled=True, step=3)
     return params, grads, m, v
+
+
+def _sgd(inputs, ops, empty):
+    params, grads, velocity, _ = inputs.flat["sgd", ops]
+    ops.sgd_update(params, grads, velocity, lr=1e-3, momentum=0.9, weight_decay=0.1)
+    return params, grads, velocity

@@ -3,8 +3,8 @@
 A query at a time, because there is usually just one: the next token's. Its scores are dot products with keys that lie
 one after the other in the cache. What takes less time than waking the threads is done by the caller's.
 
-Measured on an AVX-512 server CPU, float32, one new position after 63, 4 heads of 32: 5 microseconds, NumPy's reference
-31.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, one new position after 63, 4
+heads of 32: 3 times as fast as NumPy's reference.
 """
 
 from math import sqrt

@@ -1,6 +1,7 @@
 """Dropout. See `npllm.reference.dropout` for the mathematics: the masks of the two are equal, bit by bit.
 
-Measured on 2 cores of an AVX-512 server CPU, float32 (768, 128): 0.07 ms, NumPy's reference 1.3 ms.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, (768, 128): 8 times as fast as
+NumPy's reference.
 """
 
 from typing import NamedTuple

@@ -3,8 +3,8 @@
 Look-ups move memory and hardly compute, so a second thread is worth less than waking it: both kernels are serial. That
 also makes the sum of a token that occurs twice a sum in the order of the batch.
 
-Measured on an AVX-512 server CPU, float32, 768 tokens of width 128: 14 microseconds forward and 20 backward, NumPy's
-reference 31 and 780 (`np.add.at`).
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, 768 tokens of width 128: 18 times
+as fast as NumPy's reference, whose `np.add.at` takes nearly all of its time.
 """
 
 import numpy as np

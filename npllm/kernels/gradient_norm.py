@@ -1,6 +1,7 @@
 """The length of the whole gradient: the partial sums of `npllm.reference.gradient_norm`, chunk by chunk in parallel.
 
-Measured on 2 cores of an AVX-512 server CPU, 0.8 million float32: 0.08 ms, NumPy's reference 0.6 ms.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, 0.8 million elements: 4 to 5 times
+as fast as NumPy's reference.
 """
 
 import numpy as np

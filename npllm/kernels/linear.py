@@ -3,8 +3,8 @@
 What follows the matmul is one pass over its result: bias, residual and GELU together going forward, the derivative of
 GELU and the sum for the bias together going backward.
 
-A pass over (768, 512) in float32 takes 0.04 ms on an AVX-512 server CPU, so that fusing saves 0.04 to 0.08 ms a layer
-in either direction. GELU's part is in `gelu`.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, (768, 128) by (128, 512): as fast
+as NumPy's reference alone, where the matmuls are everything, and 2.4 times as fast with GELU.
 """
 
 import numpy as np

@@ -7,8 +7,8 @@ the kernel once more, without the lines that need them.
 
 A row comes from memory once; the later passes over it hit the cache.
 
-Measured on 2 cores of an AVX-512 server CPU, float32 (768, 128): LayerNorm 0.035 ms forward and 0.045 backward, NumPy's
-reference 0.25 and 0.47. At (2048, 384): 0.42 and 0.42 against 3.3 and 5.3.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, (768, 128): LayerNorm 3.5 to 6
+times as fast as NumPy's reference, RMSNorm 2.5 to 4, add and LayerNorm 3.4 to 5.
 """
 
 import numpy as np

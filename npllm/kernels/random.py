@@ -1,7 +1,4 @@
-"""Random words for the dropout of the kernels: the generator of `npllm.reference.random`, word for word.
-
-Measured on one core of an AVX-512 server CPU: 0.5 ns a word, NumPy's reference 12.
-"""
+"""Random words for the dropout of the kernels: the generator of `npllm.reference.random`, word for word."""
 
 import numpy as np
 

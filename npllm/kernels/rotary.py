@@ -1,6 +1,7 @@
 """Rotary positions. See `npllm.reference.rotary` for the mathematics. `rotary_tables` is that file's.
 
-Measured on 2 cores of an AVX-512 server CPU, float32, 768 rows of 12 heads of 32: 0.08 ms, NumPy's reference 0.63.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, 768 rows of 12 heads of 32: 3.2 to
+4.5 times as fast as NumPy's reference.
 """
 
 import numpy as np

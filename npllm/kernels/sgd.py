@@ -1,6 +1,7 @@
 """Stochastic gradient descent with momentum, in one pass over memory. See `npllm.reference.sgd` for the mathematics.
 
-Measured on 2 cores of an AVX-512 server CPU, 0.8 million float32 parameters: 0.26 ms, NumPy's reference 1.7 ms.
+`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, 0.8 million parameters: 6 times as
+fast as NumPy's reference.
 """
 
 from numba import prange
