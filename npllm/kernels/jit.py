@@ -1,4 +1,4 @@
-"""How the kernels are compiled, and how their threads wait.
+"""How the kernels are compiled.
 
 Five decorators, from the outside inwards:
 
@@ -19,15 +19,9 @@ infinity do not occur. The error model "numpy" makes x / 0 infinite: Python's ex
 With NUMBA_DISABLE_JIT=1 every kernel is plain Python, to step through.
 """
 
-import os
 from pathlib import Path
 
 from numba import njit
-
-# The threads of libgomp spin for milliseconds after a parallel loop, on the cores that the BLAS of NumPy, with threads
-# of its own, needs for the matmul that comes next: matmuls and kernels by turns then take 18 times as long as alone.
-# libgomp reads the variable when Numba loads it, which is at the first parallel call.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Without the entry points for C, and for Python where it does not call, compiling takes a fifth less time.
 _COMMON = {"error_model": "numpy", "no_cfunc_wrapper": True}

@@ -10,10 +10,10 @@ as NumPy's reference alone, where the matmuls are everything, and 2.4 times as f
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count, zeros
-from npllm.kernels.gelu import gelu, gelu_derivative
-from npllm.kernels.jit import parallel, part, serial
-from npllm.kernels.matmul import matmul, matmul_add
+from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, zeros
+from npllm.kernels.gelu import gelu_derivative
+from npllm.kernels.gemm import matmul
+from npllm.kernels.jit import parallel, part
 from npllm.reference.linear import LinearCache
 
 
@@ -24,14 +24,9 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
     `residual`, (N, out). All of one float dtype. Returns y, (N, out), and the cache for the backward.
     """
     shape = len(x), weight.shape[1]
-    z = matmul(x, weight, empty(shape, x.dtype))
     y = empty(shape, x.dtype) if epilogue == "gelu" else None
-    if epilogue != "none" or bias is not None:
-        bias = zeros(shape[1:], x.dtype, empty) if bias is None else bias
-        if len(z) <= ROWS:
-            _epilogue_rows(0, len(z), z, bias, residual, y)
-        else:
-            _epilogue(z, bias, residual, y)
+    residual = residual if epilogue == "residual" else None
+    z = matmul(x, weight, empty(shape, x.dtype), bias=bias, residual=residual, activated=y)
     return (z, LinearCache(x, None)) if y is None else (y, LinearCache(x, z))
 
 
@@ -46,29 +41,8 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
         dbias_parts = empty((-(-len(dy) // ROWS), dy.shape[1]), dy.dtype)
         dbias = zeros(dy.shape[1:], dy.dtype, empty) if dbias is None else dbias
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
-    matmul_add(cache.x.T, dz, dweight, scratch=empty(weight.shape, dy.dtype))
+    matmul(cache.x.T, dz, dweight, accumulate=True)
     return matmul(dz, weight.T, empty(cache.x.shape, dy.dtype))
-
-
-@parallel
-def _epilogue(z, bias, residual, y):
-    for c in prange(chunk_count(len(z), ROWS)):
-        start, stop = chunk_bounds(c, ROWS, len(z))
-        _epilogue_rows(start, stop, z, bias, residual, y)
-
-
-@serial
-def _epilogue_rows(start, stop, z, bias, residual, y):
-    """z += bias + residual, and y = gelu(z); residual and y may be None."""
-    for n in range(start, stop):
-        z_row = z[n]
-        for j in range(len(z_row)):
-            z_j = z_row[j] + bias[j]
-            if residual is not None:
-                z_j += residual[n, j]
-            z_row[j] = z_j
-            if y is not None:
-                y[n, j] = gelu(z_j)
 
 
 @parallel

@@ -10,8 +10,8 @@ next chunk's. So the N·V numbers are never held, and training goes over each of
 import numpy as np
 from numba import prange
 
+from npllm.kernels.gemm import matmul
 from npllm.kernels.jit import parallel, part, serial
-from npllm.kernels.matmul import matmul, matmul_add
 from npllm.kernels.row_softmax import row_exponentials, row_maximum
 from npllm.kernels.vector_math import exp
 from npllm.reference.lm_head_loss import IGNORED, LMHeadLossCache
@@ -36,10 +36,10 @@ def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
 def lm_head_loss_backward(dnll, cache, weight, dweight, *, empty=np.empty):
     """dnll: (N,), the gradient of each row's nll. Adds to dweight, (V, C), and returns dx, (N, C)."""
     x, targets, lse = cache
-    dx, scratch = empty(x.shape, x.dtype), empty(weight.shape, x.dtype)
+    dx = empty(x.shape, x.dtype)
     for rows, logits in _chunks_of_logits(x, weight, empty):
         _gradient_rows(logits, targets[rows], lse[rows], dnll[rows])
-        matmul_add(logits.T, x[rows], dweight, scratch)
+        matmul(logits.T, x[rows], dweight, accumulate=True)
         matmul(logits, weight, dx[rows])
     return dx
 
@@ -51,10 +51,10 @@ def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight, *, empty=np.em
     that is neither a token nor -1.
     """
     _check(targets, len(weight))
-    nll, dx, scratch = empty(targets.shape, x.dtype), empty(x.shape, x.dtype), empty(weight.shape, x.dtype)
+    nll, dx = empty(targets.shape, x.dtype), empty(x.shape, x.dtype)
     for rows, logits in _chunks_of_logits(x, weight, empty):
         _softmax_rows(logits, targets[rows], nll[rows], None, 1.0 / n_targets)
-        matmul_add(logits.T, x[rows], dweight, scratch)
+        matmul(logits.T, x[rows], dweight, accumulate=True)
         matmul(logits, weight, dx[rows])
     return float(nll.sum(dtype=np.float64)) / n_targets, dx
 

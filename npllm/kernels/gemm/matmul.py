@@ -1,0 +1,85 @@
+"""The function through which every matrix product of the kernels goes."""
+
+import threading
+from typing import Literal
+
+import numpy as np
+from numba import config, get_num_threads
+
+from npllm.kernels.gelu import gelu_forward
+from npllm.kernels.gemm.driver import multiply, scratch_elements
+
+ALIGNMENT = 64  # bytes: a cache line
+
+_engine = "blas" if config.DISABLE_JIT else "npllm"  # the micro-kernel consists of instructions, not of Python
+_kept = threading.local()  # scratch, for each caller's thread, dtype and number of threads
+
+
+def set_gemm(engine: Literal["npllm", "blas"]) -> None:
+    """Choose who multiplies matrices: this package or, to compare, NumPy's BLAS, which may give other bits."""
+    if engine not in ("npllm", "blas"):
+        raise ValueError(f"The engine {engine!r} is neither 'npllm' nor 'blas'.")
+    global _engine
+    _engine = engine
+
+
+def matmul(a, b, out, *, accumulate=False, bias=None, residual=None, activated=None):
+    """out = a @ b + bias + residual, or out += with `accumulate`; then activated = gelu(out). Returns out.
+
+    a: (M, K), b: (K, N): C-contiguous or transposed. out: (M, N). bias: (N,). residual, activated: (M, N). Whatever is
+    not None is of one float dtype; `out` and the epilogue's arrays are C-contiguous.
+    """
+    if _engine == "blas":
+        return _blas(a, b, out, accumulate, bias, residual, activated)
+    nothing = _nothing(out.dtype)
+    multiply(
+        *_flat(a),
+        *_flat(b),
+        a.shape[1],
+        out,
+        accumulate,
+        nothing[0] if bias is None else bias,
+        nothing if residual is None else residual,
+        nothing if activated is None else activated,
+        _scratch(out.dtype, get_num_threads()),
+    )
+    return out
+
+
+def _blas(a, b, out, accumulate, bias, residual, activated):
+    addends = [addend for addend in (out if accumulate else None, bias, residual) if addend is not None]
+    np.copyto(out, sum(addends, start=a @ b))
+    if activated is not None:
+        np.copyto(activated, gelu_forward(out))
+    return out
+
+
+def _flat(matrix) -> tuple[np.ndarray, int, int]:
+    """The elements in the order of memory, and how many it is to the next row and column."""
+    if matrix.flags.c_contiguous:
+        return matrix.reshape(-1), matrix.shape[1], 1
+    return matrix.T.reshape(-1), 1, matrix.shape[0]
+
+
+def _nothing(dtype):
+    """(1, 0)"""
+    return _keep(("nothing", dtype), lambda: np.empty((1, 0), dtype))
+
+
+def _scratch(dtype, threads):
+    """(threads, scratch_elements), used again by every product: a thread's part is larger than many a matrix."""
+
+    def allocate():
+        size = threads * scratch_elements(dtype.itemsize)
+        buffer = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+        start = -buffer.ctypes.data % ALIGNMENT
+        return buffer[start : start + size * dtype.itemsize].view(dtype).reshape(threads, -1)
+
+    return _keep((dtype, threads), allocate)
+
+
+def _keep(key, make):
+    kept = _kept.__dict__
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]

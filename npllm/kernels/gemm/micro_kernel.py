@@ -1,0 +1,115 @@
+"""The innermost loop of the matrix product: a tile of C, in registers, along the depth.
+
+    C[i, j] = sum over k of A[i, k] B[k, j]          or +=, for the rows and columns that `tile` says
+
+Numba turns loops into vector instructions, but does not keep a tile of sums in registers. So this loop is written in
+LLVM's intermediate representation: for every k, load a row of B, which is two or three registers; then broadcast one
+element of A after the other, and multiply it onto its row of sums, one FMA a register.
+
+Every element of C is one chain of FMAs from the first k to the last, wherever in the product its tile lies.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from npllm.kernels.gemm.instructions import INT32, INT64, element_type, emit_prefetch
+from npllm.kernels.gemm.tile import ROWS, TILE, register_lanes, tile_columns
+
+
+@intrinsic
+def multiply_tile(typing, like, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
+    """like: an array, for its dtype. a, b, c: addresses. Steps in elements. depth: at least 1. accumulate: += for =.
+
+    A[i, k] is i a_row_step + k a_depth_step elements after a; the row C[i] begins i c_row_step elements after c; the
+    rows of B follow each other from b on.
+    """
+
+    def generate(context, builder, signature, arguments):
+        real, itemsize = element_type(context, like)
+        _, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate = arguments
+        a, b, c = (builder.inttoptr(start, real.as_pointer()) for start in (a, b, c))
+        emitter = _TileEmitter(builder, real, itemsize)
+        a_rows, c_rows = emitter.rows(a, a_row_step), emitter.rows(c, c_row_step)
+        emitter.prefetch(c_rows)
+        emitter.store(emitter.sums(a_rows, a_depth_step, b, depth), c_rows, accumulate)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.intp] * 7, types.boolean), generate
+
+
+class _TileEmitter:
+    """Writes the instructions for one element type. Registers of a tile are listed row by row."""
+
+    def __init__(self, builder: ir.IRBuilder, real: ir.Type, itemsize: int):
+        self.builder, self.itemsize = builder, itemsize
+        self.lanes = register_lanes(itemsize)
+        self.register = ir.VectorType(real, self.lanes)
+        kind = ir.FunctionType(self.register, [self.register] * 3)
+        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{self.lanes}f{8 * itemsize}")
+
+    def rows(self, start, step):
+        """Pointers to the rows of a tile."""
+        return [self.builder.gep(start, [self.builder.mul(INT64(i), step)]) for i in range(ROWS)]
+
+    def prefetch(self, c_rows):
+        """C is wanted when the sums are complete; its rows may be pages apart, where no hardware foresees them."""
+        for row in c_rows:
+            for column in (0, tile_columns(self.itemsize) - 1):
+                emit_prefetch(self.builder, self.builder.gep(row, [INT64(column)]), to_write=True)
+
+    def sums(self, a_rows, a_depth_step, b, depth):
+        """The loop over k."""
+        builder = self.builder
+        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("summed")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, a_offset, b_offset = (builder.phi(INT64) for _ in range(3))
+        sums = [builder.phi(self.register) for _ in range(ROWS * TILE.vectors)]
+        new_sums = self.multiply_add(a_rows, a_offset, b, b_offset, sums)
+        steps = {k: INT64(1), a_offset: a_depth_step, b_offset: INT64(tile_columns(self.itemsize))}
+        for phi, step in steps.items():
+            phi.add_incoming(INT64(0), before)
+            phi.add_incoming(builder.add(phi, step), loop)
+        for phi, new in zip(sums, new_sums, strict=True):
+            phi.add_incoming(self.register(None), before)
+            phi.add_incoming(new, loop)
+        next_k, _ = k.incomings[1]
+        builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+        builder.position_at_end(after)
+        return new_sums
+
+    def multiply_add(self, a_rows, a_offset, b, b_offset, sums):
+        """One k: the sums with A's column times B's row added."""
+        builder = self.builder
+        b_row = [self.load(b, builder.add(b_offset, INT64(v * self.lanes))) for v in range(TILE.vectors)]
+        new_sums = []
+        for a_row in a_rows:
+            a_ik = self.broadcast(builder.load(builder.gep(a_row, [a_offset])))
+            new_sums += [builder.call(self.fma, [a_ik, b_kv, sums[len(new_sums) + v]]) for v, b_kv in enumerate(b_row)]
+        return new_sums
+
+    def store(self, sums, c_rows, accumulate):
+        with self.builder.if_else(accumulate) as branches:
+            for branch, is_sum in zip(branches, (True, False), strict=True):
+                with branch:
+                    self.store_rows(sums, c_rows, is_sum)
+
+    def store_rows(self, sums, c_rows, is_sum):
+        for i, new in enumerate(sums):
+            row, offset = c_rows[i // TILE.vectors], INT64(i % TILE.vectors * self.lanes)
+            if is_sum:
+                new = self.builder.fadd(self.load(row, offset), new)
+            self.builder.store(new, self.register_pointer(row, offset), align=self.itemsize)
+
+    def load(self, start, offset):
+        return self.builder.load(self.register_pointer(start, offset), align=self.itemsize)
+
+    def register_pointer(self, start, offset):
+        return self.builder.bitcast(self.builder.gep(start, [offset]), self.register.as_pointer())
+
+    def broadcast(self, scalar):
+        undefined = ir.Constant(self.register, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, INT32(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, self.lanes), None))

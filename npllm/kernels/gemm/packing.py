@@ -1,0 +1,85 @@
+"""Copies of blocks of A and B in the order in which the micro-kernel reads them.
+
+A panel is as many rows of A, or columns of B, as a tile has. In memory it is read from its first element to its last,
+so that the micro-kernel never waits, and a transposed matrix costs no more than a plain one. Beyond the edge of the
+matrix a panel is filled up with zeros.
+
+A block's rows are often far apart, in pages of their own, and the processor foresees only what is near: so the copy
+itself asks for them some rows before it needs them, which makes the whole product of width 768 a fifth faster.
+"""
+
+from npllm.kernels.gemm.instructions import address, copy_tile_height, copy_tile_width, prefetch, transpose_square
+from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns
+from npllm.kernels.jit import part
+
+ROWS_AHEAD = 16  # how far the copy asks in advance
+
+
+@part
+def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_start):
+    """Rows of A, `count` of them, in panels one after the other.
+
+    matrix, panels: flat; A[i, k] is matrix[start + i step + k depth_step]. Where k is the fast index, a panel is a copy
+    of the rows, (ROWS, depth); otherwise its transpose, (depth, ROWS).
+    """
+    for i in range(0, count, ROWS):
+        source, target, height = start + i * step, panels_start + i * depth, min(ROWS, count - i)
+        if depth_step == 1:
+            for row in range(height):
+                for k in range(depth):
+                    panels[target + row * depth + k] = matrix[source + row * step + k]
+            panels[target + height * depth : target + ROWS * depth] = panels.dtype.type(0.0)
+        elif height == ROWS:
+            for k in range(depth):
+                prefetch(address(matrix, source + (k + ROWS_AHEAD) * depth_step))
+                copy_tile_height(matrix, address(matrix, source + k * depth_step), address(panels, target + k * ROWS))
+        else:
+            _pack_edge(matrix, source, step, depth_step, height, 0, depth, panels, target, ROWS)
+
+
+@part
+def pack_columns(matrix, start, step, depth_step, count, depth, panels, panels_start):
+    """Columns of B, `count` of them, in panels (depth, COLUMNS) one after the other.
+
+    matrix, panels: flat; B[k, j] is matrix[start + j step + k depth_step].
+    """
+    columns = tile_columns(matrix.itemsize)
+    whole = count - count % columns
+    if step == 1:
+        for k in range(depth):
+            for j in range(0, whole, columns):
+                source = start + k * depth_step + j
+                prefetch(address(matrix, source + ROWS_AHEAD * depth_step))
+                target = panels_start + j * depth + k * columns
+                copy_tile_width(matrix, address(matrix, source), address(panels, target))
+    else:
+        for j in range(0, whole, columns):
+            _pack_transposed(matrix, start + j * step, step, depth, panels, panels_start + j * depth)
+    if whole < count:
+        source, target = start + whole * step, panels_start + whole * depth
+        _pack_edge(matrix, source, step, depth_step, count - whole, 0, depth, panels, target, columns)
+
+
+@part
+def _pack_transposed(matrix, start, step, depth, panel, panel_start):
+    """A panel of B where k is the fast index."""
+    itemsize = matrix.itemsize
+    lanes, columns = register_lanes(itemsize), tile_columns(itemsize)
+    whole = depth - depth % lanes
+    for k in range(0, whole, lanes):
+        for j in range(0, columns, lanes):
+            source, target = start + j * step + k, panel_start + k * columns + j
+            transpose_square(
+                matrix, address(matrix, source), step * itemsize, address(panel, target), columns * itemsize
+            )
+    _pack_edge(matrix, start, step, 1, columns, whole, depth, panel, panel_start, columns)
+
+
+@part
+def _pack_edge(matrix, start, step, depth_step, count, first, depth, panel, panel_start, width):
+    """The rows first ... depth - 1 of a panel (depth, width), of which `count` columns are in the matrix."""
+    for k in range(first, depth):
+        for i in range(count):
+            panel[panel_start + k * width + i] = matrix[start + i * step + k * depth_step]
+        for i in range(count, width):
+            panel[panel_start + k * width + i] = panel.dtype.type(0.0)
