@@ -3,10 +3,11 @@
 The scores of a block of queries and all their keys, (T, L), are all that exists of a (T, T) matrix at any time. The
 forward keeps, for each query, the log of its softmax's denominator, lse; the backward makes the probabilities again:
 
-    P[i,j] = exp(S[i,j] - lse[i])
+    P[i,j] = exp(scale q[i] · k[j] - lse[i])
 
-Keys after the block's last query are skipped, which saves nearly half of the work. A worker takes every `workers`-th
-head and shares nothing between them but its scratch, so the results do not depend on the number of workers.
+Keys after the block's last query are skipped, which saves nearly half of the work. All products are those of
+`gemm.micro_kernel`, on the layouts of `attention_tiles`. A worker takes every `workers`-th head of keys, with all its
+queries, and shares nothing with the others, so the results do not depend on their number.
 
 `python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, 12 sequences of 64, 4 heads of
 32: 1.6 to 2.2 times as fast as NumPy's reference, 4.0 to 5.5 times with dropout.
@@ -21,23 +22,27 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from npllm.kernels.attention_tiles import (
-    LANES,
-    add_outer_product,
-    exp_difference,
+    GROUP,
+    add_block_times_rows,
     fill_dropout_factors,
     fill_zeros,
-    load_columns,
-    load_panels,
     mask_future,
     multiply,
-    set_to_keys_times_queries,
-    set_to_weighted_sum,
+    pack_block,
+    pack_head,
+    pack_queries,
+    pack_transposed,
+    probabilities,
+    repeat_first_row,
+    rows_times_columns,
     softmax_backward,
     softmax_numerators,
     store_columns,
-    store_panels,
+    store_rows,
+    transposed_times_block,
 )
 from npllm.kernels.dropout import NO_DROPOUT, mask_of
+from npllm.kernels.gemm.tile import tile_columns, whole_tiles
 from npllm.kernels.jit import parallel, part
 
 
@@ -47,26 +52,44 @@ class AttentionCache(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """The memory of each of W workers, in the layouts of `attention_tiles`."""
+    """The memory of a worker, or with a leading axis that of all. T and D are whole tiles; D' is the head's own width,
+    and P = ceil(D' / L) the number of its pieces of L columns."""
 
-    panels: np.ndarray  # (W, 3, P, T, L): q, k, v of a head; in the backward (W, 6, ...): and dy, dk, dv
-    columns: np.ndarray  # (W, 2, D, L): a block's q, y; in the backward (W, 3, ...): q, dy, dq
-    blocks: np.ndarray  # (W, 2, T, L): scores, then weights; in the backward dscores too
-    factors: np.ndarray  # (W, T, L), of dropout; without it (W, 0, L)
-    lanes: np.ndarray  # (W, 3, L): maximum and sum of each query; in the backward lse, delta, the scale of dq
-    words: np.ndarray  # (W, T+7): random words; without dropout (W, 0)
+    k_rows: np.ndarray  # (T, D')
+    transposed: np.ndarray  # (D, T): v; in the backward k
+    q_columns: np.ndarray  # (D', L)
+    scores: np.ndarray  # (T, L), then weights
+    result: np.ndarray  # (D, L): y, or dq
+    maximum: np.ndarray  # (G, L); in the backward lse
+    total: np.ndarray  # (G, L); in the backward delta
+    factors: np.ndarray  # (T, L), of dropout; without it (0, L)
+    words: np.ndarray  # (T+7,): random words; without dropout (0,)
 
 
-def _scratch(n_units, T, D, dropout, dtype, empty, *, n_panels, n_columns, n_blocks):
-    W, P = min(get_num_threads(), n_units), -(-D // LANES)
-    return Scratch(
-        panels=empty((W, n_panels, P, T, LANES), dtype),
-        columns=empty((W, n_columns, D, LANES), dtype),
-        blocks=empty((W, n_blocks, T, LANES), dtype),
-        factors=empty((W, T if dropout else 0, LANES), dtype),
-        lanes=empty((W, 3, LANES), dtype),
-        words=empty((W, T + 7 if dropout else 0), np.uint32),
-    )
+class BackwardScratch(NamedTuple):
+    """What a worker needs besides in the backward."""
+
+    v_rows: np.ndarray  # (T, D')
+    dy_columns: np.ndarray  # (D', L)
+    dscores: np.ndarray  # (T, L)
+    q_rows: np.ndarray  # (P, L, L)
+    dy_rows: np.ndarray  # (P, L, L)
+    dk: np.ndarray  # (P, T, L)
+    dv: np.ndarray  # (P, T, L)
+
+
+def _scratch(workers, T, D, dropout, dtype, empty):
+    L, rows, columns = tile_columns(dtype.itemsize), whole_tiles(T), whole_tiles(D)
+    dropout_rows, n_words = (rows, T + 7) if dropout else (0, 0)
+    shapes = (rows, D), (columns, T), (D, L), (rows, L), (columns, L), (GROUP, L), (GROUP, L), (dropout_rows, L)
+    return Scratch(*[empty((workers, *shape), dtype) for shape in shapes], empty((workers, n_words), np.uint32))
+
+
+def _backward_scratch(workers, T, D, dtype, empty):
+    L, rows = tile_columns(dtype.itemsize), whole_tiles(T)
+    P = -(-D // L)
+    shapes = (rows, D), (D, L), (rows, L), (P, L, L), (P, L, L), (P, rows, L), (P, rows, L)
+    return BackwardScratch(*[empty((workers, *shape), dtype) for shape in shapes])
 
 
 def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
@@ -81,7 +104,7 @@ def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.em
     D = heads.shape[-1]
     y, lse = empty((B, T, H * D), dtype), empty((B, H, T), dtype)
     mask = mask_of(rate, key) if rate > 0 else NO_DROPOUT
-    scratch = _scratch(B * H, T, D, rate > 0, dtype, empty, n_panels=3, n_columns=2, n_blocks=1)
+    scratch = _scratch(min(get_num_threads(), B * n_kv_head), T, D, rate > 0, dtype, empty)
     _forward(heads, y.reshape(B, T, H, D), lse, n_kv_head, 1.0 / sqrt(D), mask, scratch)
     return y, AttentionCache(qkv, lse)
 
@@ -93,118 +116,136 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empt
     heads, dheads = (array.reshape(B, T, H + 2 * n_kv_head, -1) for array in (cache.qkv, dqkv))
     D = heads.shape[-1]
     mask = mask_of(rate, key) if rate > 0 else NO_DROPOUT
-    scratch = _scratch(B * n_kv_head, T, D, rate > 0, dtype, empty, n_panels=6, n_columns=3, n_blocks=2)
-    _backward(dy.reshape(B, T, H, D), heads, cache.lse, n_kv_head, 1.0 / sqrt(D), mask, dheads, scratch)
+    workers = min(get_num_threads(), B * n_kv_head)
+    scratch = _scratch(workers, T, D, rate > 0, dtype, empty)
+    backward_scratch = _backward_scratch(workers, T, D, dtype, empty)
+    dy = dy.reshape(B, T, H, D)
+    _backward(dy, heads, cache.lse, n_kv_head, 1.0 / sqrt(D), mask, dheads, scratch, backward_scratch)
     return dqkv
 
 
 @parallel
 def _forward(heads, y, lse, n_kv_head, scale, mask, scratch):
     """heads: (B, T, H+2K, D); y: (B, T, H, D); lse: (B, H, T)."""
-    B, H, _ = lse.shape
-    workers = len(scratch.blocks)
+    units, workers = len(heads) * n_kv_head, len(scratch.scores)
     for w in prange(workers):
-        worker = np.int64(w)
-        for unit in range(worker, B * H, workers):
-            b, h = unit // H, unit % H
-            _forward_head(heads[b], y[b], lse[b, h], h, n_kv_head, scale, mask, unit, scratch, worker)
+        own = _of_worker(scratch, np.int64(w))
+        for unit in range(np.int64(w), units, workers):
+            b, kv = unit // n_kv_head, unit % n_kv_head
+            _forward_kv_head(heads[b], y[b], lse[b], b, kv, n_kv_head, scale, mask, own)
 
 
 @part
-def _forward_head(heads, y, lse, h, n_kv_head, scale, mask, unit, scratch, worker):
-    """heads: (T, H+2K, D); y: (T, H, D); lse: (T,). unit: b·H + h."""
-    T, H, _ = y.shape
-    q, k, v = scratch.panels[worker, 0], scratch.panels[worker, 1], scratch.panels[worker, 2]
-    q_columns, y_columns = scratch.columns[worker, 0], scratch.columns[worker, 1]
-    maximum, total, words = scratch.lanes[worker, 0], scratch.lanes[worker, 1], scratch.words[worker]
-    kv = h // (H // n_kv_head)
-    load_panels(heads, h, scale, q)
-    load_panels(heads, H + kv, 1.0, k)
-    load_panels(heads, H + n_kv_head + kv, 1.0, v)
-    for first in range(0, T, LANES):
-        end = min(first + LANES, T)
-        scores = scratch.blocks[worker, 0, :end]
-        load_columns(q, first, end, q_columns)
-        set_to_keys_times_queries(scores, k, q_columns)
-        mask_future(scores, first)
-        softmax_numerators(scores, maximum, total)
-        if len(words) > 0:
-            factors = scratch.factors[worker, :end]
-            fill_dropout_factors(factors, first, mask, unit, T, words)
-            multiply(scores, factors)
-        set_to_weighted_sum(y_columns, v, scores)
-        for lane in range(end - first):
-            lse[first + lane] = maximum[lane] + np.log(total[lane])
-            total[lane] = total.dtype.type(1.0) / total[lane]
-        store_columns(y_columns, total, y, h, first, end)
+def _of_worker(s, w):
+    return Scratch(
+        s.k_rows[w], s.transposed[w], s.q_columns[w], s.scores[w], s.result[w], s.maximum[w], s.total[w], s.factors[w],
+        s.words[w],
+    )  # fmt: skip
+
+
+@part
+def _forward_kv_head(heads, y, lse, b, kv, n_kv_head, scale, mask, scratch):
+    """heads: (T, H+2K, D); y: (T, H, D); lse: (H, T)."""
+    (H, T), L = lse.shape, scratch.scores.shape[1]
+    group = H // n_kv_head
+    pack_head(heads, H + kv, scratch.k_rows)
+    pack_transposed(heads, H + n_kv_head + kv, scratch.transposed)
+    for h in range(kv * group, (kv + 1) * group):
+        for first in range(0, T, L):
+            _forward_block(heads, y, lse[h], h, first, scale, mask, b * H + h, scratch)
+
+
+@part
+def _forward_block(heads, y, lse, h, first, scale, mask, unit, scratch):
+    """The queries from `first` on. heads: (T, H+2K, D); y: (T, H, D); lse: (T,). unit: b·H + h."""
+    T, real = len(lse), lse.dtype.type
+    end = min(first + scratch.scores.shape[1], T)
+    scores, maximum, total = scratch.scores[:end], scratch.maximum, scratch.total
+    pack_queries(heads, h, first, end, scratch.q_columns)
+    rows_times_columns(scratch.k_rows, scratch.q_columns, scratch.scores[: whole_tiles(end)])
+    mask_future(scores, first)
+    softmax_numerators(scores, real(scale), maximum, total)
+    if len(scratch.words) > 0:
+        fill_dropout_factors(scratch.factors[:end], first, mask, unit, T, scratch.words)
+        multiply(scores, scratch.factors[:end])
+    transposed_times_block(scratch.transposed, scores, end, scratch.result)
+    for lane in range(end - first):
+        lse[first + lane] = real(scale) * maximum[0, lane] + np.log(total[0, lane])
+        total[0, lane] = real(1.0) / total[0, lane]
+    store_columns(scratch.result, total[0], y, h, first, end)
 
 
 @parallel
-def _backward(dy, heads, lse, n_kv_head, scale, mask, dheads, scratch):
+def _backward(dy, heads, lse, n_kv_head, scale, mask, dheads, scratch, backward_scratch):
     """dy: (B, T, H, D); heads, dheads: (B, T, H+2K, D); lse: (B, H, T)."""
-    B, H, _ = lse.shape
-    workers = len(scratch.blocks)
+    units, workers = len(heads) * n_kv_head, len(scratch.scores)
     for w in prange(workers):
-        worker = np.int64(w)
-        for unit in range(worker, B * n_kv_head, workers):
+        own, more = _of_worker(scratch, np.int64(w)), _more_of_worker(backward_scratch, np.int64(w))
+        for unit in range(np.int64(w), units, workers):
             b, kv = unit // n_kv_head, unit % n_kv_head
-            _backward_kv_head(dy[b], heads[b], lse[b], b, kv, n_kv_head, scale, mask, dheads[b], scratch, worker)
+            _backward_kv_head(dy[b], heads[b], lse[b], b, kv, n_kv_head, scale, mask, dheads[b], own, more)
 
 
 @part
-def _backward_kv_head(dy, heads, lse, b, kv, n_kv_head, scale, mask, dheads, scratch, worker):
+def _more_of_worker(s, w):
+    return BackwardScratch(
+        s.v_rows[w], s.dy_columns[w], s.dscores[w], s.q_rows[w], s.dy_rows[w], s.dk[w], s.dv[w]
+    )  # fmt: skip
+
+
+@part
+def _backward_kv_head(dy, heads, lse, b, kv, n_kv_head, scale, mask, dheads, scratch, more):
     """dy: (T, H, D); heads, dheads: (T, H+2K, D); lse: (H, T)."""
-    H, group = len(lse), len(lse) // n_kv_head
-    panels = scratch.panels[worker]
-    load_panels(heads, H + kv, 1.0, panels[1])
-    load_panels(heads, H + n_kv_head + kv, 1.0, panels[2])
-    fill_zeros(panels[4:])
+    (H, T), L = lse.shape, scratch.scores.shape[1]
+    group, k, v = H // n_kv_head, H + kv, H + n_kv_head + kv
+    pack_head(heads, k, scratch.k_rows)
+    pack_head(heads, v, more.v_rows)
+    pack_transposed(heads, k, scratch.transposed)
+    fill_zeros(more.dk)
+    fill_zeros(more.dv)
     for h in range(kv * group, (kv + 1) * group):
-        load_panels(heads, h, scale, panels[0])
-        load_panels(dy, h, 1.0, panels[3])
-        _backward_head(lse[h], h, scale, mask, b * H + h, dheads, scratch, worker)
-    store_panels(panels[4], dheads, H + kv)
-    store_panels(panels[5], dheads, H + n_kv_head + kv)
+        for first in range(0, T, L):
+            end = min(first + L, T)
+            _block_gradient(dy, heads, lse[h], h, first, end, scale, mask, b * H + h, scratch, more)
+            _add_block(dy, heads, h, first, end, scratch, more)
+            transposed_times_block(scratch.transposed, more.dscores, end, scratch.result)
+            scratch.total[:] = scratch.total.dtype.type(1.0)
+            store_columns(scratch.result, scratch.total[0], dheads, h, first, end)
+    store_rows(more.dk, dheads, k)
+    store_rows(more.dv, dheads, v)
 
 
 @part
-def _backward_head(lse, h, scale, mask, unit, dheads, scratch, worker):
-    """lse: (T,); dheads: (T, H+2K, D). unit: b·H + h. Adds to the worker's dk and dv."""
-    T = len(lse)
-    q, dy = scratch.panels[worker, 0], scratch.panels[worker, 3]
-    dk, dv = scratch.panels[worker, 4], scratch.panels[worker, 5]
-    dq_columns, factors = scratch.columns[worker, 2], scratch.lanes[worker, 2]
-    factors[:] = factors.dtype.type(scale)
-    for first in range(0, T, LANES):
-        end = min(first + LANES, T)
-        weights, dscores = _block_gradient(lse, first, end, mask, unit, scratch, worker)
-        add_outer_product(dv, weights, dy, first, end)
-        add_outer_product(dk, dscores, q, first, end)
-        set_to_weighted_sum(dq_columns, scratch.panels[worker, 1], dscores)
-        store_columns(dq_columns, factors, dheads, h, first, end)
+def _add_block(dy, heads, h, first, end, scratch, more):
+    """What the queries first ... end - 1 of head h add to dk and dv."""
+    tiles = whole_tiles(end)
+    weights = scratch.factors if len(scratch.words) > 0 else scratch.scores
+    pack_block(heads, h, first, end, more.q_rows)
+    pack_block(dy, h, first, end, more.dy_rows)
+    add_block_times_rows(weights[:tiles], end - first, more.dy_rows, more.dv)
+    add_block_times_rows(more.dscores[:tiles], end - first, more.q_rows, more.dk)
 
 
 @part
-def _block_gradient(lse, first, end, mask, unit, scratch, worker):
-    """The weights A and the gradient of the scores, (end, L) each, of the queries first ... end - 1."""
-    q, k = scratch.panels[worker, 0], scratch.panels[worker, 1]
-    v, dy = scratch.panels[worker, 2], scratch.panels[worker, 3]
-    q_columns, dy_columns = scratch.columns[worker, 0], scratch.columns[worker, 1]
-    probabilities, dscores = scratch.blocks[worker, 0, :end], scratch.blocks[worker, 1, :end]
-    lse_lanes, delta, words = scratch.lanes[worker, 0], scratch.lanes[worker, 1], scratch.words[worker]
-    load_columns(q, first, end, q_columns)
-    load_columns(dy, first, end, dy_columns)
-    for lane in range(end - first):
-        lse_lanes[lane] = lse[first + lane]
-    set_to_keys_times_queries(probabilities, k, q_columns)
-    mask_future(probabilities, first)
-    exp_difference(probabilities, lse_lanes)
-    set_to_keys_times_queries(dscores, v, dy_columns)
-    weights = probabilities
-    if len(words) > 0:
-        weights = scratch.factors[worker, :end]
-        fill_dropout_factors(weights, first, mask, unit, len(lse), words)
-        multiply(dscores, weights)
-        multiply(weights, probabilities)
-    softmax_backward(probabilities, dscores, delta)
-    return weights, dscores
+def _block_gradient(dy, heads, lse, h, first, end, scale, mask, unit, scratch, more):
+    """The weights, in scores or, with dropout, in factors, and the gradient of the scores, of the queries first ...
+    end - 1, filled up to whole tiles with zeros. unit: b·H + h."""
+    tiles, real = whole_tiles(end), lse.dtype.type
+    scores, dscores, factors = scratch.scores[:tiles], more.dscores[:tiles], scratch.factors[:tiles]
+    pack_queries(heads, h, first, end, scratch.q_columns)
+    pack_queries(dy, h, first, end, more.dy_columns)
+    rows_times_columns(scratch.k_rows, scratch.q_columns, scores)
+    rows_times_columns(more.v_rows, more.dy_columns, dscores)
+    scratch.maximum[:] = real(0.0)
+    scratch.maximum[0, : end - first] = lse[first:end]
+    repeat_first_row(scratch.maximum)
+    mask_future(scores, first)
+    probabilities(scores, real(scale), scratch.maximum)
+    if len(scratch.words) > 0:
+        fill_dropout_factors(factors, first, mask, unit, len(lse), scratch.words)
+        multiply(dscores, factors)
+        multiply(factors, scores)
+        fill_zeros(factors[end:])
+    softmax_backward(scores, real(scale), dscores, scratch.total)
+    fill_zeros(scores[end:])
+    fill_zeros(dscores[end:])

@@ -1,129 +1,112 @@
-"""The pieces of blockwise attention: everything that happens between one head's keys and one block of its queries.
+"""The pieces of blockwise attention: what happens between one head's keys and one block of its queries.
 
-Everything is made of rows of L = LANES numbers, a few vector registers each, so that no inner loop has a remainder:
+A block has as many queries as the tile of the matrix product has columns, L. Everything has one of three layouts, all
+of them what the micro-kernel reads or writes:
 
-    panels   (P, T, L)   the queries, keys or values of a head: row t, column d is panels[d // L, t, d % L]
-    block    (T, L)      the scores of L queries, transposed: a column, or lane, belongs to a query. So the softmax,
-                         which runs over the keys, runs down the columns, all lanes at a time.
-    columns  (D, L)      the same L queries themselves, or their results, transposed likewise
+    rows      (T, D)   queries, keys, values or gradients of a head, one after the other
+    columns   (D, L)   the same of one block of queries, transposed
+    block     (T, L)   the scores of a block of queries, transposed: a column, or lane, belongs to a query. So the
+                       softmax, which runs over the keys, runs down the columns, all lanes at a time.
 
-The last panel of a head and the last block of a sequence may be narrower than L. What is computed in their unused lanes
-is anything, NaN included, and goes nowhere: no loop adds one lane to another.
+T and D are rounded up to whole tiles. What is computed there goes nowhere; what is read from there must be zero. The
+lanes of the last block may be more than its queries: what they hold is finite or not, and goes nowhere either.
 
-The length of most loops over the lanes is read from an array, although it is LANES: a short loop of a known length
-would be unrolled, and then not be vectorised.
+A row of L numbers is two registers, so short that a loop over it costs more than what it does. So what there is one of
+for each lane is kept G times, (G, L), and the loops run over G rows of a block at a time.
 
 Letters as in `npllm.reference.attention`; in a block T is the number of keys that its queries may see.
 """
 
 import numpy as np
 
-from npllm.kernels.jit import inlined, part
+from npllm.kernels.gemm.instructions import address
+from npllm.kernels.gemm.micro_kernel import multiply_tile
+from npllm.kernels.gemm.packing import pack_columns, pack_rows
+from npllm.kernels.gemm.tile import ROWS
+from npllm.kernels.jit import part
 from npllm.kernels.random import fill_random_words
-from npllm.kernels.vector_math import exp
+from npllm.kernels.vector_math import exp, larger
 
-LANES = 32
+
+GROUP = 8  # G
 
 
 @part
-def add_product(a, b, out):
-    """out += a @ b; a: (R, K), of any strides; b: (K, L); out: (R, L).
+def product(a, a_panel_step, a_row_step, a_depth_step, b, depth, c, accumulate):
+    """c = A b, or += ; a: any array that holds the panels of A; b: (depth, L); c: rows of whole tiles, any width.
 
-    A tile of 4 x 4 coefficients stays in registers while it runs along the lanes. One core of an AVX-512 server CPU
-    reaches 52 to 64 GFLOP/s in float32, against 15 to 33 with one row of coefficients at a time.
+    a_panel_step: elements of a for each row of A, from panel to panel. The other steps are within a panel.
     """
-    R, K = a.shape
-    b, out = b.reshape(-1), out.reshape(-1)
-    whole_R, whole_K = R - R % 4, K - K % 4
-    for r in range(0, whole_R, 4):
-        out_rows = out[r * LANES : (r + 4) * LANES]
-        for k in range(0, whole_K, 4):
-            _add_product_4x4(a[r : r + 4, k : k + 4], b[k * LANES : (k + 4) * LANES], out_rows)
-    for r in range(R):
-        for k in range(whole_K if r < whole_R else 0, K):
-            _add_multiple(a[r, k], b[k * LANES : (k + 1) * LANES], out[r * LANES : (r + 1) * LANES])
-
-
-@inlined
-def _add_product_4x4(a, b, out):
-    """out += a @ b; a: (4, 4); b and out: (4, L), flat: with constant distances the compiler need not check overlaps"""
-    a00, a01, a02, a03 = a[0, 0], a[0, 1], a[0, 2], a[0, 3]
-    a10, a11, a12, a13 = a[1, 0], a[1, 1], a[1, 2], a[1, 3]
-    a20, a21, a22, a23 = a[2, 0], a[2, 1], a[2, 2], a[2, 3]
-    a30, a31, a32, a33 = a[3, 0], a[3, 1], a[3, 2], a[3, 3]
-    for lane in range(LANES):
-        b0, b1, b2, b3 = b[lane], b[LANES + lane], b[2 * LANES + lane], b[3 * LANES + lane]
-        # From left to right, each term is one FMA onto the sum before; with += the products would be summed first.
-        out[lane] = out[lane] + a00 * b0 + a01 * b1 + a02 * b2 + a03 * b3
-        out[LANES + lane] = out[LANES + lane] + a10 * b0 + a11 * b1 + a12 * b2 + a13 * b3
-        out[2 * LANES + lane] = out[2 * LANES + lane] + a20 * b0 + a21 * b1 + a22 * b2 + a23 * b3
-        out[3 * LANES + lane] = out[3 * LANES + lane] + a30 * b0 + a31 * b1 + a32 * b2 + a33 * b3
-
-
-@inlined
-def _add_multiple(factor, b, out):
-    for lane in range(len(out)):
-        out[lane] += factor * b[lane]
+    zero, width = c.dtype.type(0.0), c.shape[1]
+    for row in range(0, len(c), ROWS):
+        a_panel, c_tile = address(a, row * a_panel_step), address(c, row * width)
+        multiply_tile(zero, a_panel, a_row_step, a_depth_step, address(b, 0), depth, c_tile, width, accumulate)
 
 
 @part
-def set_to_keys_times_queries(block, keys, queries):
-    """block = keys @ queries; block: (T, L); keys: panels, of which the first T rows count; queries: columns."""
-    fill_zeros(block)
-    for p in range(len(keys)):
-        d = slice(p * LANES, min((p + 1) * LANES, len(queries)))
-        add_product(keys[p, : len(block), : d.stop - d.start], queries[d], block)
+def rows_times_columns(rows, columns, block):
+    """block = rows @ columns; rows: (>= T, D); columns: (D, L); block: (T, L), T whole tiles."""
+    D = rows.shape[1]
+    product(rows, D, D, 1, columns, D, block, False)
 
 
 @part
-def set_to_weighted_sum(columns, values, weights):
-    """columns = values.T @ weights; weights: a block (T, L); values: panels, of which the first T rows count."""
-    fill_zeros(columns)
-    for p in range(len(values)):
-        d = slice(p * LANES, min((p + 1) * LANES, len(columns)))
-        add_product(values[p, : len(weights), : d.stop - d.start].T, weights, columns[d])
+def transposed_times_block(panels, block, n_keys, columns):
+    """columns = rows.T @ block; panels: `rows` transposed, from `pack_transposed`; block: of which n_keys rows count."""
+    product(panels, panels.shape[1], 1, ROWS, block, n_keys, columns, False)
 
 
 @part
-def add_outer_product(panels, weights, queries, first, end):
-    """panels += weights @ queries; weights: a block (T, L); queries: panels, of which rows first ... end - 1 count."""
-    for p in range(len(panels)):
-        add_product(weights[:, : end - first], queries[p, first:end], panels[p, : len(weights)])
+def add_block_times_rows(block, n_queries, rows, total):
+    """total += block @ rows; block: (T, L), of which n_queries lanes count; rows: (W, L, L), L columns of each at a
+    time, from `pack_block`; total: (W, >= T, L), likewise."""
+    L = block.shape[1]
+    for w in range(len(total)):
+        product(block, L, L, 1, rows[w], n_queries, total[w, : len(block)], True)
 
 
 @part
-def fill_zeros(array):
-    array[:] = array.dtype.type(0.0)
+def pack_head(heads, h, rows):
+    """rows = heads[:, h], with zeros below; heads: (T, ·, D)."""
+    T, n_heads, D = heads.shape
+    pack_rows(heads.reshape(-1), h * D, n_heads * D, 1, T, D, rows.reshape(-1), 0)
 
 
 @part
-def load_panels(heads, h, scale, panels):
-    """panels = scale · heads[:, h]; heads: (T, ·, D)."""
-    scale = heads.dtype.type(scale)
-    for p in range(len(panels)):
+def pack_transposed(heads, h, panels):
+    """panels = heads[:, h].T, in panels for the micro-kernel, (D, T); heads: (T, ·, D)."""
+    T, n_heads, D = heads.shape
+    pack_rows(heads.reshape(-1), h * D, 1, n_heads * D, D, T, panels.reshape(-1), 0)
+
+
+@part
+def pack_queries(heads, h, first, end, columns):
+    """columns = heads[first:end, h].T, with zeros to the right; heads: (T, ·, D)."""
+    _, n_heads, D = heads.shape
+    start = (first * n_heads + h) * D
+    pack_columns(heads.reshape(-1), start, n_heads * D, 1, end - first, D, columns.reshape(-1), 0)
+
+
+@part
+def pack_block(heads, h, first, end, rows):
+    """rows = heads[first:end, h], L columns of each at a time, with zeros to the right; rows: (W, L, L)."""
+    _, n_heads, D = heads.shape
+    L = rows.shape[1]
+    for w in range(len(rows)):
+        start = (first * n_heads + h) * D + w * L
+        count = min(L, D - w * L)
+        pack_columns(heads.reshape(-1), start, 1, n_heads * D, count, end - first, rows[w].reshape(-1), 0)
+
+
+@part
+def store_rows(total, heads, h):
+    """heads[:, h] = total; total: (W, T, L), L columns of each row at a time; heads: (T, ·, D)."""
+    L = total.shape[2]
+    for w in range(len(total)):
         for t in range(len(heads)):
-            row = heads[t, h, p * LANES : (p + 1) * LANES]
-            for lane in range(len(row)):
-                panels[p, t, lane] = scale * row[lane]
-
-
-@part
-def store_panels(panels, heads, h):
-    """heads[:, h] = panels; heads: (T, ·, D)."""
-    for p in range(len(panels)):
-        for t in range(len(heads)):
-            row = heads[t, h, p * LANES : (p + 1) * LANES]
-            for lane in range(len(row)):
-                row[lane] = panels[p, t, lane]
-
-
-@part
-def load_columns(panels, first, end, columns):
-    """columns = the rows first ... end - 1 of panels, transposed."""
-    for d in range(len(columns)):
-        panel, row = panels[d // LANES, first:end], columns[d]
-        for lane in range(len(panel)):
-            row[lane] = panel[lane, d % LANES]
+            row, total_row = heads[t, h, w * L : (w + 1) * L], total[w, t]
+            for d in range(len(row)):
+                row[d] = total_row[d]
 
 
 @part
@@ -136,46 +119,83 @@ def store_columns(columns, factors, heads, h, first, end):
 
 
 @part
+def fill_zeros(array):
+    array[:] = array.dtype.type(0.0)
+
+
+@part
 def mask_future(scores, first):
     """Minus infinity where the key comes after the query; scores: a block (T, L), whose first query is `first`."""
     for j in range(first, len(scores)):
-        for lane in range(j - first):
+        for lane in range(min(j - first, scores.shape[1])):
             scores[j, lane] = -np.inf
 
 
 @part
-def softmax_numerators(scores, maximum, total):
-    """scores = exp(scores - maximum); maximum, total: (L,), the maximum and the sum of each column."""
-    maximum[:] = scores.dtype.type(-np.inf)
-    for j in range(len(scores)):
-        for lane in range(len(maximum)):
-            maximum[lane] = scores[j, lane] if scores[j, lane] > maximum[lane] else maximum[lane]
-    fill_zeros(total)
-    for j in range(len(scores)):
-        for lane in range(len(total)):
-            scores[j, lane] = exp(scores[j, lane] - maximum[lane])
-            total[lane] += scores[j, lane]
+def softmax_numerators(scores, scale, maximum, total):
+    """scores = exp(scale (scores - maximum)). maximum, total: (G, L), all of whose rows become the maximum and the sum
+    of each column."""
+    scores, wide_maximum, wide_total = scores.reshape(-1), maximum.reshape(-1), total.reshape(-1)
+    wide_maximum[:] = scores.dtype.type(-np.inf)
+    for start in range(0, len(scores), len(wide_maximum)):
+        part_of_scores = scores[start : start + len(wide_maximum)]
+        for i in range(len(part_of_scores)):
+            wide_maximum[i] = larger(wide_maximum[i], part_of_scores[i])
+    for g in range(1, len(maximum)):
+        for lane in range(maximum.shape[1]):
+            maximum[0, lane] = larger(maximum[0, lane], maximum[g, lane])
+    repeat_first_row(maximum)
+    fill_zeros(wide_total)
+    for start in range(0, len(scores), len(wide_total)):
+        part_of_scores = scores[start : start + len(wide_total)]
+        for i in range(len(part_of_scores)):
+            part_of_scores[i] = exp(scale * (part_of_scores[i] - wide_maximum[i]))
+            wide_total[i] += part_of_scores[i]
+    sum_rows(total)
 
 
 @part
-def exp_difference(scores, subtrahend):
-    """scores = exp(scores - subtrahend); subtrahend: (L,)."""
-    for j in range(len(scores)):
-        for lane in range(len(subtrahend)):
-            scores[j, lane] = exp(scores[j, lane] - subtrahend[lane])
+def sum_rows(lanes):
+    """Every row = the sum of all rows; lanes: (G, L)."""
+    for g in range(1, len(lanes)):
+        for lane in range(lanes.shape[1]):
+            lanes[0, lane] += lanes[g, lane]
+    repeat_first_row(lanes)
 
 
 @part
-def softmax_backward(probabilities, dscores, delta):
-    """dscores = probabilities (dscores - delta), where dscores is dprobabilities before. delta: (L,), scratch for the
-    sum over the keys of probabilities dprobabilities."""
-    fill_zeros(delta)
-    for j in range(len(dscores)):
-        for lane in range(len(delta)):
-            delta[lane] += probabilities[j, lane] * dscores[j, lane]
-    for j in range(len(dscores)):
-        for lane in range(len(delta)):
-            dscores[j, lane] = probabilities[j, lane] * (dscores[j, lane] - delta[lane])
+def repeat_first_row(lanes):
+    """Every row = the first; lanes: (G, L)."""
+    for g in range(1, len(lanes)):
+        for lane in range(lanes.shape[1]):
+            lanes[g, lane] = lanes[0, lane]
+
+
+@part
+def probabilities(scores, scale, lse):
+    """scores = exp(scale · scores - lse); lse: (G, L), of equal rows."""
+    scores, lse = scores.reshape(-1), lse.reshape(-1)
+    for start in range(0, len(scores), len(lse)):
+        part_of_scores = scores[start : start + len(lse)]
+        for i in range(len(part_of_scores)):
+            part_of_scores[i] = exp(scale * part_of_scores[i] - lse[i])
+
+
+@part
+def softmax_backward(probabilities, scale, dscores, delta):
+    """dscores = scale · probabilities (dscores - delta), where dscores is dprobabilities before. delta: (G, L), scratch
+    for the sum over the keys of probabilities dprobabilities."""
+    probabilities, dscores, wide_delta = probabilities.reshape(-1), dscores.reshape(-1), delta.reshape(-1)
+    fill_zeros(wide_delta)
+    for start in range(0, len(dscores), len(wide_delta)):
+        p, dp = probabilities[start : start + len(wide_delta)], dscores[start : start + len(wide_delta)]
+        for i in range(len(dp)):
+            wide_delta[i] += p[i] * dp[i]
+    sum_rows(delta)
+    for start in range(0, len(dscores), len(wide_delta)):
+        p, dp = probabilities[start : start + len(wide_delta)], dscores[start : start + len(wide_delta)]
+        for i in range(len(dp)):
+            dp[i] = scale * p[i] * (dp[i] - wide_delta[i])
 
 
 @part
@@ -195,7 +215,7 @@ def fill_dropout_factors(factors, first, mask, head, T, words):
     """
     threshold, scale, zero = np.uint32(mask.threshold), factors.dtype.type(mask.scale), factors.dtype.type(0.0)
     fill_zeros(factors)
-    for i in range(first, min(first + LANES, T)):
+    for i in range(first, min(first + factors.shape[1], T)):
         start = mask.first + (head * T + i) * T
         skipped = start % 4  # words of the block of four that belong to the row before
         n_words = (skipped + i + 1 + 3) // 4 * 4

@@ -1,7 +1,7 @@
 """The two passes of a softmax over one contiguous row: what the loss and the attention of generation share."""
 
 from npllm.kernels.jit import inlined, summing
-from npllm.kernels.vector_math import exp
+from npllm.kernels.vector_math import exp, larger
 
 
 @inlined
@@ -13,16 +13,11 @@ def row_maximum(row):
     a = b = c = d = row[0]
     whole = len(row) - len(row) % 4
     for j in range(0, whole, 4):
-        a, b = _larger(row[j], a), _larger(row[j + 1], b)
-        c, d = _larger(row[j + 2], c), _larger(row[j + 3], d)
+        a, b = larger(row[j], a), larger(row[j + 1], b)
+        c, d = larger(row[j + 2], c), larger(row[j + 3], d)
     for j in range(whole, len(row)):
-        a = _larger(row[j], a)
-    return _larger(_larger(a, b), _larger(c, d))
-
-
-@inlined
-def _larger(a, b):
-    return a if a > b else b
+        a = larger(row[j], a)
+    return larger(larger(a, b), larger(c, d))
 
 
 @summing

@@ -74,7 +74,7 @@ def multiply(
     threads = len(scratch)
     for t in prange(threads):
         thread = np.int64(t)
-        rows, columns = _share(thread, threads, *c.shape, tile_columns(c.itemsize))
+        rows, columns = _share(thread, threads, c.shape[0], c.shape[1], tile_columns(c.itemsize))
         for row in range(rows.first, rows.end, BLOCK_ROWS):
             block = Range(row, min(row + BLOCK_ROWS, rows.end))
             _multiply_rows(left, right, depth, c, accumulate, epilogue, block, columns, scratch[thread])
@@ -117,23 +117,21 @@ def _multiply_rows(a, b, depth, c, accumulate, epilogue, rows, columns, scratch)
 
 @part
 def _multiply_block(a, in_place, c, add, epilogue, is_last, rows, ks, columns, scratch, packed_a, packed_b):
-    """A packed block of B, and as many columns of C, tile by tile."""
-    N, tile_width, depth = c.shape[1], tile_columns(c.itemsize), ks.end - ks.first
-    row_step, depth_step = (depth, 1) if a.column_step == 1 else (1, ROWS)
+    """A packed block of B, and as many columns of C, tile by tile. An edge tile is computed at the start of scratch."""
+    zero, N, tile_width, depth = c.dtype.type(0.0), c.shape[1], tile_columns(c.itemsize), ks.end - ks.first
+    packed_row_step, depth_step = (depth, 1) if a.column_step == 1 else (1, ROWS)
     finish = is_last and epilogue.bias.size + epilogue.residual.size + epilogue.activated.size > 0
     for column in range(columns.first, columns.end, tile_width):
         b_panel = address(scratch, packed_b + (column - columns.first) * depth)
         width = min(tile_width, columns.end - column)
         for row in range(rows.first, rows.end, ROWS):
             height = min(ROWS, rows.end - row)
-            a_panel, a_row_step = address(scratch, packed_a + (row - rows.first) * depth), row_step
+            a_panel, row_step = address(scratch, packed_a + (row - rows.first) * depth), packed_row_step
             if row - rows.first < in_place:
-                a_panel, a_row_step = address(a.data, row * a.row_step + ks.first), a.row_step
+                a_panel, row_step = address(a.data, row * a.row_step + ks.first), a.row_step
             is_whole = width == tile_width and height == ROWS
-            c_tile, c_row_step = (address(c, row * N + column), N) if is_whole else (address(scratch, 0), tile_width)
-            multiply_tile(
-                c, a_panel, a_row_step, depth_step, b_panel, depth, c_tile, c_row_step, add and is_whole
-            )
+            c_tile, c_step = (address(c, row * N + column), N) if is_whole else (address(scratch, 0), tile_width)
+            multiply_tile(zero, a_panel, row_step, depth_step, b_panel, depth, c_tile, c_step, add and is_whole)
             if not is_whole:
                 _copy_edge(scratch, tile_width, c[row : row + height, column : column + width], add)
             if finish:

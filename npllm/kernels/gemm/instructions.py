@@ -1,12 +1,16 @@
 """Vector instructions that Numba does not emit by itself, as functions that kernels call.
 
-They take addresses, which are integers, and the element type from `like`, any array of it. Nothing is checked.
+Each function is written twice: as the Python that says what it does, which runs when Numba is switched off, and as the
+instructions. Arrays are flat here, and an element is named by its number. Nothing is checked.
 """
 
+from ctypes import c_char
+
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns
 from npllm.kernels.jit import inlined
@@ -15,24 +19,40 @@ INT32, INT64 = ir.IntType(32), ir.IntType(64)
 BYTE_POINTER = ir.IntType(8).as_pointer()
 
 
+def instruction(python_function):
+    """The decorator of a function that compiled kernels are to call in place of `python_function`."""
+    return overload(python_function, jit_options={"forceinline": True})
+
+
 @inlined
 def address(array, index):
-    """Of an element of a contiguous array, counted from the first."""
+    """Of an element, in bytes."""
     return array.ctypes.data + index * array.itemsize
 
 
-def element_type(context, like) -> tuple[ir.Type, int]:
-    """LLVM's type of an array's elements, and their size in bytes."""
-    return context.get_value_type(like.dtype), like.dtype.bitwidth // 8
+def elements_at(address, shape, steps, dtype) -> np.ndarray:
+    """The elements from an address on, without Numba; steps in elements."""
+    last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    memory = (c_char * ((last + 1) * dtype.itemsize)).from_address(address)
+    return np.ndarray(shape, dtype, memory, strides=[step * dtype.itemsize for step in steps])
+
+
+def element_type(context, scalar) -> tuple[ir.Type, int]:
+    """LLVM's type of a Numba scalar, and its size in bytes."""
+    return context.get_value_type(scalar), scalar.bitwidth // 8
 
 
 def _copy_of(width):
-    """A copy of width(itemsize) elements at once."""
+    """A function that copies width(itemsize) elements at once."""
+
+    def copy(source, source_start, target, target_start):
+        n = width(source.itemsize)
+        target[target_start : target_start + n] = source[source_start : source_start + n]
 
     @intrinsic
-    def copy(typing, like, source, target):
+    def emit(typing, like, source, target):
         def generate(context, builder, signature, arguments):
-            real, itemsize = element_type(context, like)
+            real, itemsize = element_type(context, like.dtype)
             pointer = ir.VectorType(real, width(itemsize)).as_pointer()
             source, target = (builder.inttoptr(argument, pointer) for argument in arguments[1:])
             builder.store(builder.load(source, align=itemsize), target, align=itemsize)
@@ -40,19 +60,43 @@ def _copy_of(width):
 
         return types.void(like, types.intp, types.intp), generate
 
+    @instruction(copy)
+    def _(source, source_start, target, target_start):
+        return lambda source, source_start, target, target_start: emit(
+            source, address(source, source_start), address(target, target_start)
+        )
+
     return copy
 
 
+copy_register = _copy_of(register_lanes)
 copy_tile_height = _copy_of(lambda itemsize: ROWS)
 copy_tile_width = _copy_of(tile_columns)
 
 
+def transpose_square(source, source_start, source_step, target, target_start, target_step):
+    """Transpose a square as wide as a register. The steps lead from row to row."""
+    lanes = np.arange(register_lanes(source.itemsize))
+    square = source[source_start + source_step * lanes[:, None] + lanes]
+    target[target_start + target_step * lanes[:, None] + lanes] = square.T
+
+
+@instruction(transpose_square)
+def _(source, source_start, source_step, target, target_start, target_step):
+    def emit(source, source_start, source_step, target, target_start, target_step):
+        itemsize = source.itemsize
+        source_address, target_address = address(source, source_start), address(target, target_start)
+        _transpose_square(source, source_address, source_step * itemsize, target_address, target_step * itemsize)
+
+    return emit
+
+
 @intrinsic
-def transpose_square(typing, like, source, source_step, target, target_step):
-    """Transpose a square as wide as a register. The steps, in bytes, lead from row to row."""
+def _transpose_square(typing, like, source, source_step, target, target_step):
+    """The steps are bytes."""
 
     def generate(context, builder, signature, arguments):
-        real, itemsize = element_type(context, like)
+        real, itemsize = element_type(context, like.dtype)
         lanes = register_lanes(itemsize)
         pointer = ir.VectorType(real, lanes).as_pointer()
         _, source, source_step, target, target_step = arguments
@@ -80,10 +124,17 @@ def _transposed(builder, rows):
     return rows
 
 
-@intrinsic
-def prefetch(typing, source):
-    """Begin to load the cache line at an address, which need not be valid."""
+def prefetch(array, index):
+    """Begin to load the cache line of an element, which may be beyond the array."""
 
+
+@instruction(prefetch)
+def _(array, index):
+    return lambda array, index: _prefetch(address(array, index))
+
+
+@intrinsic
+def _prefetch(typing, source):
     def generate(context, builder, signature, arguments):
         emit_prefetch(builder, builder.inttoptr(arguments[0], BYTE_POINTER), to_write=False)
         return context.get_dummy_value()

@@ -4,14 +4,14 @@ import threading
 from typing import Literal
 
 import numpy as np
-from numba import config, get_num_threads
+from numba import get_num_threads
 
 from npllm.kernels.gelu import gelu_forward
 from npllm.kernels.gemm.driver import multiply, scratch_elements
 
 ALIGNMENT = 64  # bytes: a cache line
 
-_engine = "blas" if config.DISABLE_JIT else "npllm"  # the micro-kernel consists of instructions, not of Python
+_engine = "npllm"
 _kept = threading.local()  # scratch, for each caller's thread, dtype and number of threads
 
 

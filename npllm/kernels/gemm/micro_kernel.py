@@ -12,22 +12,37 @@ Every element of C is one chain of FMAs from the first k to the last, wherever i
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
-from npllm.kernels.gemm.instructions import INT32, INT64, element_type, emit_prefetch
+from npllm.kernels.gemm.instructions import INT32, INT64, element_type, elements_at, emit_prefetch
 from npllm.kernels.gemm.tile import ROWS, TILE, register_lanes, tile_columns
 
 
-@intrinsic
-def multiply_tile(typing, like, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
-    """like: an array, for its dtype. a, b, c: addresses. Steps in elements. depth: at least 1. accumulate: += for =.
+def multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
+    """zero: a scalar of the elements' type. a, b, c: addresses. Steps in elements. depth: at least 1. accumulate: +=.
 
     A[i, k] is i a_row_step + k a_depth_step elements after a; the row C[i] begins i c_row_step elements after c; the
     rows of B follow each other from b on.
     """
+    columns = tile_columns(zero.itemsize)
+    a_tile = elements_at(a, (ROWS, depth), (a_row_step, a_depth_step), zero.dtype)
+    b_panel = elements_at(b, (depth, columns), (columns, 1), zero.dtype)
+    c_tile = elements_at(c, (ROWS, columns), (c_row_step, 1), zero.dtype)
+    c_tile[:] = a_tile @ b_panel + (c_tile if accumulate else zero)
 
+
+@overload(multiply_tile)
+def _(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
+    return lambda zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate: _multiply_tile(
+        zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate
+    )
+
+
+@intrinsic
+def _multiply_tile(typing, zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
     def generate(context, builder, signature, arguments):
-        real, itemsize = element_type(context, like)
+        builder.function.attributes.add("noinline")  # or every caller would be compiled with copies of it
+        real, itemsize = element_type(context, zero)
         _, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate = arguments
         a, b, c = (builder.inttoptr(start, real.as_pointer()) for start in (a, b, c))
         emitter = _TileEmitter(builder, real, itemsize)
@@ -36,7 +51,7 @@ def multiply_tile(typing, like, a, a_row_step, a_depth_step, b, depth, c, c_row_
         emitter.store(emitter.sums(a_rows, a_depth_step, b, depth), c_rows, accumulate)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.intp] * 7, types.boolean), generate
+    return types.void(zero, *[types.intp] * 7, types.boolean), generate
 
 
 class _TileEmitter:

@@ -8,7 +8,13 @@ A block's rows are often far apart, in pages of their own, and the processor for
 itself asks for them some rows before it needs them, which makes the whole product of width 768 a fifth faster.
 """
 
-from npllm.kernels.gemm.instructions import address, copy_tile_height, copy_tile_width, prefetch, transpose_square
+from npllm.kernels.gemm.instructions import (
+    copy_register,
+    copy_tile_height,
+    copy_tile_width,
+    prefetch,
+    transpose_square,
+)
 from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns
 from npllm.kernels.jit import part
 
@@ -26,15 +32,24 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
         source, target, height = start + i * step, panels_start + i * depth, min(ROWS, count - i)
         if depth_step == 1:
             for row in range(height):
-                for k in range(depth):
-                    panels[target + row * depth + k] = matrix[source + row * step + k]
+                _copy_row(matrix, source + row * step, panels, target + row * depth, depth)
             panels[target + height * depth : target + ROWS * depth] = panels.dtype.type(0.0)
         elif height == ROWS:
             for k in range(depth):
-                prefetch(address(matrix, source + (k + ROWS_AHEAD) * depth_step))
-                copy_tile_height(matrix, address(matrix, source + k * depth_step), address(panels, target + k * ROWS))
+                prefetch(matrix, source + (k + ROWS_AHEAD) * depth_step)
+                copy_tile_height(matrix, source + k * depth_step, panels, target + k * ROWS)
         else:
             _pack_edge(matrix, source, step, depth_step, height, 0, depth, panels, target, ROWS)
+
+
+@part
+def _copy_row(matrix, source, panels, target, depth):
+    lanes = register_lanes(matrix.itemsize)
+    whole = depth - depth % lanes
+    for k in range(0, whole, lanes):
+        copy_register(matrix, source + k, panels, target + k)
+    for k in range(whole, depth):
+        panels[target + k] = matrix[source + k]
 
 
 @part
@@ -49,9 +64,9 @@ def pack_columns(matrix, start, step, depth_step, count, depth, panels, panels_s
         for k in range(depth):
             for j in range(0, whole, columns):
                 source = start + k * depth_step + j
-                prefetch(address(matrix, source + ROWS_AHEAD * depth_step))
+                prefetch(matrix, source + ROWS_AHEAD * depth_step)
                 target = panels_start + j * depth + k * columns
-                copy_tile_width(matrix, address(matrix, source), address(panels, target))
+                copy_tile_width(matrix, source, panels, target)
     else:
         for j in range(0, whole, columns):
             _pack_transposed(matrix, start + j * step, step, depth, panels, panels_start + j * depth)
@@ -63,15 +78,12 @@ def pack_columns(matrix, start, step, depth_step, count, depth, panels, panels_s
 @part
 def _pack_transposed(matrix, start, step, depth, panel, panel_start):
     """A panel of B where k is the fast index."""
-    itemsize = matrix.itemsize
-    lanes, columns = register_lanes(itemsize), tile_columns(itemsize)
+    lanes, columns = register_lanes(matrix.itemsize), tile_columns(matrix.itemsize)
     whole = depth - depth % lanes
     for k in range(0, whole, lanes):
         for j in range(0, columns, lanes):
             source, target = start + j * step + k, panel_start + k * columns + j
-            transpose_square(
-                matrix, address(matrix, source), step * itemsize, address(panel, target), columns * itemsize
-            )
+            transpose_square(matrix, source, step, panel, target, columns)
     _pack_edge(matrix, start, step, 1, columns, whole, depth, panel, panel_start, columns)
 
 

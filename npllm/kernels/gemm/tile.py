@@ -50,3 +50,9 @@ def register_lanes(itemsize: int) -> int:
 def tile_columns(itemsize: int) -> int:
     """Elements in a row of the tile."""
     return TILE.vectors * register_lanes(itemsize)
+
+
+@register_jitable
+def whole_tiles(n: int) -> int:
+    """The number of rows in the tiles that n rows need."""
+    return (n + ROWS - 1) // ROWS * ROWS
