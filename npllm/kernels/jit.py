@@ -1,12 +1,13 @@
-"""How the kernels are compiled.
+"""How the kernels are compiled, and how their threads wait.
 
-Five decorators, from the outside inwards:
+Six decorators, from the outside inwards:
 
     parallel    called from Python: splits a loop over chunks, rows or workers between the threads
     serial      called from Python as well as by kernels: the work on one chunk, or what is too little to split
     part        called by kernels only
     inlined     a few lines that must melt into the loop around them for it to be vectorised
     summing     the same, for a sum over one row
+    replacing   what kernels call in place of a Python function
 
 What makes the results the same for any number of threads: a `prange` iteration owns the outputs that it writes, and
 what it computes does not depend on where the threads split the range. So an iteration is a chunk of fixed size, and a
@@ -19,13 +20,22 @@ infinity do not occur. The error model "numpy" makes x / 0 infinite: Python's ex
 With NUMBA_DISABLE_JIT=1 every kernel is plain Python, to step through.
 """
 
+import os
 from pathlib import Path
 
 from numba import njit
+from numba.extending import overload
+
+from npllm.kernels.part_compiler import PartCompiler
+
+# A thread that finds nothing to do should sleep and not spin: two processes on the same cores then share them evenly,
+# where spinning makes each take six times as long, and a process alone loses two per cent. libgomp reads the variable
+# when Numba loads it, which is at the first parallel call.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Without the entry points for C, and for Python where it does not call, compiling takes a fifth less time.
 _COMMON = {"error_model": "numpy", "no_cfunc_wrapper": True}
-_CALLED_BY_KERNELS = _COMMON | {"no_cpython_wrapper": True}
+_CALLED_BY_KERNELS = _COMMON | {"no_cpython_wrapper": True, "pipeline_class": PartCompiler}
 
 
 def parallel(kernel):
@@ -45,13 +55,19 @@ inlined = njit(forceinline=True, fastmath={"contract"}, **_CALLED_BY_KERNELS)
 summing = njit(forceinline=True, fastmath={"contract", "reassoc"}, **_CALLED_BY_KERNELS)
 
 
+def replacing(python_function, *, inline=True):
+    """Call the decorated function's result, chosen by the types of the arguments, where kernels call the other."""
+    options = _CALLED_BY_KERNELS | {"forceinline": inline, "fastmath": {"contract"}}
+    return overload(python_function, jit_options=options)
+
+
 def discard_stale_caches(folder):
-    """Delete the compiled kernels of a folder that are older than any source file in it.
+    """Delete the compiled kernels of a folder and its subfolders that are older than any source file there.
 
     Numba compares a cached kernel with the file of the kernel only, not with those of the functions inlined into it.
     """
-    newest_source = max(source.stat().st_mtime for source in folder.glob("*.py"))
-    for index in (folder / "__pycache__").glob("*.nbi"):
+    newest_source = max(source.stat().st_mtime for source in folder.rglob("*.py"))
+    for index in folder.rglob("__pycache__/*.nbi"):
         if index.stat().st_mtime < newest_source:
             index.unlink(missing_ok=True)
 

@@ -18,9 +18,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from npllm.kernels.jit import inlined
+from npllm.kernels.jit import inlined, replacing
 
 LOG2_E = np.float32(1.4426950408889634)
 LOG_2_HIGH = np.float32(0.693359375)  # 9 bits: its product with n is exact
@@ -39,7 +39,7 @@ def exp(x):
     return np.exp(x)  # without Numba
 
 
-@overload(exp, jit_options={"error_model": "numpy", "fastmath": {"contract"}, "forceinline": True})
+@replacing(exp)
 def _exp_by_type(x):
     return _exp_float32 if x == types.float32 else _exp_libm
 
@@ -72,7 +72,7 @@ def larger(a, b):
     return max(a, b) if b == b else a  # without Numba
 
 
-@overload(larger, jit_options={"forceinline": True})
+@replacing(larger)
 def _larger(a, b):
     return lambda a, b: _maxnum(a, b)
 

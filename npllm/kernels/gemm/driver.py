@@ -120,7 +120,6 @@ def _multiply_block(a, in_place, c, add, epilogue, is_last, rows, ks, columns, s
     """A packed block of B, and as many columns of C, tile by tile. An edge tile is computed at the start of scratch."""
     zero, N, tile_width, depth = c.dtype.type(0.0), c.shape[1], tile_columns(c.itemsize), ks.end - ks.first
     packed_row_step, depth_step = (depth, 1) if a.column_step == 1 else (1, ROWS)
-    finish = is_last and epilogue.bias.size + epilogue.residual.size + epilogue.activated.size > 0
     for column in range(columns.first, columns.end, tile_width):
         b_panel = address(scratch, packed_b + (column - columns.first) * depth)
         width = min(tile_width, columns.end - column)
@@ -134,8 +133,8 @@ def _multiply_block(a, in_place, c, add, epilogue, is_last, rows, ks, columns, s
             multiply_tile(zero, a_panel, row_step, depth_step, b_panel, depth, c_tile, c_step, add and is_whole)
             if not is_whole:
                 _copy_edge(scratch, tile_width, c[row : row + height, column : column + width], add)
-            if finish:
-                _apply(epilogue, c, row, row + height, column, column + width)
+    if is_last and epilogue.bias.size + epilogue.residual.size + epilogue.activated.size > 0:
+        _apply(epilogue, c, rows, columns)
 
 
 @part
@@ -147,13 +146,25 @@ def _copy_edge(tile, tile_width, c, add):
 
 
 @part
-def _apply(epilogue, c, row, row_end, column, column_end):
-    """The epilogue of a tile, which is in the L1 cache."""
-    for i in range(row, row_end):
-        c_row = c[i, column:column_end]
-        for j in range(len(c_row) if epilogue.bias.size else 0):
-            c_row[j] += epilogue.bias[column + j]
-        for j in range(len(c_row) if epilogue.residual.size else 0):
-            c_row[j] += epilogue.residual[i, column + j]
-        for j in range(len(c_row) if epilogue.activated.size else 0):
-            epilogue.activated[i, column + j] = gelu(c_row[j])
+def _apply(epilogue, c, rows, columns):
+    """The epilogue of a block, which is still in the L2 cache; tile by tile, the loops would be too short."""
+    for i in range(rows.first, rows.end):
+        c_row = c[i, columns.first : columns.end]
+        if epilogue.bias.size > 0:
+            _add(epilogue.bias[columns.first : columns.end], c_row)
+        if epilogue.residual.size > 0:
+            _add(epilogue.residual[i, columns.first : columns.end], c_row)
+        if epilogue.activated.size > 0:
+            _gelu(c_row, epilogue.activated[i, columns.first : columns.end])
+
+
+@part
+def _add(addend, row):
+    for j in range(len(row)):
+        row[j] += addend[j]
+
+
+@part
+def _gelu(row, activated):
+    for j in range(len(row)):
+        activated[j] = gelu(row[j])

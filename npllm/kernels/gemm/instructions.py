@@ -10,18 +10,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns
-from npllm.kernels.jit import inlined
+from npllm.kernels.jit import inlined, replacing
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 BYTE_POINTER = ir.IntType(8).as_pointer()
-
-
-def instruction(python_function):
-    """The decorator of a function that compiled kernels are to call in place of `python_function`."""
-    return overload(python_function, jit_options={"forceinline": True})
 
 
 @inlined
@@ -60,7 +55,7 @@ def _copy_of(width):
 
         return types.void(like, types.intp, types.intp), generate
 
-    @instruction(copy)
+    @replacing(copy)
     def _(source, source_start, target, target_start):
         return lambda source, source_start, target, target_start: emit(
             source, address(source, source_start), address(target, target_start)
@@ -81,7 +76,7 @@ def transpose_square(source, source_start, source_step, target, target_start, ta
     target[target_start + target_step * lanes[:, None] + lanes] = square.T
 
 
-@instruction(transpose_square)
+@replacing(transpose_square)
 def _(source, source_start, source_step, target, target_start, target_step):
     def emit(source, source_start, source_step, target, target_start, target_step):
         itemsize = source.itemsize
@@ -128,7 +123,7 @@ def prefetch(array, index):
     """Begin to load the cache line of an element, which may be beyond the array."""
 
 
-@instruction(prefetch)
+@replacing(prefetch)
 def _(array, index):
     return lambda array, index: _prefetch(address(array, index))
 

@@ -12,10 +12,11 @@ Every element of C is one chain of FMAs from the first k to the last, wherever i
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from npllm.kernels.gemm.instructions import INT32, INT64, element_type, elements_at, emit_prefetch
 from npllm.kernels.gemm.tile import ROWS, TILE, register_lanes, tile_columns
+from npllm.kernels.jit import replacing
 
 
 def multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
@@ -31,7 +32,7 @@ def multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, ac
     c_tile[:] = a_tile @ b_panel + (c_tile if accumulate else zero)
 
 
-@overload(multiply_tile)
+@replacing(multiply_tile, inline=False)
 def _(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
     return lambda zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate: _multiply_tile(
         zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate
