@@ -7,51 +7,171 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from benchmarks import kernels, train
-from benchmarks.timing import machine_facts
+from benchmarks import gemm, generate, kernels, scale, startup, tokenizer, train
+from benchmarks.configs import CONFIGS
+from benchmarks.ladder import climb, roofline, view
+from benchmarks.machine import machine_facts
+from benchmarks.tables import Row
+from npllm.data.corpora import load_corpus
+
+ConfigName = Literal["cpu", "mid", "baby", "gpt2", "default"]
+
+
+def train_command(
+    *,
+    configs: tuple[ConfigName, ...] = ("cpu", "mid", "baby", "gpt2", "default"),
+    rounds: int = 5,
+    peers: bool = True,
+    json: Path | None = None,
+) -> None:
+    """Tokens per second and memory of whole training steps: forward, backward, clipping, AdamW. Peer: PyTorch.
+
+    Args:
+        configs: sizes of model and batch
+        rounds: timed steps of each, or bursts of short steps
+        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    publish(train, train.measure(configs, rounds, 1e9 * facts["peak_gflops"], peers), facts, json)
+
+
+def generate_command(*, rounds: int = 5, peers: bool = True, json: Path | None = None) -> None:
+    """Tokens per second of generation with a KV cache, batch 1, GPT-2's size. Peer: Hugging Face transformers.
+
+    Args:
+        rounds: timed texts of each
+        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    rows = generate.measure(generate.GPT2, rounds, 1e9 * facts["stream_gb_per_s"], peers)
+    publish(generate, rows, facts, json)
+
+
+def scale_command(
+    *, configs: tuple[ConfigName, ...] = ("cpu", "mid"), rounds: int = 5, json: Path | None = None
+) -> None:
+    """Tokens per second of training by number of threads.
+
+    Args:
+        configs: sizes of model and batch
+        rounds: timed steps of each, or bursts of short steps
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    publish(scale, scale.measure(configs, rounds), facts, json)
+
+
+def startup_command(*, rounds: int = 5, json: Path | None = None) -> None:
+    """Seconds until something happens, in fresh processes; once with all kernels to be compiled.
+
+    Args:
+        rounds: processes of each kind, but one for the compilation
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    publish(startup, startup.measure(startup.DEFAULT_JOB, rounds), facts, json)
+
+
+def tokenizer_command(
+    *, source: str = "stdlib", vocab_size: int = 2048, rounds: int = 3, peers: bool = True, json: Path | None = None
+) -> None:
+    """Learning a byte-level BPE vocabulary, and encoding with it. Peers: tokenizers and tiktoken.
+
+    Args:
+        source: corpus, as in `npllm pretrain --data.source`
+        vocab_size: entries to learn
+        rounds: timed passes over the corpus of each
+        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    texts = [document.text for document in load_corpus(source).train]
+    publish(tokenizer, tokenizer.measure(texts, vocab_size, rounds, peers), facts, json)
 
 
 def kernels_command(
-    *, dtype: Literal["float32", "float64"] = "float32", rounds: int = 15, json: Path | None = None
+    *, dtype: Literal["float32", "float64"] = "float32", rounds: int = 7, json: Path | None = None
 ) -> None:
     """Each kernel beside NumPy's version of the same operation, and beside the machine's peak.
 
     Args:
         dtype: of the arrays
-        rounds: timed calls of each
+        rounds: timed bursts of each
         json: file to write the figures to as well
     """
-    _publish(kernels.measure(dtype, rounds), kernels.table, json)
+    facts = introduce(dtype)
+    publish(kernels, kernels.measure(dtype, rounds, 1e9 * facts["peak_gflops"]), facts, json)
 
 
-def train_command(*, rounds: int = 7, json: Path | None = None) -> None:
-    """Tokens per second of whole training steps: forward, backward, clipping, AdamW.
+def gemm_command(
+    *, configs: tuple[ConfigName, ...] = ("cpu", "mid", "baby", "gpt2"), rounds: int = 5, json: Path | None = None
+) -> None:
+    """Matrix products of training, with one thread and with all, beside OpenBLAS.
 
     Args:
-        rounds: timed steps of each
+        configs: sizes of model and batch
+        rounds: timed bursts of each
         json: file to write the figures to as well
     """
-    _publish(train.measure(rounds), train.table, json)
+    facts = introduce()
+    publish(gemm, gemm.measure({name: CONFIGS[name] for name in configs}, rounds), facts, json)
 
 
-def _publish(rows: list[dict[str, Any]], table, path: Path | None) -> None:
-    facts = machine_facts()
-    console = Console()
-    console.print(f"{facts['cpu']}, {facts['cores']} cores, {facts['date']}, numpy {facts['numpy']}", highlight=False)
-    console.print(
-        f"matmul peak {facts['matmul_gflops']:.0f} GFLOP/s, copy {facts['copy_gb_per_s']:.1f} GB/s", highlight=False
-    )
-    console.print(table(rows))
+def ladder_command(*, rounds: int = 5, peers: bool = True, plot: Path | None = None, json: Path | None = None) -> None:
+    """The same operation as a Python loop, with Numba, in NumPy, as npllm's kernel and in PyTorch.
+
+    Args:
+        rounds: timed bursts of each
+        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        plot: picture to draw: every rung under the roof of memory and arithmetic
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    peak, bandwidth = 1e9 * facts["peak_gflops"], 1e9 * facts["stream_gb_per_s"]
+    rows = climb.measure(rounds, peak, bandwidth, peers)
+    publish(view, rows, facts, json)
+    if plot is not None:
+        roofline.plot(rows, peak, bandwidth, plot)
+
+
+COMMANDS = {
+    "train": train_command,
+    "generate": generate_command,
+    "scale": scale_command,
+    "startup": startup_command,
+    "tokenizer": tokenizer_command,
+    "kernels": kernels_command,
+    "gemm": gemm_command,
+    "ladder": ladder_command,
+}
+
+
+def introduce(dtype: str = "float32") -> dict[str, Any]:
+    """Measure the machine and say what it is."""
+    facts = machine_facts(dtype)
+    say(f"{facts['cpu']}, {facts['threads']} of {facts['cores']} cores, {facts['date']}")
+    say(f"numpy {facts['numpy']} with {facts['blas']}, numba {facts['numba']}")
+    say(f"peak {facts['peak_gflops']:.0f} GFLOP/s {dtype}, memory {facts['stream_gb_per_s']:.1f} GB/s")
+    return facts
+
+
+def publish(benchmark, rows: list[Row], facts: dict[str, Any], path: Path | None) -> None:
+    """Print the tables of a benchmark's rows and where npllm loses; write everything to the file."""
+    for table in benchmark.tables(rows):
+        Console().print(table)
+    for line in benchmark.verdict(rows):
+        say(line)
     if path is not None:
         path.write_text(json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
+def say(line: str) -> None:
+    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"kernels": kernels_command, "train": train_command},
-        prog="python -m benchmarks",
-        args=arguments,
-        use_underscores=True,
-    )
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks", args=arguments, use_underscores=True)
     return 0

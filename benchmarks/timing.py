@@ -1,29 +1,45 @@
-"""Timing side by side, and the ceilings of the machine."""
+"""Timing side by side: rounds A B A B ..., medians, spread, and a ratio within each round.
 
-import os
-import time
+A machine's speed drifts, by its clock, its heat and its other users. Within one round a slow second hits all alike, so
+ratios are taken there.
+"""
+
 from collections.abc import Callable
-from datetime import date
+from functools import partial
 from statistics import median
+from time import sleep
 
 import numpy as np
 
-from npllm.training.machine import cpu_model, matmul_peak
+from benchmarks.peers.serving import seconds_of
+
+# Seconds. After their work the threads of a pool spin for a while before they sleep, and would take the cores from
+# whoever comes next: OpenBLAS's and GNU's OpenMP for up to 0.03 s, Intel's OpenMP, which a PyTorch may use, for 0.2 s.
+PAUSE = 0.25
+SHORT_PAUSE = 0.05  # where only NumPy and Numba take turns
+
+Runner = Callable[[], float]  # does its work once or a few times, and returns the seconds of one time
 
 
-def interleave(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, A B A B ..., after one call of each that does not count.
-
-    Taking turns makes a ratio fair on a machine whose speed drifts: a slow second hits all alike.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for round_number in range(rounds + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if round_number:
-                seconds[name].append(time.perf_counter() - start)
+def interleave(runners: dict[str, Runner], rounds: int, pause: float = PAUSE) -> dict[str, list[float]]:
+    """Seconds of each runner in every round. Each begins when the threads of the one before have gone to sleep."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, run in runners.items():
+            sleep(pause)
+            seconds[name].append(run())
     return seconds
+
+
+def timed(function: Callable[[], object], burst: float = 0.02) -> Runner:
+    """A runner that repeats a short function until about `burst` seconds have passed. Calls it twice to begin with."""
+    function()
+    return partial(seconds_of, function, repeats_within(burst, seconds_of(function, 1)))
+
+
+def repeats_within(burst: float, seconds: float) -> int:
+    """How often work that takes `seconds` fits into a burst, at least once."""
+    return max(1, round(burst / seconds))
 
 
 def spread(seconds: list[float]) -> float:
@@ -32,21 +48,6 @@ def spread(seconds: list[float]) -> float:
     return float((high - low) / 2.0 / median(seconds))
 
 
-def copy_bandwidth(n_bytes: int = 1 << 28, rounds: int = 5) -> float:
-    """Bytes read and written per second by a copy too large for the caches, the best of a few."""
-    source = np.ones(n_bytes, np.uint8)
-    target = np.empty_like(source)
-    seconds = interleave({"copy": lambda: np.copyto(target, source)}, rounds)["copy"]
-    return 2.0 * n_bytes / min(seconds)
-
-
-def machine_facts() -> dict[str, str | int | float]:
-    """What the figures were measured on."""
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count() or 1,
-        "date": date.today().isoformat(),
-        "numpy": np.__version__,
-        "matmul_gflops": matmul_peak(np.float32) / 1e9,
-        "copy_gb_per_s": copy_bandwidth() / 1e9,
-    }
+def times_faster(ours: list[float], theirs: list[float]) -> float:
+    """Theirs / ours, the median over the rounds: above 1 we are faster."""
+    return median(b / a for a, b in zip(ours, theirs, strict=True))

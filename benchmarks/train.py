@@ -1,72 +1,128 @@
-"""`benchmarks train`: whole training steps, both backends in turn."""
+"""`benchmarks train`: whole training steps, npllm beside PyTorch, each in a process of its own.
 
-from functools import partial
-from statistics import median
-from typing import Any
+A step is forward, backward, clipping and AdamW on one batch. Before anything is timed, two steps from the same
+parameters must give the same losses and the same norm of the gradient.
+"""
+
+from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.timing import interleave, spread
-from npllm import GPT, AdamW, ModelConfig
-from npllm.training.machine import matmul_peak
+from benchmarks.configs import CONFIGS, TINY, Config
+from benchmarks.peers.parameter_file import shared_model
+from benchmarks.race import Contender, Facts, absences, race
+from benchmarks.tables import Row, build_table, say_where_we_lose
 
-CONFIGS = {  # name: sequences per step, model
-    "cpu": (12, ModelConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, vocab_size=65)),
-    "default": (8, ModelConfig(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=2048)),
-}
+WITH_NUMPY = ("cpu", "default")  # plain NumPy would hold up the larger ones
+UPDATE = {"optimizer": {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}, "grad_clip": 1.0}
+# bfloat16 has 8 bits: an activation is off by up to 1/256, a mean over many by less.
+EXACT, ROUNDED = 1e-4, 2e-2
 
-
-def measure(rounds: int) -> list[dict[str, Any]]:
-    """One row per configuration and backend."""
-    peak = matmul_peak(np.float32)
-    return [row for name in CONFIGS for row in _measure_config(name, rounds, peak)]
-
-
-def _measure_config(name: str, rounds: int, peak: float) -> list[dict[str, Any]]:
-    rows, config = CONFIGS[name]
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, config.vocab_size, (2, rows, config.block_size))
-    models = {backend: GPT(config, backend=backend) for backend in ("reference", "kernels")}
-    losses = {backend: model.loss(x, y) for backend, model in models.items()}
-    if abs(losses["kernels"] - losses["reference"]) > 1e-4:
-        raise SystemExit(f"{name}: the backends' losses differ ({losses}); nothing was timed.")
-
-    def step(model: GPT, optimizer: AdamW):
-        model.loss_and_grad(x, y)
-        optimizer.step(grad_clip=1.0)
-
-    functions = {backend: partial(step, model, AdamW(model)) for backend, model in models.items()}
-    seconds = interleave(functions, rounds)
-    flops = config.flops_per_token(config.block_size) * x.size
-    return [
-        {
-            "config": name,
-            "backend": backend,
-            "ms": 1e3 * median(times),
-            "spread": spread(times),
-            "tokens_per_s": x.size / median(times),
-            "share_of_peak": flops / median(times) / peak,
-            "times_reference": median([a / b for a, b in zip(seconds["reference"], times, strict=True)]),
-            "activation_mb": models[backend].arena.peak / 1e6,
-        }
-        for backend, times in seconds.items()
-    ]
+NPLLM = [
+    Contender("npllm", "npllm_worker", {"mode": "float32"}, EXACT),
+    Contender("npllm bf16", "npllm_worker", {"mode": "bf16"}, ROUNDED),
+]
+NUMPY = [Contender("NumPy", "npllm_worker", {"mode": "numpy"}, EXACT)]
+PYTORCH = [
+    Contender("PyTorch", "torch_worker", {"mode": "eager"}, EXACT),
+    Contender("PyTorch compiled", "torch_worker", {"mode": "compiled"}, EXACT),
+    Contender("PyTorch bf16", "torch_worker", {"mode": "bf16"}, ROUNDED),
+    Contender("PyTorch bf16 compiled", "torch_worker", {"mode": "bf16 compiled"}, ROUNDED),
+]
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows for a person."""
-    result = Table("config", "backend", title="one training step, float32")
-    for heading in ("ms", "spread", "tokens/s", "× reference", "% of matmul peak"):
-        result.add_column(heading, justify="right")
+def measure(names: tuple[str, ...], rounds: int, peak: float, peers: bool = True) -> list[Row]:
+    """A row for each configuration and contender. peak: of the machine, in operations per second."""
+    race_training(TINY, NPLLM, rounds=1)  # compiles the kernels: a compiler's memory is not that of training
+    rows = []
+    for name in names:
+        contenders = NPLLM + NUMPY * (name in WITH_NUMPY) + PYTORCH * peers
+        for row in race_training(CONFIGS[name], contenders, rounds):
+            if "failure" not in row:
+                row["share_of_peak"] = CONFIGS[name].step_flops / row["seconds"] / peak
+            rows.append({"config": name, **row})
+    return rows
+
+
+def race_training(config: Config, contenders: list[Contender], rounds: int) -> list[Row]:
+    """A row for each contender. One that computes something else stops the benchmark."""
+    shape = config.n_rows, config.model.block_size
+    with shared_model(config.model) as job:
+        batch = Path(job["parameters"]).with_name("batch")
+        np.random.default_rng(0).integers(0, config.model.vocab_size, (2, *shape)).tofile(batch)
+        settings = {**job, "batch": str(batch), "shape": shape, **UPDATE}
+        rows = race(contenders, "train", settings, check_same_training, rounds)
     for row in rows:
-        result.add_row(
-            row["config"],
-            row["backend"],
-            f"{row['ms']:.1f}",
-            f"±{100 * row['spread']:.0f} %",
-            f"{row['tokens_per_s']:,.0f}",
-            f"{row['times_reference']:.1f}×",
-            f"{100 * row['share_of_peak']:.0f} %",
+        if "failure" not in row:
+            row["tokens_per_s"] = config.n_tokens / row["seconds"]
+    return rows
+
+
+def check_same_training(contender: Contender, theirs: Facts, ours: Facts) -> None:
+    """Stop the benchmark unless the first loss, the gradient's norm and the loss after an update are the same."""
+    for quantity in ("loss", "grad_norm", "second_loss"):
+        a, b = theirs[quantity], ours[quantity]
+        if not abs(a - b) <= contender.tolerance * abs(b):
+            raise SystemExit(f"{contender.name} has {quantity} = {a:.6g}, but npllm {b:.6g}; nothing was timed.")
+
+
+def summarise(rows: list[Row]) -> list[Row]:
+    """A row per configuration that plain PyTorch took part in: how npllm compares with PyTorch's best."""
+    summary = []
+    for config in dict.fromkeys(row["config"] for row in rows):
+        ran = {row["contender"]: row for row in rows if row["config"] == config and "failure" not in row}
+        if PYTORCH[0].name not in ran:
+            continue
+        theirs = [row for name, row in ran.items() if name.startswith("PyTorch")]
+        float32 = min((row for row in theirs if "bf16" not in row["contender"]), key=lambda row: row["ratio"])
+        best = min(theirs, key=lambda row: row["ratio"])
+        ours = min((row for name, row in ran.items() if name.startswith("npllm")), key=lambda row: row["ratio"])
+        summary.append(
+            {
+                "config": config,
+                "float32_peer": float32["contender"],
+                "float32_ratio": float32["ratio"],
+                "our_best": ours["contender"],
+                "best_peer": best["contender"],
+                "best_ratio": best["ratio"] / ours["ratio"],
+                "memory_ratio": ran["npllm"]["peak_mb"] / ran[PYTORCH[0].name]["peak_mb"],
+            }
         )
-    return result
+    return summary
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """For a person: everyone's figures, then npllm against PyTorch's best."""
+    contenders = {
+        "config": ("config", "{}"),
+        "contender": ("contender", "{}"),
+        "seconds": ("seconds", "{:.4f}"),
+        "spread": ("spread", "±{:.1%}"),
+        "tokens/s": ("tokens_per_s", "{:,.0f}"),
+        "npllm is faster": ("ratio", "{:.2f}×"),
+        "of peak": ("share_of_peak", "{:.0%}"),
+        "peak MB": ("peak_mb", "{:,.0f}"),
+        "above imports": ("peak_above_imports_mb", "{:,.0f}"),
+    }
+    best = {
+        "config": ("config", "{}"),
+        "best float32 peer": ("float32_peer", "{}"),
+        "npllm is faster": ("float32_ratio", "{:.2f}×"),
+        "best peer of all": ("best_peer", "{}"),
+        "npllm's best": ("our_best", "{}"),
+        "is faster": ("best_ratio", "{:.2f}×"),
+        "peak memory, npllm / PyTorch": ("memory_ratio", "{:.2f}"),
+    }
+    summary = summarise(rows)
+    tables = [build_table("one training step: forward, backward, clipping, AdamW", rows, contenders)]
+    return tables + [build_table("npllm against the best of PyTorch", summary, best)] * bool(summary)
+
+
+def verdict(rows: list[Row]) -> list[str]:
+    """Who did not take part and why, and where npllm loses."""
+    summary = summarise(rows)
+    return absences(rows) + say_where_we_lose(
+        [(f"{row['config']}, float32, against {row['float32_peer']}", row["float32_ratio"]) for row in summary]
+        + [(f"{row['config']}, best dtypes, against {row['best_peer']}", row["best_ratio"]) for row in summary]
+    )

@@ -19,6 +19,7 @@ _HOMES = {
     "Tokenizer": "npllm.tokenizer",
     "generate": "npllm.generation.generate",
     "load": "npllm.training.run_folder",
+    "set_gemm": "npllm.kernels.gemm",
 }
 
 __all__ = sorted(_HOMES)

@@ -65,15 +65,18 @@ def test_train(run, monkeypatch):
 @has_torch
 def test_pytorch_trains_as_we_do():
     """And a PyTorch that is told to do something else is found out."""
-    pytorch = train.PYTORCH[0]
-    ours, theirs = train.race_training(TINY, [train.NPLLM[0], pytorch], rounds=1)
-    assert theirs["facts"]["second_loss"] == pytest.approx(ours["facts"]["second_loss"], rel=1e-5)
-    assert theirs["ratio"] == theirs["seconds"] / ours["seconds"]
-    summary = train.summarise([{"config": "tiny", **row} for row in (ours, theirs)])
-    assert summary[0]["float32_ratio"] == theirs["ratio"]
-    wrong = pytorch._replace(settings={"mode": "eager", "optimizer": {**train.UPDATE["optimizer"], "lr": 1e-3}})
+
+    def with_rate(contender, lr):  # a large one, so that every part of the update shows
+        return contender._replace(settings={**contender.settings, "optimizer": {**train.UPDATE["optimizer"], "lr": lr}})
+
+    ours, pytorch = with_rate(train.NPLLM[0], 0.03), train.PYTORCH[0]
+    rows = train.race_training(TINY, [ours, with_rate(pytorch, 0.03)], rounds=1)
+    assert rows[1]["facts"] == pytest.approx(rows[0]["facts"], rel=1e-6)
+    assert rows[1]["ratio"] == rows[1]["seconds"] / rows[0]["seconds"]
+    summary = train.summarise([{"config": "tiny", **row} for row in rows])
+    assert summary[0]["float32_ratio"] == rows[1]["ratio"]
     with pytest.raises(SystemExit, match="PyTorch has second_loss"):
-        train.race_training(TINY, [train.NPLLM[0], wrong], rounds=1)
+        train.race_training(TINY, [ours, with_rate(pytorch, 0.02)], rounds=1)
 
 
 @has_torch
@@ -102,8 +105,8 @@ def test_generate(run, monkeypatch):
 def test_hugging_face_writes_what_we_write():
     rows = generate.measure(SMALL_GPT, rounds=1, bandwidth=20e9)
     ours, theirs = (row for row in rows if row["contender"] in ("npllm", "Hugging Face"))
-    if "failure" in theirs:
-        pytest.skip(theirs["failure"])
+    if "No module named 'transformers'" in theirs.get("failure", ""):
+        pytest.skip("no transformers there")
     assert theirs["facts"] == ours["facts"]
 
 
@@ -126,7 +129,7 @@ def test_startup(run, monkeypatch):
 
 def test_startup_of_a_job_that_fails(monkeypatch):
     with pytest.raises(SystemExit, match=r"ended before its first step: .*model\.n_embd"):
-        startup.measure(1, job=(*SMALL_JOB, "--model.n_embd", "7"))
+        startup.measure((*SMALL_JOB, "--model.n_embd", "7"), rounds=1)
 
 
 def test_tokenizer(run, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import gemm, generate
 from benchmarks.checks import check_close
-from benchmarks.configs import CONFIGS
+from benchmarks.configs import CONFIGS, TINY
 from benchmarks.ladder import climb, roofline
 from benchmarks.ladder.climb import OPERATIONS, own_inputs, place_under_roof, with_kernel, with_loop
 from benchmarks.peers.parameter_file import shared_model
@@ -32,6 +32,13 @@ def test_layers_are_those_of_the_model():
     assert layers == {
         "qkv": (768, 2304), "out": (768, 768), "up": (768, 3072), "down": (3072, 768), "head": (768, 50257),
     }  # fmt: skip
+
+
+def test_the_work_of_a_step():
+    assert TINY.n_tokens == 16 * 16
+    weights = 2 * 12 * 16**2 + 512 * 16  # twelve squares a block, and the head
+    attention = 2 * 16 * 16  # 2 blocks: 6 for the half of 16 positions, twice, of width 16
+    assert TINY.step_flops == 256 * 6 * (weights + attention)
 
 
 def test_the_weights_of_one_more_token():

@@ -7,14 +7,14 @@ import pytest
 from model_cases import GPT_2, LLAMA, random_batch, small_config
 
 from npllm.model import GPT
-from npllm.model.arena import Arena
+from npllm.model.arena import CHUNK, Arena
 
 both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)  # the reference lets NumPy allocate
 
 
 def used_twice(arena, *allocate):
-    """Run the functions, reset, and run them again, now with a buffer: their arrays."""
+    """Run the functions, reset, and run them again, now in memory that was used: their arrays."""
     for _ in range(2):
         arena.reset()
         arrays = [function() for function in allocate]
@@ -57,16 +57,27 @@ def test_a_scope_gives_its_memory_back():
     assert arena.peak == 64 + 640
 
 
-def test_a_request_beyond_the_buffer_is_served_and_remembered():
+def test_a_full_chunk_is_followed_by_another():
     arena = Arena()
-    (small,) = used_twice(arena, lambda: arena.empty(8, np.float64))
-    small[:] = 1.0
-    large = arena.empty(1000, np.float64)
-    large[:] = 2.0
-    assert np.all(small == 1.0)
-    assert not np.shares_memory(small, large)
-    arena.reset()
-    assert np.shares_memory(arena.empty(1000, np.float64), arena.empty(8, np.float64).base)
+    for _ in range(2):
+        arena.reset()
+        small = arena.empty(8, np.float64)
+        small[:] = 1.0
+        with arena.scope():
+            large = arena.empty(CHUNK // 8, np.float64)
+            large[:] = 2.0
+            assert np.all(small == 1.0)
+            assert not np.shares_memory(small, large)
+        again = arena.empty(8, np.float64)
+        assert again.ctypes.data - small.ctypes.data == 64
+    assert arena.peak == 64 + CHUNK
+
+
+def test_a_request_larger_than_a_chunk_is_served():
+    arena = Arena()
+    array = arena.empty(CHUNK + 1, np.uint8)
+    array[-1] = 1
+    assert array.size == CHUNK + 1
 
 
 @both_architectures
@@ -108,11 +119,13 @@ class PoisonedArena(Arena):
         mark = self._used
         with super().scope():
             yield
-        self._buffer[mark:] = self.POISON
+        for chunk in self._chunks:  # one, for a small model
+            chunk[mark : 1 << 20] = self.POISON
 
     def reset(self):
         super().reset()
-        self._buffer[:] = self.POISON
+        for chunk in self._chunks:
+            chunk[: 1 << 20] = self.POISON
 
 
 @both_architectures
@@ -129,6 +142,7 @@ def test_no_stale_memory_is_read(backend, architecture, dropout):
         for step in range(3):
             batch = random_batch(config, B=3, T=4 + step % 2, seed=step)
             losses += [model.loss_and_grad(*batch, step=step), model.loss(*batch), model.logits(batch.tokens).sum()]
+        assert model.arena.peak < 1 << 20  # or not all of it would be poisoned
         results.append((losses, model.grads.flat.tobytes()))
     assert results[0] == results[1]
 

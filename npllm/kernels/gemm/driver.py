@@ -28,7 +28,7 @@ from npllm.kernels.jit import parallel, part
 
 BLOCK_ROWS = 384 // ROWS * ROWS
 BLOCK_DEPTH = 384
-BLOCK_COLUMNS = 128  # a multiple of any tile's columns
+BLOCK_COLUMNS = 96  # a multiple of every tile's columns
 
 
 class Matrix(NamedTuple):

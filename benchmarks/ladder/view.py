@@ -1,0 +1,40 @@
+"""The ladders for a person."""
+
+from rich.table import Table
+
+from benchmarks.ladder.climb import KERNEL
+from benchmarks.tables import Row, build_table, say_where_we_lose
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """Operations on all cores, then those on one core in its cache."""
+    common = {
+        "operation": ("operation", "{}"),
+        "shape": ("shape", "{}"),
+        "rung": ("rung", "{}"),
+        "ms": ("ms", "{:,.2f}"),
+        "spread": ("spread", "±{:.0%}"),
+        "kernel is faster": ("ratio", "{:,.1f}×"),
+    }
+    whole = {
+        "GFLOP/s": ("gflops", "{:.3g}"),
+        "GB/s": ("gb_per_s", "{:.3g}"),
+        "limit": ("limit", "{}"),
+        "of it": ("share", "{:.1%}"),
+    }
+    rows = [row | {"ms": 1e3 * row["seconds"]} for row in rows]
+    large = [row for row in rows if row["ns_per_element"] is None]
+    small = [row for row in rows if row["ns_per_element"] is not None]
+    return [
+        build_table(
+            "the ladder (the Python loop does a smaller size; its time is scaled up by the work)", large, common | whole
+        ),
+        build_table("on one core, in its cache", small, common | {"ns an element": ("ns_per_element", "{:.2f}")}),
+    ]
+
+
+def verdict(rows: list[Row]) -> list[str]:
+    """Where a rung is faster than the kernel."""
+    return say_where_we_lose(
+        [(f"{row['operation']} against {row['rung']}", row["ratio"]) for row in rows if row["rung"] != KERNEL]
+    )

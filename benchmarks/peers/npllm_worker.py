@@ -1,0 +1,75 @@
+"""npllm in a process like that of its peers: `python -m benchmarks.peers.npllm_worker`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import npllm.kernels  # noqa: F401  (a model imports its backend later; here it counts as an import, as in the peers)
+from benchmarks.peers.serving import fingerprint, serve
+from npllm.generation import generate_tokens
+from npllm.model import GPT, ModelConfig
+from npllm.optim import AdamW
+from npllm.tokenizer import Tokenizer
+from npllm.tokenizer import train_bpe as learn_bpe
+
+
+def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, grad_clip):
+    """Training steps on one batch.
+
+    batch: a file with tokens and targets, int64, (2, *shape).
+    """
+    network = load_model(model, mode, parameters)
+    tokens, targets = np.fromfile(batch, np.int64).reshape(2, *shape)
+    adamw = AdamW(network, **optimizer)
+
+    def step():
+        loss = network.loss_and_grad(tokens, targets)
+        return loss, adamw.step(grad_clip=grad_clip)
+
+    (loss, norm), (second_loss, _) = step(), step()
+    return {"loss": float(loss), "grad_norm": float(norm), "second_loss": float(second_loss)}, step
+
+
+def generate(*, model, mode, threads, parameters, layout, prompt, n_tokens):
+    """The likeliest continuation of a prompt, a list of ids, by n_tokens."""
+    network = load_model(model, mode, parameters)
+
+    def continuation():
+        return list(generate_tokens(network, prompt, max_tokens=n_tokens, temperature=0.0))
+
+    return {"tokens": continuation()}, continuation
+
+
+def train_bpe(*, texts, vocab_size):
+    """Learn a byte-level BPE vocabulary. texts: a JSON file."""
+    documents = json.loads(Path(texts).read_text())
+
+    def learn():
+        return learn_bpe(documents, vocab_size)
+
+    tokenizer = learn()
+    n_tokens = sum(map(len, tokenizer.encode_documents(documents)))
+    return {"vocab_size": tokenizer.vocab_size, "n_tokens": n_tokens}, learn
+
+
+def encode(*, texts, tokenizer_json, pattern):
+    """Load a tokenizer and encode every text."""
+    documents = json.loads(Path(texts).read_text())
+
+    def encode_all():
+        return Tokenizer.load(tokenizer_json).encode_documents(documents)
+
+    return fingerprint(encode_all()), encode_all
+
+
+def load_model(sizes, mode, parameters) -> GPT:
+    """mode: "numpy", or a dtype. parameters: a file of float32."""
+    backend, dtype = ("reference", "float32") if mode == "numpy" else ("kernels", mode)
+    network = GPT(ModelConfig(**sizes), dtype=dtype, backend=backend)
+    network.params.flat[:] = np.memmap(parameters, np.float32, "r")
+    return network
+
+
+if __name__ == "__main__":
+    serve({"train": train, "generate": generate, "train_bpe": train_bpe, "encode": encode})

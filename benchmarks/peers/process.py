@@ -1,0 +1,75 @@
+"""This side of the pipe: starts a worker, asks it, ends it."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]  # the folder that holds the package `benchmarks`
+
+
+class WorkerError(Exception):
+    """The worker could not do what it was asked for; one line that says why."""
+
+
+@contextmanager
+def start_worker(python: str, module: str, environment: dict[str, str] | None = None) -> Iterator["Worker"]:
+    """A process that runs the module until the context ends. environment: variables besides this process's own."""
+    try:
+        with (
+            tempfile.TemporaryFile("w+") as log,
+            subprocess.Popen(
+                [python, "-m", module],
+                cwd=ROOT,
+                env=os.environ | (environment or {}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            ) as process,
+        ):
+            yield Worker(process, log)
+    except OSError as error:
+        raise WorkerError(f"{python} cannot be started ({error.strerror})") from error
+
+
+class Worker:
+    """A process that has set up one job and does it when asked; asleep meanwhile."""
+
+    def __init__(self, process: subprocess.Popen, log):
+        self.peak_bytes = 0  # the most RAM that the process has held
+        self._process = process
+        self._log = log
+
+    def set_up(self, job: str, **settings: Any) -> dict[str, Any]:
+        """Returns the facts of the job."""
+        return self._ask({"job": job, **settings})
+
+    def run(self, repeats: int = 1) -> float:
+        """Seconds of one time."""
+        reply = self._ask({"repeats": repeats})
+        self.peak_bytes = reply["peak_bytes"]
+        return reply["seconds"]
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(self._last_words())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise WorkerError(reply["error"])
+        return reply
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().split("\n")
+        return next((line for line in reversed(lines) if line.strip()), f"ended with status {status}")

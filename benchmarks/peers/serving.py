@@ -1,0 +1,76 @@
+"""A worker's side of the pipe: one line of JSON in, one line of JSON out. Standard library only.
+
+    {"job": "train", "mode": "eager", ...}   sets the job up; answers with what it computed, to be checked
+    {"repeats": 20}                          does the work 20 times; answers with the seconds of one time, and with
+                                             the most memory held at once since the job was set up
+
+A request that fails is answered with {"error": "one line"}.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+PROCESS = Path("/proc/self")
+Job = Callable[..., tuple[dict[str, Any], Callable[[], object]]]
+
+
+def serve(jobs: dict[str, Job]) -> None:
+    """Answer until stdin ends. A job takes settings; it returns facts and a function that does the work once."""
+    facts = {"imported_bytes": peak_memory()}
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not get between the answers
+    work: Callable[[], object] = object
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "job" in request:
+                computed, work = jobs[request.pop("job")](**request)
+                reply = facts | computed
+                forget_peak_memory()
+            else:
+                reply = {"seconds": seconds_of(work, request["repeats"]), "peak_bytes": peak_memory()}
+        except Exception as error:  # whatever it is, the other side shows it to the reader
+            message = str(error).strip().partition("\n")[0]
+            reply = {"error": f"{type(error).__name__}: {message[:200]}"}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def fingerprint(documents: list) -> dict[str, Any]:
+    """Facts about token ids, by which two encoders are compared; documents: a sequence of ids each."""
+    digest = hashlib.sha256()
+    for ids in documents:
+        digest.update(array("I", ids).tobytes() + b"|")
+    return {"n_tokens": sum(map(len, documents)), "sha256": digest.hexdigest()}
+
+
+def seconds_of(work: Callable[[], object], repeats: int) -> float:
+    """Mean seconds of one call among `repeats`. Short work is done once more before: threads have to wake up."""
+    if repeats > 1:
+        work()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - start) / repeats
+
+
+def forget_peak_memory() -> None:
+    """Begin anew with `peak_memory`, where the system can (Linux): initialising and compiling are not the work."""
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most bytes of RAM that this process has held at once."""
+    status = PROCESS / "status"
+    if status.exists():  # Linux, where ru_maxrss begins with the peak of the process that started this one
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
