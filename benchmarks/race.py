@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.peers.process import Worker, WorkerError, start_worker
 from benchmarks.tables import Row
-from benchmarks.timing import interleave, repeats_within, spread, times_faster
+from benchmarks.timing import Runner, interleave, repeats_within, spread, times_faster
 
 BURST = 0.5  # seconds that a round of short work lasts
 TORCH_PYTHON = "NPLLM_TORCH_PYTHON"
@@ -48,6 +48,7 @@ def race(contenders: list[Contender], job: str, settings: dict[str, Any], check:
     workers: dict[str, Worker] = {}
     facts: dict[str, Facts] = {}
     imported_bytes: dict[str, int] = {}
+    runners: dict[str, Runner] = {}
     rows: dict[str, Row] = {}
     with ExitStack() as stack:
         for contender in contenders:
@@ -56,15 +57,14 @@ def race(contenders: list[Contender], job: str, settings: dict[str, Any], check:
             try:
                 worker = stack.enter_context(contender.start())
                 facts[name] = worker.set_up(job, **{**settings, **contender.settings})
+                imported_bytes[name] = facts[name].pop("imported_bytes")
+                check(contender, facts[name], facts[contenders[0].name])
+                runners[name], workers[name] = _runner(worker), worker
             except WorkerError as error:
                 if contender is contenders[0]:
                     raise SystemExit(f"{name} failed ({error}); nothing was timed.") from error
                 rows[name]["failure"] = str(error)
-                continue
-            imported_bytes[name] = facts[name].pop("imported_bytes")
-            check(contender, facts[name], facts[contenders[0].name])
-            workers[name] = worker
-        seconds = interleave({name: _runner(worker) for name, worker in workers.items()}, rounds)
+        seconds = interleave(runners, rounds)
     for name, times in seconds.items():
         peak = workers[name].peak_bytes
         rows[name] |= {
@@ -78,7 +78,7 @@ def race(contenders: list[Contender], job: str, settings: dict[str, Any], check:
     return list(rows.values())
 
 
-def _runner(worker: Worker) -> Callable[[], float]:
+def _runner(worker: Worker) -> Runner:
     repeats = repeats_within(BURST, worker.run())
     return lambda: worker.run(repeats)
 

