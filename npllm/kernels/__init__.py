@@ -2,7 +2,7 @@
 
 The same functions, names, signatures and file names as in `npllm.reference`, which explains the mathematics. What is
 here is how the work is cut: into chunks that stay in the cache, loops that the compiler can vectorise, and pieces that
-threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `matmul`,
+threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `gemm`,
 `norm_rows` and `attention_tiles` are what several operations share.
 
 Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64. Every

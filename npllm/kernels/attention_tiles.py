@@ -27,7 +27,6 @@ from npllm.kernels.jit import part
 from npllm.kernels.random import fill_random_words
 from npllm.kernels.vector_math import exp, larger
 
-
 GROUP = 8  # G
 
 
@@ -52,7 +51,7 @@ def rows_times_columns(rows, columns, block):
 
 @part
 def transposed_times_block(panels, block, n_keys, columns):
-    """columns = rows.T @ block; panels: `rows` transposed, from `pack_transposed`; block: of which n_keys rows count."""
+    """columns = rows.T @ block; panels: from `pack_transposed` of the rows; block: of which n_keys rows count."""
     product(panels, panels.shape[1], 1, ROWS, block, n_keys, columns, False)
 
 

@@ -29,7 +29,10 @@ def normal(rng, *shape, dtype, transposed=False):
 @settings(max_examples=60, deadline=None)
 def test_equals_numpy(dtype, M, K, N, transpose_a, transpose_b, accumulate, with_bias, with_residual, seed):
     rng = np.random.default_rng(seed)
-    a, b = normal(rng, M, K, dtype=dtype, transposed=transpose_a), normal(rng, K, N, dtype=dtype, transposed=transpose_b)
+    a, b = (
+        normal(rng, M, K, dtype=dtype, transposed=transpose_a),
+        normal(rng, K, N, dtype=dtype, transposed=transpose_b),
+    )
     out, residual, bias = (normal(rng, *shape, dtype=dtype) for shape in ((M, N), (M, N), (1, N)))
     activated = np.full_like(out, np.nan)
     expected = a.astype(np.float64) @ b.astype(np.float64)
