@@ -28,18 +28,21 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
     matrix, panels: flat; A[i, k] is matrix[start + i step + k depth_step]. Where k is the fast index, a panel is a copy
     of the rows, (ROWS, depth); otherwise its transpose, (depth, ROWS).
     """
-    for i in range(0, count, ROWS):
-        source, target, height = start + i * step, panels_start + i * depth, min(ROWS, count - i)
-        if depth_step == 1:
-            for row in range(height):
-                _copy_row(matrix, source + row * step, panels, target + row * depth, depth)
-            panels[target + height * depth : target + ROWS * depth] = panels.dtype.type(0.0)
-        elif height == ROWS:
-            for k in range(depth):
-                prefetch(matrix, source + (k + ROWS_AHEAD) * depth_step)
-                copy_tile_height(matrix, source + k * depth_step, panels, target + k * ROWS)
-        else:
-            _pack_edge(matrix, source, step, depth_step, height, 0, depth, panels, target, ROWS)
+    whole = count - count % ROWS
+    if depth_step == 1:
+        for i in range(count):
+            _copy_row(matrix, start + i * step, panels, panels_start + i * depth, depth)
+        end = panels_start + (count + ROWS - 1) // ROWS * ROWS * depth
+        panels[panels_start + count * depth : end] = panels.dtype.type(0.0)
+        return
+    for k in range(depth):
+        source, target = start + k * depth_step, panels_start + k * ROWS
+        for i in range(0, whole, ROWS):
+            prefetch(matrix, source + i + ROWS_AHEAD * depth_step)
+            copy_tile_height(matrix, source + i, panels, target + i * depth)
+    if whole < count:
+        source, target = start + whole * step, panels_start + whole * depth
+        _pack_edge(matrix, source, step, depth_step, count - whole, 0, depth, panels, target, ROWS)
 
 
 @part
