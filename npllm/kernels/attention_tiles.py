@@ -20,7 +20,7 @@ Letters as in `npllm.reference.attention`; in a block T is the number of keys th
 import numpy as np
 
 from npllm.kernels.gemm.instructions import address
-from npllm.kernels.gemm.micro_kernel import multiply_tile
+from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
 from npllm.kernels.gemm.packing import pack_columns, pack_rows
 from npllm.kernels.gemm.tile import ROWS
 from npllm.kernels.jit import part
@@ -36,10 +36,11 @@ def product(a, a_panel_step, a_row_step, a_depth_step, b, depth, c, accumulate):
 
     a_panel_step: elements of a for each row of A, from panel to panel. The other steps are within a panel.
     """
-    zero, width = c.dtype.type(0.0), c.shape[1]
+    zero, width, zeros = c.dtype.type(0.0), c.shape[1], address(ZEROS, 0)
     for row in range(0, len(c), ROWS):
         a_panel, c_tile = address(a, row * a_panel_step), address(c, row * width)
-        multiply_tile(zero, a_panel, a_row_step, a_depth_step, address(b, 0), depth, c_tile, width, accumulate)
+        addend, step = (c_tile, width) if accumulate else (zeros, 0)
+        multiply_tile(zero, a_panel, a_row_step, a_depth_step, address(b, 0), depth, c_tile, width, addend, step, zeros)
 
 
 @part

@@ -26,7 +26,7 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
     shape = len(x), weight.shape[1]
     y = empty(shape, x.dtype) if epilogue == "gelu" else None
     residual = residual if epilogue == "residual" else None
-    z = matmul(x, weight, empty(shape, x.dtype), bias=bias, residual=residual, activated=y)
+    z = matmul(x, weight, empty(shape, x.dtype), addend=residual, bias=bias, activated=y)
     return (z, LinearCache(x, None)) if y is None else (y, LinearCache(x, z))
 
 
@@ -41,7 +41,7 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
         dbias_parts = empty((-(-len(dy) // ROWS), dy.shape[1]), dy.dtype)
         dbias = zeros(dy.shape[1:], dy.dtype, empty) if dbias is None else dbias
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
-    matmul(cache.x.T, dz, dweight, accumulate=True)
+    matmul(cache.x.T, dz, dweight, addend=dweight)
     return matmul(dz, weight.T, empty(cache.x.shape, dy.dtype))
 
 

@@ -39,7 +39,7 @@ def lm_head_loss_backward(dnll, cache, weight, dweight, *, empty=np.empty):
     dx = empty(x.shape, x.dtype)
     for rows, logits in _chunks_of_logits(x, weight, empty):
         _gradient_rows(logits, targets[rows], lse[rows], dnll[rows])
-        matmul(logits.T, x[rows], dweight, accumulate=True)
+        matmul(logits.T, x[rows], dweight, addend=dweight)
         matmul(logits, weight, dx[rows])
     return dx
 
@@ -54,7 +54,7 @@ def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight, *, empty=np.em
     nll, dx = empty(targets.shape, x.dtype), empty(x.shape, x.dtype)
     for rows, logits in _chunks_of_logits(x, weight, empty):
         _softmax_rows(logits, targets[rows], nll[rows], None, 1.0 / n_targets)
-        matmul(logits.T, x[rows], dweight, accumulate=True)
+        matmul(logits.T, x[rows], dweight, addend=dweight)
         matmul(logits, weight, dx[rows])
     return float(nll.sum(dtype=np.float64)) / n_targets, dx
 

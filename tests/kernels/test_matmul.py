@@ -13,6 +13,7 @@ from npllm.reference import gelu_forward
 TOLERANCE = {np.float32: 4e-7, np.float64: 1e-15}  # a few roundings, for each square root of the depth
 # Around the sizes at which a tile, a block or a thread's share ends.
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([BLOCK_COLUMNS - 1, BLOCK_COLUMNS + 1, BLOCK_DEPTH + 5]))
+SEEDS = st.integers(0, 9)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -23,30 +24,18 @@ def normal(rng, *shape, dtype, transposed=False):
 
 
 @both_dtypes
-@given(
-    SIZES, SIZES, SIZES, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 9)
-)
+@given(SIZES, SIZES, SIZES, st.booleans(), st.booleans(), st.sampled_from([None, "out", "other"]), st.booleans(), SEEDS)
 @settings(max_examples=60, deadline=None)
-def test_equals_numpy(dtype, M, K, N, transpose_a, transpose_b, accumulate, with_bias, with_residual, seed):
+def test_equals_numpy(dtype, M, K, N, transpose_a, transpose_b, added, with_bias, seed):
     rng = np.random.default_rng(seed)
-    a, b = (
-        normal(rng, M, K, dtype=dtype, transposed=transpose_a),
-        normal(rng, K, N, dtype=dtype, transposed=transpose_b),
-    )
-    out, residual, bias = (normal(rng, *shape, dtype=dtype) for shape in ((M, N), (M, N), (1, N)))
+    a = normal(rng, M, K, dtype=dtype, transposed=transpose_a)
+    b = normal(rng, K, N, dtype=dtype, transposed=transpose_b)
+    out, other, bias = (normal(rng, *shape, dtype=dtype) for shape in ((M, N), (M, N), (1, N)))
     activated = np.full_like(out, np.nan)
-    expected = a.astype(np.float64) @ b.astype(np.float64)
-    for addend, present in ((out, accumulate), (bias, with_bias), (residual, with_residual)):
-        expected += addend * present
-    result = matmul(
-        a,
-        b,
-        out,
-        accumulate=accumulate,
-        bias=bias[0] if with_bias else None,
-        residual=residual if with_residual else None,
-        activated=activated,
-    )
+    addend = {None: None, "out": out, "other": other}[added]
+    expected = a.astype(np.float64) @ b.astype(np.float64) + bias * with_bias
+    expected += 0.0 if addend is None else addend
+    result = matmul(a, b, out, addend=addend, bias=bias[0] if with_bias else None, activated=activated)
     assert result is out
     np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE[dtype] * (4 + 4 * K**0.5) * 4)
     np.testing.assert_allclose(activated, gelu_forward(out.astype(np.float64)), rtol=1e-6, atol=1e-6)
@@ -84,13 +73,13 @@ def test_the_caller_s_arrays_are_not_written_beyond_their_edge():
 
 def test_blas_gives_the_same_to_rounding():
     rng = np.random.default_rng(0)
-    a, b, residual = (normal(rng, *shape, dtype=np.float64) for shape in ((9, 5), (5, 11), (9, 11)))
+    a, b, addend = (normal(rng, *shape, dtype=np.float64) for shape in ((9, 5), (5, 11), (9, 11)))
     results = {}
     try:
         for engine in ("npllm", "blas"):
             set_gemm(engine)
-            out, activated = np.ones((9, 11)), np.empty((9, 11))
-            matmul(a, b, out, accumulate=True, bias=residual[0], residual=residual, activated=activated)
+            out, activated = np.empty((9, 11)), np.empty((9, 11))
+            matmul(a, b, out, addend=addend, bias=addend[0], activated=activated)
             results[engine] = out, activated
     finally:
         set_gemm("npllm")

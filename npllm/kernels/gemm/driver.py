@@ -21,7 +21,7 @@ from numba.extending import register_jitable
 from npllm.kernels.chunks import chunk_count
 from npllm.kernels.gelu import gelu
 from npllm.kernels.gemm.instructions import address
-from npllm.kernels.gemm.micro_kernel import multiply_tile
+from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
 from npllm.kernels.gemm.packing import pack_columns, pack_rows
 from npllm.kernels.gemm.tile import ROWS, tile_columns
 from npllm.kernels.jit import parallel, part
@@ -42,8 +42,8 @@ class Matrix(NamedTuple):
 class Epilogue(NamedTuple):
     """What is added to the product, and where its GELU goes. An array without elements stands for none."""
 
+    addend: np.ndarray  # (M, N)
     bias: np.ndarray  # (N,)
-    residual: np.ndarray  # (M, N)
     activated: np.ndarray  # (M, N)
 
 
@@ -61,23 +61,21 @@ def scratch_elements(itemsize):
 
 
 @parallel
-def multiply(
-    a, a_row_step, a_column_step, b, b_row_step, b_column_step, depth, c, accumulate, bias, residual, activated, scratch
-):
-    """c = a @ b + bias + residual, or +=, and activated = gelu(c).
+def multiply(a, a_row_step, a_column_step, b, b_row_step, b_column_step, depth, c, addend, bias, activated, scratch):
+    """c = a @ b + addend + bias, and activated = gelu(c).
 
-    a, b: flat, with their steps as in `Matrix`. depth: the number of k, at least 1. c: (M, N). The others as in
-    `Epilogue`; scratch: (threads, scratch_elements).
+    a, b: flat, with their steps as in `Matrix`. depth: the number of k, at least 1. c: (M, N). addend, which may be c,
+    bias and activated as in `Epilogue`. scratch: (threads, scratch_elements).
     """
     left, right = Matrix(a, a_row_step, a_column_step), Matrix(b, b_row_step, b_column_step)
-    epilogue = Epilogue(bias, residual, activated)
+    epilogue = Epilogue(addend, bias, activated)
     threads = len(scratch)
     for t in prange(threads):
         thread = np.int64(t)
         rows, columns = _share(thread, threads, c.shape[0], c.shape[1], tile_columns(c.itemsize))
         for row in range(rows.first, rows.end, BLOCK_ROWS):
             block = Range(row, min(row + BLOCK_ROWS, rows.end))
-            _multiply_rows(left, right, depth, c, accumulate, epilogue, block, columns, scratch[thread])
+            _multiply_rows(left, right, depth, c, epilogue, block, columns, scratch[thread])
 
 
 @part
@@ -92,7 +90,7 @@ def _share(thread, threads, M, N, width):
 
 
 @part
-def _multiply_rows(a, b, depth, c, accumulate, epilogue, rows, columns, scratch):
+def _multiply_rows(a, b, depth, c, epilogue, rows, columns, scratch):
     """A block of rows."""
     packed_a = ROWS * tile_columns(c.itemsize)
     packed_b = packed_a + BLOCK_ROWS * BLOCK_DEPTH
@@ -110,58 +108,60 @@ def _multiply_rows(a, b, depth, c, accumulate, epilogue, rows, columns, scratch)
             start = k * b.row_step + column * b.column_step
             pack_columns(b.data, start, b.column_step, b.row_step, width, ks.end - k, scratch, packed_b)
             _multiply_block(
-                a, in_place, c, accumulate or k > 0, epilogue, ks.end == depth, rows, ks,
-                Range(column, column + width), scratch, packed_a, packed_b,
-            )  # fmt: skip
+                a, in_place, c, epilogue, rows, ks, Range(column, column + width), scratch, packed_a, packed_b
+            )
+        if ks.end == depth and epilogue.activated.size > 0:
+            _activate(c, epilogue.activated, rows, columns)
 
 
 @part
-def _multiply_block(a, in_place, c, add, epilogue, is_last, rows, ks, columns, scratch, packed_a, packed_b):
+def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, scratch, packed_a, packed_b):
     """A packed block of B, and as many columns of C, tile by tile. An edge tile is computed at the start of scratch."""
     zero, N, tile_width, depth = c.dtype.type(0.0), c.shape[1], tile_columns(c.itemsize), ks.end - ks.first
     packed_row_step, depth_step = (depth, 1) if a.column_step == 1 else (1, ROWS)
+    zeros, edge = address(ZEROS, 0), address(scratch, 0)
+    with_addend, with_bias = ks.first > 0 or epilogue.addend.size > 0, ks.first == 0 and epilogue.bias.size > 0
+    addend = address(c, 0) if ks.first > 0 else address(epilogue.addend, 0)
     for column in range(columns.first, columns.end, tile_width):
         b_panel = address(scratch, packed_b + (column - columns.first) * depth)
         width = min(tile_width, columns.end - column)
+        bias_tile = address(epilogue.bias, column) if with_bias and width == tile_width else zeros
         for row in range(rows.first, rows.end, ROWS):
             height = min(ROWS, rows.end - row)
             a_panel, row_step = address(scratch, packed_a + (row - rows.first) * depth), packed_row_step
             if row - rows.first < in_place:
                 a_panel, row_step = address(a.data, row * a.row_step + ks.first), a.row_step
-            is_whole = width == tile_width and height == ROWS
-            c_tile, c_step = (address(c, row * N + column), N) if is_whole else (address(scratch, 0), tile_width)
-            multiply_tile(zero, a_panel, row_step, depth_step, b_panel, depth, c_tile, c_step, add and is_whole)
-            if not is_whole:
-                _copy_edge(scratch, tile_width, c[row : row + height, column : column + width], add)
-    if is_last and epilogue.bias.size + epilogue.residual.size + epilogue.activated.size > 0:
-        _apply(epilogue, c, rows, columns)
+            if width == tile_width and height == ROWS:
+                c_tile, addend_tile, step = address(c, row * N + column), zeros, 0
+                if with_addend:
+                    addend_tile, step = addend + (row * N + column) * c.itemsize, N
+                multiply_tile(
+                    zero, a_panel, row_step, depth_step, b_panel, depth, c_tile, N, addend_tile, step, bias_tile
+                )
+            else:
+                multiply_tile(zero, a_panel, row_step, depth_step, b_panel, depth, edge, tile_width, zeros, 0, zeros)
+                _finish_edge(scratch, tile_width, c, epilogue, ks.first == 0, row, row + height, column, column + width)
 
 
 @part
-def _copy_edge(tile, tile_width, c, add):
-    """The part of a tile that is inside the matrix. tile: flat; c: that part of C."""
-    for i in range(c.shape[0]):
-        for j in range(c.shape[1]):
-            c[i, j] = tile[i * tile_width + j] + (c[i, j] if add else c.dtype.type(0.0))
+def _finish_edge(tile, tile_width, c, epilogue, is_first, row, row_end, column, column_end):
+    """The part of a tile, flat, that is inside the matrix, with the bias and the addend."""
+    addend = epilogue.addend if is_first else c
+    for i in range(row, row_end):
+        for j in range(column, column_end):
+            c_ij = tile[(i - row) * tile_width + j - column]
+            if addend.size > 0:
+                c_ij += addend[i, j]
+            if is_first and epilogue.bias.size > 0:
+                c_ij += epilogue.bias[j]
+            c[i, j] = c_ij
 
 
 @part
-def _apply(epilogue, c, rows, columns):
-    """The epilogue of a block, which is still in the L2 cache; tile by tile, the loops would be too short."""
+def _activate(c, activated, rows, columns):
+    """A block of rows, which is still in the L2 cache, in long rows: tile by tile, the loops would be too short."""
     for i in range(rows.first, rows.end):
-        c_row = c[i, columns.first : columns.end]
-        if epilogue.bias.size > 0:
-            _add(epilogue.bias[columns.first : columns.end], c_row)
-        if epilogue.residual.size > 0:
-            _add(epilogue.residual[i, columns.first : columns.end], c_row)
-        if epilogue.activated.size > 0:
-            _gelu(c_row, epilogue.activated[i, columns.first : columns.end])
-
-
-@part
-def _add(addend, row):
-    for j in range(len(row)):
-        row[j] += addend[j]
+        _gelu(c[i, columns.first : columns.end], activated[i, columns.first : columns.end])
 
 
 @part

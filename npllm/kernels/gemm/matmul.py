@@ -23,32 +23,30 @@ def set_gemm(engine: Literal["npllm", "blas"]) -> None:
     _engine = engine
 
 
-def matmul(a, b, out, *, accumulate=False, bias=None, residual=None, activated=None):
-    """out = a @ b + bias + residual, or out += with `accumulate`; then activated = gelu(out). Returns out.
+def matmul(a, b, out, *, addend=None, bias=None, activated=None):
+    """out = a @ b + addend + bias; then activated = gelu(out). Returns out.
 
-    a: (M, K), b: (K, N): C-contiguous or transposed. out: (M, N). bias: (N,). residual, activated: (M, N). Whatever is
-    not None is of one float dtype; `out` and the epilogue's arrays are C-contiguous.
+    a: (M, K), b: (K, N): C-contiguous or transposed. out, addend, activated: (M, N). bias: (N,). The addend may be
+    `out`. Whatever is not None is of one float dtype, and C-contiguous but for a and b.
     """
     if _engine == "blas":
-        return _blas(a, b, out, accumulate, bias, residual, activated)
+        return _blas(a, b, out, addend, bias, activated)
     nothing = _nothing(out.dtype)
     multiply(
         *_flat(a),
         *_flat(b),
         a.shape[1],
         out,
-        accumulate,
+        nothing if addend is None else addend,
         nothing[0] if bias is None else bias,
-        nothing if residual is None else residual,
         nothing if activated is None else activated,
         _scratch(out.dtype, get_num_threads()),
     )
     return out
 
 
-def _blas(a, b, out, accumulate, bias, residual, activated):
-    addends = [addend for addend in (out if accumulate else None, bias, residual) if addend is not None]
-    np.copyto(out, sum(addends, start=a @ b))
+def _blas(a, b, out, addend, bias, activated):
+    np.copyto(out, sum((each for each in (addend, bias) if each is not None), start=a @ b))
     if activated is not None:
         np.copyto(activated, gelu_forward(out))
     return out

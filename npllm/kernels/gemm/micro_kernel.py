@@ -1,14 +1,15 @@
 """The innermost loop of the matrix product: a tile of C, in registers, along the depth.
 
-    C[i, j] = sum over k of A[i, k] B[k, j]          or +=, for the rows and columns that `tile` says
+    C[i, j] = sum over k of A[i, k] B[k, j] + addend[i, j] + bias[j]         for the rows and columns that `tile` says
 
 Numba turns loops into vector instructions, but does not keep a tile of sums in registers. So this loop is written in
 LLVM's intermediate representation: for every k, load a row of B, which is two or three registers; then broadcast one
 element of A after the other, and multiply it onto its row of sums, one FMA a register.
 
-Every element of C is one chain of FMAs from the first k to the last, wherever in the product its tile lies.
+Every sum is one chain of FMAs from the first k to the last, wherever in the product its tile lies.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -18,41 +19,48 @@ from npllm.kernels.gemm.instructions import INT32, INT64, element_type, elements
 from npllm.kernels.gemm.tile import ROWS, TILE, register_lanes, tile_columns
 from npllm.kernels.jit import replacing
 
+ZEROS = np.zeros(64)  # no fewer bytes than a row of any tile
 
-def multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
-    """zero: a scalar of the elements' type. a, b, c: addresses. Steps in elements. depth: at least 1. accumulate: +=.
 
-    A[i, k] is i a_row_step + k a_depth_step elements after a; the row C[i] begins i c_row_step elements after c; the
-    rows of B follow each other from b on.
+def multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
+    """zero: a scalar of the elements' type. a, b, c, addend, bias: addresses. Steps in elements. depth: at least 1.
+
+    A[i, k] is i a_row_step + k a_depth_step elements after a; the row C[i] begins i c_row_step elements after c, that
+    of the addend, which may be C itself, i addend_row_step after addend. The rows of B follow each other from b on. The
+    bias is one row. `ZEROS` can be given for either.
     """
     columns = tile_columns(zero.itemsize)
     a_tile = elements_at(a, (ROWS, depth), (a_row_step, a_depth_step), zero.dtype)
     b_panel = elements_at(b, (depth, columns), (columns, 1), zero.dtype)
     c_tile = elements_at(c, (ROWS, columns), (c_row_step, 1), zero.dtype)
-    c_tile[:] = a_tile @ b_panel + (c_tile if accumulate else zero)
+    addend_tile = elements_at(addend, (ROWS, columns), (addend_row_step, 1), zero.dtype)
+    c_tile[:] = a_tile @ b_panel + addend_tile + elements_at(bias, (columns,), (1,), zero.dtype)
 
 
 @replacing(multiply_tile, inline=False)
-def _(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
-    return lambda zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate: _multiply_tile(
-        zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate
-    )
+def _(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
+    def emit(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
+        _multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias)
+
+    return emit
 
 
 @intrinsic
-def _multiply_tile(typing, zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate):
+def _multiply_tile(typing, zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
     def generate(context, builder, signature, arguments):
         builder.function.attributes.add("noinline")  # or every caller would be compiled with copies of it
         real, itemsize = element_type(context, zero)
-        _, a, a_row_step, a_depth_step, b, depth, c, c_row_step, accumulate = arguments
-        a, b, c = (builder.inttoptr(start, real.as_pointer()) for start in (a, b, c))
+        _, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias = arguments
+        a, b, c, addend, bias = (builder.inttoptr(start, real.as_pointer()) for start in (a, b, c, addend, bias))
         emitter = _TileEmitter(builder, real, itemsize)
-        a_rows, c_rows = emitter.rows(a, a_row_step), emitter.rows(c, c_row_step)
-        emitter.prefetch(c_rows)
-        emitter.store(emitter.sums(a_rows, a_depth_step, b, depth), c_rows, accumulate)
+        c_rows, addend_rows = emitter.rows(c, c_row_step), emitter.rows(addend, addend_row_step)
+        emitter.prefetch(c_rows, to_write=True)
+        emitter.prefetch(addend_rows, to_write=False)
+        sums = emitter.sums(emitter.rows(a, a_row_step), a_depth_step, b, depth)
+        emitter.store(sums, c_rows, addend_rows, bias)
         return context.get_dummy_value()
 
-    return types.void(zero, *[types.intp] * 7, types.boolean), generate
+    return types.void(zero, *[types.intp] * 10), generate
 
 
 class _TileEmitter:
@@ -69,11 +77,11 @@ class _TileEmitter:
         """Pointers to the rows of a tile."""
         return [self.builder.gep(start, [self.builder.mul(INT64(i), step)]) for i in range(ROWS)]
 
-    def prefetch(self, c_rows):
-        """C is wanted when the sums are complete; its rows may be pages apart, where no hardware foresees them."""
-        for row in c_rows:
+    def prefetch(self, rows, to_write):
+        """They are wanted when the sums are complete, and may be pages apart, where no hardware foresees them."""
+        for row in rows:
             for column in (0, tile_columns(self.itemsize) - 1):
-                emit_prefetch(self.builder, self.builder.gep(row, [INT64(column)]), to_write=True)
+                emit_prefetch(self.builder, self.builder.gep(row, [INT64(column)]), to_write)
 
     def sums(self, a_rows, a_depth_step, b, depth):
         """The loop over k."""
@@ -106,18 +114,14 @@ class _TileEmitter:
             new_sums += [builder.call(self.fma, [a_ik, b_kv, sums[len(new_sums) + v]]) for v, b_kv in enumerate(b_row)]
         return new_sums
 
-    def store(self, sums, c_rows, accumulate):
-        with self.builder.if_else(accumulate) as branches:
-            for branch, is_sum in zip(branches, (True, False), strict=True):
-                with branch:
-                    self.store_rows(sums, c_rows, is_sum)
-
-    def store_rows(self, sums, c_rows, is_sum):
-        for i, new in enumerate(sums):
-            row, offset = c_rows[i // TILE.vectors], INT64(i % TILE.vectors * self.lanes)
-            if is_sum:
-                new = self.builder.fadd(self.load(row, offset), new)
-            self.builder.store(new, self.register_pointer(row, offset), align=self.itemsize)
+    def store(self, sums, c_rows, addend_rows, bias):
+        offsets = [INT64(v * self.lanes) for v in range(TILE.vectors)]
+        bias_row = [self.load(bias, offset) for offset in offsets]
+        for i in range(ROWS):
+            for v, offset in enumerate(offsets):
+                value = self.builder.fadd(sums[i * TILE.vectors + v], self.load(addend_rows[i], offset))
+                value = self.builder.fadd(value, bias_row[v])
+                self.builder.store(value, self.register_pointer(c_rows[i], offset), align=self.itemsize)
 
     def load(self, start, offset):
         return self.builder.load(self.register_pointer(start, offset), align=self.itemsize)
