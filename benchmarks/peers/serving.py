@@ -52,10 +52,18 @@ def fingerprint(documents: list) -> dict[str, Any]:
     return {"n_tokens": sum(map(len, documents)), "sha256": digest.hexdigest()}
 
 
+# Seconds. Threads that slept are often woken on the core of the thread that wakes them, and the system takes up to this
+# long to notice that another core is free: half the speed, which says nothing of a program that runs for minutes.
+SETTLE = 0.1
+
+
 def seconds_of(work: Callable[[], object], repeats: int) -> float:
-    """Mean seconds of one call among `repeats`. Short work is done once more before: threads have to wake up."""
-    if repeats > 1:
+    """Mean seconds of one call among `repeats`. Short work is done for a while before: see `SETTLE`."""
+    settled = time.perf_counter() + SETTLE
+    while repeats > 1:
         work()
+        if time.perf_counter() >= settled:
+            break
     start = time.perf_counter()
     for _ in range(repeats):
         work()
