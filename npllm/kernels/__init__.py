@@ -6,7 +6,8 @@ threads can do in any order. `jit` says how that is compiled, `chunks` how it is
 `norm_rows` and `attention_tiles` are what several operations share.
 
 Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64. Every
-result, cache and scratch array comes from `empty`, and what was in it before never shows in a result.
+result, cache and scratch array comes from `empty`, and what was in it before never shows in a result; only `gemm` keeps
+the blocks that it packs.
 """
 
 from npllm.kernels.adam import adam_update

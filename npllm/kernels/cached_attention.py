@@ -12,8 +12,9 @@ from math import sqrt
 import numpy as np
 from numba import prange
 
-from npllm.kernels.jit import parallel, part, serial, summing
+from npllm.kernels.jit import parallel, part, serial
 from npllm.kernels.row_softmax import row_exponentials, row_maximum
+from npllm.kernels.vector_math import dot
 
 SERIAL_PRODUCTS = 1 << 17  # about 50 microseconds
 
@@ -74,18 +75,10 @@ def _attend(query, keys, values, scale, weights, y):
     """query, y: (D,). weights: scratch, one for each of the first keys, which are those that count."""
     real = query.dtype.type
     for j in range(len(weights)):
-        weights[j] = _dot(query, keys[j]) * real(scale)
+        weights[j] = dot(query, keys[j]) * real(scale)
     factor = real(1.0) / row_exponentials(weights, row_maximum(weights))
     y[:] = real(0.0)
     for j in range(len(weights)):
         value, weight = values[j], weights[j] * factor
         for d in range(len(y)):
             y[d] += weight * value[d]
-
-
-@summing
-def _dot(a, b):
-    total = a.dtype.type(0.0)
-    for d in range(len(a)):
-        total += a[d] * b[d]
-    return total

@@ -21,7 +21,7 @@ from npllm.reference.gelu import CUBIC, SQRT_2_OVER_PI
 def gelu_forward(x, *, empty=np.empty):
     """y = GELU(x), element by element, for an x of any shape and float dtype."""
     y = empty(x.shape, x.dtype)
-    kernel = _forward_chunk if x.size <= ELEMENTS else _forward
+    kernel = gelu_each if x.size <= ELEMENTS else _forward
     kernel(x.reshape(-1), y.reshape(-1))
     return y
 
@@ -55,11 +55,11 @@ def gelu_derivative(x):
 def _forward(x, y):
     for c in prange(chunk_count(len(x), ELEMENTS)):
         start, stop = c * ELEMENTS, (c + 1) * ELEMENTS
-        _forward_chunk(x[start:stop], y[start:stop])
+        gelu_each(x[start:stop], y[start:stop])
 
 
 @serial
-def _forward_chunk(x, y):
+def gelu_each(x, y):
     for i in range(len(x)):
         y[i] = gelu(x[i])
 

@@ -29,8 +29,8 @@ from numba.extending import overload
 from npllm.kernels.part_compiler import PartCompiler
 
 # A thread that finds nothing to do should sleep and not spin: two processes on the same cores then share them evenly,
-# where spinning makes each take six times as long, and a process alone loses two per cent. libgomp reads the variable
-# when Numba loads it, which is at the first parallel call.
+# instead of each waiting for a thread that cannot run because the other's spins. A process alone hardly notices.
+# libgomp reads the variable when Numba loads it, which is at the first parallel call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Without the entry points for C, and for Python where it does not call, compiling takes a fifth less time.

@@ -1,7 +1,7 @@
 """Compiles functions that only other kernels call, and leaves their optimisation and their machine code to those.
 
 Numba makes machine code of every function before it compiles the caller, which holds a copy of it and goes through the
-same once more. Without the first of the two, the kernels compile in half the time, and run no slower. This is the one
+same once more. Without the first of the two, kernels compile much faster and run no slower. This is the one
 place that uses what Numba does not document; a kernel compiled without it gives the same results.
 """
 

@@ -1,4 +1,4 @@
-"""exp, the logistic function and the maximum, written so that a loop over them is vectorised.
+"""exp, the logistic function, the maximum and the dot product, written so that loops over them are vectorised.
 
 Numba calls the C library for exp and tanh, one element at a time. These few lines of multiplication and addition run
 on all lanes of a vector register at once. GELU, softmax and SwiGLU spend most of their time here.
@@ -8,7 +8,8 @@ on all lanes of a vector register at once. GELU, softmax and SwiGLU spend most o
 e^r is a polynomial; the product with 2^n is an addition to the exponent's bits. float64, which serves to check
 gradients, takes libm's exp.
 
-Measured on one core of an AVX-512 server CPU, float32: exp takes 0.43 ns an element, libm's in the same loop 3.3.
+`python -m benchmarks ladder` on one core of an AMD EPYC with AVX2, float32: exp takes 0.76 ns an element, libm's in the
+same loop 5.7; the maximum of a row takes 0.07, by comparisons 0.41.
 
 Source: Cody & Waite, "Software manual for the elementary functions", 1980 (log 2 in two parts); the coefficients are
 those of Moshier's Cephes library, 1988.
@@ -20,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from npllm.kernels.jit import inlined, replacing
+from npllm.kernels.jit import inlined, replacing, summing
 
 LOG2_E = np.float32(1.4426950408889634)
 LOG_2_HIGH = np.float32(0.693359375)  # 9 bits: its product with n is exact
@@ -68,24 +69,24 @@ def _exp_float32(x):
 
 
 def larger(a, b):
-    """The larger of two scalars; NaN counts as nothing."""
-    return max(a, b) if b == b else a  # without Numba
+    """The larger of two scalars; NaN if either is."""
+    return a if a > b or a != a else b  # without Numba
 
 
 @replacing(larger)
 def _larger(a, b):
-    return lambda a, b: _maxnum(a, b)
+    return lambda a, b: _maximum(a, b)
 
 
 @intrinsic
-def _maxnum(typing, a, b):
-    """LLVM's own instruction, because it turns `x[i] = y if y > x[i] else x[i]` into a store under a mask, which takes
-    an AMD CPU ten times as long as a maximum."""
+def _maximum(typing, a, b):
+    """LLVM's own instruction: loops over a comparison are not vectorised, because NaN would be lost, or on AMD's CPUs
+    end in a store under a mask, which is many times slower."""
 
     def generate(context, builder, signature, arguments):
         real = context.get_value_type(a)
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(real, [real, real]), f"llvm.maxnum.f{a.bitwidth}"
+            builder.module, ir.FunctionType(real, [real, real]), f"llvm.maximum.f{a.bitwidth}"
         )
         return builder.call(function, arguments)
 
@@ -97,3 +98,12 @@ def sigmoid(x):
     """1 / (1 + e^-x) of a scalar, in x's dtype. float32: off by at most 2.6 ulp, and 0 below x = -88.72."""
     one = type(x)(1.0)
     return one / (one + exp(-x))
+
+
+@summing
+def dot(a, b):
+    """The dot product of two rows."""
+    total = a.dtype.type(0.0)
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total

@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from npllm.model.parameters import ALIGNMENT, aligned_empty
+from npllm.aligned import ALIGNMENT, aligned_empty
 
 CHUNK = 64 << 20  # bytes
 

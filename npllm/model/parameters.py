@@ -10,18 +10,11 @@ from math import prod, sqrt
 
 import numpy as np
 
+from npllm.aligned import ALIGNMENT, aligned_empty
 from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 INITIALISATION_SITE = 1 << 24  # random streams of the initial values, apart from those of dropout
-
-
-def aligned_empty(n_bytes: int) -> np.ndarray:
-    """n_bytes of uninitialised memory that starts on a 64-byte boundary, as uint8."""
-    raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + n_bytes]
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

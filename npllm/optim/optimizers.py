@@ -5,9 +5,9 @@ from math import isfinite
 
 import numpy as np
 
+from npllm.aligned import aligned_empty
 from npllm.errors import TrainingError
 from npllm.model import GPT
-from npllm.model.parameters import aligned_empty
 from npllm.optim.config import OptimConfig
 
 

@@ -1,10 +1,10 @@
-"""exp and the logistic function of the kernels, against float64 over the whole range of float32."""
+"""exp, the logistic function and the maximum of the kernels, against NumPy: exp over the whole range of float32."""
 
 import numpy as np
 import pytest
 
 from npllm.kernels.jit import serial
-from npllm.kernels.vector_math import exp, sigmoid
+from npllm.kernels.vector_math import exp, larger, sigmoid
 
 SMALLEST_NORMAL = np.finfo(np.float32).tiny  # 1.2e-38
 EVERYWHERE = np.concatenate([
@@ -80,3 +80,22 @@ def test_every_nan_stays_one():
 def test_float64_is_exact():
     x = np.linspace(-700, 700, 10_001)
     np.testing.assert_allclose(of(exp_of, x), np.exp(x), rtol=1e-15)
+
+
+@serial
+def larger_of(a, b, y):
+    for i in range(len(a)):
+        y[i] = larger(a[i], b[i])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_larger_is_the_maximum_and_nan_where_either_is(dtype, compiled):
+    values = np.array([-np.inf, -1.5, 0.0, 2.0, np.inf, np.nan] * 3, dtype)  # more than a register holds
+    a, b = (array.ravel() for array in np.meshgrid(values, values))
+    y = np.empty_like(a)
+    if compiled:
+        larger_of(a, b, y)
+    else:
+        y[:] = [larger(*pair) for pair in zip(a, b, strict=True)]
+    np.testing.assert_array_equal(y, np.maximum(a, b))

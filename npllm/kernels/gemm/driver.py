@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
-from numba.extending import register_jitable
 
 from npllm.kernels.chunks import chunk_count
-from npllm.kernels.gelu import gelu
+from npllm.kernels.gelu import gelu_each
 from npllm.kernels.gemm.instructions import address
 from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
 from npllm.kernels.gemm.packing import pack_columns, pack_rows
@@ -54,8 +53,7 @@ class Range(NamedTuple):
     end: int
 
 
-@register_jitable
-def scratch_elements(itemsize):
+def scratch_elements(itemsize: int) -> int:
     """What a thread needs: a tile, a block of A and a block of B."""
     return ROWS * tile_columns(itemsize) + BLOCK_ROWS * BLOCK_DEPTH + BLOCK_DEPTH * BLOCK_COLUMNS
 
@@ -161,10 +159,4 @@ def _finish_edge(tile, tile_width, c, epilogue, is_first, row, row_end, column, 
 def _activate(c, activated, rows, columns):
     """A block of rows, which is still in the L2 cache, in long rows: tile by tile, the loops would be too short."""
     for i in range(rows.first, rows.end):
-        _gelu(c[i, columns.first : columns.end], activated[i, columns.first : columns.end])
-
-
-@part
-def _gelu(row, activated):
-    for j in range(len(row)):
-        activated[j] = gelu(row[j])
+        gelu_each(c[i, columns.first : columns.end], activated[i, columns.first : columns.end])

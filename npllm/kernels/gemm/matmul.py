@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 from numba import get_num_threads
 
+from npllm.aligned import aligned_empty
 from npllm.kernels.gelu import gelu_forward
 from npllm.kernels.gemm.driver import multiply, scratch_elements
-
-ALIGNMENT = 64  # bytes: a cache line
+from npllm.kernels.gemm.few_rows import MOST_ROWS, multiply_few_rows
 
 _engine = "npllm"
 _kept = threading.local()  # scratch, for each caller's thread, dtype and number of threads
@@ -32,16 +32,13 @@ def matmul(a, b, out, *, addend=None, bias=None, activated=None):
     if _engine == "blas":
         return _blas(a, b, out, addend, bias, activated)
     nothing = _nothing(out.dtype)
-    multiply(
-        *_flat(a),
-        *_flat(b),
-        a.shape[1],
-        out,
-        nothing if addend is None else addend,
-        nothing[0] if bias is None else bias,
-        nothing if activated is None else activated,
-        _scratch(out.dtype, get_num_threads()),
-    )
+    addend, activated = (nothing if array is None else array for array in (addend, activated))
+    bias, threads = nothing[0] if bias is None else bias, get_num_threads()
+    if len(a) <= MOST_ROWS and a.flags.c_contiguous:
+        multiply_few_rows(a, *_flat(b), out, addend, bias, activated, threads)
+    else:
+        scratch = _scratch(out.dtype, threads)
+        multiply(*_flat(a), *_flat(b), a.shape[1], out, addend, bias, activated, scratch)
     return out
 
 
@@ -67,13 +64,8 @@ def _nothing(dtype):
 def _scratch(dtype, threads):
     """(threads, scratch_elements), used again by every product: a thread's part is larger than many a matrix."""
 
-    def allocate():
-        size = threads * scratch_elements(dtype.itemsize)
-        buffer = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
-        start = -buffer.ctypes.data % ALIGNMENT
-        return buffer[start : start + size * dtype.itemsize].view(dtype).reshape(threads, -1)
-
-    return _keep((dtype, threads), allocate)
+    size = threads * scratch_elements(dtype.itemsize)
+    return _keep((dtype, threads), lambda: aligned_empty(size * dtype.itemsize).view(dtype).reshape(threads, -1))
 
 
 def _keep(key, make):

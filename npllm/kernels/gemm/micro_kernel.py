@@ -4,7 +4,7 @@
 
 Numba turns loops into vector instructions, but does not keep a tile of sums in registers. So this loop is written in
 LLVM's intermediate representation: for every k, load a row of B, which is two or three registers; then broadcast one
-element of A after the other, and multiply it onto its row of sums, one FMA a register.
+element of A after the other, and multiply it onto its row of sums: one FMA a register, where the CPU has that.
 
 Every sum is one chain of FMAs from the first k to the last, wherever in the product its tile lies.
 """
@@ -71,7 +71,7 @@ class _TileEmitter:
         self.lanes = register_lanes(itemsize)
         self.register = ir.VectorType(real, self.lanes)
         kind = ir.FunctionType(self.register, [self.register] * 3)
-        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{self.lanes}f{8 * itemsize}")
+        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{self.lanes}f{8 * itemsize}")
 
     def rows(self, start, step):
         """Pointers to the rows of a tile."""

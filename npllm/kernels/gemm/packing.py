@@ -5,7 +5,7 @@ so that the micro-kernel never waits, and a transposed matrix costs no more than
 matrix a panel is filled up with zeros.
 
 A block's rows are often far apart, in pages of their own, and the processor foresees only what is near: so the copy
-itself asks for them some rows before it needs them, which makes the whole product of width 768 a fifth faster.
+itself asks for them some rows before it needs them.
 """
 
 from npllm.kernels.gemm.instructions import (
@@ -15,7 +15,7 @@ from npllm.kernels.gemm.instructions import (
     prefetch,
     transpose_square,
 )
-from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns
+from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns, whole_tiles
 from npllm.kernels.jit import part
 
 ROWS_AHEAD = 16  # how far the copy asks in advance
@@ -32,7 +32,7 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
     if depth_step == 1:
         for i in range(count):
             _copy_row(matrix, start + i * step, panels, panels_start + i * depth, depth)
-        end = panels_start + (count + ROWS - 1) // ROWS * ROWS * depth
+        end = panels_start + whole_tiles(count) * depth
         panels[panels_start + count * depth : end] = panels.dtype.type(0.0)
         return
     for k in range(depth):

@@ -1,0 +1,12 @@
+"""Memory that starts where vector registers and cache lines do."""
+
+import numpy as np
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+
+
+def aligned_empty(n_bytes: int) -> np.ndarray:
+    """n_bytes of uninitialised memory that starts on a 64-byte boundary, as uint8."""
+    raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + n_bytes]

@@ -1,0 +1,47 @@
+"""The matrix product with the tile of every kind of CPU: LLVM emulates registers that this one does not have."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Numba asks for the CPU's features first, so only the choice of the tile sees what is claimed here.
+PROGRAM = """
+import sys
+import llvmlite.binding, numba, numpy as np
+numba.njit(lambda: 0)()
+llvmlite.binding.get_host_cpu_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
+from npllm.kernels.gemm import matmul
+from npllm.kernels.gemm.tile import TILE
+
+rng = np.random.default_rng(0)
+for M, K, N in ((5, 3, 7), (29, 401, 101)):
+    a, b, addend = (rng.normal(size=shape).astype(np.float32) for shape in ((M, K), (K, N), (M, N)))
+    expected = a.astype(np.float64) @ b + addend + addend[0]
+    for left in (a, a.T.copy().T):
+        for right in (b, b.T.copy().T):
+            result = matmul(left, right, np.empty((M, N), np.float32), addend=addend, bias=addend[0])
+            np.testing.assert_allclose(result, expected, atol=1e-4)
+print(TILE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("features", "tile"),
+    [
+        ("avx512f fma", "Tile(rows=12, vectors=2, register_bytes=64)"),
+        ("fma", "Tile(rows=6, vectors=2, register_bytes=32)"),
+        ("neon", "Tile(rows=8, vectors=3, register_bytes=16)"),
+        ("", "Tile(rows=4, vectors=2, register_bytes=16)"),
+    ],
+)
+def test_every_tile_multiplies_rightly(features, tile, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, features], env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.stdout.strip() == tile, process.stderr
