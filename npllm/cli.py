@@ -114,6 +114,14 @@ def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
     print(f"text           {result.n_bytes:,} bytes, {result.n_tokens:,} predicted tokens")
 
 
+def warmup() -> None:
+    """Compile every kernel now, so that later runs begin within seconds."""
+    from npllm.training.warmup import compile_kernels
+
+    with Console().status("compiling kernels (kept for later runs)"):
+        compile_kernels()
+
+
 def tokenizer_train(source: Positional[tuple[str, ...]], *, out: Path, vocab_size: int = 2048) -> None:
     """Train a byte-level BPE tokenizer.
 
@@ -163,6 +171,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "generate": generate,
     "evaluate": evaluate,
+    "warmup": warmup,
     "tokenizer train": tokenizer_train,
     "tokenizer encode": tokenizer_encode,
     "tokenizer decode": tokenizer_decode,

@@ -1,0 +1,44 @@
+"""After `npllm warmup` no kernel is left to be compiled."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import sys
+from numba.core.dispatcher import Dispatcher
+from npllm.cli import main
+
+def compiled():
+    modules = [module for name, module in sys.modules.items() if name.startswith("npllm.kernels")]
+    kernels = {kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)}
+    return {(kernel.py_func.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
+
+assert main(["warmup"]) == 0
+before = compiled()
+assert len(before) > 30
+run, *models = sys.argv[1:]
+small = ["--train.steps", "2", "--batch.size", "8", "--batch.micro_size", "4", "--model.n_embd", "32"]
+data = ["--data.source", "pydoc", "--data.vocab_size", "300"]
+for number, model in enumerate(models):
+    assert main(["pretrain", *data, *small, *model.split(), "--out", f"{run}{number}"]) == 0
+    assert main(["generate", f"{run}{number}", "--max-tokens", "20"]) == 0
+    assert main(["evaluate", f"{run}{number}"]) == 0
+print("compiled since:", sorted(map(str, compiled() - before)))
+"""
+
+
+def test_nothing_is_left_to_compile(tmp_path):
+    gpt2 = "--model.norm layernorm --model.position learned --model.mlp gelu --model.dropout 0.1 --optim.name sgd"
+    llama = "--model.norm rmsnorm --model.position rotary --model.mlp swiglu --model.n_kv_head 2"
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), gpt2, llama],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout.splitlines()[-1:] == ["compiled since: []"], process.stdout + process.stderr
