@@ -9,6 +9,8 @@ from benchmarks.ladder.task import Task, normal
 
 LR, BETA1, BETA2, EPS, DECAY = 1e-3, 0.9, 0.95, 1e-8, 0.1
 
+SMALL = (2000,)  # sizes for the loop in Python
+
 
 def loop(params, m, v, grads):
     for i in prange(params.shape[0]):
@@ -48,8 +50,3 @@ def task(n=1 << 23) -> Task:
         kernel=kernel,
         in_torch="adamw",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(2000)

@@ -9,6 +9,8 @@ import npllm.kernels
 import npllm.reference
 from benchmarks.ladder.task import Task, blank, normal
 
+SMALL = (1, 32, 1, 32)  # sizes for the loop in Python
+
 
 def loop(qkv, y):
     """qkv: (B, T, 3, H, D); y: (B, T, H, D)."""
@@ -62,8 +64,3 @@ def task(B=8, T=256, H=8, D=64) -> Task:
         kernel=kernel,
         in_torch="attention",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(1, 32, 1, 32)

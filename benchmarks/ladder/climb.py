@@ -36,7 +36,7 @@ def measure(rounds: int, peak: float, bandwidth: float, peers: bool = True) -> l
     rows = []
     with torch_worker(peers) as torch:
         for operation in OPERATIONS:
-            rows += climb(operation.task(), operation.small_task(), rounds, torch)
+            rows += climb(operation.task(), operation.task(*operation.SMALL), rounds, torch)
     for row in rows:
         row |= place_under_roof(row, peak, bandwidth)
     return rows

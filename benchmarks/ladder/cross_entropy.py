@@ -7,6 +7,8 @@ import npllm.kernels
 import npllm.reference
 from benchmarks.ladder.task import Task, blank, normal
 
+SMALL = (8, 32, 128)  # sizes for the loop in Python
+
 
 def loop(x, weight, targets, loss, dx, dweight, nll, dlogits):
     """x: (N, C); weight: (V, C); loss: (1,). nll, (N,), and dlogits, (N, V), are what a tidy program would keep."""
@@ -70,8 +72,3 @@ def task(N=256, C=256, V=4096) -> Task:
         kernel=kernel,
         in_torch="cross_entropy",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(8, 32, 128)

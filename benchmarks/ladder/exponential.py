@@ -6,6 +6,8 @@ import numpy as np
 from benchmarks.ladder.task import Task, blank, normal
 from npllm.kernels.vector_math import exp
 
+SMALL = (2000,)  # sizes for the loop in Python
+
 
 def loop(x, y):
     for i in range(len(x)):
@@ -41,8 +43,3 @@ def task(n=1 << 15) -> Task:
         kernel=kernel,
         elements=n,
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(2000)

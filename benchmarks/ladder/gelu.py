@@ -8,6 +8,8 @@ import npllm.reference
 from benchmarks.ladder.task import Task, blank, normal
 from npllm.reference.gelu import CUBIC, SQRT_2_OVER_PI
 
+SMALL = (16, 512)  # sizes for the loop in Python
+
 
 def loop(x, y):
     for n in prange(x.shape[0]):
@@ -37,8 +39,3 @@ def task(N=4096, C=4096) -> Task:
         kernel=kernel,
         in_torch="gelu",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(16, 512)

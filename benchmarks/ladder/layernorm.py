@@ -9,6 +9,8 @@ from benchmarks.ladder.task import Task, blank, normal
 
 EPS = 1e-5
 
+SMALL = (16, 512)  # sizes for the loop in Python
+
 
 def loop(x, weight, bias, y):
     C = x.shape[1]
@@ -46,8 +48,3 @@ def task(N=16384, C=1024) -> Task:
         kernel=kernel,
         in_torch="layernorm",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(16, 512)

@@ -5,6 +5,8 @@ from numba import prange
 from benchmarks.ladder.task import Task, blank, normal
 from npllm.kernels.gemm import matmul
 
+SMALL = (32, 32, 32)  # sizes for the loop in Python
+
 
 def loop(a, b, c):
     for i in prange(a.shape[0]):
@@ -36,8 +38,3 @@ def task(M=1024, K=512, N=512) -> Task:
         kernel=kernel,
         in_torch="matmul",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(32, 32, 32)

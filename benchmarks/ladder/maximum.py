@@ -5,6 +5,8 @@ import numba
 from benchmarks.ladder.task import Task, blank, normal
 from npllm.kernels.row_softmax import row_maximum
 
+SMALL = (2000,)  # sizes for the loop in Python
+
 
 def loop(x, largest):
     largest[0] = x[0]
@@ -40,8 +42,3 @@ def task(n=1 << 15) -> Task:
         kernel=kernel,
         elements=n,
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(2000)

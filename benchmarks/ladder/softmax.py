@@ -8,6 +8,8 @@ import npllm.reference.attention
 from benchmarks.ladder.task import Task, blank, normal
 from npllm.kernels.row_softmax import row_exponentials, row_maximum
 
+SMALL = (16, 512)  # sizes for the loop in Python
+
 
 def loop(x, y):
     for n in prange(x.shape[0]):
@@ -55,8 +57,3 @@ def task(N=4096, C=4096) -> Task:
         kernel=kernel,
         in_torch="softmax",
     )
-
-
-def small_task() -> Task:
-    """For the loop in Python."""
-    return task(16, 512)

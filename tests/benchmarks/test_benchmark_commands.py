@@ -82,8 +82,8 @@ def test_pytorch_trains_as_we_do():
 @has_torch
 def test_pytorch_is_a_rung_of_the_ladder():
     with climb.torch_worker(peers=True) as worker:
-        for operation in (operation for operation in climb.OPERATIONS if operation.small_task().in_torch):
-            task = operation.small_task()
+        for operation in (operation for operation in climb.OPERATIONS if operation.task(*operation.SMALL).in_torch):
+            task = operation.task(*operation.SMALL)
             right = tuple(result.copy() for result in task.numpy(*climb.own_inputs(task)))
             assert climb.with_torch(worker, task, right)() > 0
             with pytest.raises(SystemExit, match=f"{task.operation}, PyTorch differs".replace("+", r"\+")):
@@ -162,8 +162,8 @@ def test_gemm(run, monkeypatch):
 
 def test_ladder(run, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
-    tasks = [module.small_task() for module in (adamw, maximum)]
-    operations = [SimpleNamespace(task=lambda task=task: task, small_task=lambda task=task: task) for task in tasks]
+    tasks = [module.task(*module.SMALL) for module in (adamw, maximum)]
+    operations = [SimpleNamespace(task=lambda task=task: task, SMALL=()) for task in tasks]
     monkeypatch.setattr(climb, "OPERATIONS", operations)
     rows, _ = run("ladder", "--no_peers", "--plot", str(tmp_path / "roofline.png"))
     rungs = {row["rung"]: row for row in rows if row["operation"] == "AdamW"}

@@ -56,14 +56,14 @@ def test_all_contenders_get_parameters_that_matter():
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda module: module.__name__.split(".")[-1])
 def test_loop_and_kernel_are_right(operation):
-    task = operation.small_task()
+    task = operation.task(*operation.SMALL)
     right = task.numpy(*own_inputs(task))
     for name, function in (("loop", with_loop(task.loop, task)), ("kernel", with_kernel(task))):
         check_close(name, function()[: len(right)], right, tolerance=1e-4)
 
 
 def test_operations_of_the_ladder():
-    tasks = {module.__name__.split(".")[-1]: module.small_task() for module in OPERATIONS}
+    tasks = {module.__name__.split(".")[-1]: module.task(*module.SMALL) for module in OPERATIONS}
     assert tasks["matmul"].flops == 2 * 32**3
     assert tasks["matmul"].n_bytes == 4 * 3 * 32**2
     assert tasks["cross_entropy"].flops == 3 * 2 * 8 * 32 * 128, "three products"
