@@ -31,6 +31,8 @@ def probabilities(logits, temperature: float, top_k: int | None = None, top_p: f
     with np.errstate(over="ignore"):  # at a tiny temperature, all but the likeliest go to exp(-inf) = 0
         p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()
+    if top_k is None and top_p == 1.0:
+        return p  # without sorting them, which takes longer than all else
     order = np.argsort(-p, kind="stable")
     if top_k is not None:
         p[order[top_k:]] = 0.0

@@ -21,6 +21,7 @@ With NUMBA_DISABLE_JIT=1 every kernel is plain Python, to step through.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from numba import njit
@@ -28,10 +29,12 @@ from numba.extending import overload
 
 from npllm.kernels.part_compiler import PartCompiler
 
-# A thread that finds nothing to do should sleep and not spin: two processes on the same cores then share them evenly,
-# instead of each waiting for a thread that cannot run because the other's spins. A process alone hardly notices.
-# libgomp reads the variable when Numba loads it, which is at the first parallel call.
+# A thread that finds nothing to do should soon sleep and not spin: two processes on the same cores then share them
+# evenly, instead of each waiting for a thread that cannot run because the other's spins. A few microseconds of spinning
+# bridge the pause between two kernels: to wake a thread takes longer than many a small kernel.
+# libgomp reads the variables when Numba loads it, which is at the first parallel call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Without the entry points for C, and for Python where it does not call, compiling takes a fifth less time.
 _COMMON = {"error_model": "numpy", "no_cfunc_wrapper": True}
@@ -68,8 +71,9 @@ def discard_stale_caches(folder):
     """
     newest_source = max(source.stat().st_mtime for source in folder.rglob("*.py"))
     for index in folder.rglob("__pycache__/*.nbi"):
-        if index.stat().st_mtime < newest_source:
-            index.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process does the same
+            if index.stat().st_mtime < newest_source:
+                index.unlink()
 
 
 discard_stale_caches(Path(__file__).parent)

@@ -10,11 +10,12 @@ from math import prod, sqrt
 
 import numpy as np
 
-from npllm.aligned import ALIGNMENT, aligned_empty
+from npllm.aligned import ALIGNMENT, aligned_zeros
 from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
 
 INITIALISATION_SITE = 1 << 24  # random streams of the initial values, apart from those of dropout
+DRAWS = 1 << 18  # at once: they and their random words take many times the memory of the parameters
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -68,8 +69,7 @@ class Parameters(Mapping[str, np.ndarray]):
                     end += -(-prod(shape) // step) * step
             if not is_vector:
                 self.n_matrix_elements = end  # flat[:n_matrix_elements] are the matrices
-        self.flat = aligned_empty(end * self.dtype.itemsize).view(self.dtype)
-        self.flat[:] = 0
+        self.flat = aligned_zeros(end * self.dtype.itemsize).view(self.dtype)
         self._views = {
             name: self.flat[self.offsets[name] : self.offsets[name] + prod(shape)].reshape(shape)
             for name, shape in self.shapes.items()
@@ -104,7 +104,9 @@ def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
         if array.ndim == 2:
             adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
             std = 0.02 / sqrt(2 * config.n_layer) if adds_to_stream else 0.02
-            draws = random_normal(array.size, seed=seed, site=INITIALISATION_SITE + index)
-            array[:] = std * draws.reshape(array.shape)
+            flat = array.reshape(-1)
+            for first in range(0, len(flat), DRAWS):
+                part = flat[first : first + DRAWS]
+                part[:] = std * random_normal(len(part), seed=seed, site=INITIALISATION_SITE + index, first=first)
         else:
             array[:] = 1.0 if name.endswith("weight") else 0.0

@@ -5,7 +5,7 @@ from math import isfinite
 
 import numpy as np
 
-from npllm.aligned import aligned_empty
+from npllm.aligned import aligned_zeros
 from npllm.errors import TrainingError
 from npllm.model import GPT
 from npllm.optim.config import OptimConfig
@@ -115,6 +115,4 @@ def build_optimizer(model: GPT, config: OptimConfig) -> Optimizer:
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:
     """Zeros, aligned like the parameters."""
-    zeros = aligned_empty(flat.nbytes).view(flat.dtype)
-    zeros[:] = 0
-    return zeros
+    return aligned_zeros(flat.nbytes).view(flat.dtype)

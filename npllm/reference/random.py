@@ -58,12 +58,12 @@ def random_words(count: int, *, seed: int, step: int = 0, site: int = 0, first: 
     return words.reshape(-1)[first % 4 : first % 4 + count]
 
 
-def random_normal(count: int, *, seed: int, step: int = 0, site: int = 0) -> np.ndarray:
-    """Independent N(0, 1) draws, (count,) float64, by the Box-Muller transform of two words each.
+def random_normal(count: int, *, seed: int, step: int = 0, site: int = 0, first: int = 0) -> np.ndarray:
+    """Independent N(0, 1) draws, number `first` and those after it, by the Box-Muller transform of two words each.
 
-    Box & Muller, "A note on the generation of random normal deviates", 1958.
+    Returns (count,) float64. Box & Muller, "A note on the generation of random normal deviates", 1958.
     """
-    words = random_words(2 * count, seed=seed, step=step, site=site).reshape(count, 2)
+    words = random_words(2 * count, seed=seed, step=step, site=site, first=2 * first).reshape(count, 2)
     u1, u2 = (words.T + 0.5) / 2.0**32  # inside (0, 1): log(0) cannot happen
     return np.sqrt(-2.0 * np.log(u1)) * np.cos(2.0 * np.pi * u2)
 

@@ -1,83 +1,96 @@
 """The product of a few rows with a matrix, as generation makes them: a token's activations times every weight.
 
-Each weight is used once for each row, so the memory sets the pace: the matrix is read once, in its own order, and
-nothing is packed. A thread owns whole columns of C; every sum runs over k in an order that is fixed when the kernel is
-compiled.
+Each weight is used once for each row, so the memory sets the pace: the matrix is read once, in its own order, from one
+end to the other, and nothing is packed.
+
+Where the columns of B are the fast index, rows of B are added up, each times an element of A. A thread that owned
+columns would read pieces of rows, and memory is slow to begin; so K is cut, here alone, into as many parts as `PARTS`
+says. It does not depend on the number of threads, and the parts are added in order: the bits are the same for any.
 """
 
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import chunk_count
 from npllm.kernels.gelu import gelu_each
-from npllm.kernels.gemm.tile import tile_columns
 from npllm.kernels.jit import inlined, parallel, part
 from npllm.kernels.vector_math import dot
 
 MOST_ROWS = 4  # more than these take less time in tiles
+PARTS = 8
 
 
 @parallel
-def multiply_few_rows(a, b, b_row_step, b_column_step, c, addend, bias, activated, threads):
-    """c = a @ b + addend + bias, and activated = gelu(c); arguments as in `driver.multiply`, but a: (M, K)."""
-    N, width = c.shape[1], tile_columns(c.itemsize)
-    panels = chunk_count(N, width)
+def multiply_rows(a, b, c, addend, bias, activated, sums):
+    """c = a @ b + addend + bias, and activated = gelu(c).
+
+    a: (M, K), b: (K, N), C-contiguous; the others as in `driver.multiply`. sums: (PARTS, M, N), scratch.
+    """
+    for p in prange(PARTS):
+        of_part, K = np.int64(p), len(b)
+        _sum_rows(a, b, K * of_part // PARTS, K * (of_part + 1) // PARTS, sums[of_part])
+    for m in range(len(c)):
+        _begin_row(m, c[m], addend, bias)
+        for p in range(PARTS):
+            _add(sums[p, m], c[m])
+    _activate(c, activated)
+
+
+@parallel
+def multiply_dots(a, b, c, addend, bias, activated, threads):
+    """As `multiply_rows`, for b: (N, K), the transpose of the matrix; a thread owns whole columns of C."""
+    for m in range(len(c)):
+        _begin_row(m, c[m], addend, bias)
     for t in prange(threads):
-        thread = np.int64(t)
-        first, end = panels * thread // threads * width, min(panels * (thread + 1) // threads * width, N)
-        for m in range(len(a)):
-            _begin_row(c[m, first:end], addend[m, first:end] if addend.size > 0 else addend[0], bias[first:end])
-        if b_column_step == 1:
-            _add_rows(a, b, b_row_step, c, first, end)
-        else:
-            _add_dot_products(a, b, b_column_step, c, first, end)
-        for m in range(len(a) if activated.size > 0 else 0):
-            gelu_each(c[m, first:end], activated[m, first:end])
+        thread, N = np.int64(t), len(b)
+        for j in range(N * thread // threads, N * (thread + 1) // threads):
+            for m in range(len(a)):
+                c[m, j] += dot(a[m], b[j])
+    _activate(c, activated)
 
 
 @part
-def _begin_row(c, addend, bias):
-    """c = addend + bias, each of which may have no elements."""
-    for j in range(len(c)):
-        c_j = addend[j] if len(addend) > 0 else c.dtype.type(0.0)
-        c[j] = c_j + bias[j] if len(bias) > 0 else c_j
-
-
-@part
-def _add_rows(a, b, row_step, c, first, end):
-    """Where the columns of B are the fast index: row k of B, times a[m, k], is added to row m of C; four k at a time,
-    because C is read and written each time."""
-    K = a.shape[1]
-    whole = K - K % 4
-    for k in range(0, whole, 4):
-        start = k * row_step
-        b_0, b_1 = b[start + first : start + end], b[start + row_step + first : start + row_step + end]
-        start += 2 * row_step
-        b_2, b_3 = b[start + first : start + end], b[start + row_step + first : start + row_step + end]
+def _sum_rows(a, b, first, end, sums):
+    """sums = a[:, first:end] @ b[first:end], two rows of B at a time."""
+    sums[:] = sums.dtype.type(0.0)
+    whole = end - (end - first) % 2
+    for k in range(first, whole, 2):
         for m in range(len(a)):
-            _add_four(a[m, k : k + 4], b_0, b_1, b_2, b_3, c[m, first:end])
-    for k in range(whole, K):
+            _add_two(a[m, k], a[m, k + 1], b[k], b[k + 1], sums[m])
+    if whole < end:
         for m in range(len(a)):
-            _add_one(a[m, k], b[k * row_step + first : k * row_step + end], c[m, first:end])
+            _add_one(a[m, whole], b[whole], sums[m])
 
 
 @inlined
-def _add_four(a, b_0, b_1, b_2, b_3, c):
-    a_0, a_1, a_2, a_3 = a[0], a[1], a[2], a[3]
+def _add_two(a_0, a_1, b_0, b_1, c):
     for j in range(len(c)):
-        c[j] = c[j] + a_0 * b_0[j] + a_1 * b_1[j] + a_2 * b_2[j] + a_3 * b_3[j]
+        c[j] = c[j] + a_0 * b_0[j] + a_1 * b_1[j]
 
 
 @inlined
-def _add_one(a_k, b_k, c):
+def _add_one(a_0, b_0, c):
     for j in range(len(c)):
-        c[j] += a_k * b_k[j]
+        c[j] += a_0 * b_0[j]
+
+
+@inlined
+def _add(row, c):
+    for j in range(len(c)):
+        c[j] += row[j]
 
 
 @part
-def _add_dot_products(a, b, column_step, c, first, end):
-    """Where k is the fast index."""
-    K = a.shape[1]
-    for j in range(first, end):
-        for m in range(len(a)):
-            c[m, j] += dot(a[m], b[j * column_step : j * column_step + K])
+def _begin_row(m, row, addend, bias):
+    """Row m of C: the addend, which may be the row itself, and the bias; an array without elements stands for none."""
+    if addend.size == 0:
+        row[:] = row.dtype.type(0.0)
+    else:
+        row[:] = addend[m]
+    if bias.size > 0:
+        _add(bias, row)
+
+
+@part
+def _activate(c, activated):
+    for m in range(len(activated) if activated.size > 0 else 0):
+        gelu_each(c[m], activated[m])

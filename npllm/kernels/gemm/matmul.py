@@ -1,6 +1,7 @@
 """The function through which every matrix product of the kernels goes."""
 
 import threading
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -9,10 +10,10 @@ from numba import get_num_threads
 from npllm.aligned import aligned_empty
 from npllm.kernels.gelu import gelu_forward
 from npllm.kernels.gemm.driver import multiply, scratch_elements
-from npllm.kernels.gemm.few_rows import MOST_ROWS, multiply_few_rows
+from npllm.kernels.gemm.few_rows import MOST_ROWS, PARTS, multiply_dots, multiply_rows
 
 _engine = "npllm"
-_kept = threading.local()  # scratch, for each caller's thread, dtype and number of threads
+_kept = threading.local()  # scratch of each caller's thread, by dtype
 
 
 def set_gemm(engine: Literal["npllm", "blas"]) -> None:
@@ -31,14 +32,16 @@ def matmul(a, b, out, *, addend=None, bias=None, activated=None):
     """
     if _engine == "blas":
         return _blas(a, b, out, addend, bias, activated)
-    nothing = _nothing(out.dtype)
+    nothing = np.empty((1, 0), out.dtype)
     addend, activated = (nothing if array is None else array for array in (addend, activated))
     bias, threads = nothing[0] if bias is None else bias, get_num_threads()
-    if len(a) <= MOST_ROWS and a.flags.c_contiguous:
-        multiply_few_rows(a, *_flat(b), out, addend, bias, activated, threads)
-    else:
-        scratch = _scratch(out.dtype, threads)
+    if len(a) > MOST_ROWS or not a.flags.c_contiguous:
+        scratch = _scratch((threads, scratch_elements(out.itemsize)), out.dtype)
         multiply(*_flat(a), *_flat(b), a.shape[1], out, addend, bias, activated, scratch)
+    elif b.flags.c_contiguous:
+        multiply_rows(a, b, out, addend, bias, activated, _scratch((PARTS, *out.shape), out.dtype))
+    else:
+        multiply_dots(a, b.T, out, addend, bias, activated, threads)
     return out
 
 
@@ -56,20 +59,9 @@ def _flat(matrix) -> tuple[np.ndarray, int, int]:
     return matrix.T.reshape(-1), 1, matrix.shape[0]
 
 
-def _nothing(dtype):
-    """(1, 0)"""
-    return _keep(("nothing", dtype), lambda: np.empty((1, 0), dtype))
-
-
-def _scratch(dtype, threads):
-    """(threads, scratch_elements), used again by every product: a thread's part is larger than many a matrix."""
-
-    size = threads * scratch_elements(dtype.itemsize)
-    return _keep((dtype, threads), lambda: aligned_empty(size * dtype.itemsize).view(dtype).reshape(threads, -1))
-
-
-def _keep(key, make):
-    kept = _kept.__dict__
-    if key not in kept:
-        kept[key] = make()
-    return kept[key]
+def _scratch(shape, dtype):
+    """Memory that the next product uses again: making it anew would take longer than many a product."""
+    kept, size = _kept.__dict__, prod(shape)
+    if dtype not in kept or kept[dtype].size < size:
+        kept[dtype] = aligned_empty(size * dtype.itemsize).view(dtype)
+    return kept[dtype][:size].reshape(shape)
