@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional
@@ -67,6 +67,7 @@ def generate(
     top_k: int | None = None,
     top_p: float = 1.0,
     seed: int = 0,
+    dtype: Literal["float32", "bf16"] | None = None,
 ) -> None:
     """Write text with a trained model, as it comes.
 
@@ -78,10 +79,11 @@ def generate(
         top_k: choose among the k likeliest tokens only
         top_p: choose among the fewest likeliest tokens that together reach this probability
         seed: same seed, same text
+        dtype: bf16 = read the weights rounded to bfloat16, which takes half the time; none = as they were trained
     """
     import npllm
 
-    model, tokenizer = npllm.load(run)
+    model, tokenizer = npllm.load(run, dtype=dtype)
     pieces = npllm.generate(
         model,
         tokenizer,

@@ -5,9 +5,9 @@ here is how the work is cut: into chunks that stay in the cache, loops that the 
 threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `gemm`,
 `norm_rows` and `attention_tiles` are what several operations share.
 
-Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64. Every
-result, cache and scratch array comes from `empty`, and what was in it before never shows in a result; only `gemm` keeps
-the blocks that it packs.
+Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64; the weights
+of float32 operations may be `bfloat16`. Every result, cache and scratch array comes from `empty`, and what was in it
+before never shows in a result; only `gemm` keeps the blocks that it packs.
 """
 
 from npllm.kernels.adam import adam_update

@@ -10,6 +10,7 @@ as NumPy's reference alone, where its BLAS does everything, and 5.9 times as fas
 import numpy as np
 from numba import prange
 
+from npllm.kernels.bfloat16 import in_type_of
 from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, zeros
 from npllm.kernels.gelu import gelu_derivative
 from npllm.kernels.gemm import matmul
@@ -21,12 +22,14 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
     """Multiply rows by a matrix.
 
     x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
-    `residual`, (N, out). All of one float dtype. Returns y, (N, out), and the cache for the backward.
+    `residual`, (N, out). All of one float dtype, but that of float32 the weight may be bfloat16 (uint16): whatever is
+    multiplied, here and going backward, is then rounded. Returns y, (N, out), and the cache for the backward.
     """
-    shape = len(x), weight.shape[1]
-    y = empty(shape, x.dtype) if epilogue == "gelu" else None
+    shape, dtype = (len(x), weight.shape[1]), x.dtype
+    x = in_type_of(weight, x, empty=empty)
+    y = empty(shape, dtype) if epilogue == "gelu" else None
     residual = residual if epilogue == "residual" else None
-    z = matmul(x, weight, empty(shape, x.dtype), addend=residual, bias=bias, activated=y)
+    z = matmul(x, weight, empty(shape, dtype), addend=residual, bias=bias, activated=y)
     return (z, LinearCache(x, None)) if y is None else (y, LinearCache(x, z))
 
 
@@ -41,6 +44,7 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
         dbias_parts = empty((-(-len(dy) // ROWS), dy.shape[1]), dy.dtype)
         dbias = zeros(dy.shape[1:], dy.dtype, empty) if dbias is None else dbias
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
+    dz = in_type_of(weight, dz, empty=empty)
     matmul(cache.x.T, dz, dweight, addend=dweight)
     return matmul(dz, weight.T, empty(cache.x.shape, dy.dtype))
 

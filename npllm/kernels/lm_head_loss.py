@@ -10,6 +10,7 @@ as NumPy's reference; most of the time goes to the matrix products.
 import numpy as np
 from numba import prange
 
+from npllm.kernels.bfloat16 import in_type_of, round_into
 from npllm.kernels.gemm import matmul
 from npllm.kernels.jit import parallel, part, serial
 from npllm.kernels.row_softmax import row_exponentials, row_maximum
@@ -23,12 +24,14 @@ MIN_CHUNK_ROWS = 128  # however large the vocabulary: every chunk reads the weig
 def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
     """Negative log-likelihood of each row's target, in nats.
 
-    x: (N, C). weight: (V, C), a row per token, so that a tied head is the embedding table itself. targets: (N,)
-    integers below V, or -1 = ignored. Returns nll, (N,), and the cache. Raises IndexError for any other target.
+    x: (N, C). weight: (V, C), a row per token, so that a tied head is the embedding table itself; it may be bfloat16,
+    as in `linear_forward`. targets: (N,) integers below V, or -1 = ignored. Returns nll, (N,), and the cache. Raises
+    IndexError for any other target.
     """
     _check(targets, len(weight))
     nll, lse = empty(targets.shape, x.dtype), empty(targets.shape, x.dtype)
-    for rows, logits in _chunks_of_logits(x, weight, empty):
+    x = in_type_of(weight, x, empty=empty)
+    for rows, logits, _ in _chunks_of_logits(x, weight, nll.dtype, empty):
         _softmax_rows(logits, targets[rows], nll[rows], lse[rows], None)
     return nll, LMHeadLossCache(x, targets, lse)
 
@@ -36,11 +39,10 @@ def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
 def lm_head_loss_backward(dnll, cache, weight, dweight, *, empty=np.empty):
     """dnll: (N,), the gradient of each row's nll. Adds to dweight, (V, C), and returns dx, (N, C)."""
     x, targets, lse = cache
-    dx = empty(x.shape, x.dtype)
-    for rows, logits in _chunks_of_logits(x, weight, empty):
+    dx = empty(x.shape, dnll.dtype)
+    for rows, logits, factors in _chunks_of_logits(x, weight, dnll.dtype, empty):
         _gradient_rows(logits, targets[rows], lse[rows], dnll[rows])
-        matmul(logits.T, x[rows], dweight, addend=dweight)
-        matmul(logits, weight, dx[rows])
+        _multiply_gradient(logits, factors, x[rows], weight, dweight, dx[rows])
     return dx
 
 
@@ -52,21 +54,32 @@ def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight, *, empty=np.em
     """
     _check(targets, len(weight))
     nll, dx = empty(targets.shape, x.dtype), empty(x.shape, x.dtype)
-    for rows, logits in _chunks_of_logits(x, weight, empty):
+    x = in_type_of(weight, x, empty=empty)
+    for rows, logits, factors in _chunks_of_logits(x, weight, dx.dtype, empty):
         _softmax_rows(logits, targets[rows], nll[rows], None, 1.0 / n_targets)
-        matmul(logits.T, x[rows], dweight, addend=dweight)
-        matmul(logits, weight, dx[rows])
+        _multiply_gradient(logits, factors, x[rows], weight, dweight, dx[rows])
     return float(nll.sum(dtype=np.float64)) / n_targets, dx
 
 
-def _chunks_of_logits(x, weight, empty):
-    """The slice of the rows and the logits of each chunk, which are valid, and free to be changed, until the next."""
+def _chunks_of_logits(x, weight, dtype, empty):
+    """Of each chunk the slice of the rows, the logits, and room for them in the weight's dtype, which is the logits
+    themselves unless that is bfloat16. They are valid, and free to be changed, until the next chunk."""
     N, V = len(x), len(weight)
-    size = min(N, max(MIN_CHUNK_ROWS, CHUNK_BYTES // (V * x.itemsize)))
-    buffer = empty((size, V), x.dtype)
+    size = min(N, max(MIN_CHUNK_ROWS, CHUNK_BYTES // (V * dtype.itemsize)))
+    buffer = empty((size, V), dtype)
+    factors = buffer if weight.dtype == dtype else empty((size, V), weight.dtype)
     for start in range(0, N, size):
         rows = slice(start, min(start + size, N))
-        yield rows, matmul(x[rows], weight.T, buffer[: rows.stop - start])
+        n = rows.stop - start
+        yield rows, matmul(x[rows], weight.T, buffer[:n]), factors[:n]
+
+
+def _multiply_gradient(dlogits, factors, x, weight, dweight, dx):
+    """What a chunk adds to dweight, (V, C), and its dx, (n, C); dlogits, factors: (n, V), as in `_chunks_of_logits`."""
+    if factors.dtype != dlogits.dtype:
+        round_into(factors, dlogits)
+    matmul(factors.T, x, dweight, addend=dweight)
+    matmul(factors, weight, dx)
 
 
 def _check(targets, V):

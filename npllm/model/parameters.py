@@ -89,9 +89,10 @@ class Parameters(Mapping[str, np.ndarray]):
         """Number of parameters, without the gaps of the alignment."""
         return sum(prod(shape) for shape in self.shapes.values())
 
-    def within(self, prefix: str) -> dict[str, np.ndarray]:
-        """The parameters below `prefix.`, under the rest of their names."""
-        return {name[len(prefix) + 1 :]: view for name, view in self._views.items() if name.startswith(prefix + ".")}
+
+def within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays below `prefix.`, under the rest of their names."""
+    return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(prefix + ".")}
 
 
 def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:

@@ -15,17 +15,22 @@ from npllm.errors import ConfigError, DataError
 from npllm.model.arena import Arena
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
 from npllm.model.config import ModelConfig
-from npllm.model.parameters import Parameters, initialise, parameter_shapes
+from npllm.model.parameters import Parameters, initialise, parameter_shapes, within
+from npllm.model.rounded_weights import RoundedWeights
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.rotary import rotary_tables
 
 EMBEDDING_DROPOUT_SITE = 0
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "bf16")
 BACKENDS = ("kernels", "reference")
 
 
 class GPT:
-    """A decoder-only Transformer language model with hand-written gradients."""
+    """A decoder-only Transformer language model with hand-written gradients.
+
+    dtype "bf16": parameters, gradients and everything between two matrix products are float32; what is multiplied is
+    rounded to bfloat16, and the products are summed in float32.
+    """
 
     def __init__(
         self,
@@ -41,17 +46,22 @@ class GPT:
             raise ConfigError(f"The backend {backend!r} is not one of {', '.join(BACKENDS)}.")
         if not 0 <= seed < 2**64:
             raise ConfigError(f"The seed is {seed}, but must be at least 0 and below 2^64.")
+        if (dtype, backend) == ("bf16", "reference"):
+            raise ConfigError("The reference backend has no bf16; use float32 or float64.")
         self.config = config
         self.seed = seed
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)
         self.ops = import_module(f"npllm.{backend}")
         self.arena = Arena()
         shapes = parameter_shapes(config)
-        self.params = Parameters(shapes, dtype)
-        self.grads = Parameters(shapes, dtype)
+        self.params = Parameters(shapes, self.dtype)
+        self.grads = Parameters(shapes, self.dtype)
         initialise(self.params, config, seed)
-        self._blocks = [self.params.within(f"blocks.{layer}") for layer in range(config.n_layer)]
-        self._dblocks = [self.grads.within(f"blocks.{layer}") for layer in range(config.n_layer)]
+        self._rounded = RoundedWeights(self.params, self.head_name) if dtype == "bf16" else None
+        weights = self.params if self._rounded is None else self._rounded
+        self._head = weights[self.head_name]
+        self._blocks = [within(weights, f"blocks.{layer}") for layer in range(config.n_layer)]
+        self._dblocks = [within(self.grads, f"blocks.{layer}") for layer in range(config.n_layer)]
         self._rotary = None
         if config.position == "rotary":
             self._rotary = rotary_tables(config.block_size, config.head_width, self.dtype)
@@ -71,11 +81,12 @@ class GPT:
         tokens, targets = self._check(tokens, targets)
         n_targets = self._count(targets) if n_targets is None else n_targets
         self.arena.reset()
+        self._round_weights()
         context = self._context(tokens.shape[1], rate=self.config.dropout, step=step, first_row=first_row)
         hidden, caches = self._forward(context, tokens)
         loss, dhidden = self.ops.lm_head_loss_and_grad(
             hidden,
-            self.params[self.head_name],
+            self._head,
             targets.reshape(-1),
             n_targets,
             self.grads[self.head_name],
@@ -94,17 +105,14 @@ class GPT:
         """Of each target, in nats, (B, T); 0 where the target is -1. Without dropout."""
         tokens, targets = self._check(tokens, targets)
         hidden = self._evaluate(tokens)
-        nll, _ = self.ops.lm_head_loss_forward(
-            hidden, self.params[self.head_name], targets.reshape(-1), empty=self.arena.empty
-        )
+        nll, _ = self.ops.lm_head_loss_forward(hidden, self._head, targets.reshape(-1), empty=self.arena.empty)
         return nll.reshape(targets.shape).copy()
 
     def logits(self, tokens) -> np.ndarray:
         """Unnormalised log-probabilities of every next token, (B, T, V). Without dropout."""
         tokens, _ = self._check(tokens, None)
         hidden = self._evaluate(tokens)
-        head = self.params[self.head_name]
-        return self.ops.linear_forward(hidden, head.T)[0].reshape(*tokens.shape, -1)
+        return self.ops.linear_forward(hidden, self._head.T)[0].reshape(*tokens.shape, -1)
 
     def extend(self, tokens, kv_cache) -> np.ndarray:
         """Logits of the token after the last, (B, V), where kv_cache holds the positions before these tokens, (B, T).
@@ -117,7 +125,7 @@ class GPT:
         hidden = self._evaluate(tokens, kv_cache)
         kv_cache.length += tokens.shape[1]
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
-        return self.ops.linear_forward(last, self.params[self.head_name].T)[0]
+        return self.ops.linear_forward(last, self._head.T)[0]
 
     def _context(self, length: int, *, rate=0.0, step=0, first_row=0, kv_cache=None) -> Context:
         first = 0 if kv_cache is None else kv_cache.length
@@ -181,12 +189,18 @@ class GPT:
     def _evaluate(self, tokens, kv_cache=None):
         """`_forward` without dropout that keeps nothing for a backward: the memory of one block serves them all."""
         self.arena.reset()
+        if kv_cache is None or kv_cache.length == 0:  # a text is written with the weights that it began with
+            self._round_weights()
         context = self._context(tokens.shape[1], kv_cache=kv_cache)
         x, _ = self._embed(context, tokens)
         for layer, p in enumerate(self._blocks):
             with self.arena.scope():
                 x[...] = block_forward(context, p, x, layer)[0]
         return self._final_norm(context, x)[0]
+
+    def _round_weights(self) -> None:
+        if self._rounded is not None:
+            self._rounded.refresh()
 
     def _check(self, tokens, targets):
         """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""

@@ -78,12 +78,12 @@ def load_checkpoint(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return description, arrays
 
 
-def model_from_checkpoint(path: Path, *, backend: str = "kernels") -> GPT:
-    """The model alone, ready to evaluate and generate."""
+def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str = "kernels") -> GPT:
+    """The model alone, ready to evaluate and generate. dtype: None = the one it was trained in."""
     description, arrays = load_checkpoint(path)
     try:
         config = ModelConfig(**description["model"])
-        model = GPT(config, seed=description["seed"], dtype=description["dtype"], backend=backend)
+        model = GPT(config, seed=description["seed"], dtype=dtype or description["dtype"], backend=backend)
     except (ConfigError, TypeError) as error:
         raise DataError(f"{path} describes no model that can be built ({error}); use another checkpoint.") from error
     check_arrays(path, arrays, {"params": model.params.flat})

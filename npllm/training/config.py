@@ -68,8 +68,8 @@ class TrainConfig:
     """checkpoints to keep"""
     seed: int = 0
     """of the initial weights, the order of the data and dropout"""
-    dtype: Literal["float32", "float64"] = "float32"
-    """of weights and activations"""
+    dtype: Literal["float32", "float64", "bf16"] = "float32"
+    """of weights and activations; bf16 = float32, but matrix products of bfloat16, on a CPU that has them"""
     threads: int | None = None
     """threads of the kernels; none = one per core"""
 

@@ -12,6 +12,7 @@ from npllm.errors import TrainingError
 from npllm.model import GPT, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate
 from npllm.training.config import RunConfig
+from npllm.training.machine import usable_dtype
 from npllm.training.state import LoopState
 
 
@@ -31,7 +32,7 @@ class Update:
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
     """Model and optimiser at the beginning of a run."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
-    model = GPT(model_config, seed=config.train.seed, dtype=config.train.dtype)
+    model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
     return LoopState(model, build_optimizer(model, config.optim))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from npllm.kernels.gemm import matmul
+from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
 
 
 def cpu_model() -> str:
@@ -17,6 +18,11 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def usable_dtype(dtype: str) -> str:
+    """What a run trains in for its train.dtype: bf16 pays only where the CPU multiplies it."""
+    return "float32" if dtype == "bf16" and not HAS_BFLOAT16_DOT else dtype
 
 
 def matmul_peak(dtype, size: int = 1024, repeats: int = 8) -> float:

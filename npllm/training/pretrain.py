@@ -15,11 +15,11 @@ from npllm.data.shards import TokenShard
 from npllm.errors import ConfigError, Interrupted, ResourceError
 from npllm.training.calibration import steps_in_budget, warm_up
 from npllm.training.checkpoint import checkpoints, restore_checkpoint, save_checkpoint
-from npllm.training.config import RunConfig, config_text, load_config
+from npllm.training.config import RunConfig, TrainConfig, config_text, load_config
 from npllm.training.evaluation import quick_loss
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.loop import build_state, updates
-from npllm.training.machine import cpu_model, matmul_peak
+from npllm.training.machine import cpu_model, matmul_peak, usable_dtype
 from npllm.training.metrics import append_metrics, drop_metrics_after
 from npllm.training.prepare import prepare_data
 from npllm.training.progress import ProgressView
@@ -30,7 +30,7 @@ from npllm.training.state import LoopState
 
 def pretrain(config: RunConfig, path: Path, console: Console) -> None:
     """The main job from the beginning: prepare data, fix the number of steps, train, evaluate."""
-    set_threads(config.train.threads)
+    set_up_kernels(config.train, console)
     with create_run(path) as draft, console.status("preparing") as status:
         skipped = prepare_data(config.data, draft, status.update).skipped
         train_shard, val_shard = draft.load_shards()
@@ -55,7 +55,7 @@ def resume(path: Path, console: Console) -> None:
     """Go on where a run stopped, bit for bit."""
     run = open_run(path)
     config = load_config(run.config)
-    set_threads(config.train.threads)
+    set_up_kernels(config.train, console)
     train_shard, val_shard = run.load_shards()
     state = build_state(config, train_shard.vocab_size)
     if checkpoints(run.checkpoints):
@@ -127,8 +127,12 @@ def check_disk(folder: Path, state: LoopState, keep: int) -> None:
         )
 
 
-def set_threads(threads: int | None) -> None:
-    """Limit the threads of the kernels. Raises ConfigError when there are not so many."""
+def set_up_kernels(config: TrainConfig, console: Console) -> None:
+    """Limit the threads of the kernels, and say so where they cannot multiply what they should. Raises ConfigError when
+    there are not so many threads."""
+    if usable_dtype(config.dtype) != config.dtype:
+        console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.", highlight=False)
+    threads = config.threads
     if threads is None:
         return
     if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:

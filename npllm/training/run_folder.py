@@ -63,10 +63,6 @@ class RunFolder:
             raise DataError(f"{self.path} has no checkpoint; train first (npllm resume {self.path}, if it is a run).")
         return found[-1]
 
-    def load_model(self) -> GPT:
-        """The model of the newest checkpoint."""
-        return model_from_checkpoint(self.newest_checkpoint())
-
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
         return Tokenizer.load(self.tokenizer)
@@ -134,7 +130,11 @@ def new_run_folder(recipe: str) -> Path:
     return path
 
 
-def load(path: str | Path) -> tuple[GPT, Tokenizer]:
-    """The model and tokenizer of a run folder, or of one checkpoint file in it."""
+def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]:
+    """The model and tokenizer of a run folder, or of one checkpoint file in it.
+
+    dtype: "float32", or "bf16" to multiply by weights rounded to bfloat16; None = as it was trained.
+    """
     run = run_of(path)
-    return (model_from_checkpoint(path) if Path(path).is_file() else run.load_model()), run.load_tokenizer()
+    checkpoint = Path(path) if Path(path).is_file() else run.newest_checkpoint()
+    return model_from_checkpoint(checkpoint, dtype=dtype), run.load_tokenizer()

@@ -1,4 +1,4 @@
-"""Compiling every kernel that training, evaluation and generation in float32 use.
+"""Compiling every kernel that training, evaluation and generation use, but in float64.
 
 Numba compiles a kernel when it is first called with arguments of new types, and keeps it on disk. So it is enough to
 train each kind of model once: what differs between sizes is data. Batches are large enough to be split between threads
@@ -21,11 +21,11 @@ ARCHITECTURES = (
 
 def compile_kernels() -> None:
     """Call them all."""
-    for architecture, dropout in product(ARCHITECTURES, (0.0, 0.1)):
+    for architecture, dropout, dtype in product(ARCHITECTURES, (0.0, 0.1), ("float32", "bf16")):
         config = ModelConfig(
             n_layer=1, n_head=4, n_embd=64, block_size=64, vocab_size=256, dropout=dropout, **architecture
         )
-        model = GPT(config)
+        model = GPT(config, dtype=dtype)
         for rows, columns in ((1, 8), (8, 64)):
             tokens = np.zeros((rows, columns), np.int32)
             model.loss_and_grad(tokens, tokens)

@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npllm.kernels.bfloat16 import round_into, widen
 from npllm.kernels.gemm import matmul, set_gemm
-from npllm.kernels.gemm.driver import BLOCK_COLUMNS, BLOCK_DEPTH, BLOCK_ROWS
+from npllm.kernels.gemm.driver import BLOCK_COLUMNS, BLOCK_ROWS, block_depth
 from npllm.kernels.gemm.tile import AVX2, AVX512, NEON, PORTABLE, ROWS, best_tile, tile_columns
 from npllm.reference import gelu_forward
 
 TOLERANCE = {np.float32: 4e-7, np.float64: 1e-15}  # a few roundings, for each square root of the depth
 # Around the sizes at which a tile, a block or a thread's share ends.
-SIZES = st.one_of(st.integers(1, 40), st.sampled_from([BLOCK_COLUMNS - 1, BLOCK_COLUMNS + 1, BLOCK_DEPTH + 5]))
+SIZES = st.one_of(st.integers(1, 40), st.sampled_from([BLOCK_COLUMNS - 1, BLOCK_COLUMNS + 1, block_depth(4) + 5]))
 SEEDS = st.integers(0, 9)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -21,6 +22,15 @@ def normal(rng, *shape, dtype, transposed=False):
     """A C-contiguous matrix, or the transpose of one."""
     array = rng.normal(size=shape[::-1] if transposed else shape).astype(dtype)
     return array.T if transposed else array
+
+
+def in_bfloat16(array):
+    """Rounded, in the same order of memory."""
+    if not array.flags.c_contiguous:
+        return in_bfloat16(array.T).T
+    rounded = np.empty(array.shape, np.uint16)
+    round_into(rounded, array)
+    return rounded
 
 
 @both_dtypes
@@ -41,11 +51,30 @@ def test_equals_numpy(dtype, M, K, N, transpose_a, transpose_b, added, with_bias
     np.testing.assert_allclose(activated, gelu_forward(out.astype(np.float64)), rtol=1e-6, atol=1e-6)
 
 
-def test_blocks_of_rows_and_depth_join():
+@given(SIZES, SIZES, SIZES, st.booleans(), st.booleans(), st.booleans(), SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_bfloat16_is_multiplied_exactly_and_summed_in_float32(M, K, N, transpose_a, transpose_b, added, seed):
+    rng = np.random.default_rng(seed)
+    a = in_bfloat16(normal(rng, M, K, dtype=np.float32, transposed=transpose_a))
+    b = in_bfloat16(normal(rng, K, N, dtype=np.float32, transposed=transpose_b))
+    out, bias = (normal(rng, *shape, dtype=np.float32) for shape in ((M, N), (1, N)))
+    expected = widen(a).astype(np.float64) @ widen(b) + (out + bias) * added
+    epilogue = {"addend": out, "bias": bias[0], "activated": np.full_like(out, np.nan)} if added else {}
+    matmul(a, b, out, **epilogue)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE[np.float32] * (4 + 4 * K**0.5) * 4)
+    if added:
+        np.testing.assert_allclose(epilogue["activated"], gelu_forward(out.astype(np.float64)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factors", [np.float32, "bfloat16"])
+def test_blocks_of_rows_and_depth_join(factors):
     rng = np.random.default_rng(0)
-    M, K, N = 2 * BLOCK_ROWS + ROWS + 1, 2 * BLOCK_DEPTH + 3, 2 * BLOCK_COLUMNS + tile_columns(4) + 1
+    depth = 2 * block_depth(2 if factors == "bfloat16" else 4) + 3
+    M, K, N = 2 * BLOCK_ROWS + ROWS + 1, depth, 2 * BLOCK_COLUMNS + tile_columns(4) + 1
     a, b = normal(rng, M, K, dtype=np.float32), normal(rng, K, N, dtype=np.float32)
-    expected = a.astype(np.float64) @ b.astype(np.float64)
+    if factors == "bfloat16":
+        a, b = in_bfloat16(a), in_bfloat16(b)
+    expected = widen(a).astype(np.float64) @ widen(b).astype(np.float64)
     for left in (a, a.T.copy().T):
         for right in (b, b.T.copy().T):
             np.testing.assert_allclose(matmul(left, right, np.empty((M, N), np.float32)), expected, atol=2e-4)
@@ -53,13 +82,19 @@ def test_blocks_of_rows_and_depth_join():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_what_is_not_finite_stays_in_its_row_and_column(bad, transposed):
+@pytest.mark.parametrize("rows", [23, 3])
+@pytest.mark.parametrize("prepare", [np.asarray, in_bfloat16])
+def test_what_is_not_finite_stays_in_its_row_and_column(bad, transposed, rows, prepare):
     rng = np.random.default_rng(0)
-    a, b = normal(rng, 23, 19, dtype=np.float32, transposed=transposed), normal(rng, 19, 37, dtype=np.float32)
-    a[7, 3] = bad
-    assert np.array_equal(~np.isfinite(matmul(a, b, np.empty((23, 37), np.float32))).all(axis=1), np.arange(23) == 7)
-    a[7, 3], b[2, 20] = 1.0, bad
-    assert np.array_equal(~np.isfinite(matmul(a, b, np.empty((23, 37), np.float32))).all(axis=0), np.arange(37) == 20)
+    a, b = normal(rng, rows, 19, dtype=np.float32, transposed=transposed), normal(rng, 19, 37, dtype=np.float32)
+    a[2, 3] = bad
+
+    def finite():
+        return np.isfinite(matmul(prepare(a), prepare(b), np.empty((rows, 37), np.float32)))
+
+    assert np.array_equal(~finite().all(axis=1), np.arange(rows) == 2)
+    a[2, 3], b[18, 20] = 1.0, bad  # in the last k, which in bfloat16 has no partner
+    assert np.array_equal(~finite().all(axis=0), np.arange(37) == 20)
 
 
 def test_the_caller_s_arrays_are_not_written_beyond_their_edge():

@@ -15,8 +15,13 @@ import sys
 import llvmlite.binding, numba, numpy as np
 numba.njit(lambda: 0)()
 llvmlite.binding.get_host_cpu_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
+from npllm.kernels.bfloat16 import round_into, widen
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import TILE
+
+def rounded(x):
+    round_into(half := np.empty(x.shape, np.uint16), x)
+    return half
 
 rng = np.random.default_rng(0)
 for M, K, N in ((5, 3, 7), (29, 401, 101)):
@@ -26,6 +31,11 @@ for M, K, N in ((5, 3, 7), (29, 401, 101)):
         for right in (b, b.T.copy().T):
             result = matmul(left, right, np.empty((M, N), np.float32), addend=addend, bias=addend[0])
             np.testing.assert_allclose(result, expected, atol=1e-4)
+    half_a, half_b = rounded(a), rounded(b)
+    expected = widen(half_a).astype(np.float64) @ widen(half_b)
+    for left in (half_a, half_a.T.copy().T):
+        for right in (half_b, half_b.T.copy().T):
+            np.testing.assert_allclose(matmul(left, right, np.empty((M, N), np.float32)), expected, atol=1e-4)
 print(TILE)
 """
 
@@ -45,3 +55,29 @@ def test_every_tile_multiplies_rightly(features, tile, tmp_path):
         [sys.executable, "-c", PROGRAM, features], env=environment, capture_output=True, text=True, check=False
     )
     assert process.stdout.strip() == tile, process.stderr
+
+
+# A processor that this machine need not be: the code is made for it, and not run.
+FOR_ANOTHER_CPU = """
+import llvmlite.binding, numba
+numba.njit(lambda: 0)()
+llvmlite.binding.get_host_cpu_features = lambda: dict.fromkeys(["avx512f", "fma", "avx512bf16"], True)
+from npllm.kernels.gemm.micro_kernel import multiply_tile
+
+@numba.njit
+def tile(factor, a, b, c):
+    multiply_tile(factor, a, 2, 24, b, 100, c, 32, c, 0, c)
+
+tile.compile((numba.uint16, numba.intp, numba.intp, numba.intp))
+[code] = tile.inspect_asm().values()
+print(code.count("vdpbf16ps"), code.count("vfmadd"))
+"""
+
+
+def test_a_cpu_that_multiplies_bfloat16_does():
+    cpu = {"NUMBA_CPU_NAME": "sapphirerapids", "NUMBA_CPU_FEATURES": "+avx512f,+avx512bw,+avx512vl,+avx512bf16"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | cpu
+    process = subprocess.run(
+        [sys.executable, "-c", FOR_ANOTHER_CPU], env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.stdout == "24 0\n", process.stderr  # one for each register of sums

@@ -22,6 +22,7 @@ from model_cases import (
 
 from npllm.model import GPT, ModelConfig
 from npllm.model.block import block_backward, block_forward
+from npllm.model.parameters import within
 
 ARCHITECTURES = [
     {"norm": norm, "position": position, "mlp": mlp}
@@ -88,7 +89,7 @@ def test_gradients_of_a_block(backend, architecture, case, bias, dropout, seed):
     rng = np.random.default_rng(seed)
     x, dy = rng.standard_normal((2, B, T, fields["n_embd"]))
     layer = fields["n_layer"] - 1
-    p, dp = model.params.within(f"blocks.{layer}"), model.grads.within(f"blocks.{layer}")
+    p, dp = within(model.params, f"blocks.{layer}"), within(model.grads, f"blocks.{layer}")
 
     def forward():
         model.arena.reset()

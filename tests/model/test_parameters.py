@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from model_cases import GPT_2, LLAMA, random_batch, shapes, small_config
 
 from npllm.model import GPT, ModelConfig, Parameters
-from npllm.model.parameters import parameter_shapes
+from npllm.model.parameters import parameter_shapes, within
 from npllm.optim import AdamW
 
 
@@ -115,8 +115,8 @@ def test_parameters_are_a_mapping():
     assert params.get("absent") is None
     with pytest.raises(KeyError):
         params["absent"]
-    assert list(params.within("blocks.1")) == ["w"]
-    params.within("blocks.1")["w"][0, 1] = 5.0
+    assert list(within(params, "blocks.1")) == ["w"]
+    within(params, "blocks.1")["w"][0, 1] = 5.0
     assert params["blocks.1.w"][0, 1] == params.flat[params.offsets["blocks.1.w"] + 1] == 5.0
 
 

@@ -1,9 +1,9 @@
 """The product in blocks that stay in the caches, split between the threads.
 
     for each block of rows of C                     of this thread
-        for each block of k                         A's block, (BLOCK_ROWS, BLOCK_DEPTH), stays in the L2 cache
-            for each block of columns of C          B's block, (BLOCK_DEPTH, BLOCK_COLUMNS), is packed: L2 too
-                for each panel of B                 (BLOCK_DEPTH, columns of a tile): L1
+        for each block of k                         A's block, (BLOCK_ROWS, block_depth), stays in the L2 cache
+            for each block of columns of C          B's block, (block_depth, BLOCK_COLUMNS), is packed: L2 too
+                for each panel of B                 (block_depth, columns of a tile): L1
                     for each panel of A             micro-kernel
 
 A thread owns whole rows or whole columns of C and never a part of the sum over k, which every element takes in the same
@@ -15,18 +15,20 @@ Source: Goto & van de Geijn, "Anatomy of high-performance matrix multiplication"
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import prange, uint16
+from numba.extending import register_jitable
 
 from npllm.kernels.chunks import chunk_count
 from npllm.kernels.gelu import gelu_each
 from npllm.kernels.gemm.instructions import address
 from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
 from npllm.kernels.gemm.packing import pack_columns, pack_rows
-from npllm.kernels.gemm.tile import ROWS, tile_columns
-from npllm.kernels.jit import parallel, part
+from npllm.kernels.gemm.packing_pairs import pack_column_pairs, pack_row_pairs
+from npllm.kernels.gemm.tile import ROWS, factors_per_lane, tile_columns, whole_lanes
+from npllm.kernels.jit import parallel, part, replacing
 
 BLOCK_ROWS = 384 // ROWS * ROWS
-BLOCK_DEPTH = 384
+BLOCK_DEPTH_BYTES = 1536  # 384 of float32
 BLOCK_COLUMNS = 96  # a multiple of every tile's columns
 
 
@@ -53,27 +55,41 @@ class Range(NamedTuple):
     end: int
 
 
-def scratch_elements(itemsize: int) -> int:
-    """What a thread needs: a tile, a block of A and a block of B."""
-    return ROWS * tile_columns(itemsize) + BLOCK_ROWS * BLOCK_DEPTH + BLOCK_DEPTH * BLOCK_COLUMNS
+@register_jitable
+def block_depth(itemsize: int) -> int:
+    """Of elements of A and B."""
+    return BLOCK_DEPTH_BYTES // itemsize
+
+
+def panel_elements(itemsize: int) -> int:
+    """What a thread packs: a block of A and a block of B."""
+    return (BLOCK_ROWS + BLOCK_COLUMNS) * block_depth(itemsize)
+
+
+def tile_elements(itemsize: int) -> int:
+    """In a tile of C."""
+    return ROWS * tile_columns(itemsize)
 
 
 @parallel
-def multiply(a, a_row_step, a_column_step, b, b_row_step, b_column_step, depth, c, addend, bias, activated, scratch):
+def multiply(
+    a, a_row_step, a_column_step, b, b_row_step, b_column_step, depth, c, addend, bias, activated, panels, tiles
+):
     """c = a @ b + addend + bias, and activated = gelu(c).
 
-    a, b: flat, with their steps as in `Matrix`. depth: the number of k, at least 1. c: (M, N). addend, which may be c,
-    bias and activated as in `Epilogue`. scratch: (threads, scratch_elements).
+    a, b: flat, with their steps as in `Matrix`; both of c's dtype, or both bfloat16. depth: the number of k, at least
+    1. c: (M, N). addend, which may be c, bias and activated as in `Epilogue`. Scratch: panels, (threads,
+    panel_elements), like a; tiles, (threads, tile_elements), like c.
     """
     left, right = Matrix(a, a_row_step, a_column_step), Matrix(b, b_row_step, b_column_step)
     epilogue = Epilogue(addend, bias, activated)
-    threads = len(scratch)
+    threads = len(panels)
     for t in prange(threads):
         thread = np.int64(t)
         rows, columns = _share(thread, threads, c.shape[0], c.shape[1], tile_columns(c.itemsize))
         for row in range(rows.first, rows.end, BLOCK_ROWS):
             block = Range(row, min(row + BLOCK_ROWS, rows.end))
-            _multiply_rows(left, right, depth, c, epilogue, block, columns, scratch[thread])
+            _multiply_rows(left, right, depth, c, epilogue, block, columns, panels[thread], tiles[thread])
 
 
 @part
@@ -88,57 +104,79 @@ def _share(thread, threads, M, N, width):
 
 
 @part
-def _multiply_rows(a, b, depth, c, epilogue, rows, columns, scratch):
+def _multiply_rows(a, b, depth, c, epilogue, rows, columns, panels, tile):
     """A block of rows."""
-    packed_a = ROWS * tile_columns(c.itemsize)
-    packed_b = packed_a + BLOCK_ROWS * BLOCK_DEPTH
+    packed_b = BLOCK_ROWS * block_depth(panels.itemsize)
     height = rows.end - rows.first
-    in_place = height - height % ROWS if a.column_step == 1 else 0  # rows of A that are read where they are
-    for k in range(0, depth, BLOCK_DEPTH):
-        ks = Range(k, min(k + BLOCK_DEPTH, depth))
+    for k in range(0, depth, block_depth(panels.itemsize)):
+        ks = Range(k, min(k + block_depth(panels.itemsize), depth))
+        width = whole_lanes(ks.end - k, panels.itemsize)
+        # Rows of A in which k is the fast index, and no lane is half empty, are read where they are.
+        in_place = height - height % ROWS if a.column_step == 1 and width == ks.end - k else 0
         start = (rows.first + in_place) * a.row_step + k * a.column_step
-        pack_rows(
-            a.data, start, a.row_step, a.column_step, height - in_place, ks.end - k,
-            scratch, packed_a + in_place * (ks.end - k),
-        )  # fmt: skip
+        rows_left = height - in_place
+        pack_left(a.data, start, a.row_step, a.column_step, rows_left, ks.end - k, panels, in_place * width)
         for column in range(columns.first, columns.end, BLOCK_COLUMNS):
-            width = min(BLOCK_COLUMNS, columns.end - column)
+            block = Range(column, min(column + BLOCK_COLUMNS, columns.end))
             start = k * b.row_step + column * b.column_step
-            pack_columns(b.data, start, b.column_step, b.row_step, width, ks.end - k, scratch, packed_b)
-            _multiply_block(
-                a, in_place, c, epilogue, rows, ks, Range(column, column + width), scratch, packed_a, packed_b
-            )
+            count = block.end - column
+            pack_right(b.data, start, b.column_step, b.row_step, count, ks.end - k, panels, packed_b)
+            _multiply_block(a, in_place, c, epilogue, rows, ks, block, panels, packed_b, tile)
         if ks.end == depth and epilogue.activated.size > 0:
             _activate(c, epilogue.activated, rows, columns)
 
 
 @part
-def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, scratch, packed_a, packed_b):
-    """A packed block of B, and as many columns of C, tile by tile. An edge tile is computed at the start of scratch."""
-    zero, N, tile_width, depth = c.dtype.type(0.0), c.shape[1], tile_columns(c.itemsize), ks.end - ks.first
-    packed_row_step, depth_step = (depth, 1) if a.column_step == 1 else (1, ROWS)
-    zeros, edge = address(ZEROS, 0), address(scratch, 0)
+def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_b, tile):
+    """A packed block of B, and as many columns of C, tile by tile. An edge is computed in `tile`."""
+    factor, N, tile_width = panels.dtype.type(0), c.shape[1], tile_columns(c.itemsize)
+    lane, width = factors_per_lane(panels.itemsize), whole_lanes(ks.end - ks.first, panels.itemsize)
+    lanes, (packed_row_step, lane_step) = width // lane, (width, lane) if a.column_step == 1 else (lane, lane * ROWS)
+    zeros, edge = address(ZEROS, 0), address(tile, 0)
     with_addend, with_bias = ks.first > 0 or epilogue.addend.size > 0, ks.first == 0 and epilogue.bias.size > 0
     addend = address(c, 0) if ks.first > 0 else address(epilogue.addend, 0)
     for column in range(columns.first, columns.end, tile_width):
-        b_panel = address(scratch, packed_b + (column - columns.first) * depth)
-        width = min(tile_width, columns.end - column)
-        bias_tile = address(epilogue.bias, column) if with_bias and width == tile_width else zeros
+        b_panel = address(panels, packed_b + (column - columns.first) * width)
+        column_end = min(column + tile_width, columns.end)
+        is_whole = column_end - column == tile_width
+        bias_tile = address(epilogue.bias, column) if with_bias and is_whole else zeros
         for row in range(rows.first, rows.end, ROWS):
-            height = min(ROWS, rows.end - row)
-            a_panel, row_step = address(scratch, packed_a + (row - rows.first) * depth), packed_row_step
+            a_panel, row_step = address(panels, (row - rows.first) * width), packed_row_step
             if row - rows.first < in_place:
                 a_panel, row_step = address(a.data, row * a.row_step + ks.first), a.row_step
-            if width == tile_width and height == ROWS:
+            if is_whole and row + ROWS <= rows.end:
                 c_tile, addend_tile, step = address(c, row * N + column), zeros, 0
                 if with_addend:
                     addend_tile, step = addend + (row * N + column) * c.itemsize, N
                 multiply_tile(
-                    zero, a_panel, row_step, depth_step, b_panel, depth, c_tile, N, addend_tile, step, bias_tile
+                    factor, a_panel, row_step, lane_step, b_panel, lanes, c_tile, N, addend_tile, step, bias_tile
                 )
             else:
-                multiply_tile(zero, a_panel, row_step, depth_step, b_panel, depth, edge, tile_width, zeros, 0, zeros)
-                _finish_edge(scratch, tile_width, c, epilogue, ks.first == 0, row, row + height, column, column + width)
+                multiply_tile(factor, a_panel, row_step, lane_step, b_panel, lanes, edge, tile_width, zeros, 0, zeros)
+                row_end = min(row + ROWS, rows.end)
+                _finish_edge(tile, tile_width, c, epilogue, ks.first == 0, row, row_end, column, column_end)
+
+
+def pack_left(matrix, start, step, depth_step, count, depth, panels, panels_start):
+    """Rows of A."""
+    pack = pack_row_pairs if factors_per_lane(matrix.itemsize) == 2 else pack_rows
+    pack(matrix, start, step, depth_step, count, depth, panels, panels_start)
+
+
+@replacing(pack_left, inline=False)
+def _(matrix, start, step, depth_step, count, depth, panels, panels_start):
+    return pack_row_pairs.py_func if matrix.dtype == uint16 else pack_rows.py_func
+
+
+def pack_right(matrix, start, step, depth_step, count, depth, panels, panels_start):
+    """Columns of B."""
+    pack = pack_column_pairs if factors_per_lane(matrix.itemsize) == 2 else pack_columns
+    pack(matrix, start, step, depth_step, count, depth, panels, panels_start)
+
+
+@replacing(pack_right, inline=False)
+def _(matrix, start, step, depth_step, count, depth, panels, panels_start):
+    return pack_column_pairs.py_func if matrix.dtype == uint16 else pack_columns.py_func
 
 
 @part

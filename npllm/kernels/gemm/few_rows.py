@@ -9,10 +9,11 @@ says. It does not depend on the number of threads, and the parts are added in or
 """
 
 import numpy as np
-from numba import prange
+from numba import prange, uint32
 
+from npllm.kernels.bfloat16 import dot_of_pairs
 from npllm.kernels.gelu import gelu_each
-from npllm.kernels.jit import inlined, parallel, part
+from npllm.kernels.jit import inlined, parallel, part, replacing
 from npllm.kernels.vector_math import dot
 
 MOST_ROWS = 4  # more than these take less time in tiles
@@ -37,15 +38,28 @@ def multiply_rows(a, b, c, addend, bias, activated, sums):
 
 @parallel
 def multiply_dots(a, b, c, addend, bias, activated, threads):
-    """As `multiply_rows`, for b: (N, K), the transpose of the matrix; a thread owns whole columns of C."""
+    """As `multiply_rows`, for b: (N, K), the transpose of the matrix; a thread owns whole columns of C.
+
+    a, b: of c's dtype, or bfloat16, two of them in a uint32.
+    """
     for m in range(len(c)):
         _begin_row(m, c[m], addend, bias)
     for t in prange(threads):
         thread, N = np.int64(t), len(b)
         for j in range(N * thread // threads, N * (thread + 1) // threads):
             for m in range(len(a)):
-                c[m, j] += dot(a[m], b[j])
+                c[m, j] += dot_product(a[m], b[j])
     _activate(c, activated)
+
+
+def dot_product(a, b):
+    """Of two rows."""
+    return dot_of_pairs(a, b) if a.dtype == np.uint32 else dot(a, b)  # without Numba
+
+
+@replacing(dot_product)
+def _(a, b):
+    return (lambda a, b: dot_of_pairs(a, b)) if a.dtype == uint32 else (lambda a, b: dot(a, b))
 
 
 @part

@@ -70,18 +70,20 @@ copy_tile_width = _copy_of(tile_columns)
 
 
 def transpose_square(source, source_start, source_step, target, target_start, target_step):
-    """Transpose a square as wide as a register. The steps lead from row to row."""
-    lanes = np.arange(register_lanes(source.itemsize))
-    square = source[source_start + source_step * lanes[:, None] + lanes]
+    """Transpose a square as wide as a register of the target's elements; the source's may be parts of such elements.
+    The steps lead from row to row.
+    """
+    lanes = np.arange(register_lanes(target.itemsize))
+    parts = np.arange(len(lanes) * target.itemsize // source.itemsize)
+    square = source[source_start + source_step * lanes[:, None] + parts].view(target.dtype)
     target[target_start + target_step * lanes[:, None] + lanes] = square.T
 
 
 @replacing(transpose_square)
 def _(source, source_start, source_step, target, target_start, target_step):
     def emit(source, source_start, source_step, target, target_start, target_step):
-        itemsize = source.itemsize
-        source_address, target_address = address(source, source_start), address(target, target_start)
-        _transpose_square(source, source_address, source_step * itemsize, target_address, target_step * itemsize)
+        rows, columns = address(source, source_start), address(target, target_start)
+        _transpose_square(target, rows, source_step * source.itemsize, columns, target_step * target.itemsize)
 
     return emit
 
@@ -99,7 +101,7 @@ def _transpose_square(typing, like, source, source_step, target, target_step):
         def row_pointer(start, step, i):
             return builder.inttoptr(builder.add(start, builder.mul(step, INT64(i))), pointer)
 
-        rows = [builder.load(row_pointer(source, source_step, i), align=itemsize) for i in range(lanes)]
+        rows = [builder.load(row_pointer(source, source_step, i), align=1) for i in range(lanes)]
         for i, row in enumerate(_transposed(builder, rows)):
             builder.store(row, row_pointer(target, target_step, i), align=itemsize)
         return context.get_dummy_value()

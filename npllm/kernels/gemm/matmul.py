@@ -8,12 +8,13 @@ import numpy as np
 from numba import get_num_threads
 
 from npllm.aligned import aligned_empty
+from npllm.kernels.bfloat16 import widen
 from npllm.kernels.gelu import gelu_forward
-from npllm.kernels.gemm.driver import multiply, scratch_elements
+from npllm.kernels.gemm.driver import multiply, panel_elements, tile_elements
 from npllm.kernels.gemm.few_rows import MOST_ROWS, PARTS, multiply_dots, multiply_rows
 
 _engine = "npllm"
-_kept = threading.local()  # scratch of each caller's thread, by dtype
+_kept = threading.local()  # scratch of each caller's thread, by name and dtype
 
 
 def set_gemm(engine: Literal["npllm", "blas"]) -> None:
@@ -28,25 +29,31 @@ def matmul(a, b, out, *, addend=None, bias=None, activated=None):
     """out = a @ b + addend + bias; then activated = gelu(out). Returns out.
 
     a: (M, K), b: (K, N): C-contiguous or transposed. out, addend, activated: (M, N). bias: (N,). The addend may be
-    `out`. Whatever is not None is of one float dtype, and C-contiguous but for a and b.
+    `out`. Whatever is not None is of one float dtype, and C-contiguous but for a and b. If out is float32, a and b may
+    both be bfloat16 (uint16).
     """
     if _engine == "blas":
         return _blas(a, b, out, addend, bias, activated)
-    nothing = np.empty((1, 0), out.dtype)
+    nothing, threads = np.empty((1, 0), out.dtype), get_num_threads()
     addend, activated = (nothing if array is None else array for array in (addend, activated))
-    bias, threads = nothing[0] if bias is None else bias, get_num_threads()
-    if len(a) > MOST_ROWS or not a.flags.c_contiguous:
-        scratch = _scratch((threads, scratch_elements(out.itemsize)), out.dtype)
-        multiply(*_flat(a), *_flat(b), a.shape[1], out, addend, bias, activated, scratch)
-    elif b.flags.c_contiguous:
-        multiply_rows(a, b, out, addend, bias, activated, _scratch((PARTS, *out.shape), out.dtype))
+    epilogue = addend, nothing[0] if bias is None else bias, activated
+    few_rows, (K, N) = len(a) <= MOST_ROWS and a.flags.c_contiguous, b.shape
+    if few_rows and b.flags.c_contiguous and a.dtype == out.dtype:
+        multiply_rows(a, b, out, *epilogue, _scratch("sums", (PARTS, len(a), N), out.dtype))
+    elif few_rows and b.T.flags.c_contiguous and a.dtype == out.dtype:
+        multiply_dots(a, b.T, out, *epilogue, threads)
+    elif few_rows and b.T.flags.c_contiguous and K % 2 == 0:
+        multiply_dots(a.view(np.uint32), b.T.view(np.uint32), out, *epilogue, threads)
     else:
-        multiply_dots(a, b.T, out, addend, bias, activated, threads)
+        panels = _scratch("panels", (threads, panel_elements(a.itemsize)), a.dtype)
+        tiles = _scratch("tiles", (threads, tile_elements(out.itemsize)), out.dtype)
+        multiply(*_flat(a), *_flat(b), K, out, *epilogue, panels, tiles)
     return out
 
 
 def _blas(a, b, out, addend, bias, activated):
-    np.copyto(out, sum((each for each in (addend, bias) if each is not None), start=a @ b))
+    product = widen(a) @ widen(b)
+    np.copyto(out, sum((each for each in (addend, bias) if each is not None), start=product))
     if activated is not None:
         np.copyto(activated, gelu_forward(out))
     return out
@@ -59,9 +66,9 @@ def _flat(matrix) -> tuple[np.ndarray, int, int]:
     return matrix.T.reshape(-1), 1, matrix.shape[0]
 
 
-def _scratch(shape, dtype):
+def _scratch(name, shape, dtype):
     """Memory that the next product uses again: making it anew would take longer than many a product."""
-    kept, size = _kept.__dict__, prod(shape)
-    if dtype not in kept or kept[dtype].size < size:
-        kept[dtype] = aligned_empty(size * dtype.itemsize).view(dtype)
-    return kept[dtype][:size].reshape(shape)
+    kept, key, size = _kept.__dict__, (name, dtype), prod(shape)
+    if key not in kept or kept[key].size < size:
+        kept[key] = aligned_empty(size * dtype.itemsize).view(dtype)
+    return kept[key][:size].reshape(shape)

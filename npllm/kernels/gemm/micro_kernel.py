@@ -6,7 +6,12 @@ Numba turns loops into vector instructions, but does not keep a tile of sums in 
 LLVM's intermediate representation: for every k, load a row of B, which is two or three registers; then broadcast one
 element of A after the other, and multiply it onto its row of sums: one FMA a register, where the CPU has that.
 
+Of bfloat16 a lane of a register holds two k, and one instruction multiplies and adds both, where the CPU has that;
+elsewhere each half of the lane is widened to float32, for which appending 16 zero bits is enough.
+
 Every sum is one chain of FMAs from the first k to the last, wherever in the product its tile lies.
+
+Source of the instruction VDPBF16PS: "Intel 64 and IA-32 architectures software developer's manual", volume 2.
 """
 
 import numpy as np
@@ -15,63 +20,78 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from npllm.kernels.bfloat16 import widen
 from npllm.kernels.gemm.instructions import INT32, INT64, element_type, elements_at, emit_prefetch
-from npllm.kernels.gemm.tile import ROWS, TILE, register_lanes, tile_columns
+from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT, ROWS, TILE, factors_per_lane, register_lanes, tile_columns
 from npllm.kernels.jit import replacing
 
 ZEROS = np.zeros(64)  # no fewer bytes than a row of any tile
 
 
-def multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
-    """zero: a scalar of the elements' type. a, b, c, addend, bias: addresses. Steps in elements. depth: at least 1.
+def multiply_tile(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias):
+    """factor: a scalar of the type of A and B; uint16 stands for bfloat16, and C is float32 then. a, b, c, addend,
+    bias: addresses. Steps in elements. lanes: the depth, at least 1, counted in lanes, of one k or of two.
 
-    A[i, k] is i a_row_step + k a_depth_step elements after a; the row C[i] begins i c_row_step elements after c, that
-    of the addend, which may be C itself, i addend_row_step after addend. The rows of B follow each other from b on. The
-    bias is one row. `ZEROS` can be given for either.
+    A[i, k] is i a_row_step + k a_lane_step elements after a, where k counts lanes; the row C[i] begins i c_row_step
+    elements after c, that of the addend, which may be C itself, i addend_row_step after addend. The rows of B, a lane
+    deep, follow each other from b on. The bias is one row. `ZEROS` can be given for either.
     """
-    columns = tile_columns(zero.itemsize)
-    a_tile = elements_at(a, (ROWS, depth), (a_row_step, a_depth_step), zero.dtype)
-    b_panel = elements_at(b, (depth, columns), (columns, 1), zero.dtype)
-    c_tile = elements_at(c, (ROWS, columns), (c_row_step, 1), zero.dtype)
-    addend_tile = elements_at(addend, (ROWS, columns), (addend_row_step, 1), zero.dtype)
-    c_tile[:] = a_tile @ b_panel + addend_tile + elements_at(bias, (columns,), (1,), zero.dtype)
+    depth, factors = factors_per_lane(factor.itemsize), factor.dtype
+    real = np.dtype(np.float32) if depth == 2 else factors
+    columns = tile_columns(real.itemsize)
+    a_tile = widen(elements_at(a, (ROWS, lanes, depth), (a_row_step, a_lane_step, 1), factors))
+    b_panel = widen(elements_at(b, (lanes, columns, depth), (columns * depth, depth, 1), factors))
+    c_tile = elements_at(c, (ROWS, columns), (c_row_step, 1), real)
+    addend_tile = elements_at(addend, (ROWS, columns), (addend_row_step, 1), real)
+    c_tile[:] = np.einsum("ikd,kjd->ij", a_tile, b_panel) + addend_tile + elements_at(bias, (columns,), (1,), real)
 
 
 @replacing(multiply_tile, inline=False)
-def _(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
-    def emit(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
-        _multiply_tile(zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias)
+def _(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias):
+    def emit(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias):
+        _multiply_tile(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias)
 
     return emit
 
 
 @intrinsic
-def _multiply_tile(typing, zero, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias):
+def _multiply_tile(typing, factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias):
     def generate(context, builder, signature, arguments):
         builder.function.attributes.add("noinline")  # or every caller would be compiled with copies of it
-        real, itemsize = element_type(context, zero)
-        _, a, a_row_step, a_depth_step, b, depth, c, c_row_step, addend, addend_row_step, bias = arguments
-        a, b, c, addend, bias = (builder.inttoptr(start, real.as_pointer()) for start in (a, b, c, addend, bias))
-        emitter = _TileEmitter(builder, real, itemsize)
+        emitter = _emitter(builder, context, factor)
+        _, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias = arguments
+        a, b = (builder.inttoptr(start, emitter.factor.as_pointer()) for start in (a, b))
+        c, addend, bias = (builder.inttoptr(start, emitter.real.as_pointer()) for start in (c, addend, bias))
         c_rows, addend_rows = emitter.rows(c, c_row_step), emitter.rows(addend, addend_row_step)
         emitter.prefetch(c_rows, to_write=True)
         emitter.prefetch(addend_rows, to_write=False)
-        sums = emitter.sums(emitter.rows(a, a_row_step), a_depth_step, b, depth)
+        sums = emitter.sums(emitter.rows(a, a_row_step), a_lane_step, b, lanes)
         emitter.store(sums, c_rows, addend_rows, bias)
         return context.get_dummy_value()
 
-    return types.void(zero, *[types.intp] * 10), generate
+    return types.void(factor, *[types.intp] * 10), generate
+
+
+def _emitter(builder, context, factor):
+    if factor != types.uint16:
+        return _TileEmitter(builder, context, factor)
+    return (_PairsEmitter if HAS_BFLOAT16_DOT else _HalvesEmitter)(builder, context)
 
 
 class _TileEmitter:
     """Writes the instructions for one element type. Registers of a tile are listed row by row."""
 
-    def __init__(self, builder: ir.IRBuilder, real: ir.Type, itemsize: int):
-        self.builder, self.itemsize = builder, itemsize
-        self.lanes = register_lanes(itemsize)
-        self.register = ir.VectorType(real, self.lanes)
-        kind = ir.FunctionType(self.register, [self.register] * 3)
-        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{self.lanes}f{8 * itemsize}")
+    factors = 1  # in a lane
+
+    def __init__(self, builder: ir.IRBuilder, context, scalar):
+        """scalar: Numba's type of the elements of C."""
+        self.builder = builder
+        self.real, self.itemsize = element_type(context, scalar)
+        self.factor = self.lane = self.real  # an element of A or B, and a lane of a register of them
+        self.lanes = register_lanes(self.itemsize)
+        self.register = ir.VectorType(self.real, self.lanes)
+        kind, name = ir.FunctionType(self.register, [self.register] * 3), f"v{self.lanes}f{8 * self.itemsize}"
+        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.{name}")
 
     def rows(self, start, step):
         """Pointers to the rows of a tile."""
@@ -83,7 +103,7 @@ class _TileEmitter:
             for column in (0, tile_columns(self.itemsize) - 1):
                 emit_prefetch(self.builder, self.builder.gep(row, [INT64(column)]), to_write)
 
-    def sums(self, a_rows, a_depth_step, b, depth):
+    def sums(self, a_rows, a_lane_step, b, lanes):
         """The loop over k."""
         builder = self.builder
         before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("summed")
@@ -91,28 +111,32 @@ class _TileEmitter:
         builder.position_at_end(loop)
         k, a_offset, b_offset = (builder.phi(INT64) for _ in range(3))
         sums = [builder.phi(self.register) for _ in range(ROWS * TILE.vectors)]
-        new_sums = self.multiply_add(a_rows, a_offset, b, b_offset, sums)
-        steps = {k: INT64(1), a_offset: a_depth_step, b_offset: INT64(tile_columns(self.itemsize))}
-        for phi, step in steps.items():
+        new_sums = self.add_products(a_rows, a_offset, b, b_offset, sums)
+        b_step = INT64(tile_columns(self.itemsize) * self.factors)
+        for phi, step in {k: INT64(1), a_offset: a_lane_step, b_offset: b_step}.items():
             phi.add_incoming(INT64(0), before)
             phi.add_incoming(builder.add(phi, step), loop)
         for phi, new in zip(sums, new_sums, strict=True):
             phi.add_incoming(self.register(None), before)
             phi.add_incoming(new, loop)
         next_k, _ = k.incomings[1]
-        builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+        builder.cbranch(builder.icmp_signed("<", next_k, lanes), loop, after)
         builder.position_at_end(after)
         return new_sums
 
-    def multiply_add(self, a_rows, a_offset, b, b_offset, sums):
-        """One k: the sums with A's column times B's row added."""
-        builder = self.builder
-        b_row = [self.load(b, builder.add(b_offset, INT64(v * self.lanes))) for v in range(TILE.vectors)]
+    def add_products(self, a_rows, a_offset, b, b_offset, sums):
+        """One lane: the sums with A's column times B's row added."""
+        builder, vectors = self.builder, range(TILE.vectors)
+        b_row = [self.load_factors(b, builder.add(b_offset, INT64(v * self.lanes * self.factors))) for v in vectors]
         new_sums = []
         for a_row in a_rows:
-            a_ik = self.broadcast(builder.load(builder.gep(a_row, [a_offset])))
-            new_sums += [builder.call(self.fma, [a_ik, b_kv, sums[len(new_sums) + v]]) for v, b_kv in enumerate(b_row)]
+            a_ik = self.broadcast(builder.gep(a_row, [a_offset]))
+            new_sums += [self.add_product(a_ik, b_kv, sums[len(new_sums) + v]) for v, b_kv in enumerate(b_row)]
         return new_sums
+
+    def add_product(self, a, b, total):
+        """a, b: registers of factors."""
+        return self.builder.call(self.fma, [a, b, total])
 
     def store(self, sums, c_rows, addend_rows, bias):
         offsets = [INT64(v * self.lanes) for v in range(TILE.vectors)]
@@ -129,7 +153,76 @@ class _TileEmitter:
     def register_pointer(self, start, offset):
         return self.builder.bitcast(self.builder.gep(start, [offset]), self.register.as_pointer())
 
-    def broadcast(self, scalar):
-        undefined = ir.Constant(self.register, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, INT32(0))
+    def load_factors(self, start, offset):
+        pointer = ir.VectorType(self.lane, self.lanes).as_pointer()
+        return self.builder.load(self.builder.bitcast(self.builder.gep(start, [offset]), pointer), align=self.itemsize)
+
+    def broadcast(self, pointer):
+        """A register whose lanes all hold the factors at the pointer."""
+        align = self.itemsize // self.factors
+        lane = self.builder.load(self.builder.bitcast(pointer, self.lane.as_pointer()), align=align)
+        undefined = ir.Constant(ir.VectorType(self.lane, self.lanes), ir.Undefined)
+        first = self.builder.insert_element(undefined, lane, INT32(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, self.lanes), None))
+
+
+class _PairsEmitter(_TileEmitter):
+    """For bfloat16: two factors in each lane, the first one in its low half, and the instruction VDPBF16PS."""
+
+    factors = 2
+
+    def __init__(self, builder: ir.IRBuilder, context):
+        super().__init__(builder, context, types.float32)
+        self.factor, self.lane = ir.IntType(16), INT32
+
+    def add_product(self, a, b, total):
+        pairs = ir.VectorType(_Bfloat(), 2 * self.lanes)
+        kind = ir.FunctionType(self.register, [self.register, pairs, pairs])
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}"
+        dot = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(dot, [total, *(self.builder.bitcast(register, pairs) for register in (a, b))])
+
+
+class _HalvesEmitter(_PairsEmitter):
+    """The same where the CPU has no such instruction: FMAs of all the low halves, then of the high ones."""
+
+    def add_products(self, *arguments):
+        *addresses, sums = arguments
+        barrier = ir.FunctionType(ir.VoidType(), [])
+        for half in (self.low_half, self.high_half):
+            self.half = half
+            sums = super().add_products(*addresses, sums)
+            # Both halves loaded at once would need more registers than there are.
+            self.builder.asm(barrier, "", "~{memory}", [], side_effect=True)
+        return sums
+
+    def load_factors(self, start, offset):
+        return self.half(super().load_factors(start, offset))
+
+    def broadcast(self, pointer):
+        return self.half(super().broadcast(pointer))
+
+    def add_product(self, a, b, total):
+        return self.builder.call(self.fma, [a, b, total])
+
+    def low_half(self, lanes):
+        return self.builder.bitcast(self.builder.shl(lanes, self.all_lanes(16)), self.register)
+
+    def high_half(self, lanes):
+        return self.builder.bitcast(self.builder.and_(lanes, self.all_lanes(0xFFFF0000)), self.register)
+
+    def all_lanes(self, constant):
+        return ir.Constant(ir.VectorType(INT32, self.lanes), [constant] * self.lanes)
+
+
+class _Bfloat(ir.Type):
+    """LLVM's type, which llvmlite does not have."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, _Bfloat)
+
+    def __hash__(self):
+        return hash(_Bfloat)

@@ -31,7 +31,7 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
     whole = count - count % ROWS
     if depth_step == 1:
         for i in range(count):
-            _copy_row(matrix, start + i * step, panels, panels_start + i * depth, depth)
+            copy_row(matrix, start + i * step, panels, panels_start + i * depth, depth)
         end = panels_start + whole_tiles(count) * depth
         panels[panels_start + count * depth : end] = panels.dtype.type(0.0)
         return
@@ -46,7 +46,8 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
 
 
 @part
-def _copy_row(matrix, source, panels, target, depth):
+def copy_row(matrix, source, panels, target, depth):
+    """`depth` elements that follow each other."""
     lanes = register_lanes(matrix.itemsize)
     whole = depth - depth % lanes
     for k in range(0, whole, lanes):

@@ -38,6 +38,7 @@ def best_tile(features: dict[str, bool]) -> Tile:
 
 TILE = best_tile(get_host_cpu_features())
 ROWS = TILE.rows
+HAS_BFLOAT16_DOT = TILE is AVX512 and get_host_cpu_features().get("avx512bf16", False)
 
 
 @register_jitable
@@ -56,3 +57,16 @@ def tile_columns(itemsize: int) -> int:
 def whole_tiles(n: int) -> int:
     """The number of rows in the tiles that n rows need."""
     return (n + ROWS - 1) // ROWS * ROWS
+
+
+@register_jitable
+def factors_per_lane(itemsize: int) -> int:
+    """How many k a lane of a register takes at once: of bfloat16 two, side by side in its 32 bits; else one."""
+    return 2 if itemsize == 2 else 1
+
+
+@register_jitable
+def whole_lanes(depth: int, itemsize: int) -> int:
+    """The number of k in the lanes that a depth needs."""
+    step = factors_per_lane(itemsize)
+    return (depth + step - 1) // step * step

@@ -1,0 +1,47 @@
+"""The transpose of a matrix in bfloat16: the weights as generation reads them, once for each text.
+
+`python -m benchmarks kernels` has the figures.
+"""
+
+import numpy as np
+from numba import prange
+
+from npllm.kernels.bfloat16 import round_each
+from npllm.kernels.chunks import chunk_count
+from npllm.kernels.gemm.instructions import transpose_square
+from npllm.kernels.gemm.tile import register_lanes
+from npllm.kernels.jit import parallel, part
+
+COLUMNS = 16  # float32 in a cache line
+ROWS = 256  # of so many columns: they fit the L1 cache
+
+
+def round_transposed(rounded, x):
+    """rounded, (N, K) uint16, = the transpose of x, (K, N) float32, in bfloat16. Both C-contiguous."""
+    _round_transposed(rounded, x.reshape(-1))
+
+
+@parallel
+def _round_transposed(rounded, x):
+    for c in prange(chunk_count(len(rounded), COLUMNS)):
+        first, block = np.int64(c) * COLUMNS, np.empty(COLUMNS * ROWS, x.dtype)
+        N, K = rounded.shape
+        count = min(COLUMNS, N - first)
+        for k in range(0, K, ROWS):
+            depth = min(ROWS, K - k)
+            _transpose(x, k * N + first, N, depth, count, block)
+            for j in range(count):
+                round_each(block[j * ROWS : j * ROWS + depth], rounded[first + j, k : k + depth])
+
+
+@part
+def _transpose(x, start, step, depth, count, block):
+    """block, (COLUMNS, ROWS), = the transpose of `depth` rows of `count` elements, the first of them at x[start]."""
+    lanes = register_lanes(x.itemsize)
+    whole = depth - depth % lanes if count == COLUMNS else 0
+    for k in range(0, whole, lanes):
+        for j in range(0, COLUMNS, lanes):
+            transpose_square(x, start + k * step + j, step, block, j * ROWS + k, ROWS)
+    for k in range(whole, depth):
+        for j in range(count):
+            block[j * ROWS + k] = x[start + k * step + j]
