@@ -1,0 +1,109 @@
+"""A model whose matrix products take bfloat16: gradients, when weights are rounded, learning as well as in float32."""
+
+import numpy as np
+import pytest
+from model_cases import GPT_2, LLAMA, gradients_of, random_batch, set_weights_of_order_one, small_config
+
+from npllm.errors import ConfigError
+from npllm.generation import KVCache, generate_tokens
+from npllm.kernels.bfloat16 import in_type_of, widen
+from npllm.model import GPT
+from npllm.optim import AdamW
+
+both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+EIGHT_BITS = 2.0**-8  # the most that one rounding changes
+
+
+def relative_distance(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@both_architectures
+def test_every_gradient_is_float32_s_up_to_rounding(architecture):
+    """A forgotten term is off by its own size, roundings by some eighth bits."""
+    config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
+    batch = random_batch(config, B=8, T=16)
+    gradients = {}
+    for dtype in ("float32", "bf16"):
+        model = GPT(config, dtype=dtype)
+        set_weights_of_order_one(model, seed=1)
+        loss, gradients[dtype] = gradients_of(model, batch)
+        assert all(gradient.dtype == np.float32 for gradient in gradients[dtype].values())
+    for name, exact in gradients["float32"].items():
+        assert 0 < relative_distance(gradients["bf16"][name], exact) < 8 * EIGHT_BITS, name
+
+
+@both_architectures
+def test_the_logits_are_those_of_rounded_weights(architecture):
+    config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
+    model, already_rounded = GPT(config, dtype="bf16"), GPT(config, dtype="bf16")
+    for each in (model, already_rounded):
+        set_weights_of_order_one(each, seed=1)
+    for name, array in already_rounded.params.items():
+        if array.ndim == 2 and name.startswith("blocks"):
+            array[:] = widen(in_type_of(np.empty(0, np.uint16), array))
+    tokens = random_batch(config, B=2, T=9).tokens
+    np.testing.assert_array_equal(model.logits(tokens), already_rounded.logits(tokens))
+
+
+@both_architectures
+def test_every_pass_takes_the_weights_as_they_are_then(architecture):
+    config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
+    batch = random_batch(config, B=4, T=16)
+    model = GPT(config, dtype="bf16")
+    optimizer = AdamW(model, lr=0.1)
+    for _ in range(3):
+        loss, gradients = gradients_of(model, batch)
+        fresh = GPT(config, dtype="bf16")
+        fresh.params.flat[:] = model.params.flat
+        expected_loss, expected = gradients_of(fresh, batch)
+        assert loss == expected_loss
+        assert all(np.array_equal(gradients[name], expected[name]) for name in expected)
+        prompt = [1, 2, 3]
+        greedy = {"max_tokens": 8, "temperature": 0.0}
+        assert list(generate_tokens(model, prompt, **greedy)) == list(generate_tokens(fresh, prompt, **greedy))
+        optimizer.step()
+        assert model.loss(*batch) != loss
+
+
+@both_architectures
+def test_the_cache_gives_the_full_forward_s_logits(architecture):
+    """Of a prompt, in tiles, and of single tokens, in dot products: the same factors, summed in another order."""
+    config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
+    model = GPT(config, dtype="bf16")
+    set_weights_of_order_one(model, seed=1)
+    tokens = random_batch(config, B=1, T=16).tokens
+    expected, cache = model.logits(tokens)[0], KVCache(model, batch=1)
+    assert relative_distance(model.extend(tokens[:, :7], cache)[0], expected[6]) < EIGHT_BITS
+    for position in range(7, 16):
+        logits = model.extend(tokens[:, position : position + 1], cache)[0]
+        assert relative_distance(logits, expected[position]) < 4 * EIGHT_BITS
+
+
+def learned_copying(dtype, seed, steps=150):
+    """The loss of each step on random texts whose second half repeats the first: a task for attention."""
+    config = small_config(n_embd=32, block_size=15, vocab_size=16, n_layer=2)
+    model = GPT(config, seed=seed, dtype=dtype)
+    optimizer = AdamW(model, lr=5e-3)
+    rng, losses = np.random.default_rng(seed), []
+    for _ in range(steps):
+        half = rng.integers(0, 16, (16, 8))
+        text = np.concatenate([half, half], axis=1)
+        losses.append(model.loss_and_grad(text[:, :-1], text[:, 1:]))
+        optimizer.step(grad_clip=1.0)
+    return np.array(losses)
+
+
+def test_the_loss_falls_as_in_float32():
+    """With the same seed the two curves are closer to each other than float32's are from seed to seed."""
+    float32, bf16 = (np.stack([learned_copying(dtype, seed) for seed in range(3)]) for dtype in ("float32", "bf16"))
+    assert float32[:, -1].max() < 0.8 * float32[:, 0].min()
+    between_dtypes = np.abs(bf16 - float32).mean()
+    between_seeds = np.mean([np.abs(float32[i] - float32[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))])
+    assert between_dtypes < 0.5 * between_seeds
+    assert abs(bf16[:, -20:].mean() - float32[:, -20:].mean()) < between_seeds
+
+
+def test_the_reference_has_no_bf16():
+    with pytest.raises(ConfigError, match="reference backend has no bf16"):
+        GPT(small_config(), dtype="bf16", backend="reference")
