@@ -18,18 +18,18 @@ from npllm.kernels.jit import parallel, part
 from npllm.reference.linear import LinearCache
 
 
-def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empty=np.empty):
+def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empty=np.empty, empty_y=None):
     """Multiply rows by a matrix.
 
     x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
     `residual`, (N, out). All of one float dtype, but that of float32 the weight may be bfloat16 (uint16): whatever is
     multiplied, here and going backward, is then rounded. Returns y, (N, out), and the cache for the backward.
+    empty_y: allocates y with the GELU epilogue, which is not in the cache; None = empty.
     """
-    shape, dtype = (len(x), weight.shape[1]), x.dtype
-    x = in_type_of(weight, x, empty=empty)
-    y = empty(shape, dtype) if epilogue == "gelu" else None
+    shape = len(x), weight.shape[1]
+    y = (empty_y or empty)(shape, x.dtype) if epilogue == "gelu" else None
     residual = residual if epilogue == "residual" else None
-    z = matmul(x, weight, empty(shape, dtype), addend=residual, bias=bias, activated=y)
+    z = matmul(x, weight, empty(shape, x.dtype), addend=residual, bias=bias, activated=y)
     return (z, LinearCache(x, None)) if y is None else (y, LinearCache(x, z))
 
 

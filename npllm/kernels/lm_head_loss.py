@@ -10,7 +10,7 @@ as NumPy's reference; most of the time goes to the matrix products.
 import numpy as np
 from numba import prange
 
-from npllm.kernels.bfloat16 import in_type_of, round_into
+from npllm.kernels.bfloat16 import round_into
 from npllm.kernels.gemm import matmul
 from npllm.kernels.jit import parallel, part, serial
 from npllm.kernels.row_softmax import row_exponentials, row_maximum
@@ -30,8 +30,7 @@ def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
     """
     _check(targets, len(weight))
     nll, lse = empty(targets.shape, x.dtype), empty(targets.shape, x.dtype)
-    x = in_type_of(weight, x, empty=empty)
-    for rows, logits, _ in _chunks_of_logits(x, weight, nll.dtype, empty):
+    for rows, logits, _ in _chunks_of_logits(x, weight, empty):
         _softmax_rows(logits, targets[rows], nll[rows], lse[rows], None)
     return nll, LMHeadLossCache(x, targets, lse)
 
@@ -39,8 +38,8 @@ def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
 def lm_head_loss_backward(dnll, cache, weight, dweight, *, empty=np.empty):
     """dnll: (N,), the gradient of each row's nll. Adds to dweight, (V, C), and returns dx, (N, C)."""
     x, targets, lse = cache
-    dx = empty(x.shape, dnll.dtype)
-    for rows, logits, factors in _chunks_of_logits(x, weight, dnll.dtype, empty):
+    dx = empty(x.shape, x.dtype)
+    for rows, logits, factors in _chunks_of_logits(x, weight, empty):
         _gradient_rows(logits, targets[rows], lse[rows], dnll[rows])
         _multiply_gradient(logits, factors, x[rows], weight, dweight, dx[rows])
     return dx
@@ -54,20 +53,19 @@ def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight, *, empty=np.em
     """
     _check(targets, len(weight))
     nll, dx = empty(targets.shape, x.dtype), empty(x.shape, x.dtype)
-    x = in_type_of(weight, x, empty=empty)
-    for rows, logits, factors in _chunks_of_logits(x, weight, dx.dtype, empty):
+    for rows, logits, factors in _chunks_of_logits(x, weight, empty):
         _softmax_rows(logits, targets[rows], nll[rows], None, 1.0 / n_targets)
         _multiply_gradient(logits, factors, x[rows], weight, dweight, dx[rows])
     return float(nll.sum(dtype=np.float64)) / n_targets, dx
 
 
-def _chunks_of_logits(x, weight, dtype, empty):
+def _chunks_of_logits(x, weight, empty):
     """Of each chunk the slice of the rows, the logits, and room for them in the weight's dtype, which is the logits
     themselves unless that is bfloat16. They are valid, and free to be changed, until the next chunk."""
     N, V = len(x), len(weight)
-    size = min(N, max(MIN_CHUNK_ROWS, CHUNK_BYTES // (V * dtype.itemsize)))
-    buffer = empty((size, V), dtype)
-    factors = buffer if weight.dtype == dtype else empty((size, V), weight.dtype)
+    size = min(N, max(MIN_CHUNK_ROWS, CHUNK_BYTES // (V * x.itemsize)))
+    buffer = empty((size, V), x.dtype)
+    factors = buffer if weight.dtype == x.dtype else empty((size, V), weight.dtype)
     for start in range(0, N, size):
         rows = slice(start, min(start + size, N))
         n = rows.stop - start

@@ -5,6 +5,10 @@
 
 `ops` is the backend, `npllm.reference` or `npllm.kernels`: the same functions, plain or fast.
 
+Memory: the cache of a block is what its backward cannot make again from something else in it at little cost: 11 numbers
+for each one of x, with the MLP four times as wide. What GELU, SwiGLU and the first norm give is made twice instead, in
+`scratch`, which is free again after each block.
+
 The backward walks the same picture from right to left. Where the forward forks, gradients add; where it adds, the
 gradient forks. So the residual stream carries dy past both branches untouched, and each branch adds its own part.
 """
@@ -13,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npllm.model.arena import Arena
 from npllm.model.config import ModelConfig
 from npllm.reference import DropoutKey
+from npllm.reference.linear import LinearCache
 
 NORM_EPS = 1e-5
 
@@ -24,7 +30,8 @@ class Context(NamedTuple):
 
     ops: Any  # the backend
     config: ModelConfig
-    empty: Any  # the allocator of results
+    empty: Any  # the allocator of what is kept for the backward
+    scratch: Arena  # for everything else
     rate: float  # of dropout: 0 unless training
     seed: int
     step: int
@@ -39,15 +46,13 @@ class Context(NamedTuple):
 
 
 class BlockCache(NamedTuple):
-    norm_1: Any
-    qkv: Any
+    x: np.ndarray  # (N, C), the residual stream before the block
     attention: Any
-    out: Any
+    attended: np.ndarray  # (N, C)
     norm_2: Any
-    up: Any
-    gate: Any  # None without SwiGLU
-    swiglu: Any  # None without SwiGLU
-    down: Any
+    normed_2: np.ndarray  # (N, C)
+    up: np.ndarray  # (N, F), before GELU or, with SwiGLU, to be multiplied with silu(gate)
+    gate: np.ndarray | None  # (N, F), with SwiGLU
 
 
 class DropoutSites(NamedTuple):
@@ -63,11 +68,11 @@ def dropout_sites(layer: int) -> DropoutSites:
     return DropoutSites(1 + 3 * layer, 2 + 3 * layer, 3 + 3 * layer)
 
 
-def norm_forward(context, x, weight, bias):
+def norm_forward(context, x, weight, bias, *, empty):
     """The norm that the config names, for rows x, (N, C)."""
     if context.config.norm == "rmsnorm":
-        return context.ops.rmsnorm_forward(x, weight, NORM_EPS, empty=context.empty)
-    return context.ops.layernorm_forward(x, weight, bias, NORM_EPS, empty=context.empty)
+        return context.ops.rmsnorm_forward(x, weight, NORM_EPS, empty=empty)
+    return context.ops.layernorm_forward(x, weight, bias, NORM_EPS, empty=empty)
 
 
 def norm_backward(context, dy, cache, weight, dweight, dbias):
@@ -77,54 +82,64 @@ def norm_backward(context, dy, cache, weight, dweight, dbias):
     return context.ops.layernorm_backward(dy, cache, weight, dweight, dbias, empty=context.empty)
 
 
-def mlp_forward(context, p, x, residual):
-    """x: (N, C), normalised. residual: (N, C), added to the result, or None. Returns y, (N, C), and its caches."""
-    ops, empty = context.ops, context.empty
+def mlp_forward(context, p, x, residual, *, empty_y):
+    """x: (N, C), normalised. residual: (N, C), added to the result, or None. Returns y, (N, C), up and gate."""
+    ops, empty, scratch = context.ops, context.empty, context.scratch.empty
+    up_weight, up_bias, gate = p["mlp.up.weight"], p.get("mlp.up.bias"), None
     if context.config.mlp == "gelu":
-        hidden, up = ops.linear_forward(x, p["mlp.up.weight"], p.get("mlp.up.bias"), epilogue="gelu", empty=empty)
-        gate = swiglu = None
+        hidden, cache = ops.linear_forward(x, up_weight, up_bias, epilogue="gelu", empty=empty, empty_y=scratch)
+        up = cache.pre_activation
     else:
-        up_half, up = ops.linear_forward(x, p["mlp.up.weight"], p.get("mlp.up.bias"), empty=empty)
-        gate_half, gate = ops.linear_forward(x, p["mlp.gate.weight"], p.get("mlp.gate.bias"), empty=empty)
-        hidden, swiglu = ops.swiglu_forward(gate_half, up_half, empty=empty)
-    y, down = ops.linear_forward(
+        up, _ = ops.linear_forward(x, up_weight, up_bias, empty=empty)
+        gate, _ = ops.linear_forward(x, p["mlp.gate.weight"], p.get("mlp.gate.bias"), empty=empty)
+        hidden, _ = ops.swiglu_forward(gate, up, empty=scratch)
+    y, _ = ops.linear_forward(
         hidden,
         p["mlp.down.weight"],
         p.get("mlp.down.bias"),
         epilogue="none" if residual is None else "residual",
         residual=residual,
-        empty=empty,
+        empty=empty_y,
     )
-    return y, (up, gate, swiglu, down)
+    return y, up, gate
 
 
 def mlp_backward(context, p, dp, dy, cache):
     """The gradient of `mlp_forward`, apart from its residual's, which is dy. Returns dx, (N, C)."""
-    ops, empty = context.ops, context.empty
+    ops, scratch = context.ops, context.scratch.empty
 
     def linear_backward(dz, linear_cache, name):
         return ops.linear_backward(
-            dz, linear_cache, p[f"{name}.weight"], dp[f"{name}.weight"], dp.get(f"{name}.bias"), empty=empty
+            dz, linear_cache, p[f"{name}.weight"], dp[f"{name}.weight"], dp.get(f"{name}.bias"), empty=scratch
         )
 
-    dhidden = linear_backward(dy, cache.down, "mlp.down")
-    if cache.swiglu is None:
-        return linear_backward(dhidden, cache.up, "mlp.up")
-    dgate, dup = ops.swiglu_backward(dhidden, cache.swiglu, empty=empty)
-    dx = linear_backward(dup, cache.up, "mlp.up")
-    dx += linear_backward(dgate, cache.gate, "mlp.gate")
+    if cache.gate is None:
+        hidden = ops.gelu_forward(cache.up, empty=scratch)
+        dhidden = linear_backward(dy, LinearCache(hidden, None), "mlp.down")
+        return linear_backward(dhidden, LinearCache(cache.normed_2, cache.up), "mlp.up")
+    hidden, swiglu = ops.swiglu_forward(cache.gate, cache.up, empty=scratch)
+    dhidden = linear_backward(dy, LinearCache(hidden, None), "mlp.down")
+    dgate, dup = ops.swiglu_backward(dhidden, swiglu, empty=scratch)
+    dx = linear_backward(dup, LinearCache(cache.normed_2, None), "mlp.up")
+    dx += linear_backward(dgate, LinearCache(cache.normed_2, None), "mlp.gate")
     return dx
 
 
 def block_forward(context: Context, p, x, layer: int):
     """x: (B, T, C), the residual stream. p: the block's parameters. Returns the new stream and the cache."""
-    ops, config, empty = context.ops, context.config, context.empty
+    with context.scratch.scope():
+        return _block_forward(context, p, x, layer)
+
+
+def _block_forward(context, p, x, layer):
+    ops, config, empty, scratch = context.ops, context.config, context.empty, context.scratch.empty
     H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
     B, T, C = x.shape
     x = x.reshape(B * T, C)
 
-    normed, norm_1 = norm_forward(context, x, p["norm_1.weight"], p.get("norm_1.bias"))
-    qkv, qkv_cache = ops.linear_forward(normed, p["attention.qkv.weight"], p.get("attention.qkv.bias"), empty=empty)
+    normed, _ = norm_forward(context, x, p["norm_1.weight"], p.get("norm_1.bias"), empty=scratch)
+    empty_qkv = empty if context.cos is None else scratch
+    qkv, _ = ops.linear_forward(normed, p["attention.qkv.weight"], p.get("attention.qkv.bias"), empty=empty_qkv)
     qkv = qkv.reshape(B, T, -1)
     if context.cos is not None:
         qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
@@ -135,60 +150,72 @@ def block_forward(context: Context, p, x, layer: int):
         keys, values = context.kv_cache.keys[layer], context.kv_cache.values[layer]
         attended = ops.cached_attention_forward(qkv, keys, values, context.kv_cache.length, H, K, empty=empty)
         attention = None
-    branch, out = ops.linear_forward(
-        attended.reshape(B * T, C), p["attention.out.weight"], p.get("attention.out.bias"), empty=empty
-    )
+    attended = attended.reshape(B * T, C)
+    branch, _ = ops.linear_forward(attended, p["attention.out.weight"], p.get("attention.out.bias"), empty=scratch)
     if rate > 0:
-        branch = ops.dropout_forward(branch, rate, context.dropout_key(sites.attention, T * C), empty=empty)
+        branch = ops.dropout_forward(branch, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
 
-    x, normed, norm_2 = ops.add_norm_forward(
+    stream, normed, norm_2 = ops.add_norm_forward(
         x, branch, p["norm_2.weight"], p.get("norm_2.bias"), NORM_EPS, norm=config.norm, empty=empty
     )
     if rate > 0:
-        branch, mlp = mlp_forward(context, p, normed, residual=None)
+        branch, up, gate = mlp_forward(context, p, normed, residual=None, empty_y=scratch)
         y = ops.dropout_forward(branch, rate, context.dropout_key(sites.mlp, T * C), empty=empty)
-        y += x
+        y += stream
     else:
-        y, mlp = mlp_forward(context, p, normed, residual=x)
-    return y.reshape(B, T, C), BlockCache(norm_1, qkv_cache, attention, out, norm_2, *mlp)
+        y, up, gate = mlp_forward(context, p, normed, residual=stream, empty_y=empty)
+    return y.reshape(B, T, C), BlockCache(x, attention, attended, norm_2, normed, up, gate)
 
 
 def block_backward(context: Context, p, dp, dy, cache: BlockCache, layer: int):
     """dy: (B, T, C). dp: the gradients of the block's parameters, which are added to. Returns dx, (B, T, C)."""
-    ops, config, empty = context.ops, context.config, context.empty
-    H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
-    B, T, C = dy.shape
-    dy = dy.reshape(B * T, C)
+    rows = dy.reshape(-1, dy.shape[-1])
+    with context.scratch.scope():
+        dx = _second_half_backward(context, p, dp, rows, cache, layer, dy.shape)
+    with context.scratch.scope():
+        return _first_half_backward(context, p, dp, dx, cache, layer, dy.shape).reshape(dy.shape)
 
+
+def _second_half_backward(context, p, dp, dy, cache, layer, shape):
+    """From y to the stream between attention and MLP; dy, dx: (N, C)."""
+    ops, config, rate, (_, T, C) = context.ops, context.config, context.rate, shape
     dbranch = dy
     if rate > 0:
-        dbranch = ops.dropout_backward(dy, rate, context.dropout_key(sites.mlp, T * C), empty=empty)
+        key = context.dropout_key(dropout_sites(layer).mlp, T * C)
+        dbranch = ops.dropout_backward(dy, rate, key, empty=context.scratch.empty)
     dnormed = mlp_backward(context, p, dp, dbranch, cache)
-    dx = ops.add_norm_backward(
+    return ops.add_norm_backward(
         dy, dnormed, cache.norm_2, p["norm_2.weight"], dp["norm_2.weight"], dp.get("norm_2.bias"),
-        norm=config.norm, empty=empty,
+        norm=config.norm, empty=context.empty,
     )  # fmt: skip
 
-    dbranch = dx
+
+def _first_half_backward(context, p, dp, dy, cache, layer, shape):
+    """From the stream between attention and MLP to x; dy, dx: (N, C)."""
+    ops, config, rate, scratch, sites = (
+        context.ops, context.config, context.rate, context.scratch.empty, dropout_sites(layer),
+    )  # fmt: skip
+    H, K, (B, T, C) = config.n_head, config.kv_heads, shape
+    dbranch = dy
     if rate > 0:
-        dbranch = ops.dropout_backward(dx, rate, context.dropout_key(sites.attention, T * C), empty=empty)
+        dbranch = ops.dropout_backward(dy, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
     dattended = ops.linear_backward(
-        dbranch, cache.out, p["attention.out.weight"], dp["attention.out.weight"], dp.get("attention.out.bias"),
-        empty=empty,
+        dbranch, LinearCache(cache.attended, None), p["attention.out.weight"],
+        dp["attention.out.weight"], dp.get("attention.out.bias"), empty=scratch,
     )  # fmt: skip
     weights_key = context.dropout_key(sites.weights, H * T * T)
     dqkv = ops.attention_backward(
-        dattended.reshape(B, T, C), cache.attention, H, K, rate=rate, key=weights_key, empty=empty
+        dattended.reshape(B, T, C), cache.attention, H, K, rate=rate, key=weights_key, empty=scratch
     )
     if context.cos is not None:
-        dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, H, K, empty=empty)
+        dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, H, K, empty=scratch)
+    normed, norm_1 = norm_forward(context, cache.x, p["norm_1.weight"], p.get("norm_1.bias"), empty=scratch)
     dnormed = ops.linear_backward(
-        dqkv.reshape(B * T, -1), cache.qkv, p["attention.qkv.weight"], dp["attention.qkv.weight"],
-        dp.get("attention.qkv.bias"), empty=empty,
+        dqkv.reshape(B * T, -1), LinearCache(normed, None), p["attention.qkv.weight"],
+        dp["attention.qkv.weight"], dp.get("attention.qkv.bias"), empty=scratch,
     )  # fmt: skip
-    # norm_1 is a fork of the stream like norm_2: past it goes dx, through it dnormed.
-    dx = ops.add_norm_backward(
-        dx, dnormed, cache.norm_1, p["norm_1.weight"], dp["norm_1.weight"], dp.get("norm_1.bias"),
-        norm=config.norm, empty=empty,
+    # norm_1 is a fork of the stream like norm_2: past it goes dy, through it dnormed.
+    return ops.add_norm_backward(
+        dy, dnormed, norm_1, p["norm_1.weight"], dp["norm_1.weight"], dp.get("norm_1.bias"),
+        norm=config.norm, empty=context.empty,
     )  # fmt: skip
-    return dx.reshape(B, T, C)

@@ -52,7 +52,7 @@ class GPT:
         self.seed = seed
         self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)
         self.ops = import_module(f"npllm.{backend}")
-        self.arena = Arena()
+        self.arena, self.scratch = Arena(), Arena()
         shapes = parameter_shapes(config)
         self.params = Parameters(shapes, self.dtype)
         self.grads = Parameters(shapes, self.dtype)
@@ -80,8 +80,7 @@ class GPT:
         """
         tokens, targets = self._check(tokens, targets)
         n_targets = self._count(targets) if n_targets is None else n_targets
-        self.arena.reset()
-        self._round_weights()
+        self._begin()
         context = self._context(tokens.shape[1], rate=self.config.dropout, step=step, first_row=first_row)
         hidden, caches = self._forward(context, tokens)
         loss, dhidden = self.ops.lm_head_loss_and_grad(
@@ -127,10 +126,18 @@ class GPT:
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
         return self.ops.linear_forward(last, self._head.T)[0]
 
+    def _begin(self, *, round_weights: bool = True) -> None:
+        """Another pass: nothing that an earlier one allocated is valid any more."""
+        self.arena.reset()
+        self.scratch.reset()
+        if self._rounded is not None and round_weights:
+            self._rounded.refresh()
+
     def _context(self, length: int, *, rate=0.0, step=0, first_row=0, kv_cache=None) -> Context:
         first = 0 if kv_cache is None else kv_cache.length
         cos, sin = (None, None) if self._rotary is None else (table[first : first + length] for table in self._rotary)
-        return Context(self.ops, self.config, self.arena.empty, rate, self.seed, step, first_row, cos, sin, kv_cache)
+        memory = self.arena.empty, self.scratch
+        return Context(self.ops, self.config, *memory, rate, self.seed, step, first_row, cos, sin, kv_cache)
 
     def _embed(self, context: Context, tokens):
         """(B, T) -> (B, T, C)"""
@@ -149,7 +156,9 @@ class GPT:
     def _final_norm(self, context: Context, x):
         """(B, T, C) -> (N, C)"""
         rows = x.reshape(-1, x.shape[-1])
-        return norm_forward(context, rows, self.params["final_norm.weight"], self.params.get("final_norm.bias"))
+        return norm_forward(
+            context, rows, self.params["final_norm.weight"], self.params.get("final_norm.bias"), empty=context.empty
+        )
 
     def _forward(self, context: Context, tokens):
         """The rows before the head, (N, C), and everything that `_backward` needs."""
@@ -188,19 +197,14 @@ class GPT:
 
     def _evaluate(self, tokens, kv_cache=None):
         """`_forward` without dropout that keeps nothing for a backward: the memory of one block serves them all."""
-        self.arena.reset()
-        if kv_cache is None or kv_cache.length == 0:  # a text is written with the weights that it began with
-            self._round_weights()
+        # A text is written with the weights that it began with.
+        self._begin(round_weights=kv_cache is None or kv_cache.length == 0)
         context = self._context(tokens.shape[1], kv_cache=kv_cache)
         x, _ = self._embed(context, tokens)
         for layer, p in enumerate(self._blocks):
             with self.arena.scope():
                 x[...] = block_forward(context, p, x, layer)[0]
         return self._final_norm(context, x)[0]
-
-    def _round_weights(self) -> None:
-        if self._rounded is not None:
-            self._rounded.refresh()
 
     def _check(self, tokens, targets):
         """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""

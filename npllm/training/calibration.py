@@ -26,7 +26,8 @@ def warm_up(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
     one_micro_batch = replace(config, batch=BatchConfig(size=rows, micro_size=rows))
     make_update(state, one_micro_batch.with_steps(1), tokens, sampler)
     buffers = [*state.arrays().values(), state.model.grads.flat]
-    return state.model.arena.peak + sum(array.nbytes for array in buffers)
+    model = state.model
+    return model.arena.peak + model.scratch.peak + sum(array.nbytes for array in buffers)
 
 
 def steps_in_budget(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:

@@ -119,7 +119,7 @@ class PoisonedArena(Arena):
         mark = self._used
         with super().scope():
             yield
-        for chunk in self._chunks:  # one, for a small model
+        for chunk in self._chunks:  # one, for a small model; none, if nothing was allocated
             chunk[mark : 1 << 20] = self.POISON
 
     def reset(self):
@@ -135,16 +135,31 @@ def test_no_stale_memory_is_read(backend, architecture, dropout):
     """The same bits from clean and poisoned memory: nothing is read before it is written or after it was freed."""
     config = small_config(dropout=dropout, **architecture)
     results = []
-    for arena in (Arena(), PoisonedArena()):
+    for kind in (Arena, PoisonedArena):
         model = GPT(config, backend=backend)
-        model.arena = arena
+        model.arena, model.scratch = kind(), kind()
         losses = []
         for step in range(3):
             batch = random_batch(config, B=3, T=4 + step % 2, seed=step)
             losses += [model.loss_and_grad(*batch, step=step), model.loss(*batch), model.logits(batch.tokens).sum()]
-        assert model.arena.peak < 1 << 20  # or not all of it would be poisoned
+        assert max(model.arena.peak, model.scratch.peak) < 1 << 20  # or not all of it would be poisoned
         results.append((losses, model.grads.flat.tobytes()))
     assert results[0] == results[1]
+
+
+@both_architectures
+@on_kernels
+def test_a_block_keeps_few_numbers_for_each_of_x(backend, architecture):
+    """qkv (3), attended, stream, normed stream, y, and what is before GELU (4) or SwiGLU (two); statistics are few."""
+    peaks = []
+    for n_layer in (2, 3):
+        config = small_config(n_layer=n_layer, n_embd=32, block_size=64, **(architecture | {"n_kv_head": 2}))
+        model = GPT(config, backend=backend)
+        model.loss_and_grad(*random_batch(config, B=40, T=64))
+        peaks.append(model.arena.peak)
+    one_width = 40 * 64 * 32 * 4
+    numbers = 7 + (2 if config.mlp == "swiglu" else 1) * config.mlp_width / 32
+    assert numbers <= (peaks[1] - peaks[0]) / one_width < numbers + 0.7
 
 
 def test_evaluation_between_steps_changes_nothing(backend):

@@ -8,7 +8,7 @@ import numpy as np
 from numba import get_num_threads
 
 from npllm.aligned import aligned_empty
-from npllm.kernels.bfloat16 import widen
+from npllm.kernels.bfloat16 import round_into, widen
 from npllm.kernels.gelu import gelu_forward
 from npllm.kernels.gemm.driver import multiply, panel_elements, tile_elements
 from npllm.kernels.gemm.few_rows import MOST_ROWS, PARTS, multiply_dots, multiply_rows
@@ -29,12 +29,14 @@ def matmul(a, b, out, *, addend=None, bias=None, activated=None):
     """out = a @ b + addend + bias; then activated = gelu(out). Returns out.
 
     a: (M, K), b: (K, N): C-contiguous or transposed. out, addend, activated: (M, N). bias: (N,). The addend may be
-    `out`. Whatever is not None is of one float dtype, and C-contiguous but for a and b. If out is float32, a and b may
-    both be bfloat16 (uint16).
+    `out`. Whatever is not None is of one float dtype, and C-contiguous but for a and b; of float32, a and b may be
+    bfloat16 (uint16), and if one of them is, the other is rounded.
     """
+    if np.uint16 in (a.dtype, b.dtype):
+        a, b = _rounded("a", a), _rounded("b", b)
     if _engine == "blas":
         return _blas(a, b, out, addend, bias, activated)
-    nothing, threads = np.empty((1, 0), out.dtype), get_num_threads()
+    nothing, threads = _scratch("nothing", (1, 0), out.dtype), get_num_threads()
     addend, activated = (nothing if array is None else array for array in (addend, activated))
     epilogue = addend, nothing[0] if bias is None else bias, activated
     few_rows, (K, N) = len(a) <= MOST_ROWS and a.flags.c_contiguous, b.shape
@@ -64,6 +66,17 @@ def _flat(matrix) -> tuple[np.ndarray, int, int]:
     if matrix.flags.c_contiguous:
         return matrix.reshape(-1), matrix.shape[1], 1
     return matrix.T.reshape(-1), 1, matrix.shape[0]
+
+
+def _rounded(name, matrix):
+    """In bfloat16, in the same order of memory."""
+    if matrix.dtype == np.uint16:
+        return matrix
+    if not matrix.flags.c_contiguous:
+        return _rounded(name, matrix.T).T
+    half = _scratch(name, matrix.shape, np.dtype(np.uint16))
+    round_into(half, matrix)
+    return half
 
 
 def _scratch(name, shape, dtype):
