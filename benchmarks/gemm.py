@@ -1,4 +1,5 @@
-"""`benchmarks gemm`: npllm's matrix product beside OpenBLAS, over the shapes of training, with one thread and with all.
+"""`benchmarks gemm`: npllm's matrix product beside OpenBLAS, over the shapes of training, with one thread and with all;
+also of factors that are bfloat16 already.
 
 For a layer of N rows, its weight W is (in, out): the forward is x @ W, and the two gradients are dx = dy @ W.T and
 dW = x.T @ dy. The head's weight is (V, C), so there the transposes are elsewhere.
@@ -19,6 +20,7 @@ from benchmarks.checks import TOLERANCE, check_close
 from benchmarks.configs import Config
 from benchmarks.tables import Row, build_table, say_where_we_lose
 from benchmarks.timing import SHORT_PAUSE, interleave, spread, timed, times_faster
+from npllm.kernels.bfloat16 import round_into, widen
 from npllm.kernels.gemm import matmul
 
 
@@ -73,11 +75,17 @@ def measure(configs: dict[str, Config], rounds: int) -> list[Row]:
 
 def measure_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, rounds: int) -> list[Row]:
     """A row for each number of threads."""
-    check_close(f"{a.shape} @ {b.shape}", (matmul(a, b, out),), (a @ b,), TOLERANCE["float32"])
+    half_a, half_b, name = rounded(a), rounded(b), f"{a.shape} @ {b.shape}"
+    check_close(name, (matmul(a, b, out),), (a @ b,), TOLERANCE["float32"])
+    check_close(f"bf16 {name}", (matmul(half_a, half_b, out),), (widen(half_a) @ widen(half_b),), TOLERANCE["float32"])
     rows = []
     for threads in sorted({1, numba.config.NUMBA_NUM_THREADS}):
         with limited_to(threads):
-            runners = {"npllm": timed(partial(matmul, a, b, out)), "blas": timed(partial(np.matmul, a, b, out=out))}
+            runners = {
+                "npllm": timed(partial(matmul, a, b, out)),
+                "bf16": timed(partial(matmul, half_a, half_b, out)),
+                "blas": timed(partial(np.matmul, a, b, out=out)),
+            }
             seconds = interleave(runners, rounds, SHORT_PAUSE)
         gflop = 2e-9 * a.shape[0] * a.shape[1] * b.shape[1]
         rows.append(
@@ -85,12 +93,23 @@ def measure_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, rounds: int) 
                 "shape": f"{a.shape[0]}×{a.shape[1]}×{b.shape[1]}",
                 "threads": threads,
                 "npllm_gflops": gflop / median(seconds["npllm"]),
+                "bf16_gflops": gflop / median(seconds["bf16"]),
                 "blas_gflops": gflop / median(seconds["blas"]),
                 "spread": spread(seconds["npllm"]),
                 "ratio": times_faster(seconds["npllm"], seconds["blas"]),
+                "bf16_ratio": times_faster(seconds["bf16"], seconds["blas"]),
             }
         )
     return rows
+
+
+def rounded(matrix: np.ndarray) -> np.ndarray:
+    """In bfloat16, in the same order of memory."""
+    if not matrix.flags.c_contiguous:
+        return rounded(matrix.T).T
+    half = np.empty(matrix.shape, np.uint16)
+    round_into(half, matrix)
+    return half
 
 
 @contextmanager
@@ -106,19 +125,20 @@ def limited_to(threads: int) -> Iterator[None]:
 
 def summarise(rows: list[Row]) -> list[Row]:
     """Geometric means of the ratios, by number of threads and product."""
-    groups: dict[tuple[int, str], list[float]] = {}
+    groups: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         for product in (row["product"], "all"):
-            groups.setdefault((row["threads"], product), []).append(row["ratio"])
+            groups.setdefault((row["threads"], product), []).append(row)
     return [
-        {"threads": threads, "product": product, "ratio": geometric_mean(ratios)}
-        for (threads, product), ratios in sorted(groups.items())
+        {"threads": threads, "product": product}
+        | {ratio: geometric_mean(row[ratio] for row in group) for ratio in ("ratio", "bf16_ratio")}
+        for (threads, product), group in sorted(groups.items())
     ]
 
 
 def tables(rows: list[Row]) -> list[Table]:
     """For a person: every product, then the geometric means."""
-    ratio = {"npllm is faster": ("ratio", "{:.2f}×")}
+    ratio = {"npllm is faster": ("ratio", "{:.2f}×"), "bf16 is faster": ("bf16_ratio", "{:.2f}×")}
     products = {
         "config": ("config", "{}"),
         "layer": ("layer", "{}"),
@@ -126,12 +146,13 @@ def tables(rows: list[Row]) -> list[Table]:
         "M×K×N": ("shape", "{}"),
         "threads": ("threads", "{:d}"),
         "npllm GFLOP/s": ("npllm_gflops", "{:.0f}"),
+        "bf16": ("bf16_gflops", "{:.0f}"),
         "OpenBLAS": ("blas_gflops", "{:.0f}"),
         "spread": ("spread", "±{:.0%}"),
     }
     means = {"threads": ("threads", "{:d}"), "product": ("product", "{}")}
     return [
-        build_table("matrix products, float32", rows, products | ratio),
+        build_table("matrix products beside OpenBLAS's in float32", rows, products | ratio),
         build_table("geometric means", summarise(rows), means | ratio),
     ]
 

@@ -1,7 +1,4 @@
-"""The transpose of a matrix in bfloat16: the weights as generation reads them, once for each text.
-
-`python -m benchmarks kernels` has the figures.
-"""
+"""The transpose of a matrix in bfloat16: the weights as generation reads them, rounded once for each text."""
 
 import numpy as np
 from numba import prange

@@ -72,7 +72,7 @@ def _rounded(name, matrix):
     """In bfloat16, in the same order of memory."""
     if matrix.dtype == np.uint16:
         return matrix
-    if not matrix.flags.c_contiguous:
+    if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
         return _rounded(name, matrix.T).T
     half = _scratch(name, matrix.shape, np.dtype(np.uint16))
     round_into(half, matrix)
