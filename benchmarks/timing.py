@@ -11,7 +11,7 @@ from time import sleep
 
 import numpy as np
 
-from benchmarks.peers.serving import seconds_of
+from benchmarks.peers.serving import SETTLE, seconds_of
 
 # Seconds. After their work the threads of a pool spin for a while before they sleep, and would take the cores from
 # whoever comes next: OpenBLAS's and GNU's OpenMP for up to 0.03 s, Intel's OpenMP, which a PyTorch may use, for 0.2 s.
@@ -38,8 +38,8 @@ def timed(function: Callable[[], object], burst: float = 0.02) -> Runner:
 
 
 def repeats_within(burst: float, seconds: float) -> int:
-    """How often work that takes `seconds` fits into a burst, at least once."""
-    return max(1, round(burst / seconds))
+    """How often work that takes `seconds` fits into a burst; at least twice if it is short, to be done after settling."""
+    return max(2 if seconds < SETTLE else 1, round(burst / seconds))
 
 
 def spread(seconds: list[float]) -> float:
