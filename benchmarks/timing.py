@@ -38,7 +38,7 @@ def timed(function: Callable[[], object], burst: float = 0.02) -> Runner:
 
 
 def repeats_within(burst: float, seconds: float) -> int:
-    """How often work that takes `seconds` fits into a burst; at least twice if it is short, so that it settles first."""
+    """How often work that takes `seconds` fits into a burst; at least twice if it is short, to settle before it."""
     return max(2 if seconds < SETTLE else 1, round(burst / seconds))
 
 
