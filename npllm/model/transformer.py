@@ -50,7 +50,8 @@ class GPT:
             raise ConfigError("The reference backend has no bf16; use float32 or float64.")
         self.config = config
         self.seed = seed
-        self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)
+        self.dtype_name = dtype
+        self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)  # of parameters and activations
         self.ops = import_module(f"npllm.{backend}")
         self.arena, self.scratch = Arena(), Arena()
         shapes = parameter_shapes(config)

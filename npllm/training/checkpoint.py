@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, state: LoopState, keep: int) -> Path:
     description = {
         "version": VERSION,
         "model": asdict(model.config),
-        "dtype": model.dtype.name,
+        "dtype": model.dtype_name,
         "seed": model.seed,
         "table": {name: [model.params.offsets[name], shape] for name, shape in model.params.shapes.items()},
         "counters": state.counters(),

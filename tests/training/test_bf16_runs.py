@@ -1,5 +1,7 @@
 """train.dtype = bf16: in bfloat16 on a CPU that multiplies it, in float32 and saying so on another."""
 
+import json
+
 import numpy as np
 import pytest
 from small_runs import pretrain_arguments, run, write_text
@@ -29,6 +31,11 @@ def test_runs_in_what_the_cpu_has(tmp_path, capsys, cpu_multiplies_bfloat16):
     same = np.array_equal(weights(tmp_path / "float32"), weights(tmp_path / "bf16"))
     assert same == (not cpu_multiplies_bfloat16)
     assert weights(tmp_path / "bf16").dtype == np.float32
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "bf16") == 0  # in the same arithmetic as the run's own
+    recorded = json.loads((tmp_path / "bf16" / "summary.json").read_text())["val_loss"]
+    assert f"{recorded:.4f} nats" in capsys.readouterr().out
+    assert npllm.load(tmp_path / "bf16")[0].dtype_name == ("bf16" if cpu_multiplies_bfloat16 else "float32")
 
 
 def test_a_run_writes_with_rounded_weights(tmp_path, capsys):
