@@ -71,6 +71,24 @@ def tile_elements(itemsize: int) -> int:
     return ROWS * tile_columns(itemsize)
 
 
+def _by_type(pack, pack_pairs):
+    """The one for the matrix's type: bfloat16 is packed in pairs."""
+
+    def choose(matrix, start, step, depth_step, count, depth, panels, panels_start):
+        chosen = pack_pairs if factors_per_lane(matrix.itemsize) == 2 else pack
+        chosen(matrix, start, step, depth_step, count, depth, panels, panels_start)
+
+    @replacing(choose, inline=False)
+    def _(matrix, start, step, depth_step, count, depth, panels, panels_start):
+        return pack_pairs.py_func if matrix.dtype == uint16 else pack.py_func
+
+    return choose
+
+
+pack_left = _by_type(pack_rows, pack_row_pairs)
+pack_right = _by_type(pack_columns, pack_column_pairs)
+
+
 @parallel
 def multiply(
     a, a_row_step, a_column_step, b, b_row_step, b_column_step, depth, c, addend, bias, activated, panels, tiles
@@ -155,28 +173,6 @@ def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_
                 multiply_tile(factor, a_panel, row_step, lane_step, b_panel, lanes, edge, tile_width, zeros, 0, zeros)
                 row_end = min(row + ROWS, rows.end)
                 _finish_edge(tile, tile_width, c, epilogue, ks.first == 0, row, row_end, column, column_end)
-
-
-def pack_left(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    """Rows of A."""
-    pack = pack_row_pairs if factors_per_lane(matrix.itemsize) == 2 else pack_rows
-    pack(matrix, start, step, depth_step, count, depth, panels, panels_start)
-
-
-@replacing(pack_left, inline=False)
-def _(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    return pack_row_pairs.py_func if matrix.dtype == uint16 else pack_rows.py_func
-
-
-def pack_right(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    """Columns of B."""
-    pack = pack_column_pairs if factors_per_lane(matrix.itemsize) == 2 else pack_columns
-    pack(matrix, start, step, depth_step, count, depth, panels, panels_start)
-
-
-@replacing(pack_right, inline=False)
-def _(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    return pack_column_pairs.py_func if matrix.dtype == uint16 else pack_columns.py_func
 
 
 @part
