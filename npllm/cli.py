@@ -79,7 +79,7 @@ def generate(
         top_k: choose among the k likeliest tokens only
         top_p: choose among the fewest likeliest tokens that together reach this probability
         seed: same seed, same text
-        dtype: bf16 = read the weights rounded to bfloat16, which takes half the time; none = as they were trained
+        dtype: bf16 = with weights rounded to bfloat16, half as many bytes to read; none = as in training
     """
     import npllm
 

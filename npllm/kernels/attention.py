@@ -9,8 +9,8 @@ Keys after the block's last query are skipped, which saves nearly half of the wo
 `gemm.micro_kernel`, on the layouts of `attention_tiles`. A worker takes every `workers`-th head of keys, with all its
 queries, and shares nothing with the others, so the results do not depend on their number.
 
-`python -m benchmarks kernels` on 2 cores of an AMD EPYC (Zen 3), float32, 12 sequences of 64, 4 heads of 32: 2.4 times
-as fast as NumPy's reference, 7.9 times with dropout.
+`python -m benchmarks kernels` on 2 cores of an AMD EPYC (Zen 3), float32, 12 sequences of 64, 4 heads of 32: 1.9 times
+as fast as NumPy's reference, 5.1 times with dropout.
 
 Source: Dao et al., "FlashAttention", 2022.
 """

@@ -192,10 +192,9 @@ def _second_half_backward(context, p, dp, dy, cache, layer, shape):
 
 def _first_half_backward(context, p, dp, dy, cache, layer, shape):
     """From the stream between attention and MLP to x; dy, dx: (N, C)."""
-    ops, config, rate, scratch, sites = (
-        context.ops, context.config, context.rate, context.scratch.empty, dropout_sites(layer),
-    )  # fmt: skip
-    H, K, (B, T, C) = config.n_head, config.kv_heads, shape
+    ops, config, scratch = context.ops, context.config, context.scratch.empty
+    H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
+    B, T, C = shape
     dbranch = dy
     if rate > 0:
         dbranch = ops.dropout_backward(dy, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
