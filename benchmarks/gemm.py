@@ -20,7 +20,7 @@ from benchmarks.checks import TOLERANCE, check_close
 from benchmarks.configs import Config
 from benchmarks.tables import Row, build_table, say_where_we_lose
 from benchmarks.timing import SHORT_PAUSE, interleave, spread, timed, times_faster
-from npllm.kernels.bfloat16 import round_into, widen
+from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gemm import matmul
 
 
@@ -101,15 +101,6 @@ def measure_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, rounds: int) 
             }
         )
     return rows
-
-
-def rounded(matrix: np.ndarray) -> np.ndarray:
-    """In bfloat16, in the same order of memory."""
-    if not matrix.flags.c_contiguous:
-        return rounded(matrix.T).T
-    half = np.empty(matrix.shape, np.uint16)
-    round_into(half, matrix)
-    return half
 
 
 @contextmanager

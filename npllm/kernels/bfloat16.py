@@ -25,13 +25,13 @@ def round_into(rounded, x):
     kernel(x.reshape(-1), rounded.reshape(-1))
 
 
-def in_type_of(weight, x, *, empty=np.empty):
-    """x as a matrix product with the weight takes it: rounded to bfloat16 if the weight is."""
-    if weight.dtype != np.uint16:
-        return x
-    rounded = empty(x.shape, np.uint16)
-    round_into(rounded, x)
-    return rounded
+def rounded(x, *, empty=np.empty):
+    """x, float32, in bfloat16. The transpose of a C-contiguous matrix becomes one, everything else is C-contiguous."""
+    if x.flags.f_contiguous and not x.flags.c_contiguous:
+        return rounded(x.T, empty=empty).T
+    result = empty(x.shape, np.uint16)
+    round_into(result, x)
+    return result
 
 
 def widen(x):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npllm.kernels.bfloat16 import round_into, widen
+from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gemm import matmul, set_gemm
 from npllm.kernels.gemm.driver import BLOCK_COLUMNS, BLOCK_ROWS, block_depth
 from npllm.kernels.gemm.tile import AVX2, AVX512, NEON, PORTABLE, ROWS, best_tile, tile_columns
@@ -22,15 +22,6 @@ def normal(rng, *shape, dtype, transposed=False):
     """A C-contiguous matrix, or the transpose of one."""
     array = rng.normal(size=shape[::-1] if transposed else shape).astype(dtype)
     return array.T if transposed else array
-
-
-def in_bfloat16(array):
-    """Rounded, in the same order of memory."""
-    if not array.flags.c_contiguous:
-        return in_bfloat16(array.T).T
-    rounded = np.empty(array.shape, np.uint16)
-    round_into(rounded, array)
-    return rounded
 
 
 @both_dtypes
@@ -55,8 +46,8 @@ def test_equals_numpy(dtype, M, K, N, transpose_a, transpose_b, added, with_bias
 @settings(max_examples=60, deadline=None)
 def test_bfloat16_is_multiplied_exactly_and_summed_in_float32(M, K, N, transpose_a, transpose_b, added, seed):
     rng = np.random.default_rng(seed)
-    a = in_bfloat16(normal(rng, M, K, dtype=np.float32, transposed=transpose_a))
-    b = in_bfloat16(normal(rng, K, N, dtype=np.float32, transposed=transpose_b))
+    a = rounded(normal(rng, M, K, dtype=np.float32, transposed=transpose_a))
+    b = rounded(normal(rng, K, N, dtype=np.float32, transposed=transpose_b))
     out, bias = (normal(rng, *shape, dtype=np.float32) for shape in ((M, N), (1, N)))
     expected = widen(a).astype(np.float64) @ widen(b) + (out + bias) * added
     epilogue = {"addend": out, "bias": bias[0], "activated": np.full_like(out, np.nan)} if added else {}
@@ -73,7 +64,7 @@ def test_blocks_of_rows_and_depth_join(factors):
     M, K, N = 2 * BLOCK_ROWS + ROWS + 1, depth, 2 * BLOCK_COLUMNS + tile_columns(4) + 1
     a, b = normal(rng, M, K, dtype=np.float32), normal(rng, K, N, dtype=np.float32)
     if factors == "bfloat16":
-        a, b = in_bfloat16(a), in_bfloat16(b)
+        a, b = rounded(a), rounded(b)
     expected = widen(a).astype(np.float64) @ widen(b).astype(np.float64)
     for left in (a, a.T.copy().T):
         for right in (b, b.T.copy().T):
@@ -83,7 +74,7 @@ def test_blocks_of_rows_and_depth_join(factors):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("rows", [23, 3])
-@pytest.mark.parametrize("prepare", [np.asarray, in_bfloat16])
+@pytest.mark.parametrize("prepare", [np.asarray, rounded])
 def test_what_is_not_finite_stays_in_its_row_and_column(bad, transposed, rows, prepare):
     rng = np.random.default_rng(0)
     a, b = normal(rng, rows, 19, dtype=np.float32, transposed=transposed), normal(rng, 19, 37, dtype=np.float32)

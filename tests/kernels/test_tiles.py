@@ -15,13 +15,9 @@ import sys
 import llvmlite.binding, numba, numpy as np
 numba.njit(lambda: 0)()
 llvmlite.binding.get_host_cpu_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
-from npllm.kernels.bfloat16 import round_into, widen
+from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import TILE
-
-def rounded(x):
-    round_into(half := np.empty(x.shape, np.uint16), x)
-    return half
 
 rng = np.random.default_rng(0)
 for M, K, N in ((5, 3, 7), (29, 401, 101)):

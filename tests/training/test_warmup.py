@@ -26,6 +26,7 @@ data = ["--data.source", "pydoc", "--data.vocab_size", "300"]
 for number, model in enumerate(models):
     assert main(["pretrain", *data, *small, *model.split(), "--out", f"{run}{number}"]) == 0
     assert main(["generate", f"{run}{number}", "--max-tokens", "20"]) == 0
+    assert main(["generate", f"{run}{number}", "--max-tokens", "20", "--dtype", "bf16"]) == 0
     assert main(["evaluate", f"{run}{number}"]) == 0
 print("compiled since:", sorted(map(str, compiled() - before)))
 """

@@ -8,7 +8,7 @@ import numpy as np
 from numba import get_num_threads
 
 from npllm.aligned import aligned_empty
-from npllm.kernels.bfloat16 import round_into, widen
+from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gelu import gelu_forward
 from npllm.kernels.gemm.driver import multiply, panel_elements, tile_elements
 from npllm.kernels.gemm.few_rows import MOST_ROWS, PARTS, multiply_dots, multiply_rows
@@ -33,7 +33,7 @@ def matmul(a, b, out, *, addend=None, bias=None, activated=None):
     bfloat16 (uint16), and if one of them is, the other is rounded.
     """
     if np.uint16 in (a.dtype, b.dtype):
-        a, b = _rounded("a", a), _rounded("b", b)
+        a, b = (_in_bfloat16(name, factor) for name, factor in (("a", a), ("b", b)))
     if _engine == "blas":
         return _blas(a, b, out, addend, bias, activated)
     nothing, threads = _scratch("nothing", (1, 0), out.dtype), get_num_threads()
@@ -68,15 +68,10 @@ def _flat(matrix) -> tuple[np.ndarray, int, int]:
     return matrix.T.reshape(-1), 1, matrix.shape[0]
 
 
-def _rounded(name, matrix):
-    """In bfloat16, in the same order of memory."""
+def _in_bfloat16(name, matrix):
     if matrix.dtype == np.uint16:
         return matrix
-    if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
-        return _rounded(name, matrix.T).T
-    half = _scratch(name, matrix.shape, np.dtype(np.uint16))
-    round_into(half, matrix)
-    return half
+    return rounded(matrix, empty=lambda shape, dtype: _scratch(name, shape, np.dtype(dtype)))
 
 
 def _scratch(name, shape, dtype):
