@@ -25,18 +25,20 @@ def usable_dtype(dtype: str) -> str:
     return "float32" if dtype == "bf16" and not HAS_BFLOAT16_DOT else dtype
 
 
-def matmul_peak(dtype, size: int = 1024, repeats: int = 32) -> float:
-    """Operations per second of a large matrix product on all cores: the best of some tenths of a second, because the
-    system may take a while to give each thread a core of its own.
+def matmul_peak(dtype, size: int = 1024, seconds: float = 0.4) -> float:
+    """Operations per second of a large matrix product on all cores: the best within some tenths of a second, because
+    the system may take a while to give each thread a core of its own.
 
     A training step consists almost wholly of matrix products, so this is the ceiling its speed is held against. The
     product is the kernels' own: NumPy's would start a second pool of threads for the rest of the run.
     """
     a = np.ones((size, size), dtype)
     out = np.empty_like(a)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
+    best, now = float("inf"), time.perf_counter()
+    end = now + seconds
+    while now < end:
+        start = now
         matmul(a, a, out)
-        best = min(best, time.perf_counter() - start)
+        now = time.perf_counter()
+        best = min(best, now - start)
     return 2.0 * size**3 / best
