@@ -1,8 +1,10 @@
-"""Writing a file so that its name never stands for half of it.
+"""Writing files so that a crash, a full disk or a power cut never leaves half of one.
 
 Under its name a file is either absent, the old one or the new one: the bytes go to a temporary file in the same
 folder, reach the disk (fsync), and only then take over the name, which POSIX does in one step (rename). The last fsync
-makes the new name itself survive a power cut.
+makes the new name itself survive a power cut. A file that grows (a log) is appended to and then synchronised.
+
+Everything goes through os.write, os.fsync, os.replace and os.unlink, one call for one thing that a disk does.
 """
 
 import contextlib
@@ -17,24 +19,50 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, os.O_CREAT | os.O_TRUNC, data)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written ({error.strerror}): free disk space there or choose another folder."
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):  # after a success the name is gone already
-            temporary.unlink()
+            os.unlink(temporary)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def append_durably(path: Path, data: bytes) -> None:
+    """Add `data` at the end of a file, made if need be; on the disk when this returns. Raises ResourceError."""
     try:
+        is_new = not path.exists()
+        _write(path, os.O_CREAT | os.O_APPEND, data)
+        if is_new:
+            sync(path.parent)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what a killed process left of its writing."""
+    for path in folder.glob(".*.tmp"):
+        os.unlink(path)
+
+
+def sync(path: Path) -> None:
+    """Until the content of a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, flags: int, data: bytes | memoryview) -> None:
+    descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -18,6 +18,7 @@ from npllm.errors import ConfigError, DataError, NpllmError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe, nearest, parse_arguments
+from npllm.training.spikes import SpikeConfig
 
 
 def pretrain(
@@ -30,6 +31,7 @@ def pretrain(
     optim: OptimConfig = OptimConfig(),  # noqa: B008
     batch: BatchConfig = BatchConfig(),  # noqa: B008
     train: TrainConfig = TrainConfig(),  # noqa: B008
+    spikes: SpikeConfig = SpikeConfig(),  # noqa: B008
 ) -> None:
     """Train a model from scratch; without options, on the Python standard library's source for about 3 minutes.
 
@@ -43,7 +45,7 @@ def pretrain(
 
     if minutes is not None:
         train = replace(train, minutes=minutes, steps=None)
-    config = RunConfig(data=data, model=model, optim=optim, batch=batch, train=train)
+    config = RunConfig(data=data, model=model, optim=optim, batch=batch, train=train, spikes=spikes)
     run_pretraining(config, out or new_run_folder(recipe), Console())
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 import npllm
 from npllm.cli import main
-from npllm.training import pretrain
-from npllm.training.checkpoint import checkpoints, load_checkpoint
+from npllm.training import train
+from npllm.training.checkpoint import load_checkpoint
 from npllm.training.metrics import read_metrics
 
 # Started as `[*NPLLM, VERB, ...]` with this environment, a test's process runs the package under test, wherever it is.
@@ -68,7 +68,7 @@ def refused(capsys, *arguments, exit_code: int) -> str:
 
 def stop_after(monkeypatch, *steps: int) -> None:
     """Press Ctrl-C while each of these steps is made for the first time."""
-    real_updates, remaining = pretrain.updates, set(steps)
+    real_updates, remaining = train.updates, set(steps)
 
     def updates(*args):
         for update in real_updates(*args):
@@ -77,16 +77,21 @@ def stop_after(monkeypatch, *steps: int) -> None:
                 signal.raise_signal(signal.SIGINT)
             yield update
 
-    monkeypatch.setattr(pretrain, "updates", updates)
+    monkeypatch.setattr(train, "updates", updates)
 
 
 def summary(run_folder: Path) -> dict:
     return json.loads((run_folder / "summary.json").read_text())
 
 
+def checkpoints(run_folder: Path) -> list[Path]:
+    """Of a run, oldest first."""
+    return sorted((run_folder / "checkpoints").glob("step-*.h5"))
+
+
 def state_digests(run_folder: Path) -> dict[str, str]:
     """SHA-256 of each array of the newest checkpoint: the weights and the optimiser's moments."""
-    _, arrays = load_checkpoint(checkpoints(run_folder / "checkpoints")[-1])
+    _, arrays = load_checkpoint(checkpoints(run_folder)[-1])
     return {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
 
 

@@ -14,7 +14,7 @@ division.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -66,6 +66,17 @@ class WindowSampler:
         shift = int(word) * self.n_shifts >> 32  # uniform: the word is a fraction of 2^32
         order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, site=ORDER_SITE)
         return shift + self.block_size * order
+
+
+def next_ids(first: int, count: int, skipped: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The next `count` sample ids from `first` on that lie in none of the ranges `skipped`, [start, end): (count,)."""
+    ids = np.arange(first, first + count)
+    for start, end in sorted(skipped):
+        start = max(start, first)  # what lies before was never in, or is out already
+        if start < end:
+            ids[ids >= start] += end - start
+            first = end
+    return ids
 
 
 def batch(tokens: np.ndarray, positions: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,7 @@
     attributes        version, vocab_size, eot_id (-1: none), n_bytes (UTF-8 bytes of the text, the denominator of bits
                       per byte), n_documents, and three SHA-256: of the tokenizer, of the source text, of this content
 
-A shard may come from anywhere, and HDF5 can do much more than hold two arrays: a link may lead into another file, the
-storage of a dataset may be another file or be assembled from several (virtual datasets), a few bytes of compressed data
-or of mere shape may unfold into terabytes. Nothing of that is needed here, so the reader asks HDF5 what an object is
-before it touches it, accepts exactly the layout above, and reads no more bytes than the file holds.
+A shard may come from anywhere: the reader accepts exactly this layout (`plain_hdf5.py`) and values that fit together.
 """
 
 import hashlib
@@ -25,6 +22,7 @@ import h5py
 import numpy as np
 
 from npllm.atomic import write_atomically
+from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, read_attribute, read_dataset
 from npllm.errors import DataError
 
 VERSION = 1
@@ -33,8 +31,6 @@ LARGEST_VOCABULARY = 2**32
 INTEGERS = ("version", "vocab_size", "eot_id", "n_bytes", "n_documents")
 DIGESTS = ("tokenizer_sha256", "source_sha256", "sha256")
 INTEGER_TYPE, DIGEST_TYPE, START_TYPE = np.dtype("<i8"), np.dtype("S64"), np.dtype("<i8")
-# What h5py raises when the HDF5 library gives up on a file or an object.
-HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError)
 
 
 class TokenShard(NamedTuple):
@@ -103,8 +99,11 @@ def read_shard(path: str | Path) -> TokenShard:
         # No lock: shards are replaced and never changed in place, and some network file systems cannot lock.
         with h5py.File(path, "r", locking=False) as file:
             header = _read_header(path, file.id)
-            tokens = _read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))
-            document_starts = _read_dataset(path, file.id, "document_starts", START_TYPE)
+            check_names(file.id, ("tokens", "document_starts"))
+            tokens = read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))
+            document_starts = read_dataset(path, file.id, "document_starts", START_TYPE)
+    except NotPlain as error:
+        raise _damaged(path, str(error)) from None
     except HDF5_ERRORS as error:
         raise _damaged(path, f"HDF5 reports: {' '.join(str(error).split())}") from error
     if violation := _first_violation(header, tokens, document_starts):
@@ -170,50 +169,13 @@ def _first_violation(header: dict, tokens: np.ndarray, document_starts: np.ndarr
 
 
 def _read_header(path: str | Path, file: h5py.h5f.FileID) -> dict:
-    version = _read_attribute(path, file, "version", INTEGER_TYPE)
+    version = read_attribute(file, "version", INTEGER_TYPE)
     if version != VERSION:
         raise DataError(
             f"{path} is a token shard of version {version} and this npllm reads version {VERSION}: make it again from "
             "its text."
         )
     if h5py.h5a.get_num_attrs(file) != len(INTEGERS) + len(DIGESTS):
-        raise _damaged(path, "it has unknown attributes")
-    header = {name: int(_read_attribute(path, file, name, INTEGER_TYPE)) for name in INTEGERS}
-    return header | {name: _read_attribute(path, file, name, DIGEST_TYPE).decode("ascii") for name in DIGESTS}
-
-
-def _read_attribute(path: str | Path, file: h5py.h5f.FileID, name: str, dtype: np.dtype) -> np.generic:
-    if not h5py.h5a.exists(file, name.encode()):
-        raise _damaged(path, f"the attribute {name} is missing")
-    attribute = h5py.h5a.open(file, name.encode())
-    if attribute.shape != () or not _has_type(attribute, dtype):
-        raise _damaged(path, f"the attribute {name} has another type or shape")
-    value = np.empty((), dtype)
-    attribute.read(value)
-    return value[()]
-
-
-def _read_dataset(path: str | Path, file: h5py.h5f.FileID, name: str, dtype: np.dtype) -> np.ndarray:
-    """A whole 1-D dataset. Each check stands before the first call that the thing it excludes could abuse."""
-    root = h5py.h5g.open(file, b"/")
-    if root.get_num_objs() != 2 or not root.links.exists(name.encode()):
-        raise _damaged(path, "it does not hold exactly tokens and document_starts")
-    if root.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise _damaged(path, f"{name} is a link to elsewhere")
-    dataset = h5py.h5d.open(file, name.encode())
-    creation = dataset.get_create_plist()  # contiguous means: no chunks, so no filters, and not virtual
-    if creation.get_layout() != h5py.h5d.CONTIGUOUS or creation.get_external_count():
-        raise _damaged(path, f"{name} is not stored plainly inside the file")
-    if not _has_type(dataset, dtype):
-        raise _damaged(path, f"{name} is not {dtype.name}")
-    if dataset.rank != 1:
-        raise _damaged(path, f"{name} is not one-dimensional")
-    offset = dataset.get_offset() or 0  # None: never allocated, and would read as zeros of whatever length it claims
-    if offset + dataset.shape[0] * dtype.itemsize > os.path.getsize(path):
-        raise _damaged(path, f"{name} claims more bytes than the file holds")
-    return h5py.Dataset(dataset)[()]
-
-
-def _has_type(thing: h5py.h5a.AttrID | h5py.h5d.DatasetID, dtype: np.dtype) -> bool:
-    """Exactly this type in the file: no object, variable-length, enumerated, compound or other-endian relative."""
-    return thing.get_type().equal(h5py.h5t.py_create(dtype))
+        raise NotPlain("it has unknown attributes")
+    header = {name: int(read_attribute(file, name, INTEGER_TYPE)) for name in INTEGERS}
+    return header | {name: read_attribute(file, name, DIGEST_TYPE).decode("ascii") for name in DIGESTS}

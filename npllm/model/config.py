@@ -5,6 +5,8 @@ from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
 
+LONGEST_BLOCK = 1 << 17
+
 
 def check_choices(section: str, config) -> None:
     """Raise ConfigError if a field of the dataclass `config` that is a Literal holds none of its values."""
@@ -47,6 +49,8 @@ class Architecture:
         for field in ("n_layer", "n_head", "n_embd", "block_size"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"model.{field} is {getattr(self, field)}, but must be at least 1.")
+        if self.block_size > LONGEST_BLOCK:  # the one number that no count of parameters bounds
+            raise ConfigError(f"model.block_size is {self.block_size}, but must be at most {LONGEST_BLOCK}.")
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"model.n_embd = {self.n_embd} cannot be divided into model.n_head = {self.n_head} heads of equal "

@@ -6,6 +6,7 @@ a split of the buffer at one place. Every view starts on a 64-byte boundary; the
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod, sqrt
 
 import numpy as np
@@ -51,6 +52,12 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tie_embeddings:
         shapes["lm_head"] = (V, C)
     return shapes
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Number of parameters of a model, without building it. A block is like any other, so two models tell all."""
+    one, two = (sum(map(prod, parameter_shapes(replace(config, n_layer=n_layer)).values())) for n_layer in (1, 2))
+    return one + (config.n_layer - 1) * (two - one)
 
 
 class Parameters(Mapping[str, np.ndarray]):

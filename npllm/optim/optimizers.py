@@ -23,15 +23,19 @@ class Optimizer(ABC):
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
 
-    def step(self, *, grad_clip: float = 0.0, lr: float | None = None) -> float:
+    def gradient_norm(self) -> float:
+        """Euclidean norm of `model.grads`."""
+        return self.model.ops.gradient_norm(self.model.grads.flat)
+
+    def step(self, *, grad_clip: float = 0.0, lr: float | None = None, norm: float | None = None) -> float:
         """Update the parameters from `model.grads` and set those to zero.
 
         grad_clip: a longer gradient is shortened to this norm; 0 = never. lr: instead of the optimiser's own, for this
-        update. Returns the norm of the gradient before clipping. A gradient that is not finite raises TrainingError and
-        leaves everything as it was.
+        update. norm: what `gradient_norm` gave, where it was asked. Returns the norm of the gradient before clipping.
+        A gradient that is not finite raises TrainingError and leaves everything as it was.
         """
         params, grads = self.model.params, self.model.grads
-        norm = self.model.ops.gradient_norm(grads.flat)
+        norm = self.gradient_norm() if norm is None else norm
         if not isfinite(norm):
             raise TrainingError(
                 f"The gradient of update {self.updates + 1} is not finite ({norm}); lower optim.lr or lengthen "

@@ -6,10 +6,9 @@ from statistics import median
 
 import numpy as np
 
-from npllm.data.sampler import WindowSampler
 from npllm.optim import BatchConfig, batch_size
 from npllm.training.config import RunConfig
-from npllm.training.loop import build_state, make_update
+from npllm.training.loop import NextTokenGradients, build_state, make_update
 
 MAX_STEPS = 1_000_000
 SHARE_OF_BUDGET = 0.03  # spent on the measurement
@@ -21,10 +20,9 @@ def warm_up(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
     Returns its peak memory in bytes: parameters, gradients, moments and activations.
     """
     state = build_state(config, vocab_size)
-    sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
     rows = min(config.batch.size, config.batch.micro_size)
     one_micro_batch = replace(config, batch=BatchConfig(size=rows, micro_size=rows))
-    make_update(state, one_micro_batch.with_steps(1), tokens, sampler)
+    make_update(state, one_micro_batch.with_steps(1), NextTokenGradients(one_micro_batch, tokens))
     buffers = [*state.arrays().values(), state.model.grads.flat]
     model = state.model
     return model.arena.peak + model.scratch.peak + sum(array.nbytes for array in buffers)
@@ -38,13 +36,13 @@ def steps_in_budget(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> i
     """
     budget = 60.0 * config.train.minutes
     state = build_state(config, vocab_size)
-    sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
     full_size = BatchConfig(size=config.batch.size, micro_size=config.batch.micro_size)
     no_ramp = replace(config, batch=full_size).with_steps(MAX_STEPS)
+    gradients = NextTokenGradients(no_ramp, tokens)
     seconds = []
     end = time.perf_counter() + SHARE_OF_BUDGET * budget
     while len(seconds) < 3 or time.perf_counter() < end:
-        seconds.append(make_update(state, no_ramp, tokens, sampler).seconds)
+        seconds.append(make_update(state, no_ramp, gradients).seconds)
     per_sequence = median(seconds[1:]) / config.batch.size
     steps, spent = 0, per_sequence * batch_size(0, config.batch)  # seconds at the end of the step after `steps`
     while spent <= budget and steps < MAX_STEPS:

@@ -23,6 +23,7 @@ import tyro
 from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.training.spikes import SpikeConfig
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     """steps between checkpoints"""
     keep: int = 2
-    """checkpoints to keep"""
+    """last checkpoints to keep, besides the best and one at least 100 steps old"""
     seed: int = 0
     """of the initial weights, the order of the data and dropout"""
     dtype: Literal["float32", "float64", "bf16"] = "float32"
@@ -94,6 +95,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    spikes: SpikeConfig = field(default_factory=SpikeConfig)
 
     def __post_init__(self):
         for section, table in asdict(self).items():

@@ -1,19 +1,22 @@
-"""The training loop: sample, forward and backward, clip and update, again."""
+"""The training loop: sample, forward and backward, judge, clip and update, again."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 
 import numpy as np
 
-from npllm.data.sampler import WindowSampler, batch
-from npllm.errors import TrainingError
+from npllm.data.sampler import WindowSampler, batch, next_ids
 from npllm.model import GPT, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate
 from npllm.training.config import RunConfig
-from npllm.training.machine import usable_dtype
+from npllm.training.machine import check_memory, usable_dtype
+from npllm.training.spikes import Spike, SpikeDetector
 from npllm.training.state import LoopState
+
+# Adds the gradient of a batch to the model's; returns its loss. The batch: absolute sample ids, (rows,), of update
+# number `step`, which addresses the dropout masks.
+Gradients = Callable[[GPT, np.ndarray, int], float]
 
 
 @dataclass(frozen=True)
@@ -30,41 +33,72 @@ class Update:
 
 
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
-    """Model and optimiser at the beginning of a run."""
+    """Model and optimiser at the beginning of a run. Raises ResourceError when they are larger than the memory."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
+    check_memory(model_config)
     model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
-    return LoopState(model, build_optimizer(model, config.optim))
+    detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
+    return LoopState(model, build_optimizer(model, config.optim), detector)
 
 
-def updates(state: LoopState, config: RunConfig, tokens: np.ndarray) -> Iterator[Update]:
-    """Make the updates that remain of config.train.steps, on windows of `tokens`, (n_tokens,); yield after each.
+class NextTokenGradients:
+    """Pretraining: predict each next token in windows of `tokens`, (n_tokens,); micro-batches add up."""
 
-    Between two of them the state is complete: saved there and restored later, it goes on bit for bit.
+    def __init__(self, config: RunConfig, tokens: np.ndarray):
+        self.tokens = tokens
+        self.micro_size = config.batch.micro_size
+        self.sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
+
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> float:
+        T, loss = self.sampler.block_size, 0.0
+        for first in range(0, len(ids), self.micro_size):
+            positions = self.sampler.positions(ids[first : first + self.micro_size])
+            x, y = batch(self.tokens, positions, T)  # (rows of the micro-batch, T)
+            loss += model.loss_and_grad(x, y, n_targets=len(ids) * T, step=step, first_row=first)
+        return loss
+
+
+def updates(
+    state: LoopState, config: RunConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
+) -> Iterator[Update | Spike]:
+    """Make the updates that remain of config.train.steps; yield after each.
+
+    Between two of them the state is complete: saved there and restored later, it goes on bit for bit. A spike is
+    yielded instead of an update, before the optimiser touched anything; whoever iterates then restores an earlier
+    state, and the loop goes on from that. skipped: ranges of sample ids to leave out, read anew for each batch.
     """
-    sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
     while state.step < config.train.steps:
-        yield make_update(state, config, tokens, sampler)
+        yield make_update(state, config, gradients, skipped)
 
 
-def make_update(state: LoopState, config: RunConfig, tokens: np.ndarray, sampler: WindowSampler) -> Update:
-    """One update: the gradients of the batch's micro-batches add up, then the optimiser steps."""
+def make_update(
+    state: LoopState, config: RunConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
+) -> Update | Spike:
+    """One update, or the reason not to make it: see `updates`."""
     start = time.perf_counter()
-    step, T = state.step, config.model.block_size
+    step = state.step
     rows = batch_size(step, config.batch)
     lr = learning_rate(step, config.train.steps, config.optim)
+    ids = next_ids(state.next_sample, rows, skipped)
+    end = int(ids[-1]) + 1
 
-    loss = 0.0
-    for first in range(0, rows, config.batch.micro_size):
-        last = min(first + config.batch.micro_size, rows)
-        ids = np.arange(state.next_sample + first, state.next_sample + last)
-        x, y = batch(tokens, sampler.positions(ids), T)  # (rows of the micro-batch, T)
-        loss += state.model.loss_and_grad(x, y, n_targets=rows * T, step=step, first_row=first)
-    if not isfinite(loss):
-        raise TrainingError(f"The loss of step {step + 1} is {loss}; lower optim.lr or lengthen optim.warmup_steps.")
-    grad_norm = state.optimizer.step(grad_clip=config.optim.grad_clip, lr=lr)
+    loss = gradients(state.model, ids, step)
+    grad_norm = state.optimizer.gradient_norm()
+    if config.spikes.enabled and (reason := _reason(state, loss, grad_norm)):
+        return Spike(step + 1, loss, grad_norm, state.tokens, (int(ids[0]), end), reason)
+    state.optimizer.step(grad_clip=config.optim.grad_clip, lr=lr, norm=grad_norm)
 
-    state.next_sample += rows
-    state.tokens += rows * T
+    state.detector.accept(loss, grad_norm)
+    state.next_sample = end
+    state.tokens += rows * config.model.block_size
     seconds = time.perf_counter() - start
     state.seconds += seconds
     return Update(state.step, loss, grad_norm, lr, rows, state.tokens, seconds)
+
+
+def _reason(state: LoopState, loss: float, grad_norm: float) -> str | None:
+    """Why an update from these must not be made: what the detector says, or broken moments of the optimiser."""
+    if reason := state.detector.reason(state.step, loss, grad_norm):
+        return reason
+    broken = state.not_finite(state.optimizer.state_names)
+    return f"{broken} holds values that are not finite" if broken else None

@@ -1,13 +1,17 @@
 """What this machine is and how fast it could be."""
 
+import os
 import platform
 import time
 from pathlib import Path
 
 import numpy as np
 
+from npllm.errors import ResourceError
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
+from npllm.model import ModelConfig
+from npllm.model.parameters import parameter_count
 
 
 def cpu_model() -> str:
@@ -18,6 +22,17 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def check_memory(config: ModelConfig) -> None:
+    """Raise ResourceError for a model that cannot be trained here, before it takes all the memory there is."""
+    needed = 16.0 * parameter_count(config)  # parameters, gradients and two moments in float32, and no activations
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
+        raise ResourceError(
+            f"The model needs {needed / 1e9:,.0f} GB to train without its activations, but this machine has "
+            f"{available / 1e9:,.0f} GB; lower model.n_embd, model.n_layer or data.vocab_size."
+        )
 
 
 def usable_dtype(dtype: str) -> str:

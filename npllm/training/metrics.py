@@ -7,6 +7,7 @@ from typing import Any
 
 from npllm.atomic import write_atomically
 from npllm.errors import DataError, ResourceError
+from npllm.strict_json import parse_json
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -22,16 +23,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
-        record = json.loads(line)
+        record = parse_json(line)
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
     raise DataError(f"{path}, line {number}, is not the record of a step; delete that line.")
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
-    """Keep the lines up to that of `step`: what a stopped run wrote beyond its checkpoint will come again."""
-    kept = [record for record in read_metrics(path) if record["step"] <= step]
-    write_atomically(path, "".join(map(_line, kept)).encode())
+    """Keep the lines up to that of `step`: what a stopped run wrote beyond its checkpoint will come again, and a power
+    cut may have damaged it."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    kept = []
+    for number, line in enumerate(lines[:step], 1):
+        record = _record(path, number, line)
+        if record["step"] > step:
+            break
+        kept.append(_line(record))
+    write_atomically(path, "".join(kept).encode())
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:

@@ -2,30 +2,26 @@
 
 import platform
 import shutil
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numba
 from rich.console import Console
 
 from npllm.atomic import write_atomically
 from npllm.data.shards import TokenShard
-from npllm.errors import ConfigError, Interrupted, ResourceError
+from npllm.errors import ConfigError, ResourceError
 from npllm.training.calibration import steps_in_budget, warm_up
-from npllm.training.checkpoint import checkpoints, restore_checkpoint, save_checkpoint
+from npllm.training.checkpoint_store import MOST_BESIDES_KEEP
 from npllm.training.config import RunConfig, TrainConfig, config_text, load_config
 from npllm.training.evaluation import quick_loss
-from npllm.training.interrupts import stop_on_signals
-from npllm.training.loop import build_state, updates
-from npllm.training.machine import cpu_model, matmul_peak, usable_dtype
-from npllm.training.metrics import append_metrics, drop_metrics_after
+from npllm.training.loop import NextTokenGradients, build_state
+from npllm.training.machine import cpu_model, usable_dtype
 from npllm.training.prepare import prepare_data
-from npllm.training.progress import ProgressView
 from npllm.training.results import report_results
 from npllm.training.run_folder import RunFolder, create_run, open_run
 from npllm.training.state import LoopState
+from npllm.training.train import Stage, train
 
 
 def pretrain(config: RunConfig, path: Path, console: Console) -> None:
@@ -47,56 +43,30 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
         what = f"{len(skipped)} files that are empty or no UTF-8 text were skipped, the first of them {skipped[0]}"
         console.print(what, highlight=False, markup=False, soft_wrap=True)
     console.print(describe(config, state, train_shard, val_shard, memory), highlight=False, soft_wrap=True)
-    train(run, config, state, train_shard, val_shard, console)
-    report_results(run, state, val_shard, console)
+    with run.lock():
+        train(run, config, state, next_token_stage(config, train_shard, val_shard), console)
+        report_results(run, state, val_shard, console)
 
 
 def resume(path: Path, console: Console) -> None:
     """Go on where a run stopped, bit for bit."""
     run = open_run(path)
-    config = load_config(run.config)
-    set_up_kernels(config.train, console)
-    train_shard, val_shard = run.load_shards()
-    state = build_state(config, train_shard.vocab_size)
-    if checkpoints(run.checkpoints):
-        restore_checkpoint(run.newest_checkpoint(), state)
-    where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
-    train(run, config, state, train_shard, val_shard, console)
-    report_results(run, state, val_shard, console)
+    with run.lock():
+        config = load_config(run.config)
+        set_up_kernels(config.train, console)
+        train_shard, val_shard = run.load_shards()
+        state = build_state(config, train_shard.vocab_size)
+        train(run, config, state, next_token_stage(config, train_shard, val_shard), console)
+        report_results(run, state, val_shard, console)
 
 
-def train(
-    run: RunFolder,
-    config: RunConfig,
-    state: LoopState,
-    train_shard: TokenShard,
-    val_shard: TokenShard,
-    console: Console,
-) -> None:
-    """Make the updates that remain, with metrics, a look at the validation text and checkpoints on the way."""
-    T = config.model.block_size
-    flops_per_token = state.model.config.flops_per_token(T)
-    peak = matmul_peak(state.model.dtype)
-    tokens_per_byte = len(train_shard.tokens) / train_shard.n_bytes
-    view = ProgressView(
-        console, config, state.step, tokens_per_byte=tokens_per_byte, flops_per_token=flops_per_token, peak=peak
+def next_token_stage(config: RunConfig, train_shard: TokenShard, val_shard: TokenShard) -> Stage:
+    """What is particular to pretraining."""
+    return Stage(
+        gradients=NextTokenGradients(config, train_shard.tokens),
+        validate=lambda model: quick_loss(model, val_shard.tokens),
+        tokens_per_byte=len(train_shard.tokens) / train_shard.n_bytes,
     )
-    drop_metrics_after(run.metrics, state.step)
-    with stop_on_signals() as stop, view:
-        for update in updates(state, config, train_shard.tokens):
-            record: dict[str, Any] = asdict(update)
-            record["tokens_per_s"] = update.batch * T / update.seconds
-            record["mfu"] = record["tokens_per_s"] * flops_per_token / peak
-            is_last, stopping = update.step == config.train.steps, stop.requested
-            if update.step % config.train.eval_every == 0 or is_last:
-                record["val_loss"] = quick_loss(state.model, val_shard.tokens)
-            append_metrics(run.metrics, record)
-            view.show(update, T)
-            if update.step % config.train.checkpoint_every == 0 or is_last or stopping:
-                save_checkpoint(run.checkpoints, state, config.train.keep)
-            if stopping and not is_last:
-                raise Interrupted(f"Stopped and saved after step {update.step}; go on with: npllm resume {run.path}")
 
 
 def describe(config: RunConfig, state: LoopState, train: TokenShard, val: TokenShard, memory: int) -> str:
@@ -117,12 +87,14 @@ def describe_machine() -> dict[str, str]:
 
 
 def check_disk(folder: Path, state: LoopState, keep: int) -> None:
-    """Raise ResourceError before training when the checkpoints would not fit: `keep`, and the one being written."""
-    needed = (keep + 1) * sum(array.nbytes for array in state.arrays().values())
+    """Raise ResourceError before training when the checkpoints would not fit: all that are kept, and the one being
+    written."""
+    count = keep + MOST_BESIDES_KEEP + 1
+    needed = count * sum(array.nbytes for array in state.arrays().values())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(
-            f"The disk of --out has {free / 1e6:.0f} MB free, but {keep + 1} checkpoints need {needed / 1e6:.0f} MB; "
+            f"The disk of --out has {free / 1e6:.0f} MB free, but {count} checkpoints need {needed / 1e6:.0f} MB; "
             "free some, lower train.keep, or choose another --out."
         )
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from npllm.optim import batch_size
 from npllm.training.config import RunConfig
 from npllm.training.loop import Update
+from npllm.training.spikes import Spike
 
 SMOOTHING = 0.95  # of the shown loss and speed: a memory of about 20 steps
 PLAIN_LINES = 10  # of a whole run, where the output is not a terminal
@@ -43,9 +44,9 @@ class ProgressView:
             disable=not console.is_terminal,
         )
         # Sequences, not steps: with a growing batch the early steps take the least time.
-        sequences = [batch_size(step, config.batch) for step in range(self.n_steps)]
-        done = sum(sequences[:first_step])
-        self._task = self._bar.add_task("", total=sum(sequences), completed=done, figures="")
+        self._sequences = [batch_size(step, config.batch) for step in range(self.n_steps)]
+        done = sum(self._sequences[:first_step])
+        self._task = self._bar.add_task("", total=sum(self._sequences), completed=done, figures="")
 
     def __enter__(self) -> "ProgressView":
         self._bar.start()
@@ -67,6 +68,18 @@ class ProgressView:
         self._bar.update(self._task, advance=update.batch, description=step, figures=figures)
         if not self.console.is_terminal and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
             self.console.print(f"{step} · {figures}", highlight=False, soft_wrap=True)
+
+    def rolled_back(self, spike: Spike, step: int, skipped: tuple[int, int]) -> None:
+        """Say what was seen and done; the bar goes back to `step`."""
+        start, end = skipped
+        self.console.print(
+            f"Loss spike at step {spike.step}: {spike.reason}. Back to step {step}, without the samples {start:,} to "
+            f"{end - 1:,}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self._loss = None
+        self._bar.update(self._task, completed=sum(self._sequences[:step]))
 
 
 def _smooth(old: float | None, new: float) -> float:

@@ -1,5 +1,6 @@
 """Where the files of a run lie."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
-from npllm.training.checkpoint import checkpoints, model_from_checkpoint
+from npllm.training.checkpoint import model_from_checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -58,10 +63,26 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path:
         """Raises DataError when there is none."""
-        found = checkpoints(self.checkpoints)
+        found = list(self.checkpoints.glob("step-*.h5"))
         if not found:
             raise DataError(f"{self.path} has no checkpoint; train first (npllm resume {self.path}, if it is a run).")
-        return found[-1]
+        return max(found)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that trains this run. Raises ConfigError when another one does.
+
+        The lock is the operating system's and lies on config.toml, which is never replaced: it ends with the process,
+        however that ends, so there is no stale lock.
+        """
+        with self.config.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path} is being trained by another process; wait until it ends, or stop it."
+                ) from error
+            yield
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""

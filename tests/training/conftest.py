@@ -3,13 +3,13 @@
 import pytest
 from small_runs import pretrain_arguments, run, write_text
 
-from npllm.training import pretrain, results
+from npllm.training import results, train
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Leave out what a run does after its last step, and the measurement of the machine's peak."""
-    monkeypatch.setattr(pretrain, "matmul_peak", lambda dtype: 1e9)
+    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
     monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
     monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)
 

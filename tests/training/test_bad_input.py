@@ -79,13 +79,13 @@ def test_not_enough_disk(tmp_path, capsys, monkeypatch):
     one_state = sum(array.nbytes for array in arrays.values())
     shutil.rmtree(out)
 
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(4 * one_state - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(8 * one_state - 1))
     message = refused(capsys, *arguments, exit_code=5)
-    assert "4 checkpoints need" in message
+    assert "8 checkpoints need" in message
     assert "lower train.keep" in message
     assert not list(tmp_path.glob("out/*"))
 
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(4 * one_state))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(8 * one_state))
     assert run(*arguments) == 0
 
 
@@ -190,7 +190,7 @@ def damage_toml(run_folder):
 def other_model(run_folder):
     path = run_folder / "config.toml"
     path.write_text(path.read_text().replace("n_embd = 8", "n_embd = 16"))
-    return 3, "step-00000012.h5 belongs to another model than config.toml describes"
+    return 2, "step-00000012.h5 belongs to another model than config.toml describes"
 
 
 def damage_shard(run_folder):

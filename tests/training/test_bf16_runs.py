@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from small_runs import pretrain_arguments, run, write_text
+from small_runs import checkpoints, pretrain_arguments, run, write_text
 
 import npllm
-from npllm.training.checkpoint import checkpoints, load_checkpoint
+from npllm.training.checkpoint import load_checkpoint
 
 
 def weights(folder):
-    _, arrays = load_checkpoint(checkpoints(folder / "checkpoints")[-1])
+    _, arrays = load_checkpoint(checkpoints(folder)[-1])
     return arrays["params"]
 
 

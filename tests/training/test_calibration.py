@@ -23,7 +23,7 @@ def updates_of(monkeypatch):
     def install(*seconds):
         clock, made = [100.0], []
 
-        def make_update(state, config, tokens, sampler):
+        def make_update(state, config, gradients):
             took = seconds[min(len(made), len(seconds) - 1)]
             clock[0] += took
             made.append(config.batch)

@@ -1,31 +1,22 @@
 """What a checkpoint holds, what is no checkpoint, and what a full disk leaves behind."""
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import replace
 from itertools import islice
 
 import h5py
 import numpy as np
 import pytest
-from small_runs import content, pretrain_arguments, refused, run, state_digests, write_text
+from checkpoint_files import described, edit, reseal, write_checkpoint
+from small_runs import checkpoints
 
-from npllm.errors import DataError, ResourceError
+from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training.checkpoint import (
-    checkpoint_path,
-    checkpoints,
-    load_checkpoint,
-    model_from_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from npllm.training.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
 from npllm.training.config import RunConfig, TrainConfig
-from npllm.training.loop import build_state, updates
+from npllm.training.loop import NextTokenGradients, build_state, updates
 
 V = 7
 TOKENS = np.random.default_rng(0).integers(0, V, 100).astype(np.uint16)
@@ -35,19 +26,20 @@ CONFIG = RunConfig(
     batch=BatchConfig(size=2, micro_size=2),
     train=TrainConfig(steps=9),
 )
+GRADIENTS = NextTokenGradients(CONFIG, TOKENS)
 
 
 @pytest.fixture
 def state():
     """After three updates."""
     state = build_state(CONFIG, V)
-    assert len(list(islice(updates(state, CONFIG, TOKENS), 3))) == 3
+    assert len(list(islice(updates(state, CONFIG, GRADIENTS), 3))) == 3
     return state
 
 
 @pytest.fixture
 def saved(tmp_path, state):
-    return save_checkpoint(tmp_path, state, keep=1)
+    return write_checkpoint(tmp_path, state)
 
 
 def test_round_trip(saved, state):
@@ -55,7 +47,9 @@ def test_round_trip(saved, state):
     again.model.grads.flat[:] = 1  # of an update that was under way
     restore_checkpoint(saved, again)
     assert again.counters() == state.counters()
-    assert again.counters() == {"updates": 3, "next_sample": 6, "tokens": 24, "seconds": state.seconds}
+    counted = {"updates": 3, "next_sample": 6, "tokens": 24, "seconds": state.seconds, "rollbacks": 0}
+    assert again.counters() == counted | {"accepted": state.detector.history()}
+    assert len(again.detector.losses) == 3
     assert sorted(again.arrays()) == ["adam_m", "adam_v", "params"]
     for name, array in state.arrays().items():
         assert array.any()
@@ -77,7 +71,7 @@ def test_the_file_says_where_each_parameter_lies(saved, state):
         assert {name: (dataset.shape, dataset.dtype) for name, dataset in file.items()} == dict.fromkeys(
             ("params", "adam_m", "adam_v"), (flat.shape, np.dtype("float32"))
         )
-    assert description["version"] == 1
+    assert description["version"] == 2
     assert description["model"]["vocab_size"] == V
     assert description["table"].keys() == state.model.params.keys()
     for name, (offset, shape) in description["table"].items():
@@ -89,45 +83,35 @@ def test_a_deep_model_has_a_long_table(tmp_path):
     """An HDF5 attribute must not be stored where 64 KiB is the limit."""
     deep = replace(CONFIG, model=replace(CONFIG.model, n_layer=130))
     state = build_state(deep, V)
-    path = save_checkpoint(tmp_path, state, keep=1)
+    path = write_checkpoint(tmp_path, state)
     description, _ = load_checkpoint(path)
     assert len(json.dumps(description)) > 2**16
     restore_checkpoint(path, state)
 
 
-def test_only_the_newest_are_kept(tmp_path):
-    state = build_state(CONFIG, V)
-    for _ in updates(state, CONFIG, TOKENS):
-        save_checkpoint(tmp_path, state, keep=3)
-        newest = range(max(1, state.step - 2), state.step + 1)
-        assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in newest]
-    assert checkpoint_path(tmp_path, 9).name == "step-00000009.h5"
-
-
-def edit(path, change):
-    with h5py.File(path, "r+") as file:
-        change(file)
-
-
-def described(**changes):
-    def change(file):
-        description = json.loads(file.attrs["state"]) | changes
-        file.attrs["state"] = json.dumps({name: value for name, value in description.items() if value is not None})
-
-    return lambda path: edit(path, change)
-
-
 def with_params(params):
-    def change(file):
+    def change(description, file):
         del file["params"]
-        if params is not None:
-            file["params"] = params
+        file["params"] = params
 
-    return lambda path: edit(path, change)
+    return lambda path: reseal(path, change)
 
 
 def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(file):
+    bits = file["params"][:].view(np.uint32)
+    bits[7] ^= 1
+    file["params"][:] = bits.view(np.float32)
+
+
+def with_nan(path):
+    def change(_, file):
+        file["params"][5] = np.nan
+
+    reseal(path, change)
 
 
 DAMAGES = {
@@ -135,17 +119,29 @@ DAMAGES = {
     "empty": (lambda path: path.write_bytes(b""), "not a whole checkpoint"),
     "text": (lambda path: path.write_text("no HDF5"), "not a whole checkpoint"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "not a whole checkpoint"),
-    "version": (described(version=99), "version 99, but this npllm reads version 1; use the npllm that wrote it"),
-    "no version": (described(version=None), "not a whole checkpoint"),
+    "version": (described(version=1), "version 1, but this npllm reads version 2; use the npllm that wrote it"),
+    "no version": (described(version=None), "version None, but this npllm reads version 2"),
     "no model": (described(model=None), "not a whole checkpoint"),
     "no counters": (described(counters=None), "not a whole checkpoint"),
     "no state": (lambda path: edit(path, lambda file: file.attrs.pop("state")), "not a whole checkpoint"),
-    "state no JSON": (lambda path: edit(path, lambda file: file.attrs.create("state", "{")), "not a whole checkpoint"),
-    "state a list": (lambda path: edit(path, lambda file: file.attrs.create("state", "[]")), "not a whole checkpoint"),
-    "shape": (with_params(np.zeros(3, np.float32)), r"should hold params as \(\d+,\) float32, but has \(3,\) float32"),
-    "dtype": (with_params(np.zeros(640, np.float64)), "float32, but has .* float64"),
-    "missing": (with_params(None), "float32, but has nothing"),
-    "scalar": (with_params(np.float32(1)), "not a whole checkpoint"),
+    "state no JSON": (
+        lambda path: edit(path, lambda file: file.attrs.create("state", np.bytes_("{"))),
+        "not a whole checkpoint",
+    ),
+    "state a list": (lambda path: edit(path, lambda file: file.attrs.create("state", np.bytes_("[]"))), "version None"),
+    "fewer": (with_params(np.zeros(3, np.float32)), r"but has \(3,\) float32|the file holds 3"),
+    "more": (
+        with_params(np.zeros(9999, np.float32)),
+        r"should hold params as \(\d+,\) float32, but has \(9999,\) float32",
+    ),
+    "dtype": (with_params(np.zeros(640, np.float64)), "params is not float32"),
+    "missing": (
+        lambda path: edit(path, lambda file: file.pop("params")),
+        "not hold exactly params and adam_m and adam_v",
+    ),
+    "scalar": (with_params(np.float32(1)), "params is not one-dimensional"),
+    "other values": (lambda path: edit(path, flip_a_bit), "its content does not match its SHA-256"),
+    "not a number": (with_nan, "is poisoned .params holds values that are not finite"),
     "group": (lambda path: edit(path, lambda file: file.create_group("more")), "not a whole checkpoint"),
 }
 
@@ -160,90 +156,64 @@ def test_what_is_no_checkpoint_is_named(saved, damage, complaint):
 
 
 def test_moments_and_counters_matter_for_going_on_only(saved):
-    def remove(file):
+    def remove(description, file):
+        description["arrays"].remove("adam_v")
         del file["adam_v"]
 
-    edit(saved, remove)
+    reseal(saved, remove)
     model_from_checkpoint(saved)
     with pytest.raises(DataError, match=r"step-00000003\.h5 should hold adam_v"):
         restore_checkpoint(saved, build_state(CONFIG, V))
 
 
-@pytest.mark.parametrize("counters", [{}, [], {"updates": 3, "next_sample": 6, "tokens": 24}])
-def test_counters_that_are_incomplete(saved, counters):
-    described(counters=counters)(saved)
-    with pytest.raises(DataError, match=r"step-00000003\.h5 has unusable counters"):
-        restore_checkpoint(saved, build_state(CONFIG, V))
+GOOD = {"updates": 3, "next_sample": 6, "tokens": 24, "seconds": 0.1, "rollbacks": 0, "accepted": [[2.0, 0.5]]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"updates": None},
+        {"updates": -1},
+        {"updates": 2**63},
+        {"next_sample": "6"},
+        {"tokens": 24.0},
+        {"rollbacks": True},
+        {"seconds": -1.0},
+        {"seconds": "1"},
+        {"accepted": None},
+        {"accepted": [[2.0]]},
+        {"accepted": [[2.0, "0.5"]]},
+        {"accepted": {"2.0": 0.5}},
+    ],
+)
+def test_counters_that_cannot_be(saved, state, changes):
+    described(counters=GOOD)(saved)
+    restore_checkpoint(saved, build_state(CONFIG, V))
+    described(counters=GOOD | changes)(saved)
+    before = state.counters()
+    with pytest.raises(DataError, match=rf"step-00000003\.h5 has unusable counters \({next(iter(changes))} is"):
+        restore_checkpoint(saved, state)
+    assert state.counters() == before
 
 
 def test_the_checkpoint_of_another_model(saved):
     for model in (replace(CONFIG.model, n_layer=2), replace(CONFIG.model, mlp="swiglu")):
-        with pytest.raises(DataError, match=r"step-00000003\.h5 belongs to another model than config\.toml describes"):
+        with pytest.raises(
+            ConfigError, match=r"step-00000003\.h5 belongs to another model than config\.toml describes"
+        ):
             restore_checkpoint(saved, build_state(replace(CONFIG, model=model), V))
 
 
-@pytest.mark.parametrize("model", [{"n_layer": 0}, {"depth": 3}, {"n_head": "two"}, []])
+@pytest.mark.parametrize(
+    "model", [{"n_layer": 0}, {"depth": 3}, {"n_head": "two"}, {"n_layer": 10**12}, {"vocab_size": 10**12}]
+)
 def test_a_description_of_no_model(saved, state, model):
-    described(model={**vars(state.model.config), **model} if model else model)(saved)
+    described(model={**vars(state.model.config), **model})(saved)
     with pytest.raises(DataError, match=r"step-00000003\.h5 describes no model that can be built"):
         model_from_checkpoint(saved)
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_older_checkpoints(tmp_path, state, monkeypatch, call):
-    save_checkpoint(tmp_path, state, keep=1)
-    before = content(tmp_path)
-    next(updates(state, CONFIG, TOKENS))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, no_space)
-        with pytest.raises(ResourceError, match=r"step-00000004\.h5 cannot be written .*free disk space"):
-            save_checkpoint(tmp_path, state, keep=1)
-    assert content(tmp_path) == before
-    save_checkpoint(tmp_path, state, keep=1)
-    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, 4)]
-
-
-def no_space(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_run_on_a_full_disk_goes_on_when_there_is_room(tmp_path, capsys, monkeypatch):
-    text = write_text(tmp_path)
-    settings = {"train__steps": 8, "train__checkpoint_every": 2}
-    assert run(*pretrain_arguments(text, tmp_path / "lucky", **settings)) == 0
-    real_replace = os.replace
-
-    def replace_until_step_6(source, target):
-        if "step-00000006" in str(target):
-            no_space()
-        real_replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace_until_step_6)
-        message = refused(capsys, *pretrain_arguments(text, tmp_path / "run", **settings), exit_code=5)
-    assert "step-00000006.h5 cannot be written" in message
-    assert run("resume", tmp_path / "run") == 0
-    assert state_digests(tmp_path / "run") == state_digests(tmp_path / "lucky")
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_damaged_newest_checkpoint_can_be_deleted(tmp_path, capsys, finished_run):
-    out = tmp_path / "run"
-    shutil.copytree(finished_run, out)
-    newest = checkpoints(out / "checkpoints")[-1]
-    cut(newest)
-    before = content(out)
-    message = refused(capsys, "resume", out, exit_code=3)
-    assert str(newest) in message
-    assert "delete it" in message
-    assert content(out) == before
-    newest.unlink()
-    assert run("resume", out) == 0
-    assert state_digests(out) == state_digests(finished_run)
-
-
 def test_the_summary_has_the_hash_of_the_weights(finished_run):
-    _, arrays = load_checkpoint(checkpoints(finished_run / "checkpoints")[-1])
+    _, arrays = load_checkpoint(checkpoints(finished_run)[-1])
     summary = json.loads((finished_run / "summary.json").read_text())
     assert summary["params_sha256"] == hashlib.sha256(arrays["params"].tobytes()).hexdigest()

@@ -5,15 +5,26 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from small_runs import content, pretrain_arguments, run, state_digests, stop_after, summary, untimed_metrics, write_text
+from checkpoint_files import write_checkpoint
+from small_runs import (
+    checkpoints,
+    content,
+    pretrain_arguments,
+    run,
+    state_digests,
+    stop_after,
+    summary,
+    untimed_metrics,
+    write_text,
+)
 
 from npllm.errors import DataError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training import pretrain
-from npllm.training.checkpoint import checkpoint_path, restore_checkpoint, save_checkpoint
+from npllm.training import train
+from npllm.training.checkpoint import checkpoint_path, restore_checkpoint
 from npllm.training.config import RunConfig, TrainConfig, config_text, load_config
-from npllm.training.loop import build_state, updates
+from npllm.training.loop import NextTokenGradients, build_state, updates
 from npllm.training.metrics import read_metrics
 
 STEPS = 12
@@ -46,14 +57,14 @@ def kill_after(monkeypatch, step, out):
     class Killed(BaseException):
         pass
 
-    def updates(*args, real=pretrain.updates):
+    def updates(*args, real=train.updates):
         for update in real(*args):
             if update.step > step:
                 raise Killed
             yield update
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "updates", updates)
+        patch.setattr(train, "updates", updates)
         with pytest.raises(Killed):
             run(*pretrain_arguments(write_text(out.parent), out, **SETTINGS))
 
@@ -87,8 +98,7 @@ def test_killed_between_checkpoints(tmp_path, monkeypatch, uninterrupted):
     """The steps since the last checkpoint come again, each once, and the line that was cut off is healed."""
     out = tmp_path / "run"
     kill_after(monkeypatch, 6, out)
-    checkpoints = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert checkpoints == ["step-00000004.h5"]
+    assert [path.name for path in checkpoints(out)] == ["step-00000000.h5", "step-00000004.h5"]
     with (out / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 7, "loss": 2.')
     assert run("resume", out) == 0
@@ -96,10 +106,10 @@ def test_killed_between_checkpoints(tmp_path, monkeypatch, uninterrupted):
 
 
 @pytest.mark.usefixtures("quick")
-def test_killed_before_the_first_checkpoint(tmp_path, monkeypatch, uninterrupted):
+def test_killed_before_the_first_scheduled_checkpoint(tmp_path, monkeypatch, uninterrupted):
     out = tmp_path / "run"
     kill_after(monkeypatch, 2, out)
-    assert list((out / "checkpoints").iterdir()) == []
+    assert [path.name for path in checkpoints(out)] == ["step-00000000.h5"]
     assert run("resume", out) == 0
     assert_same_run(out, uninterrupted)
 
@@ -125,10 +135,10 @@ def test_what_the_message_calls_saved_is_saved(tmp_path, monkeypatch, capsys):
             self.asked += 1
             return self.asked > 3
 
-    monkeypatch.setattr(pretrain, "stop_on_signals", lambda: nullcontext(Request()))
+    monkeypatch.setattr(train, "stop_on_signals", lambda: nullcontext(Request()))
     out = tmp_path / "run"
     assert run(*pretrain_arguments(write_text(tmp_path), out, **SETTINGS)) == 130
-    (saved,) = (out / "checkpoints").iterdir()
+    saved = checkpoints(out)[-1]
     said = int(capsys.readouterr().err.split("after step ")[1].split(";")[0])
     assert saved.name == f"step-{said:08d}.h5"
 
@@ -147,18 +157,19 @@ def test_saved_and_rebuilt_after_every_step(tmp_path, optimizer, dtype):
         train=TrainConfig(steps=8, dtype=dtype, seed=2**64 - 1),
     )  # fmt: skip
     tokens = np.random.default_rng(0).integers(0, 7, 90).astype(np.uint16)  # so few that epochs end inside a batch
+    gradients = NextTokenGradients(config, tokens)
     whole = build_state(config, 7)
-    expected = [update.loss for update in updates(whole, config, tokens)]
+    expected = [update.loss for update in updates(whole, config, gradients)]
 
     (tmp_path / "config.toml").write_text(config_text(config, {}))
-    save_checkpoint(tmp_path, build_state(config, 7), keep=1)
+    write_checkpoint(tmp_path, build_state(config, 7))
     losses = []
     for step in range(8):
         again = load_config(tmp_path / "config.toml")
         state = build_state(again, 7)
         restore_checkpoint(checkpoint_path(tmp_path, step), state)
-        losses.append(next(updates(state, again, tokens)).loss)
-        save_checkpoint(tmp_path, state, keep=1)
+        losses.append(next(updates(state, again, NextTokenGradients(again, tokens))).loss)
+        write_checkpoint(tmp_path, state)
     assert losses == expected
     for name, array in whole.arrays().items():
         assert hashlib.sha256(state.arrays()[name]).digest() == hashlib.sha256(array).digest(), name

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from small_runs import refused, run
 
 from npllm.errors import ConfigError, DataError
+from npllm.model.config import LONGEST_BLOCK
 from npllm.training import pretrain
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text, load_config, load_recipe
+from npllm.training.spikes import SpikeConfig
 
 RECIPES = sorted(path.name.removesuffix(".toml") for path in (resources.files("npllm") / "recipes").iterdir())
 
@@ -39,7 +41,7 @@ def run_configs(draw):
             n_head=n_head,
             n_kv_head=draw(st.sampled_from([None, n_kv_head])),
             n_embd=2 * n_head * draw(st.integers(1, 100)),
-            block_size=draw(counts),
+            block_size=draw(st.integers(1, LONGEST_BLOCK)),
             norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
             position=draw(st.sampled_from(["learned", "rotary"])),
             mlp=draw(st.sampled_from(["gelu", "swiglu"])),
@@ -72,6 +74,13 @@ def run_configs(draw):
             seed=draw(st.integers(0, 2**64 - 1)),
             dtype=draw(st.sampled_from(["float32", "float64"])),
             threads=draw(st.none() | counts),
+        ),
+        spikes=SpikeConfig(
+            enabled=draw(st.booleans()),
+            window=draw(st.integers(64, 10**6)),
+            sigma=draw(positive),
+            margin=draw(st.integers(0, 10**6)),
+            max_rollbacks=draw(st.integers(0, 10**6)),
         ),
     )
 

@@ -1,0 +1,216 @@
+"""The checkpoints of a run: written beside the training, listed with their hashes, and thinned out.
+
+    checkpoints/step-00000200.h5 ...    see checkpoint.py
+    checkpoints/manifest.json           per file: SHA-256, bytes, step, validation loss, rollbacks behind it
+
+Order of writing: the file, whole (atomic.py), then the manifest, then the deletion of what is not kept. So at every
+moment the manifest lists whole files only. It is an index and not the only truth: a whole file that it does not list,
+because a crash came between, is found by its own hash.
+
+Which ones are kept: the newest; of those made on schedule the last `keep`, the best (by validation loss), an anchor at
+least 100 steps old, because a run may notice late that it is poisoned, and the one that is to become the next anchor.
+An extra checkpoint, made because somebody stopped the run, counts for going on and nothing else. Otherwise a run that
+was stopped would have other checkpoints to roll back to than one that was not, and end with other weights.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+
+from npllm.atomic import remove_temporary_files, sync, write_atomically
+from npllm.errors import DataError
+from npllm.strict_json import parse_json
+from npllm.training.checkpoint import checkpoint_image, checkpoint_path, load_checkpoint
+from npllm.training.state import LoopState
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+ANCHOR_AGE = 100  # steps
+MOST_BESIDES_KEEP = 4  # files: the newest, the best, the anchor and the next anchor
+LARGEST_MANIFEST = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the manifest says of one checkpoint. val_loss: nats per token, None where it was not measured."""
+
+    step: int
+    sha256: str
+    bytes: int
+    val_loss: float | None
+    rollbacks: int
+
+    def __post_init__(self):
+        kinds = {"step": int, "sha256": str, "bytes": int, "val_loss": (float, type(None)), "rollbacks": int}
+        if any(not isinstance(getattr(self, name), kind) for name, kind in kinds.items()):
+            raise ValueError(f"an entry is {asdict(self)!r:.200}")
+
+
+class CheckpointStore:
+    """The checkpoints in a folder. Saving returns at once: one thread beside the training writes.
+
+    every: steps between checkpoints on schedule. refused: files that are no whole checkpoints, and why.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, every: int):
+        self.folder = folder
+        self.keep = keep
+        self.every = every
+        self.refused: dict[Path, str] = {}
+        listed, why = read_manifest(folder)
+        if why:
+            self.refused[folder / MANIFEST] = why
+        self.entries = {entry.step: entry for entry in listed}
+        for path in sorted(folder.glob("step-*.h5")):
+            if path not in {self.path(step) for step in self.entries}:
+                self._adopt(path)
+        self._thread: Thread | None = None
+        self._error: BaseException | None = None
+
+    def path(self, step: int) -> Path:
+        """Of the checkpoint after `step` updates."""
+        return checkpoint_path(self.folder, step)
+
+    def scheduled(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` updates; only such a one can be rolled back to."""
+        return step % self.every == 0
+
+    def _adopt(self, path: Path) -> None:
+        """List a file that is not in the manifest, if it is whole."""
+        try:
+            entry = entry_of(path)
+            if path != self.path(entry.step):
+                raise DataError(f"{path} holds the state after step {entry.step}; give it the name of that step.")
+        except DataError as error:
+            self.refused[path] = str(error)
+        else:
+            self.entries[entry.step] = entry
+
+    def refuse(self, step: int, why: str) -> None:
+        """Count a checkpoint no longer. Its file stays until the run comes to the same step again."""
+        self.refused[self.path(step)] = why
+        del self.entries[step]
+
+    def verify(self, step: int) -> None:
+        """Raise DataError unless the file is byte for byte what the manifest says."""
+        path, entry = self.path(step), self.entries[step]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); use another one.") from error
+        if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise DataError(f"{path} is damaged (its SHA-256 is not that of the manifest); use another one.")
+
+    def save(self, state: LoopState, val_loss: float | None) -> None:
+        """Take a snapshot, and let it be written while the training goes on. Raises what the last writing raised."""
+        self.wait()
+        image = checkpoint_image(state, val_loss)
+        self._thread = Thread(
+            target=self._try_to_write, args=(state.step, image, val_loss, state.rollbacks), daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until everything is on the disk. Raises ResourceError when it cannot be."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong with the writing since this was last called, if anything."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _try_to_write(self, *snapshot) -> None:
+        try:
+            self._write(*snapshot)
+        except BaseException as error:  # raised by the next wait(), in the thread that trains
+            self._error = error
+
+    def _write(self, step: int, image: memoryview, val_loss: float | None, rollbacks: int) -> None:
+        write_atomically(self.path(step), image)
+        digest = hashlib.sha256(image).hexdigest()
+        self.entries[step] = Entry(step, digest, len(image), val_loss, rollbacks)
+        self._write_manifest()
+        self.thin_out()
+
+    def _write_manifest(self) -> None:
+        table = {self.path(step).name: asdict(entry) for step, entry in sorted(self.entries.items())}
+        document = {"version": MANIFEST_VERSION, "checkpoints": table}
+        write_atomically(self.folder / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
+
+    def thin_out(self) -> None:
+        """Delete what is not to be kept; a crash on the way leaves too many and never too few."""
+        self.drop(set(self.entries) - kept(self.entries, keep=self.keep, every=self.every))
+
+    def drop(self, steps: set[int]) -> None:
+        """Delete these checkpoints: first from the list, then from the disk."""
+        if not steps:
+            return
+        for step in steps:
+            del self.entries[step]
+        self._write_manifest()
+        for step in steps:
+            self.path(step).unlink(missing_ok=True)
+        sync(self.folder)
+
+    def __enter__(self) -> "CheckpointStore":
+        remove_temporary_files(self.folder)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        if kind is not KeyboardInterrupt:  # who interrupts twice does not want to wait
+            self.wait()
+
+
+def kept(entries: dict[int, Entry], *, keep: int, every: int) -> set[int]:
+    """Which steps' checkpoints stay: see the beginning of this file."""
+    if not entries:
+        return set()
+    newest = max(entries)
+    scheduled = sorted(step for step in entries if step % every == 0)
+    judged = [step for step in scheduled if entries[step].val_loss is not None]
+    old = [step for step in scheduled if step <= newest - ANCHOR_AGE]
+    young = [step for step in scheduled if step > newest - ANCHOR_AGE]
+    best = sorted(judged, key=lambda step: (entries[step].val_loss, step))
+    return {newest, *scheduled[-keep:], *best[:1], *old[-1:], *young[:1]}
+
+
+def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
+    """The entries, and what is wrong with the manifest if it cannot be used. A folder without one has no entries."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return [], None
+    try:
+        with path.open("rb") as file:
+            document = parse_json(file.read(LARGEST_MANIFEST))
+        if document["version"] != MANIFEST_VERSION:
+            raise ValueError(f"it has version {document['version']!r:.20}")
+        entries = [Entry(**fields) for fields in document["checkpoints"].values()]
+        if list(document["checkpoints"]) != [checkpoint_path(folder, entry.step).name for entry in entries]:
+            raise ValueError("its names and steps differ")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [], f"{path} is damaged ({error}); delete it, and it is made again from the checkpoints."
+    return entries, None
+
+
+def entry_of(path: Path) -> Entry:
+    """The manifest's entry of a file, made from the file. Raises DataError when it is no whole checkpoint."""
+    content = path.read_bytes()
+    description = load_checkpoint(path).description
+    counters = description["counters"]
+    try:
+        return Entry(
+            counters["updates"],
+            hashlib.sha256(content).hexdigest(),
+            len(content),
+            description["val_loss"],
+            counters["rollbacks"],
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error

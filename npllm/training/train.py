@@ -1,0 +1,87 @@
+"""Training that survives: the loop with its checkpoints, rollbacks, log and live view, for every kind of training."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+
+from npllm.atomic import remove_temporary_files, sync
+from npllm.errors import Interrupted
+from npllm.training.checkpoint_store import CheckpointStore
+from npllm.training.config import RunConfig
+from npllm.training.interrupts import stop_on_signals
+from npllm.training.ledger import Ledger
+from npllm.training.loop import Gradients, Update, updates
+from npllm.training.machine import matmul_peak
+from npllm.training.metrics import append_metrics, drop_metrics_after
+from npllm.training.progress import ProgressView
+from npllm.training.recovery import Validate, restore_newest, roll_back
+from npllm.training.run_folder import RunFolder
+from npllm.training.spikes import Spike
+from npllm.training.state import LoopState
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one kind of training differs in from another. tokens_per_byte: of its text, to show bits per byte."""
+
+    gradients: Gradients
+    validate: Validate
+    tokens_per_byte: float
+
+
+def train(run: RunFolder, config: RunConfig, state: LoopState, stage: Stage, console: Console) -> None:
+    """Go on from the newest sound checkpoint, or from the given state if the run has none, to the last step.
+
+    The caller holds the run's lock. Raises Interrupted after SIGINT or SIGTERM, with the state saved.
+    """
+    remove_temporary_files(run.path)
+    ledger = Ledger(run.ledger, writable=True)
+    with (
+        stop_on_signals() as stop,
+        CheckpointStore(run.checkpoints, keep=config.train.keep, every=config.train.checkpoint_every) as store,
+    ):
+        for reason in restore_newest(store, ledger, state, stage.validate):
+            console.print(f"Refused: {reason}", highlight=False, markup=False, soft_wrap=True)
+        drop_metrics_after(run.metrics, state.step)
+        if not store.entries:
+            store.save(state, val_loss=None)
+        if state.step:
+            where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
+            console.print(where, highlight=False, markup=False, soft_wrap=True)
+        flops_per_token = state.model.config.flops_per_token(config.model.block_size)
+        peak = matmul_peak(state.model.dtype)
+        view = ProgressView(
+            console,
+            config,
+            state.step,
+            tokens_per_byte=stage.tokens_per_byte,
+            flops_per_token=flops_per_token,
+            peak=peak,
+        )
+        with view:
+            for event in updates(state, config, stage.gradients, ledger.skipped):
+                if isinstance(event, Spike):
+                    roll_back(event, config.spikes, store, ledger, state, stage.validate)
+                    drop_metrics_after(run.metrics, state.step)
+                    view.rolled_back(event, state.step, ledger.skipped[-1])
+                    continue
+                store.check()
+                stopping, is_last = stop.requested, event.step == config.train.steps
+                record = measurements(event, config, flops_per_token, peak)
+                if event.step % config.train.eval_every == 0 or is_last:
+                    record["val_loss"] = stage.validate(state.model)
+                append_metrics(run.metrics, record)
+                view.show(event, config.model.block_size)
+                if store.scheduled(event.step) or is_last or stopping:
+                    sync(run.metrics)  # the log must not end before the checkpoint
+                    store.save(state, record.get("val_loss"))
+                if stopping and not is_last:
+                    store.wait()
+                    raise Interrupted(f"Stopped and saved after step {event.step}; go on with: npllm resume {run.path}")
+
+
+def measurements(update: Update, config: RunConfig, flops_per_token: float, peak: float) -> dict[str, Any]:
+    """The line of metrics.jsonl for an update. mfu: share of the machine's peak."""
+    speed = update.batch * config.model.block_size / update.seconds
+    return asdict(update) | {"tokens_per_s": speed, "mfu": speed * flops_per_token / peak}
