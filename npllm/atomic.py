@@ -4,7 +4,7 @@ Under its name a file is either absent, the old one or the new one: the bytes go
 folder, reach the disk (fsync), and only then take over the name, which POSIX does in one step (rename). The last fsync
 makes the new name itself survive a power cut. A file that grows (a log) is appended to and then synchronised.
 
-Everything goes through os.write, os.fsync, os.replace and os.unlink, one call for one thing that a disk does.
+Everything goes through os.open, os.write, os.fsync, os.replace and os.unlink: one call, one thing that a disk does.
 """
 
 import contextlib
@@ -31,12 +31,13 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
             os.unlink(temporary)
 
 
-def append_durably(path: Path, data: bytes) -> None:
-    """Add `data` at the end of a file, made if need be; on the disk when this returns. Raises ResourceError."""
+def append(path: Path, data: bytes, *, durably: bool = False) -> None:
+    """Add `data` at the end of a file, made if need be. durably: on the disk when this returns, else when the system
+    finds the time or `sync` is called. Raises ResourceError."""
     try:
         is_new = not path.exists()
-        _write(path, os.O_CREAT | os.O_APPEND, data)
-        if is_new:
+        _write(path, os.O_CREAT | os.O_APPEND, data, durably=durably)
+        if is_new and durably:
             sync(path.parent)
     except OSError as error:
         raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
@@ -57,12 +58,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, flags: int, data: bytes | memoryview) -> None:
+def _write(path: Path, flags: int, data: bytes | memoryview, *, durably: bool = True) -> None:
     descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        if durably:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

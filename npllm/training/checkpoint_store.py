@@ -15,6 +15,8 @@ was stopped would have other checkpoints to roll back to than one that was not, 
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
@@ -156,7 +158,8 @@ class CheckpointStore:
             del self.entries[step]
         self._write_manifest()
         for step in steps:
-            self.path(step).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self.path(step))
         sync(self.folder)
 
     def __enter__(self) -> "CheckpointStore":

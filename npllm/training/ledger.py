@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from npllm.atomic import append_durably
+from npllm.atomic import append
 from npllm.errors import DataError
 from npllm.strict_json import parse_json
 from npllm.training.spikes import Spike
@@ -68,7 +68,7 @@ class Ledger:
 
     def _append(self, event: str, **fields: Any) -> None:
         record = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
-        append_durably(self.path, (json.dumps(record) + "\n").encode())
+        append(self.path, (json.dumps(record) + "\n").encode(), durably=True)
         self.events.append(record)
 
 

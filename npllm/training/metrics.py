@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from npllm.atomic import write_atomically
-from npllm.errors import DataError, ResourceError
+from npllm.atomic import append, write_atomically
+from npllm.errors import DataError
 from npllm.strict_json import parse_json
 
 
@@ -39,17 +39,13 @@ def drop_metrics_after(path: Path, step: int) -> None:
         if record["step"] > step:
             break
         kept.append(_line(record))
-    write_atomically(path, "".join(kept).encode())
+    write_atomically(path, b"".join(kept))
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
     """Add a line. Raises ResourceError when the disk is full."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
+    append(path, _line(record))
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()

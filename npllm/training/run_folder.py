@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from npllm.atomic import sync
 from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT
@@ -123,6 +124,7 @@ def create_run(path: Path) -> Iterator[RunFolder]:
         yield draft
         try:
             os.rename(draft.path, path)
+            sync(parent)
         except OSError as error:  # somebody else was faster
             raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
 

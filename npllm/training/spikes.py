@@ -6,12 +6,12 @@ is judged before the optimiser moves anything.
 
 A step is a spike when its loss, its gradient norm or the state is not finite, or when
 
-    loss            > mean + max(sigma * standard deviation, a tenth of the mean)
-    log grad_norm   > mean + max(sigma * standard deviation, log 2)
+    loss            > mean + max(sigma * standard deviation, a fifth of the mean)
+    log grad_norm   > mean + max(sigma * standard deviation, log 4)
 
 over a window of accepted steps. Gradient norms are judged by their logarithm, because they vary by factors. The second
-terms keep a very steady run from taking a trifle for a spike: what they let pass, clipping bounds. A spike never enters
-the window, so it cannot widen the limits for the next one.
+terms keep a steady run from taking a mild outlier for a spike, as heavy tails bring in every long run: what they let
+pass, clipping bounds. A spike never enters the window, so it cannot widen the limits for the next one.
 
 The limits wait for a window of min_history steps and for the end of warm-up: while the learning rate climbs, norms jump
 sixfold in sound runs. While the batch grows the window holds the larger noise of smaller batches, and while the loss
@@ -24,14 +24,14 @@ OLMo-core.)
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, isfinite, log
+from math import exp, isfinite, log, sqrt
 
 import numpy as np
 
 from npllm.errors import ConfigError
 
-LEAST_RISE_OF_LOSS = 0.1  # of its mean
-LEAST_RISE_OF_LOG_NORM = log(2.0)
+LEAST_RISE_OF_LOSS = 0.2  # of its mean
+LEAST_RISE_OF_LOG_NORM = log(4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +108,11 @@ class SpikeDetector:
         self.log_norms.append(_log(grad_norm))
 
     def _limit(self, window: deque[float], least_rise: Callable[[float], float]) -> tuple[float, float]:
-        values = np.array(window)
-        mean = float(values.mean())
-        return mean, mean + max(self.config.sigma * float(values.std()), least_rise(mean))
+        values = np.fromiter(window, np.float64, len(window))
+        mean = float(values.sum()) / len(values)
+        values -= mean
+        std = sqrt(float(values @ values) / len(values))
+        return mean, mean + max(self.config.sigma * std, least_rise(mean))
 
     def history(self) -> list[list[float]]:
         """[loss, log of the gradient norm] of each step in the window, for JSON."""

@@ -1,0 +1,199 @@
+"""A run with a loss spike in it, ended at every single thing that it does to the disk, then resumed.
+
+Whatever the moment, and whether the process was killed or the power failed: the resumed run ends with the weights,
+moments, counters, log and ledger of the run that nobody disturbed. The checkpoints are written beside the training in
+earnest; here in its midst, so that event number n is the same one each time.
+"""
+
+import hashlib
+import itertools
+import shutil
+import sys
+
+import pytest
+from reliability.faulty_disk import Crashed, FaultyDisk
+from reliability.small_training import (
+    CONFIG,
+    Poison,
+    assert_same_bits,
+    events,
+    fifty_fold,
+    make_run,
+    train_on,
+    with_training,
+)
+
+from npllm.errors import ResourceError
+from npllm.training import checkpoint_store
+from npllm.training.checkpoint import checkpoint_path
+from npllm.training.checkpoint_store import CheckpointStore, read_manifest
+from npllm.training.metrics import read_metrics
+
+SHORT = with_training(CONFIG, steps=10, checkpoint_every=3, keep=2)
+BAD = [21, 33]  # in step 8 and, after the rollback, in step 8 again: the second one goes back further
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
+
+
+class WrittenAtOnce:
+    """A thread that has ended when `start` returns."""
+
+    def __init__(self, target, args, daemon):
+        self.work = lambda: target(*args)
+
+    def start(self):
+        self.work()
+
+    def join(self):
+        """There is nothing to wait for."""
+
+
+@pytest.fixture(autouse=True)
+def in_order(monkeypatch):
+    monkeypatch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
+
+
+class Outcome:
+    """What is compared: everything but times."""
+
+    def __init__(self, run, state):
+        self.state = state
+        self.ledger = events(run, "rollback")
+        clocked = {"seconds", "tokens_per_s", "mfu"}
+        self.metrics = [
+            {name: value for name, value in record.items() if name not in clocked}
+            for record in read_metrics(run.metrics)
+        ]
+
+    def assert_same(self, other):
+        assert_same_bits(self.state, other.state)
+        assert self.ledger == other.ledger
+        assert self.metrics == other.metrics
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
+        run = make_run(tmp_path_factory.mktemp("undisturbed") / "run")
+        disk = FaultyDisk(run.path)
+        with pytest.MonkeyPatch.context() as disk_patch:
+            disk.install(disk_patch)
+            outcome = Outcome(run, train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold)))
+    assert [event["restored_step"] for event in outcome.ledger] == [6, 3]
+    return outcome, disk.events
+
+
+def crash(tmp_path, kind, event, power_fails=False):
+    """A run that is ended at this event; where it lies."""
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    run = make_run(tmp_path / "run")
+    disk = FaultyDisk(run.path, fail_at=event, kind=kind)
+    with pytest.MonkeyPatch.context() as patch:
+        disk.install(patch)
+        with pytest.raises(Crashed):
+            train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold))
+    if power_fails:
+        disk.power_cut()
+    return run, disk
+
+
+def resumed(run):
+    return Outcome(run, train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold)))
+
+
+def assert_the_manifest_lists_whole_files_only(run):
+    entries, complaint = read_manifest(run.checkpoints)
+    assert complaint is None
+    for entry in entries:
+        content = checkpoint_path(run.checkpoints, entry.step).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry.sha256
+
+
+def test_the_undisturbed_run_does_to_the_disk_what_a_disk_can_do(undisturbed):
+    _, done = undisturbed
+    kinds = {event.split()[0] for event in done}
+    assert kinds == {"write", "fsync", "replace", "unlink"}
+    assert "write ledger.jsonl" in done
+    assert "replace manifest.json" in done
+    assert "unlink step-00000003.h5" in done
+
+
+@pytest.mark.parametrize("power_fails", [False, True], ids=["07 killed", "08 power cut"])
+def test_07_08_ended_at_any_event_and_resumed(tmp_path, undisturbed, power_fails):
+    """Among them every phase of a rollback (06): before and after the ledger's line, each deletion, the log's cut."""
+    outcome, done = undisturbed
+    for event in range(len(done)):
+        run, _ = crash(tmp_path, "crash", event, power_fails)
+        try:
+            assert_the_manifest_lists_whole_files_only(run)
+            resumed(run).assert_same(outcome)
+        except BaseException as error:
+            raise AssertionError(f"ended before event {event}, {done[event]}") from error
+
+
+def test_07_killed_in_the_middle_of_a_write(tmp_path, undisturbed):
+    outcome, done = undisturbed
+    for event in [i for i, what in enumerate(done) if what.startswith("write")]:
+        run, _ = crash(tmp_path, "torn", event)
+        try:
+            resumed(run).assert_same(outcome)
+        except BaseException as error:
+            raise AssertionError(f"torn at event {event}, {done[event]}") from error
+
+
+def test_08_a_file_never_has_its_name_before_its_content(tmp_path, undisturbed):
+    """A disk that brings names to safety first and contents only when asked: some file systems do."""
+    outcome, done = undisturbed
+    for event in [i for i, what in enumerate(done) if what.startswith("replace")]:
+        run, disk = crash(tmp_path, "crash", event)
+        for folder in disk.names:
+            disk._sync_folder(folder)
+        disk.power_cut()
+        try:
+            resumed(run).assert_same(outcome)
+        except BaseException as error:
+            raise AssertionError(f"ended before event {event}, {done[event]}") from error
+
+
+def test_10_a_disk_that_fills_up_at_any_event(tmp_path, undisturbed):
+    """Training stops and says so; what was saved before is whole; with room it goes on to the same end."""
+    outcome, done = undisturbed
+    for event in [i for i, what in enumerate(done) if what.startswith(("write", "fsync", "replace"))][::3]:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        run = make_run(tmp_path / "run")
+        disk = FaultyDisk(run.path, fail_at=event, kind="full")
+        with pytest.MonkeyPatch.context() as patch:
+            disk.install(patch)
+            with pytest.raises(ResourceError, match="cannot be written .No space left on device"):
+                train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold))
+        assert not list(run.path.rglob(".*.tmp")), done[event]
+        store = CheckpointStore(run.checkpoints, keep=2, every=3)
+        assert not store.refused
+        for step in store.entries:
+            store.verify(step)
+        resumed(run).assert_same(outcome)
+
+
+def test_06_no_sample_is_trained_on_twice_or_lost(tmp_path, undisturbed):
+    """Killed at each event around both rollbacks: the batches of the surviving steps, one after the other, are all the
+    ids but the skipped ones."""
+    _, done = undisturbed
+    around = [i for i, what in enumerate(done) if what.endswith("ledger.jsonl")]
+    for event in sorted({i + offset for i in around for offset in range(-3, 9)} & set(range(len(done)))):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        run = make_run(tmp_path / "run")
+        disk, gradients, by_step = FaultyDisk(run.path, fail_at=event), Poison(SHORT, BAD, fifty_fold), {}
+
+        def record(model, ids, step, gradients=gradients, by_step=by_step):
+            by_step[step] = ids.tolist()  # of the last time that this step was made
+            return gradients(model, ids, step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            disk.install(patch)
+            with pytest.raises(Crashed):
+                train_on(run, SHORT, record)
+        train_on(run, SHORT, record)
+        skipped = {i for rollback in events(run, "rollback") for i in range(*rollback["skipped"])}
+        trained = list(itertools.chain(*(by_step[step] for step in range(10))))
+        assert trained == [i for i in range(trained[-1] + 1) if i not in skipped]

@@ -1,0 +1,141 @@
+"""The spike detector on simulated losses: long noisy runs without an alarm, and spikes of known size."""
+
+import math
+
+import numpy as np
+import pytest
+
+from npllm.errors import ConfigError
+from npllm.optim import BatchConfig, OptimConfig, batch_size, learning_rate
+from npllm.training.spikes import SpikeConfig, SpikeDetector
+
+N_STEPS = 100_000
+OPTIM = OptimConfig(lr=3e-3, min_lr=3e-4, warmup_steps=2000)
+BATCH = BatchConfig(size=256, micro_size=8, ramp_start=8, ramp_steps=20_000)
+
+
+def simulated(rng, tail):
+    """(loss, gradient norm) of 10^5 steps: a power law with a plateau, noise that shrinks with the growing batch, a
+    learning rate that is raised tenfold twice and lets the loss climb, a norm that jumps in warm-up."""
+    steps = np.arange(N_STEPS)
+    rows = np.array([batch_size(step, BATCH) for step in steps])
+    lr = np.array([learning_rate(step, N_STEPS, OPTIM) for step in steps])
+    restarts = sum(
+        0.4 * np.exp(-(((steps - at) / 400.0) ** 2)) for at in (40_000, 70_000)
+    )  # up and down over 400 steps
+    level = 2.0 + 6.0 * (1 + steps / 50.0) ** -0.35 + restarts
+    noise = tail(rng, N_STEPS) * 0.8 / np.sqrt(rows)
+    log_norm = -1.0 + 0.3 * np.log(lr / lr.max()) + 2.0 * np.exp(-(((steps - 40) / 10.0) ** 2)) + restarts
+    log_norm += tail(rng, N_STEPS) * (0.05 + 0.5 / np.sqrt(rows))
+    return level + noise, np.exp(log_norm)
+
+
+def normal(rng, n):
+    return rng.standard_normal(n)
+
+
+def heavy(rng, n):
+    """Student's t with 8 degrees of freedom, worse than means over a batch are: beyond 6 once in 6,000 steps."""
+    return rng.standard_t(8, n)
+
+
+@pytest.mark.parametrize(("tail", "most"), [(normal, 0), (heavy, 2)], ids=["normal", "heavy tails"])
+def test_03_a_hundred_thousand_noisy_losses_cause_no_alarm(tail, most):
+    detector = SpikeDetector(SpikeConfig(), OPTIM.warmup_steps)
+    losses, norms = simulated(np.random.default_rng(0), tail)
+    alarms = []
+    for step, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
+        if reason := detector.reason(step, loss, norm):
+            alarms.append((step, reason))
+        else:
+            detector.accept(loss, norm)
+    assert len(alarms) <= most, alarms
+
+
+@pytest.mark.parametrize("step", [2000, 5000, 19_999, 40_000, 99_000])
+def test_03_and_yet_a_spike_in_the_same_run_is_seen(step):
+    detector = SpikeDetector(SpikeConfig(), OPTIM.warmup_steps)
+    losses, norms = simulated(np.random.default_rng(0), normal)
+    for loss, norm in zip(losses[:step].tolist(), norms[:step].tolist(), strict=True):
+        detector.accept(loss, norm)
+    usual, usual_norm = losses[step], norms[step]
+    assert detector.reason(step, usual + 2.0, usual_norm) is not None
+    assert detector.reason(step, usual, 20 * usual_norm) is not None
+    assert detector.reason(step, usual, usual_norm) is None
+
+
+def steady(config=SpikeConfig(), warmup_steps=0, n=64, loss=3.0, norm=1.0):  # noqa: B008
+    detector = SpikeDetector(config, warmup_steps)
+    for _ in range(n):
+        detector.accept(loss, norm)
+    return detector
+
+
+def test_not_armed_before_there_is_enough_history():
+    assert steady(n=63).reason(63, 1000.0, 1000.0) is None
+    assert steady(n=64).reason(64, 1000.0, 1.0) == "the loss is 1000, above 3.6 (mean 3)"
+    assert steady(n=64).reason(64, 3.0, 1000.0) == "the gradient norm is 1000, above 4 (mean 1)"
+
+
+def test_not_armed_before_warm_up_is_over():
+    detector = steady(warmup_steps=100, n=99)
+    assert detector.reason(99, 1000.0, 1000.0) is None
+    assert detector.reason(100, 1000.0, 1.0) is not None
+
+
+def test_a_mild_outlier_of_a_steady_run_is_left_to_clipping():
+    assert steady().reason(64, 3.59, 3.99) is None
+    assert steady().reason(64, 3.61, 1.0) is not None
+    assert steady().reason(64, 3.0, 4.01) is not None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_always_a_spike(value):
+    fresh = SpikeDetector(SpikeConfig(), warmup_steps=100)
+    assert fresh.reason(0, value, 1.0) == f"the loss is {value}"
+    assert fresh.reason(0, 1.0, value) == f"the gradient norm is {value}"
+
+
+def test_the_limit_is_sigma_standard_deviations_of_the_window():
+    """Against the same figures by hand; what has left the window no longer counts."""
+    rng = np.random.default_rng(1)
+    old, recent = rng.normal(9.0, 3.0, 50), rng.normal(3.0, 0.2, 100)
+    detector = SpikeDetector(SpikeConfig(window=100, sigma=5.0), 0)
+    for loss in [*old, *recent]:
+        detector.accept(loss, 1.0)
+    limit = recent.mean() + 5.0 * recent.std()
+    assert detector.reason(150, limit + 1e-9, 1.0) is not None
+    assert detector.reason(150, limit - 1e-9, 1.0) is None
+
+
+def test_a_gradient_of_zero_is_no_spike_and_no_error():
+    detector = steady(norm=0.0)
+    assert detector.reason(64, 3.0, 0.0) is None
+    detector.accept(3.0, 0.0)
+
+
+def test_the_window_survives_being_saved():
+    detector, again = steady(n=64, loss=2.5, norm=0.3), SpikeDetector(SpikeConfig(), 0)
+    detector.accept(7.0, 4.0)
+    again.restore(detector.history())
+    assert again.history() == detector.history()
+    assert again.reason(65, 8.0, 1.0) == detector.reason(65, 8.0, 1.0)
+    shorter = SpikeDetector(SpikeConfig(window=10, min_history=5), 0)
+    shorter.restore(detector.history())
+    assert shorter.history() == detector.history()[-10:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"min_history": 1}, "spikes.min_history is 1"),
+        ({"window": 63}, "spikes.window = 63 is below spikes.min_history = 64"),
+        ({"sigma": 0.0}, "spikes.sigma is 0.0"),
+        ({"sigma": math.nan}, "spikes.sigma is nan"),
+        ({"margin": -1}, "spikes.margin is -1"),
+        ({"max_rollbacks": -1}, "spikes.max_rollbacks is -1"),
+    ],
+)
+def test_settings_that_cannot_be(settings, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        SpikeConfig(**settings)

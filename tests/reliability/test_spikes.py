@@ -1,0 +1,175 @@
+"""Loss spikes, planted: what is seen, what is restored, what is skipped, and that no trace of them is left."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from reliability.small_training import (
+    CONFIG,
+    TOKENS,
+    V,
+    Poison,
+    assert_same_bits,
+    clean_state,
+    events,
+    fifty_fold,
+    make_run,
+    train_on,
+    with_spikes,
+)
+
+from npllm.errors import TrainingError
+from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
+from npllm.training.spikes import Spike
+from npllm.training.train import Stage, train
+
+BAD = 57  # a sample of step 14; the checkpoint before it is that of step 12
+
+
+@pytest.mark.parametrize("bad", [[BAD], [BAD, BAD + 30], [20]], ids=["one", "two", "in the ramp"])
+def test_01_after_a_spike_the_bits_are_those_of_a_clean_run_without_that_data(tmp_path, bad):
+    run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, bad, fifty_fold)
+    state = train_on(run, CONFIG, gradients)
+    rollbacks = events(run)
+    assert [event["event"] for event in rollbacks] == ["rollback"] * len(bad)
+    assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"]) for event in rollbacks]))
+    metrics = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [record["step"] for record in metrics] == list(range(1, 21))
+    assert all(record["loss"] < 5 for record in metrics), "the spike is in the ledger and not in the log"
+    assert state.rollbacks == len(bad)
+
+
+def test_01_what_the_ledger_says_is_what_happened(tmp_path):
+    run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, [BAD], fifty_fold)
+    state = train_on(run, CONFIG, gradients)
+    (event,) = events(run)
+    cursor = sum(len(batch) for batch in gradients.batches[:12])
+    assert event["restored_step"] == 12
+    assert event["step"] == 14
+    assert event["samples"] == [gradients.batches[13][0], gradients.batches[13][-1] + 1]
+    assert event["samples"][0] <= BAD < event["samples"][1]
+    assert event["skipped"] == [cursor, event["samples"][1] + CONFIG.spikes.margin]
+    assert event["loss"] > 50
+    assert event["tokens"] == sum(len(batch) for batch in gradients.batches[:13]) * CONFIG.model.block_size
+    assert "the loss is" in event["reason"]
+    seen = [i for batch in gradients.batches[14:] for i in batch]
+    assert seen == list(range(event["skipped"][1], state.next_sample)), "the data behind the skipped range, each once"
+
+
+def test_01_only_the_loss_or_only_the_gradient_is_enough():
+    for harm, what in ((lambda model, loss: 50 * loss, "the loss is"), (only_gradient, "the gradient norm is")):
+        gradients = Poison(CONFIG, [BAD], harm)
+        state = build_state(CONFIG, V)
+        last = [event for event, _ in zip(updates(state, CONFIG, gradients), range(14), strict=False)][-1]
+        assert isinstance(last, Spike)
+        assert last.reason.startswith(what)
+
+
+def only_gradient(model, loss):
+    model.grads.flat[:] *= 50
+    return loss
+
+
+def nan_loss(model, loss):
+    return math.nan
+
+
+def infinite_gradient(model, loss):
+    model.grads.flat[3] = np.inf
+    return loss
+
+
+@pytest.mark.parametrize("harm", [nan_loss, infinite_gradient])
+@pytest.mark.parametrize("step", [0, 1, 9])
+def test_02_what_is_not_finite_is_caught_before_the_update(harm, step):
+    """From the first step on, long before there is a window to compare with."""
+    state = build_state(CONFIG, V)
+    gradients = NextTokenGradients(CONFIG, TOKENS)
+    for _ in range(step):
+        make_update(state, CONFIG, gradients)
+    before = {name: array.copy() for name, array in state.arrays().items()}
+    counters = state.counters()
+    spike = make_update(state, CONFIG, Poison(CONFIG, range(10**3), harm))
+    assert isinstance(spike, Spike)
+    assert spike.step == step + 1
+    for name, array in state.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert state.counters() == counters, "the spike is not in the window"
+
+
+@pytest.mark.parametrize("buffer", ["adam_m", "adam_v"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_02_moments_that_are_not_finite_are_caught_before_the_update(buffer, value):
+    state = build_state(CONFIG, V)
+    make_update(state, CONFIG, NextTokenGradients(CONFIG, TOKENS))
+    state.arrays()[buffer][-1] = value
+    before = state.model.params.flat.copy()
+    spike = make_update(state, CONFIG, NextTokenGradients(CONFIG, TOKENS))
+    assert isinstance(spike, Spike)
+    assert spike.reason == f"{buffer} holds values that are not finite"
+    np.testing.assert_array_equal(state.model.params.flat, before)
+
+
+@pytest.mark.parametrize("harm", [nan_loss, infinite_gradient])
+def test_02_a_run_recovers_from_what_is_not_finite(tmp_path, harm):
+    run = make_run(tmp_path / "run")
+    state = train_on(run, CONFIG, Poison(CONFIG, [BAD], harm))
+    (event,) = events(run)
+    assert None in (event["loss"], event["grad_norm"]), "JSON has no NaN"
+    assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"])]))
+
+
+def test_a_second_spike_in_the_same_place_goes_back_further(tmp_path):
+    """The batch behind the skipped range is bad too: the checkpoint of step 12 is not trusted again."""
+    run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, range(BAD, BAD + 10), fifty_fold)
+    state = train_on(run, CONFIG, gradients)
+    rollbacks = events(run)
+    assert [event["restored_step"] for event in rollbacks] == [12, 8]
+    assert rollbacks[1]["skipped"][0] < rollbacks[0]["skipped"][0]
+    assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"]) for event in rollbacks]))
+
+
+def test_a_later_spike_elsewhere_goes_back_to_the_checkpoint_before_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    train_on(run, CONFIG, Poison(CONFIG, [30, 90], fifty_fold))
+    first, second = events(run)
+    assert first["restored_step"] < second["restored_step"]
+    assert second["step"] - second["restored_step"] <= CONFIG.train.checkpoint_every
+
+
+def test_05_when_every_batch_is_bad_training_gives_up(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = with_spikes(CONFIG, max_rollbacks=3)
+    message = r"Gave up at step \d+ after 3 rollbacks: the loss is nan; .*ledger\.jsonl"
+    with pytest.raises(TrainingError, match=message) as caught:
+        train_on(run, config, Poison(config, range(BAD, 10**6), nan_loss))
+    assert caught.value.exit_code == 4
+    assert [event["event"] for event in events(run)] == ["rollback"] * 3 + ["gave_up"]
+
+    again = train_on(run, config)  # with good data after all: everything that was saved is still of use
+    ranges = [tuple(event["skipped"]) for event in events(run, "rollback")]
+    assert_same_bits(again, clean_state(config, ranges))
+
+
+def test_05_a_run_that_is_bad_from_the_first_sample_on(tmp_path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(TrainingError, match="after 10 rollbacks: the loss is nan"):
+        train_on(run, CONFIG, Poison(CONFIG, range(10**6), nan_loss))
+    assert [event["restored_step"] for event in events(run, "rollback")] == [0] * 10
+
+
+def test_a_run_that_may_not_roll_back_stops_at_once(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = with_spikes(CONFIG, max_rollbacks=0)
+    with pytest.raises(TrainingError, match="after 0 rollbacks"):
+        train_on(run, config, Poison(config, [BAD], fifty_fold))
+    assert [event["event"] for event in events(run)] == ["gave_up"]
+
+
+def test_without_a_detector_a_spike_is_an_update_like_any_other(tmp_path):
+    run, config = make_run(tmp_path / "run"), with_spikes(CONFIG, enabled=False)
+    state = train_on(run, config, Poison(config, [BAD], fifty_fold))
+    assert events(run) == []
+    assert state.step == 20
+    assert state.model.params.flat.tobytes() != clean_state(config).model.params.flat.tobytes()
