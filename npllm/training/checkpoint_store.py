@@ -23,7 +23,7 @@ from threading import Thread
 from types import TracebackType
 
 from npllm.atomic import remove_temporary_files, sync, write_atomically
-from npllm.errors import DataError
+from npllm.errors import DataError, ResourceError
 from npllm.strict_json import parse_json
 from npllm.training.checkpoint import checkpoint_image, checkpoint_path, load_checkpoint
 from npllm.training.state import LoopState
@@ -157,10 +157,15 @@ class CheckpointStore:
         for step in steps:
             del self.entries[step]
         self._write_manifest()
-        for step in steps:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path(step))
-        sync(self.folder)
+        try:
+            for step in steps:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path(step))
+            sync(self.folder)
+        except OSError as error:
+            raise ResourceError(
+                f"{error.filename} cannot be deleted ({error.strerror}); mend that, then resume: nothing is lost."
+            ) from error
 
     def __enter__(self) -> "CheckpointStore":
         remove_temporary_files(self.folder)

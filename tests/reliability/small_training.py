@@ -90,7 +90,7 @@ def clean_state(config: RunConfig, excluded: Sequence[tuple[int, int]] = ()) -> 
 
 
 def assert_same_bits(one: LoopState, other: LoopState) -> None:
-    """Weights, moments, counters and the detector's window; all but the time that it took and how often it went back."""
+    """Weights, moments, counters, the detector's window; all but the time that it took and how often it went back."""
     for name, array in one.arrays().items():
         assert array.tobytes() == other.arrays()[name].tobytes(), name
     ignored = {"seconds": None, "rollbacks": None}

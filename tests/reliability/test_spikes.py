@@ -8,8 +8,8 @@ import pytest
 from reliability.small_training import (
     CONFIG,
     TOKENS,
-    V,
     Poison,
+    V,
     assert_same_bits,
     clean_state,
     events,
@@ -22,7 +22,6 @@ from reliability.small_training import (
 from npllm.errors import TrainingError
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
 from npllm.training.spikes import Spike
-from npllm.training.train import Stage, train
 
 BAD = 57  # a sample of step 14; the checkpoint before it is that of step 12
 

@@ -1,0 +1,273 @@
+"""Checkpoints that are damaged, poisoned, thinned out, written late: what is used instead, and that it is noticed."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from checkpoint_files import reseal
+from reliability.small_training import (
+    CONFIG,
+    TOKENS,
+    V,
+    Poison,
+    assert_same_bits,
+    clean_state,
+    events,
+    fifty_fold,
+    make_run,
+    train_on,
+    with_training,
+)
+
+from npllm.errors import ConfigError, DataError, ResourceError
+from npllm.training import checkpoint_store
+from npllm.training.checkpoint import load_checkpoint
+from npllm.training.checkpoint_store import MANIFEST, CheckpointStore, Entry, entry_of, kept
+from npllm.training.loop import NextTokenGradients, build_state, updates
+
+BLOCK = 512  # bytes: less than a sector, a page or an HDF5 header
+LONGER = with_training(CONFIG, steps=24)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run after step 20 of LONGER, with the checkpoints of steps 20, 16 and older ones."""
+    run = make_run(tmp_path / "run")
+    train_on(run, with_training(LONGER, steps=20))
+    return run
+
+
+def finish(run):
+    """Go on to step 24; the state at the end."""
+    return train_on(run, LONGER)
+
+
+def open_store(run, keep=2):
+    return CheckpointStore(run.checkpoints, keep=keep, every=CONFIG.train.checkpoint_every)
+
+
+def rewrite_manifest_entry(path):
+    """Make the manifest agree with a file that a test has changed: as if it had been written like that."""
+    manifest = path.parent / MANIFEST
+    document = json.loads(manifest.read_text())
+    document["checkpoints"][path.name] = vars(entry_of(path))
+    manifest.write_text(json.dumps(document))
+
+
+def with_nan(description, file):
+    file["adam_m"][7] = np.nan
+
+
+def with_other_weights(description, file):
+    file["params"][:] = np.random.default_rng(0).standard_normal(file["params"].shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (with_nan, "is poisoned (adam_m holds values that are not finite)"),
+        (with_other_weights, "is poisoned (its validation loss is "),
+    ],
+)
+def test_04_a_poisoned_newest_checkpoint_gives_way_to_an_older_one(stopped, change, why):
+    newest = stopped.checkpoints / "step-00000020.h5"
+    reseal(newest, change)
+    rewrite_manifest_entry(newest)
+    state = finish(stopped)
+    (event,) = events(stopped)
+    assert (event["event"], event["checkpoint"]) == ("refused", newest.name)
+    assert why in event["reason"]
+    assert_same_bits(state, after_16(stopped.path.parent))
+
+
+def test_04_a_poisoned_checkpoint_before_a_spike_is_not_rolled_back_to(tmp_path):
+    """The spike is that of step 22; the checkpoint of step 20 is poisoned on the disk while the training runs."""
+    run = make_run(tmp_path / "run")
+    cursor = []
+
+    def harm(model, loss):
+        if not cursor:
+            cursor.append(True)
+            newest = run.checkpoints / "step-00000020.h5"
+            reseal(newest, with_nan)
+            rewrite_manifest_entry(newest)
+        return fifty_fold(model, loss)
+
+    train_on(run, LONGER, Poison(LONGER, [110], harm))
+    refused, rollback = events(run)
+    assert (refused["event"], refused["checkpoint"]) == ("refused", "step-00000020.h5")
+    assert (rollback["event"], rollback["restored_step"]) == ("rollback", 16)
+    assert rollback["step"] in (21, 22, 23)
+
+
+def after_16(folder):
+    """What LONGER gives from the checkpoint of step 16 of `stopped` on."""
+    run = make_run(folder / "from 16")
+    train_on(run, with_training(LONGER, steps=20))
+    (run.checkpoints / "step-00000020.h5").unlink()
+    return train_on(run, LONGER)
+
+
+def test_09_a_bit_flipped_in_any_block_is_seen_and_the_older_checkpoint_is_used(stopped):
+    newest = stopped.checkpoints / "step-00000020.h5"
+    good = newest.read_bytes()
+    rng = np.random.default_rng(0)
+    store = open_store(stopped)
+    for start in range(0, len(good), BLOCK):
+        bad = bytearray(good)
+        bad[start + rng.integers(min(BLOCK, len(good) - start))] ^= 1 << rng.integers(8)
+        newest.write_bytes(bad)
+        with pytest.raises(DataError, match=r"step-00000020\.h5 is damaged \(its SHA-256"):
+            store.verify(20)
+    state = finish(stopped)
+    (event,) = events(stopped)
+    assert (event["event"], event["checkpoint"]) == ("refused", newest.name)
+    assert_same_bits(state, after_16(stopped.path.parent))
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 100, 2000, -1])
+def test_09_a_truncated_checkpoint_is_seen(stopped, length):
+    newest = stopped.checkpoints / "step-00000020.h5"
+    newest.write_bytes(newest.read_bytes()[:length])
+    with pytest.raises(DataError, match=r"step-00000020\.h5 is damaged"):
+        open_store(stopped).verify(20)
+    finish(stopped)
+    assert [event["checkpoint"] for event in events(stopped)] == [newest.name]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 2}', b"\xff" * 100, None])
+def test_09_a_manifest_that_is_damaged_or_gone_is_made_again_from_the_files(stopped, damage):
+    manifest = stopped.checkpoints / MANIFEST
+    before = open_store(stopped).entries
+    manifest.unlink() if damage is None else manifest.write_bytes(damage)
+    finish(stopped)
+    refusals = [] if damage is None else [MANIFEST]
+    assert [event["checkpoint"] for event in events(stopped)] == refusals
+    after = open_store(stopped)
+    assert not after.refused
+    common = before.keys() & after.entries.keys()
+    assert {step: after.entries[step] for step in common} == {step: before[step] for step in common}
+    assert 20 in common
+
+
+def test_09_without_one_whole_checkpoint_nothing_is_begun_and_nothing_changed(stopped):
+    for path in stopped.checkpoints.glob("step-*.h5"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="has no checkpoint that can be used: .* Put one back from a copy"):
+        finish(stopped)
+    assert {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_whole_checkpoint_under_another_name_is_not_used(stopped):
+    newest = stopped.checkpoints / "step-00000020.h5"
+    newest.rename(stopped.checkpoints / "step-00000022.h5")
+    (stopped.checkpoints / MANIFEST).unlink()
+    store = open_store(stopped)
+    assert list(store.refused) == [stopped.checkpoints / "step-00000022.h5"]
+    assert "holds the state after step 20" in next(iter(store.refused.values()))
+    assert max(store.entries) == 16
+
+
+def test_12_a_second_process_is_refused_and_a_dead_ones_lock_is_no_lock(stopped):
+    with stopped.lock(), pytest.raises(ConfigError, match="is being trained by another process"):
+        finish(stopped)
+    finish(stopped)
+
+
+def entry(step, val_loss=None):
+    return Entry(step, "", 0, val_loss, 0)
+
+
+def test_19_the_last_the_best_and_an_anchor_are_kept():
+    """Over a run of 2000 steps with a checkpoint each ten, and a best one in the middle."""
+    entries = {}
+    for step in range(0, 2001, 10):
+        entries[step] = entry(step, val_loss=abs(step - 700.0))
+        stay = kept(entries, keep=3, every=10)
+        entries = {step: entries[step] for step in sorted(stay)}
+        assert set(range(max(0, step - 20), step + 1, 10)) <= stay, "the last three"
+        assert min(step, 700) in stay, "the best"
+        assert len(stay) <= 3 + checkpoint_store.MOST_BESIDES_KEEP
+        if step >= 100:
+            assert any(100 <= step - other <= 210 for other in stay), "one at least 100 steps old, and not much older"
+
+
+def test_19_a_checkpoint_made_in_passing_takes_no_place():
+    """One more, at step 33, because somebody stopped the run there."""
+    on_schedule = {step: entry(step) for step in range(0, 301, 10)}
+    with_extra = on_schedule | {303: entry(303, val_loss=0.0)}
+    assert kept(with_extra, keep=2, every=10) == kept(on_schedule, keep=2, every=10) | {303}
+    later = with_extra | {310: entry(310)}
+    assert kept(later, keep=2, every=10) == kept(on_schedule | {310: entry(310)}, keep=2, every=10)
+
+
+def test_19_deletions_that_fail_lose_nothing(tmp_path, monkeypatch):
+    """The run stops and says so; every checkpoint is whole, and with the mend it goes on to the same end."""
+    run, config = make_run(tmp_path / "run"), with_training(CONFIG, checkpoint_every=2, keep=2)
+    real = os.unlink
+
+    def refuse(path, **more):
+        if "step-" in str(path) and os.path.exists(path) and not str(path).endswith(".tmp"):
+            raise PermissionError(13, "Permission denied", str(path))
+        real(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(ResourceError, match=r"step-0000000.\.h5 cannot be deleted \(Permission denied\)"):
+            train_on(run, config)
+    store = CheckpointStore(run.checkpoints, keep=2, every=2)
+    assert not store.refused
+    assert {0, max(store.entries), max(store.entries) - 2} <= set(store.entries)
+    for step in store.entries:
+        store.verify(step)
+    assert_same_bits(train_on(run, config), clean_state(config))
+
+
+def test_20_what_is_saved_beside_the_training_is_the_state_of_that_moment(tmp_path, monkeypatch):
+    """The writing begins only after the training has gone on."""
+    gate, real = threading.Event(), CheckpointStore._write
+
+    def late(self, *snapshot):
+        gate.wait(60)
+        real(self, *snapshot)
+
+    monkeypatch.setattr(CheckpointStore, "_write", late)
+    state, gradients = build_state(CONFIG, V), NextTokenGradients(CONFIG, TOKENS)
+    with CheckpointStore(tmp_path, keep=1, every=1) as store:
+        for update in updates(state, CONFIG, gradients):
+            if update.step == 5:
+                moment = {name: array.copy() for name, array in state.arrays().items()}
+                counters = state.counters()
+                store.save(state, val_loss=1.5)
+            if update.step == 9:
+                break
+        gate.set()
+    saved = load_checkpoint(store.path(5))
+    assert saved.description["counters"] == counters
+    assert saved.description["val_loss"] == 1.5
+    for name, array in moment.items():
+        np.testing.assert_array_equal(saved.arrays[name], array)
+        assert not np.array_equal(array, state.arrays()[name])
+
+
+def test_20_a_failure_beside_the_training_stops_it_at_the_next_step(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+
+    def fail(self, *snapshot):
+        raise ResourceError("no room")
+
+    monkeypatch.setattr(CheckpointStore, "_write", fail)
+    with pytest.raises(ResourceError, match="no room"):
+        train_on(run, CONFIG)
+    assert len(run.metrics.read_text().splitlines()) < CONFIG.train.checkpoint_every + 1
+
+
+def test_a_run_that_begins_has_a_checkpoint_to_go_back_to(tmp_path):
+    run = make_run(tmp_path / "run")
+    state = train_on(run, CONFIG, Poison(CONFIG, [3], lambda model, loss: float("nan")))
+    (event,) = events(run)
+    assert (event["step"], event["restored_step"], event["skipped"][0]) == (2, 0, 0)
+    assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"])]))
