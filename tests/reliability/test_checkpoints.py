@@ -10,8 +10,8 @@ from checkpoint_files import reseal
 from reliability.small_training import (
     CONFIG,
     TOKENS,
-    V,
     Poison,
+    V,
     assert_same_bits,
     clean_state,
     events,
@@ -124,6 +124,7 @@ def test_09_a_bit_flipped_in_any_block_is_seen_and_the_older_checkpoint_is_used(
     state = finish(stopped)
     (event,) = events(stopped)
     assert (event["event"], event["checkpoint"]) == ("refused", newest.name)
+    assert "its SHA-256 is not that of the manifest" in event["reason"]
     assert_same_bits(state, after_16(stopped.path.parent))
 
 

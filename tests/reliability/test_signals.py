@@ -1,0 +1,75 @@
+"""SIGINT and SIGTERM at the worst moments, in this process: saved at the step's edge, and resumed to the same bits."""
+
+import signal
+
+import pytest
+from reliability import small_training
+from reliability.small_training import CONFIG, assert_same_bits, clean_state, make_run, train_on
+
+from npllm.errors import Interrupted
+from npllm.training.checkpoint_store import CheckpointStore
+from npllm.training.loop import NextTokenGradients
+
+PLACES = ("mid-step", "mid-save", "mid-eval")
+
+
+class Presser:
+    """Raises signals when step, saving or evaluation number `when` is in its midst."""
+
+    def __init__(self, monkeypatch, place, when, signals):
+        self.remaining, self.signals = when, signals
+        hooks = {"mid-step": NextTokenGradients, "mid-save": CheckpointStore, "mid-eval": small_training}
+        names = {"mid-step": "__call__", "mid-save": "_write", "mid-eval": "quick_loss"}
+        real = getattr(hooks[place], names[place])
+
+        def pressed(*arguments):
+            self.remaining -= 1
+            if self.remaining == 0:
+                for number in self.signals:
+                    signal.raise_signal(number)
+            return real(*arguments)
+
+        monkeypatch.setattr(hooks[place], names[place], pressed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", PLACES)
+def test_11_one_signal_saves_at_the_next_edge(tmp_path, monkeypatch, place, number):
+    run = make_run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        Presser(patch, place, 3, [number])
+        with pytest.raises(
+            Interrupted, match=r"Stopped and saved after step (\d+); go on with: npllm resume"
+        ) as caught:
+            train_on(run, CONFIG)
+    assert caught.value.exit_code == 130
+    done = len(run.metrics.read_text().splitlines())
+    assert f"after step {done};" in str(caught.value)
+    assert done < CONFIG.train.steps
+    assert max(CheckpointStore(run.checkpoints, keep=2, every=4).entries) == done
+    assert_same_bits(train_on(run, CONFIG), clean_state(CONFIG))
+
+
+@pytest.mark.parametrize("place", ["mid-step", "mid-eval"])
+def test_11_the_second_sigint_leaves_at_once(tmp_path, monkeypatch, place):
+    """In the midst of what it interrupts, without a checkpoint more; the older ones are whole."""
+    run = make_run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        presser = Presser(patch, place, 3, [signal.SIGINT, signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt):
+            train_on(run, CONFIG)
+        assert presser.remaining == 0, "nothing was begun after it"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same_bits(train_on(run, CONFIG), clean_state(CONFIG))
+
+
+def test_13_stopped_at_every_step_in_one_chain(tmp_path, monkeypatch):
+    """Twenty times in a row, each time after one step more."""
+    run = make_run(tmp_path / "run")
+    for step in range(1, CONFIG.train.steps):
+        with monkeypatch.context() as patch:
+            Presser(patch, "mid-step", 1, [signal.SIGTERM])
+            with pytest.raises(Interrupted, match=f"after step {step};"):
+                train_on(run, CONFIG)
+    state = train_on(run, CONFIG)
+    assert_same_bits(state, clean_state(CONFIG))
