@@ -118,6 +118,22 @@ def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
     print(f"text           {result.n_bytes:,} bytes, {result.n_tokens:,} predicted tokens")
 
 
+def verify(run: Positional[Path]) -> None:
+    """Check every file of a run: hashes, contents, and that they belong together.
+
+    Args:
+        run: folder of the run
+    """
+    from npllm.training.run_folder import open_run
+    from npllm.training.verify import verify_run
+
+    results = dict(verify_run(open_run(run)))
+    for path, complaint in results.items():
+        print(f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}")
+    if damaged := sum(complaint is not None for complaint in results.values()):
+        raise DataError(f"{run}: {damaged} of {len(results)} files are damaged; what to do stands beside each.")
+
+
 def warmup() -> None:
     """Compile every kernel now, so that later runs begin within seconds."""
     from npllm.training.warmup import compile_kernels
@@ -175,6 +191,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "generate": generate,
     "evaluate": evaluate,
+    "verify": verify,
     "warmup": warmup,
     "tokenizer train": tokenizer_train,
     "tokenizer encode": tokenizer_encode,

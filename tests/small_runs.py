@@ -12,7 +12,7 @@ import numpy as np
 import npllm
 from npllm.cli import main
 from npllm.training import train
-from npllm.training.checkpoint import load_checkpoint
+from npllm.training.checkpoint import checkpoint_files, load_checkpoint
 from npllm.training.metrics import read_metrics
 
 # Started as `[*NPLLM, VERB, ...]` with this environment, a test's process runs the package under test, wherever it is.
@@ -86,7 +86,7 @@ def summary(run_folder: Path) -> dict:
 
 def checkpoints(run_folder: Path) -> list[Path]:
     """Of a run, oldest first."""
-    return sorted((run_folder / "checkpoints").glob("step-*.h5"))
+    return checkpoint_files(run_folder / "checkpoints")
 
 
 def state_digests(run_folder: Path) -> dict[str, str]:

@@ -56,6 +56,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.h5"
 
 
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*.h5"))
+
+
 def checkpoint_image(state: LoopState, val_loss: float | None = None) -> memoryview:
     """The bytes of the file that holds this state. val_loss: of the weights, where it was measured."""
     model = state.model

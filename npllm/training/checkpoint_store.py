@@ -25,7 +25,7 @@ from types import TracebackType
 from npllm.atomic import remove_temporary_files, sync, write_atomically
 from npllm.errors import DataError, ResourceError
 from npllm.strict_json import parse_json
-from npllm.training.checkpoint import checkpoint_image, checkpoint_path, load_checkpoint
+from npllm.training.checkpoint import checkpoint_files, checkpoint_image, checkpoint_path, load_checkpoint
 from npllm.training.state import LoopState
 
 MANIFEST = "manifest.json"
@@ -66,7 +66,7 @@ class CheckpointStore:
         if why:
             self.refused[folder / MANIFEST] = why
         self.entries = {entry.step: entry for entry in listed}
-        for path in sorted(folder.glob("step-*.h5")):
+        for path in checkpoint_files(folder):
             if path not in {self.path(step) for step in self.entries}:
                 self._adopt(path)
         self._thread: Thread | None = None

@@ -13,7 +13,7 @@ from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
-from npllm.training.checkpoint import model_from_checkpoint
+from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path:
         """Raises DataError when there is none."""
-        found = list(self.checkpoints.glob("step-*.h5"))
+        found = checkpoint_files(self.checkpoints)
         if not found:
             raise DataError(f"{self.path} has no checkpoint; train first (npllm resume {self.path}, if it is a run).")
-        return max(found)
+        return found[-1]
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,0 +1,88 @@
+"""`npllm verify`: a sound run, and one file after the other with one bit changed."""
+
+import json
+import shutil
+
+import h5py
+import pytest
+from small_runs import checkpoints, pretrain_arguments, refused, run, write_text
+
+FILES = [
+    "tokenizer.json",
+    "data/train.h5",
+    "data/val.h5",
+    "checkpoints/step-00000000.h5",
+    "checkpoints/step-00000006.h5",
+    "summary.json",
+]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify")
+    assert run(*pretrain_arguments(write_text(folder), folder / "run")) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def copy(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "run")
+
+
+def test_a_sound_run_is_found_sound(sound, capsys):
+    assert run("verify", sound) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = {"config.toml", "checkpoints/manifest.json", "metrics.jsonl", *FILES}
+    assert {line.split()[1] for line in lines} == names
+    assert all(line.startswith("ok ") for line in lines)
+
+
+def changed(path):
+    """Its content with one change that means something."""
+    content = path.read_bytes()
+    if path.name == "tokenizer.json":
+        return content.replace(b'"a"', b'"A"')
+    if path.name == "summary.json":
+        return content.replace(b'sha256": "', b'sha256": "0')
+    with h5py.File(path) as file:
+        at = file["params" if "params" in file else "tokens"].id.get_offset() + 5
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_named(copy, capsys, name):
+    (copy / name).write_bytes(changed(copy / name))
+    capsys.readouterr()
+    assert run("verify", copy) == 3
+    bad = [line.split()[1].rstrip(":") for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
+    assert name in bad or name == "tokenizer.json"  # another tokenizer is sound in itself, and not that of the shards
+    belongs = {"tokenizer.json": {"data/train.h5", "data/val.h5"}, FILES[4]: {FILES[4], "summary.json"}}
+    assert set(bad) == belongs.get(name, {name})
+
+
+def test_what_is_damaged_stands_in_its_own_line(copy, capsys):
+    newest = checkpoints(copy)[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert run("verify", copy) == 3
+    printed = capsys.readouterr()
+    bad = [line for line in printed.out.splitlines() if not line.startswith("ok ")]
+    assert len(bad) == 2, "the checkpoint, and the summary that is checked against it"
+    assert bad[0].startswith(f"damaged  checkpoints/{newest.name}: {newest} is damaged (its SHA-256")
+    assert printed.err == f"npllm: {copy}: 2 of 9 files are damaged; what to do stands beside each.\n"
+
+
+def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
+    checkpoints(copy)[0].unlink()
+    assert run("verify", copy) == 3
+    assert "manifest.json lists step-00000000.h5, which is not there" in capsys.readouterr().out
+    manifest = copy / "checkpoints" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["version"] = 9
+    manifest.write_text(json.dumps(document))
+    assert run("verify", copy) == 3
+    assert "manifest.json is damaged (it has version 9)" in capsys.readouterr().out
+
+
+def test_what_is_no_run(tmp_path, capsys):
+    assert "holds no run" in refused(capsys, "verify", tmp_path, exit_code=3)
