@@ -7,7 +7,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from benchmarks import gemm, generate, kernels, scale, startup, tokenizer, train
+from benchmarks import checkpoint, gemm, generate, kernels, scale, startup, tokenizer, train
 from benchmarks.configs import CONFIGS
 from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
@@ -61,6 +61,18 @@ def scale_command(
     """
     facts = introduce()
     publish(scale, scale.measure(configs, rounds), facts, json)
+
+
+def checkpoint_command(*, configs: tuple[ConfigName, ...] = ("mid",), rounds: int = 5, json: Path | None = None) -> None:
+    """A training step that saves the state, beside one that does not.
+
+    Args:
+        configs: sizes of model and batch
+        rounds: timed steps of each
+        json: file to write the figures to as well
+    """
+    facts = introduce()
+    publish(checkpoint, checkpoint.measure(configs, rounds), facts, json)
 
 
 def startup_command(*, rounds: int = 5, json: Path | None = None) -> None:
@@ -140,6 +152,7 @@ COMMANDS = {
     "train": train_command,
     "generate": generate_command,
     "scale": scale_command,
+    "checkpoint": checkpoint_command,
     "startup": startup_command,
     "tokenizer": tokenizer_command,
     "kernels": kernels_command,

@@ -2,10 +2,11 @@
 
     params, adam_m, adam_v ...    flat datasets, one per buffer of the state
     state                         attribute, JSON: version, model config, dtype, seed, counters, validation loss if it
-                                  was measured, the table name -> offset and shape, and a SHA-256 of all this
+                                  was measured, and the table name -> offset and shape
+    user block                    the 512 bytes before all this, which HDF5 leaves to its users: the SHA-256 of the rest
 
 The file is put together in memory. That is also the snapshot: the training goes on, and changes its buffers, while
-`checkpoint_store.py` carries the bytes to the disk.
+`checkpoint_store.py` hashes the bytes and carries them to the disk.
 
 A checkpoint may come from anywhere: see `data/plain_hdf5.py`. Nothing is allocated because a file says so; arrays are
 read when they are as long as the model needs and not longer than the file.
@@ -30,6 +31,7 @@ from npllm.training.state import LoopState
 
 VERSION = 2
 LONGEST_DESCRIPTION = 1 << 20  # bytes of JSON
+USER_BLOCK = 512  # bytes, the smallest that HDF5 has
 BUFFERS = ("params", "adam_m", "adam_v", "velocity")
 FIELDS = {
     "version": int,
@@ -40,7 +42,6 @@ FIELDS = {
     "table": dict,
     "counters": dict,
     "val_loss": (float, type(None)),
-    "sha256": str,
 }
 
 
@@ -62,7 +63,10 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def checkpoint_image(state: LoopState, val_loss: float | None = None) -> memoryview:
-    """The bytes of the file that holds this state. val_loss: of the weights, where it was measured."""
+    """The bytes of the file that holds this state, still without the hash that `seal` puts before them.
+
+    val_loss: of the weights, where it was measured.
+    """
     model = state.model
     arrays = state.arrays()
     description = {
@@ -75,17 +79,42 @@ def checkpoint_image(state: LoopState, val_loss: float | None = None) -> memoryv
         "counters": state.counters(),
         "val_loss": val_loss,
     }
-    description["sha256"] = _content_sha256(description, arrays)
     image = io.BytesIO()
-    with h5py.File(image, "w", libver=("v108", "v108")) as file:  # its attributes may be longer than 64 kB
+    # v108: attributes may be longer than 64 kB
+    with h5py.File(image, "w", libver=("v108", "v108"), userblock_size=USER_BLOCK) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
         file.attrs["state"] = np.bytes_(json.dumps(description))
     return image.getbuffer()
 
 
+def seal(image: memoryview) -> str:
+    """Write the SHA-256 of the file into its user block; returns it."""
+    digest = hashlib.sha256(image[USER_BLOCK:]).hexdigest()
+    image[:USER_BLOCK] = _user_block(digest)
+    return digest
+
+
+def sealed_sha256(path: Path) -> str:
+    """The hash in a file's user block. Raises DataError unless it is that of the file."""
+    try:
+        with path.open("rb") as file:
+            block = file.read(USER_BLOCK)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(path, error.strerror) from error
+    if block != _user_block(digest):
+        raise _damaged(path, "its SHA-256 is not the one that it says")
+    return digest
+
+
+def _user_block(digest: str) -> bytes:
+    return digest.encode().ljust(USER_BLOCK, b"\0")
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """All of a checkpoint; DataError when it is not whole or not one."""
+    sealed_sha256(path)
     try:
         with h5py.File(path, "r", locking=False) as file:  # it never changes, and some file systems cannot lock
             description = _read_description(path, file.id)
@@ -99,8 +128,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise _damaged(path, str(error)) from None
     except HDF5_ERRORS as error:
         raise _damaged(path, " ".join(str(error).split())) from error
-    if description["sha256"] != _content_sha256(description, arrays):
-        raise _damaged(path, "its content does not match its SHA-256")
     return Checkpoint(description, arrays)
 
 
@@ -116,14 +143,6 @@ def _read_description(path: Path, file: h5py.h5f.FileID) -> dict[str, Any]:
         if name not in description or not isinstance(description[name], kind):
             raise NotPlain(f"{name} is missing in its state, or is of the wrong type")
     return description
-
-
-def _content_sha256(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    content = {name: value for name, value in description.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for name in sorted(arrays):
-        digest.update(arrays[name])
-    return digest.hexdigest()
 
 
 def _damaged(path: Path, reason: str) -> DataError:

@@ -1,7 +1,7 @@
 """The checkpoints of a run: written beside the training, listed with their hashes, and thinned out.
 
     checkpoints/step-00000200.h5 ...    see checkpoint.py
-    checkpoints/manifest.json           per file: SHA-256, bytes, step, validation loss, rollbacks behind it
+    checkpoints/manifest.json           per file: SHA-256, step, validation loss, rollbacks behind it
 
 Order of writing: the file, whole (atomic.py), then the manifest, then the deletion of what is not kept. So at every
 moment the manifest lists whole files only. It is an index and not the only truth: a whole file that it does not list,
@@ -13,7 +13,6 @@ An extra checkpoint, made because somebody stopped the run, counts for going on 
 was stopped would have other checkpoints to roll back to than one that was not, and end with other weights.
 """
 
-import hashlib
 import json
 import os
 from contextlib import suppress
@@ -25,7 +24,14 @@ from types import TracebackType
 from npllm.atomic import remove_temporary_files, sync, write_atomically
 from npllm.errors import DataError, ResourceError
 from npllm.strict_json import parse_json
-from npllm.training.checkpoint import checkpoint_files, checkpoint_image, checkpoint_path, load_checkpoint
+from npllm.training.checkpoint import (
+    checkpoint_files,
+    checkpoint_image,
+    checkpoint_path,
+    load_checkpoint,
+    seal,
+    sealed_sha256,
+)
 from npllm.training.state import LoopState
 
 MANIFEST = "manifest.json"
@@ -41,12 +47,11 @@ class Entry:
 
     step: int
     sha256: str
-    bytes: int
     val_loss: float | None
     rollbacks: int
 
     def __post_init__(self):
-        kinds = {"step": int, "sha256": str, "bytes": int, "val_loss": (float, type(None)), "rollbacks": int}
+        kinds = {"step": int, "sha256": str, "val_loss": (float, type(None)), "rollbacks": int}
         if any(not isinstance(getattr(self, name), kind) for name, kind in kinds.items()):
             raise ValueError(f"an entry is {asdict(self)!r:.200}")
 
@@ -97,14 +102,10 @@ class CheckpointStore:
         del self.entries[step]
 
     def verify(self, step: int) -> None:
-        """Raise DataError unless the file is byte for byte what the manifest says."""
-        path, entry = self.path(step), self.entries[step]
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); use another one.") from error
-        if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise DataError(f"{path} is damaged (its SHA-256 is not that of the manifest); use another one.")
+        """Raise DataError unless the file is byte for byte the one that the manifest lists."""
+        path = self.path(step)
+        if sealed_sha256(path) != self.entries[step].sha256:
+            raise DataError(f"{path} is not the file that the manifest lists (its SHA-256 differs); use another one.")
 
     def save(self, state: LoopState, val_loss: float | None) -> None:
         """Take a snapshot, and let it be written while the training goes on. Raises what the last writing raised."""
@@ -135,9 +136,9 @@ class CheckpointStore:
             self._error = error
 
     def _write(self, step: int, image: memoryview, val_loss: float | None, rollbacks: int) -> None:
+        digest = seal(image)
         write_atomically(self.path(step), image)
-        digest = hashlib.sha256(image).hexdigest()
-        self.entries[step] = Entry(step, digest, len(image), val_loss, rollbacks)
+        self.entries[step] = Entry(step, digest, val_loss, rollbacks)
         self._write_manifest()
         self.thin_out()
 
@@ -209,16 +210,9 @@ def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
 
 def entry_of(path: Path) -> Entry:
     """The manifest's entry of a file, made from the file. Raises DataError when it is no whole checkpoint."""
-    content = path.read_bytes()
     description = load_checkpoint(path).description
     counters = description["counters"]
     try:
-        return Entry(
-            counters["updates"],
-            hashlib.sha256(content).hexdigest(),
-            len(content),
-            description["val_loss"],
-            counters["rollbacks"],
-        )
+        return Entry(counters["updates"], sealed_sha256(path), description["val_loss"], counters["rollbacks"])
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error

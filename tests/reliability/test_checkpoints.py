@@ -119,12 +119,12 @@ def test_09_a_bit_flipped_in_any_block_is_seen_and_the_older_checkpoint_is_used(
         bad = bytearray(good)
         bad[start + rng.integers(min(BLOCK, len(good) - start))] ^= 1 << rng.integers(8)
         newest.write_bytes(bad)
-        with pytest.raises(DataError, match=r"step-00000020\.h5 is damaged \(its SHA-256"):
+        with pytest.raises(DataError, match=r"step-00000020\.h5 is not a whole checkpoint"):
             store.verify(20)
     state = finish(stopped)
     (event,) = events(stopped)
     assert (event["event"], event["checkpoint"]) == ("refused", newest.name)
-    assert "its SHA-256 is not that of the manifest" in event["reason"]
+    assert "its SHA-256 is not the one that it says" in event["reason"]
     assert_same_bits(state, after_16(stopped.path.parent))
 
 
@@ -132,10 +132,20 @@ def test_09_a_bit_flipped_in_any_block_is_seen_and_the_older_checkpoint_is_used(
 def test_09_a_truncated_checkpoint_is_seen(stopped, length):
     newest = stopped.checkpoints / "step-00000020.h5"
     newest.write_bytes(newest.read_bytes()[:length])
-    with pytest.raises(DataError, match=r"step-00000020\.h5 is damaged"):
+    with pytest.raises(DataError, match=r"step-00000020\.h5 is not a whole checkpoint"):
         open_store(stopped).verify(20)
     finish(stopped)
     assert [event["checkpoint"] for event in events(stopped)] == [newest.name]
+
+
+def test_09_a_whole_checkpoint_in_place_of_the_one_that_was_written_is_refused(stopped):
+    """From another run, say: its own hash is right, and the manifest's is another."""
+    newest = stopped.checkpoints / "step-00000020.h5"
+    reseal(newest, lambda description, _: description["counters"].update(next_sample=7))
+    load_checkpoint(newest)
+    finish(stopped)
+    (event,) = events(stopped)
+    assert "is not the file that the manifest lists" in event["reason"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 2}', b"\xff" * 100, None])
@@ -179,7 +189,7 @@ def test_12_a_second_process_is_refused_and_a_dead_ones_lock_is_no_lock(stopped)
 
 
 def entry(step, val_loss=None):
-    return Entry(step, "", 0, val_loss, 0)
+    return Entry(step, "", val_loss, 0)
 
 
 def test_19_the_last_the_best_and_an_anchor_are_kept():

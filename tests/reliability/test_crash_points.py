@@ -5,7 +5,6 @@ moments, counters, log and ledger of the run that nobody disturbed. The checkpoi
 earnest; here in its midst, so that event number n is the same one each time.
 """
 
-import hashlib
 import itertools
 import shutil
 import sys
@@ -25,7 +24,7 @@ from reliability.small_training import (
 
 from npllm.errors import ResourceError
 from npllm.training import checkpoint_store
-from npllm.training.checkpoint import checkpoint_path
+from npllm.training.checkpoint import checkpoint_path, sealed_sha256
 from npllm.training.checkpoint_store import CheckpointStore, read_manifest
 from npllm.training.metrics import read_metrics
 
@@ -106,8 +105,7 @@ def assert_the_manifest_lists_whole_files_only(run):
     entries, complaint = read_manifest(run.checkpoints)
     assert complaint is None
     for entry in entries:
-        content = checkpoint_path(run.checkpoints, entry.step).read_bytes()
-        assert hashlib.sha256(content).hexdigest() == entry.sha256
+        assert sealed_sha256(checkpoint_path(run.checkpoints, entry.step)) == entry.sha256
 
 
 def test_the_undisturbed_run_does_to_the_disk_what_a_disk_can_do(undisturbed):

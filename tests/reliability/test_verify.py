@@ -68,7 +68,7 @@ def test_what_is_damaged_stands_in_its_own_line(copy, capsys):
     printed = capsys.readouterr()
     bad = [line for line in printed.out.splitlines() if not line.startswith("ok ")]
     assert len(bad) == 2, "the checkpoint, and the summary that is checked against it"
-    assert bad[0].startswith(f"damaged  checkpoints/{newest.name}: {newest} is damaged (its SHA-256")
+    assert bad[0].startswith(f"damaged  checkpoints/{newest.name}: {newest} is not a whole checkpoint (its SHA-256")
     assert printed.err == f"npllm: {copy}: 2 of 9 files are damaged; what to do stands beside each.\n"
 
 

@@ -101,10 +101,10 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def flip_a_bit(file):
-    bits = file["params"][:].view(np.uint32)
-    bits[7] ^= 1
-    file["params"][:] = bits.view(np.float32)
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
 
 
 def with_nan(path):
@@ -140,7 +140,7 @@ DAMAGES = {
         "not hold exactly params and adam_m and adam_v",
     ),
     "scalar": (with_params(np.float32(1)), "params is not one-dimensional"),
-    "other values": (lambda path: edit(path, flip_a_bit), "its content does not match its SHA-256"),
+    "other values": (flip_a_bit, "its SHA-256 is not the one that it says"),
     "not a number": (with_nan, "is poisoned .params holds values that are not finite"),
     "group": (lambda path: edit(path, lambda file: file.create_group("more")), "not a whole checkpoint"),
 }
