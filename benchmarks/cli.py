@@ -63,7 +63,9 @@ def scale_command(
     publish(scale, scale.measure(configs, rounds), facts, json)
 
 
-def checkpoint_command(*, configs: tuple[ConfigName, ...] = ("mid",), rounds: int = 5, json: Path | None = None) -> None:
+def checkpoint_command(
+    *, configs: tuple[ConfigName, ...] = ("mid",), rounds: int = 5, json: Path | None = None
+) -> None:
     """A training step that saves the state, beside one that does not.
 
     Args:

@@ -61,7 +61,10 @@ def roll_back(
             f"samples in {ledger.path}, lower optim.lr, or raise spikes.max_rollbacks in config.toml and resume."
         )
     store.wait()
-    steps = _before(spike, ledger, [step for step in sorted(store.entries, reverse=True) if store.scheduled(step)])
+    steps = [step for step in sorted(store.entries, reverse=True) if store.scheduled(step)]
+    if in_the_same_place(spike, config, ledger):
+        before_last = ledger.rollbacks[-1]["restored_step"]
+        steps = [step for step in steps if step < before_last] or steps
     restored = next(_usable(store, steps, state, validate), None)
     record_refusals(store, ledger)
     if restored is None:
@@ -75,15 +78,9 @@ def roll_back(
     state.rollbacks = len(ledger.rollbacks)
 
 
-def _before(spike: Spike, ledger: Ledger, steps: list[int]) -> list[int]:
-    """Where to go back to, best first. steps: of the checkpoints there are, newest first."""
-    last = ledger.rollbacks[-1] if ledger.rollbacks else None
-    if last is None or not steps:
-        return steps
-    restored = last["restored_step"]
-    in_the_same_place = spike.step <= last["step"] or steps[0] == restored
-    older = [step for step in steps if step < restored]
-    return older if in_the_same_place and older else steps
+def in_the_same_place(spike: Spike, config: SpikeConfig, ledger: Ledger) -> bool:
+    """Whether the run has not come far beyond the last spike: so far that the detector would be armed anew."""
+    return bool(ledger.rollbacks) and spike.step <= ledger.rollbacks[-1]["step"] + config.min_history
 
 
 def _usable(store: CheckpointStore, steps: list[int], state: LoopState, validate: Validate) -> Iterator[int]:

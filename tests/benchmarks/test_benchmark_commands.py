@@ -7,10 +7,11 @@ import sys
 from math import isfinite
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from small_runs import ENVIRONMENT
 
-from benchmarks import cli, generate, kernels, machine, startup, train
+from benchmarks import checkpoint, cli, generate, kernels, machine, startup, train
 from benchmarks.cases import operation_cases
 from benchmarks.configs import CONFIGS, TINY
 from benchmarks.ladder import adamw, climb, maximum
@@ -118,6 +119,21 @@ def test_scale(run, monkeypatch):
     assert rows[0]["times_one_thread"] == 1.0
     assert rows[1]["times_one_thread"] == pytest.approx(1 / rows[1]["ratio"])
     assert all(row["same_bits"] for row in rows)
+
+
+def test_checkpoint(run, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "mid", TINY)
+    (row,), _ = run("checkpoint", "--configs", "mid")
+    assert row["times_a_step"] == pytest.approx(row["saving_step_ms"] / row["step_ms"])
+    assert row["on_the_disk_ms"] >= row["saving_step_ms"] > 0
+    assert 0.1 < row["megabytes"] < 10
+
+
+def test_a_checkpoint_that_is_not_the_state_is_no_figure(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "mid", TINY)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path: SimpleNamespace(arrays={"params": np.zeros(3)}))
+    with pytest.raises(AssertionError, match="is not the state that was saved"):
+        checkpoint.measure(("mid",), rounds=1)
 
 
 def test_startup(run, monkeypatch):

@@ -17,6 +17,7 @@ from reliability.small_training import (
     make_run,
     train_on,
     with_spikes,
+    with_training,
 )
 
 from npllm.errors import TrainingError
@@ -135,6 +136,16 @@ def test_a_later_spike_elsewhere_goes_back_to_the_checkpoint_before_it(tmp_path)
     first, second = events(run)
     assert first["restored_step"] < second["restored_step"]
     assert second["step"] - second["restored_step"] <= CONFIG.train.checkpoint_every
+
+
+def test_a_later_spike_may_go_back_to_the_same_checkpoint(tmp_path):
+    """That of step 10 is the newest in both cases; six steps after the first spike is another place."""
+    run, config = make_run(tmp_path / "run"), with_training(CONFIG, checkpoint_every=10)
+    state = train_on(run, config, Poison(config, [45, 100], fifty_fold))
+    first, second = events(run)
+    assert (first["restored_step"], second["restored_step"]) == (10, 10)
+    assert second["step"] > first["step"] + config.spikes.min_history
+    assert_same_bits(state, clean_state(config, [tuple(event["skipped"]) for event in (first, second)]))
 
 
 def test_05_when_every_batch_is_bad_training_gives_up(tmp_path):

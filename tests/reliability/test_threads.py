@@ -45,5 +45,5 @@ def hashes(layer):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Numba brings its OpenMP layer on Linux only")
-def test_weights_after_200_steps_have_the_same_bits():
+def test_14_weights_after_200_steps_have_the_same_bits():
     assert len(hashes("omp") | hashes("workqueue")) == 1
