@@ -160,4 +160,10 @@ def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]
     """
     run = run_of(path)
     checkpoint = Path(path) if Path(path).is_file() else run.newest_checkpoint()
-    return model_from_checkpoint(checkpoint, dtype=dtype), run.load_tokenizer()
+    model, tokenizer = model_from_checkpoint(checkpoint, dtype=dtype), run.load_tokenizer()
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise DataError(
+            f"{run.tokenizer} has {tokenizer.vocab_size} tokens, but {checkpoint} was trained with "
+            f"{model.config.vocab_size}; put back the file that belongs to the run."
+        )
+    return model, tokenizer

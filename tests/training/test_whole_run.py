@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 from math import exp, log, log2
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_runs import TINY, pretrain_arguments, refused, run, summary, untimed_
 import npllm
 from npllm.data.shards import read_shard
 from npllm.model import GPT
-from npllm.tokenizer import train_bpe
+from npllm.tokenizer import train_bpe, train_char
 from npllm.training import results
 from npllm.training.metrics import read_metrics
 from npllm.training.results import next_command, sample_positions, shard_text
@@ -247,3 +248,11 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
     (tmp_path / "config.toml").write_text("")
     assert open_run(tmp_path).path == tmp_path
     assert "has no checkpoint; train first" in refused(capsys, "generate", tmp_path, exit_code=3)
+
+
+def test_a_tokenizer_of_another_size_says_so(tmp_path, capsys, finished_run):
+    """Or the first token beyond the embedding would be a crash, or worse another token."""
+    out = shutil.copytree(finished_run, tmp_path / "run")
+    train_char(["a few letters"]).save(out / "tokenizer.json")
+    for verb in ("generate", "evaluate"):
+        assert f"{out / 'tokenizer.json'} has " in refused(capsys, verb, out, exit_code=3)
