@@ -21,7 +21,7 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
     try:
         _write(temporary, os.O_CREAT | os.O_TRUNC, data)
         os.replace(temporary, path)
-        sync(path.parent)
+        _sync(path.parent)
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written ({error.strerror}): free disk space there or choose another folder."
@@ -38,7 +38,7 @@ def append(path: Path, data: bytes, *, durably: bool = False) -> None:
         is_new = not path.exists()
         _write(path, os.O_CREAT | os.O_APPEND, data, durably=durably)
         if is_new and durably:
-            sync(path.parent)
+            _sync(path.parent)
     except OSError as error:
         raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
 
@@ -50,7 +50,14 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Until the content of a file, or the names in a folder, would survive a power cut."""
+    """Until the content of a file, or the names in a folder, would survive a power cut. Raises ResourceError."""
+    try:
+        _sync(path)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
