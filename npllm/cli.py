@@ -186,6 +186,19 @@ def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...
     print(Tokenizer.load(tokenizer).decode(numbers))
 
 
+def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
+    """Poison a stretch of the data and train thrice: with rollback, only skipping updates, and undefended.
+
+    Args:
+        out: folder of the first run, and of spike.png; none = runs/spike-demo
+        seed: of the initial weights, the order of the data and the poison
+    """
+    from npllm.training.run_folder import new_run_folder
+    from npllm.training.spike_demo import run_demo
+
+    run_demo(out or new_run_folder("spike-demo"), seed, Console())
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "resume": resume,
@@ -196,7 +209,9 @@ VERBS: dict[str, Callable[..., None]] = {
     "tokenizer train": tokenizer_train,
     "tokenizer encode": tokenizer_encode,
     "tokenizer decode": tokenizer_decode,
+    "demo spike": demo_spike,
 }
+GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words that are not yet a verb
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -205,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     words = [argument for argument in arguments if argument not in ("-h", "--help")]
-    if words in ([], ["tokenizer"]):  # not yet a verb
+    if not words or (len(words) == 1 and words[0] in GROUPS):
         print(_usage())
         return 0 if len(words) < len(arguments) else 2
     try:
@@ -237,7 +252,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _run_verb(arguments: list[str]) -> None:
-    words = 2 if arguments[0] == "tokenizer" else 1
+    words = 2 if arguments[0] in GROUPS else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
     if verb not in VERBS:
         raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, list(VERBS))}; npllm --help lists them.")

@@ -2,10 +2,14 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+
+from npllm.training import spike_demo
+from npllm.training.config import DataConfig
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 SHORTER = ["--train.steps", "3", "--batch.size", "8", "--batch.micro_size", "2", "--model.n_embd", "32"]
@@ -37,8 +41,20 @@ def run(command: str) -> int:
     return main([*words[3:], "--rounds", "1"])
 
 
+def shorten_the_demo(monkeypatch) -> None:
+    """`npllm demo spike` has no options for its size: its two constants are its size."""
+    config = replace(
+        spike_demo.CONFIG,
+        data=DataConfig(source=("pydoc",), tokenizer="byte"),
+        train=replace(spike_demo.CONFIG.train, steps=12),
+    )
+    monkeypatch.setattr(spike_demo, "CONFIG", config)
+    monkeypatch.setattr(spike_demo, "POISON", spike_demo.Poison(first=6, batches=2, growth=1))
+
+
 def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    shorten_the_demo(monkeypatch)
     for name in ("notes.txt", "tinyshakespeare.txt"):
         Path(name).write_text("\n".join(topics.values())[:100_000], encoding="utf-8")
     for command in commands():

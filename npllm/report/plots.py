@@ -1,35 +1,161 @@
-"""Pictures of a run."""
+"""Pictures of a run. Each has a function that builds the figure and one that writes it as a PNG."""
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from npllm.atomic import write_atomically
 
+if TYPE_CHECKING:  # an optional dependency, and slow to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draw training and validation loss against tokens from the lines of metrics.jsonl into a PNG."""
-    from matplotlib.figure import Figure  # an optional dependency, and slow to import
+NEEDS_MATPLOTLIB = "it needs matplotlib (pip install 'npllm[plot]')."
+TRAINING, VALIDATION, SPIKE = "#9bb7d4", "#c0392b", "#d35400"
+DEMO = ("#1e8449", "#ca6f1e", "#34495e")
+SMOOTHING = 5  # updates in the moving average
+
+
+class RunHistory(NamedTuple):
+    """What a run wrote down: the lines of metrics.jsonl and those of ledger.jsonl."""
+
+    metrics: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+def plot_loss(history: RunHistory, path: Path) -> None:
+    """Draw the loss of a run, with its spikes and rollbacks, into a PNG."""
+    _write(loss_figure(history), path)
+
+
+def loss_figure(history: RunHistory) -> "Figure":
+    """Training and validation loss against tokens, and what the ledger says about loss spikes."""
+    figure, axes = _empty_figure("tokens trained on, millions")
+    metrics = history.metrics
+    tokens, losses = _points(metrics, "loss")
+    axes.plot(tokens, losses, color=TRAINING, linewidth=0.8, label="training, each step")
+    validated = _points([record for record in metrics if "val_loss" in record], "val_loss")
+    axes.plot(*validated, color=VALIDATION, marker="o", markersize=3, label="validation sample")
+    _mark_spikes(axes, history)
+    figure.legend(loc="outside upper center", ncols=3)  # where no spike can be
+    return figure
+
+
+def _points(metrics: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    return [record["tokens"] / 1e6 for record in metrics], [record[name] for record in metrics]
+
+
+def _mark_spikes(axes: "Axes", history: RunHistory) -> None:
+    """A cross for each spike, and an arrow from it back to the checkpoint that was restored."""
+    kept = {record["step"]: (record["tokens"] / 1e6, record["loss"]) for record in history.metrics}
+    highest = max((loss for _, loss in kept.values()), default=0.0)
+    spikes = [event for event in history.events if "samples" in event]
+    for number, event in enumerate(spikes):
+        # A loss that is not finite, or would squeeze the curve flat, goes to the curve's own top.
+        loss = highest if event["loss"] is None else min(event["loss"], highest)
+        spike = event["tokens"] / 1e6, loss
+        label = None if number else "loss spike; arrow: back to a checkpoint"
+        axes.plot(*spike, color=SPIKE, marker="x", markersize=8, markeredgewidth=2, linestyle="none", label=label)
+        restored = event.get("restored_step")
+        if restored is None:  # the run gave up
+            continue
+        left = spike[0] > sum(axes.get_xlim()) / 2  # towards the middle
+        _label(axes, spike, f"skipped samples {_range(event['skipped'])}", SPIKE, left=left, row=number % 4)
+        # No line stands for step 0, and the line of a step may be missing in an old log.
+        _arrow(axes, spike, kept.get(restored) or kept.get(restored + 1), SPIKE)
+
+
+def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float] | None, color: str) -> None:
+    if end is not None:
+        style = {"arrowstyle": "->", "color": color, "linewidth": 1.5, "connectionstyle": "arc3,rad=0.3"}
+        axes.annotate("", end, xytext=start, arrowprops=style, zorder=5)
+
+
+def _label(axes: "Axes", point: tuple[float, float], text: str, color: str, *, left: bool, row: int = 0) -> None:
+    """Above a point, on one side of it; the rows keep the labels of neighbours apart."""
+    axes.annotate(
+        text,
+        point,
+        xytext=(-8 if left else 8, 6 + 11 * row),
+        textcoords="offset points",
+        horizontalalignment="right" if left else "left",
+        fontsize=8,
+        color=color,
+    )
+
+
+def _range(samples: list[int]) -> str:
+    first, end = samples
+    return f"{first:,}–{end - 1:,}"
+
+
+class DemoCurve(NamedTuple):
+    """One training of the spike demo. made: (updates before it, loss) of the updates in the final weights, in order.
+    lost: those of the batches that were refused or rolled back, in order. rollbacks: events of the ledger."""
+
+    name: str
+    made: list[tuple[int, float]]
+    lost: list[tuple[int, float]]
+    rollbacks: list[dict[str, Any]]
+
+
+def plot_spike_demo(curves: list[DemoCurve], poisoned: tuple[int, int], path: Path) -> None:
+    """Draw the trainings of the spike demo into a PNG."""
+    _write(spike_figure(curves, poisoned), path)
+
+
+def spike_figure(curves: list[DemoCurve], poisoned: tuple[int, int]) -> "Figure":
+    """Training loss of each curve around the poisoned batches: [first, end) in an undisturbed order of training."""
+    first, end = poisoned
+    shown = first - 4 * (end - first), first + 9 * (end - first)
+    figure, axes = _empty_figure("updates made")
+    axes.axvspan(first, end, color="#f5b7b1", alpha=0.4, linewidth=0, label="poisoned batches, if none is skipped")
+    for curve, color in zip(curves, DEMO, strict=True):
+        steps, losses = _between(curve.made, *shown)
+        axes.plot(steps, losses, color=color, alpha=0.3, linewidth=0.8)
+        axes.plot(steps, _smooth(losses), color=color, linewidth=2, label=curve.name)
+        axes.plot(*_between(curve.lost, *shown), color=color, marker="x", markersize=4, linewidth=0.8, linestyle=":")
+    axes.plot([], [], color="grey", marker="x", linestyle=":", label="computed, but not in the final weights")
+    axes.set_xlim(*shown)
+    for curve, color in zip(curves, DEMO, strict=True):
+        for event in curve.rollbacks:
+            _mark_way_back(axes, curve, event, color)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def _mark_way_back(axes: "Axes", curve: DemoCurve, event: dict[str, Any], color: str) -> None:
+    step, restored = event["step"] - 1, event["restored_step"]
+    spike, checkpoint = (step, dict(curve.lost)[step]), (restored, dict(curve.made)[restored])
+    axes.plot(*checkpoint, color=color, marker="o", markersize=7, zorder=5)
+    _arrow(axes, spike, checkpoint, color)
+    _label(axes, spike, f"back to step {restored},\nskipping samples {_range(event['skipped'])}", color, left=True)
+
+
+def _between(points: list[tuple[int, float]], first: int, end: int) -> tuple[list[int], list[float]]:
+    inside = [(step, loss) for step, loss in points if first <= step <= end]
+    return [step for step, _ in inside], [loss for _, loss in inside]
+
+
+def _smooth(losses: list[float]) -> list[float]:
+    """The mean of each loss and those before it, SMOOTHING at most."""
+    return [float(np.mean(losses[max(0, i + 1 - SMOOTHING) : i + 1])) for i in range(len(losses))]
+
+
+def _empty_figure(x_label: str) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    tokens = [record["tokens"] / 1e6 for record in metrics]
-    axes.plot(
-        tokens, [record["loss"] for record in metrics], color="#9bb7d4", linewidth=0.8, label="training, each step"
-    )
-    validated = [record for record in metrics if "val_loss" in record]
-    axes.plot(
-        [record["tokens"] / 1e6 for record in validated],
-        [record["val_loss"] for record in validated],
-        color="#c0392b",
-        marker="o",
-        markersize=3,
-        label="validation sample",
-    )
-    axes.set_xlabel("tokens trained on, millions")
+    axes.set_xlabel(x_label)
     axes.set_ylabel("loss, nats per token")
     axes.grid(alpha=0.3)
-    axes.legend()
+    return figure, axes
+
+
+def _write(figure: "Figure", path: Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     write_atomically(path, image.getbuffer())

@@ -16,9 +16,10 @@ from npllm.data.corpora import read_text
 from npllm.data.shards import TokenShard, read_shard
 from npllm.generation import generate
 from npllm.model import GPT
-from npllm.report.plots import plot_loss
+from npllm.report.plots import NEEDS_MATPLOTLIB, RunHistory, plot_loss
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import Evaluation, evaluate
+from npllm.training.ledger import Ledger
 from npllm.training.metrics import read_metrics
 from npllm.training.run_folder import RunFolder, load, run_of
 from npllm.training.state import LoopState
@@ -48,10 +49,10 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         console.print(text, markup=False, highlight=False)
     console.rule(style="dim")
     if find_spec("matplotlib"):
-        plot_loss(read_metrics(run.metrics), run.loss_plot)
+        plot_loss(RunHistory(read_metrics(run.metrics), Ledger(run.ledger).events), run.loss_plot)
         plot = f"Loss plot: {run.loss_plot}"
     else:
-        plot = "No loss plot: it needs matplotlib (pip install 'npllm[plot]')."
+        plot = f"No loss plot: {NEEDS_MATPLOTLIB}"
     for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # a command must stay in one line
 

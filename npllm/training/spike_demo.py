@@ -1,0 +1,279 @@
+"""What a stretch of broken data does to a training, and what detection, rollback and skipping do about it.
+
+Some batches of the training text are poisoned: their bytes are shuffled, few in the first batch and more in each one
+after it. So the first of them look nearly sound and are learnt from before the detector sees anything. From the same
+weights, on the same data, three trainings:
+
+    roll back and skip    as every run of this program: back to a checkpoint, then on without the poisoned samples
+    only skip updates     what OLMo-core and llm.c do: a spiking batch is not learnt from, and nothing is undone; its
+                          loss does enter the window that the next ones are compared with, so the limits widen
+    no detection          every batch is learnt from
+
+The poison is laid in the order of training, not of the text: the sampler spreads the text over the whole epoch, where
+a poisoned page would be a little noise in many batches.
+
+(OLMo-core, optim/skip_step_optimizer.py; llm.c, llmc/outlier_detector.h.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from npllm.atomic import write_atomically
+from npllm.data.sampler import WindowSampler
+from npllm.data.shards import TokenShard, write_shard
+from npllm.model import GPT, Architecture
+from npllm.optim import BatchConfig, OptimConfig
+from npllm.report.plots import NEEDS_MATPLOTLIB, DemoCurve, plot_spike_demo
+from npllm.training.calibration import warm_up
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text
+from npllm.training.evaluation import evaluate
+from npllm.training.ledger import Ledger
+from npllm.training.loop import Gradients, build_state, updates
+from npllm.training.prepare import prepare_data
+from npllm.training.pretrain import check_disk, describe_machine, next_token_stage, set_up_kernels
+from npllm.training.run_folder import RunFolder, create_run
+from npllm.training.spikes import Spike
+from npllm.training.state import LoopState
+from npllm.training.train import train
+
+AVERAGED = 20  # batches whose mean loss is a level
+
+
+@dataclass(frozen=True)
+class Poison:
+    """Which batches are poisoned, counted in the order of training, and over how many the share of shuffled bytes
+    grows to all of them."""
+
+    first: int = 510  # the loss falls slowly by then, and the limits of the detector are narrow
+    batches: int = 16
+    growth: int = 8
+
+    @property
+    def end(self) -> int:
+        return self.first + self.batches
+
+    def sample_ids(self, batch_size: int) -> tuple[int, int]:
+        """[first, end) in a run without ramp or skips."""
+        return self.first * batch_size, self.end * batch_size
+
+
+POISON = Poison()
+CONFIG = RunConfig(  # the default recipe, smaller, and with checkpoints as close as the run is short
+    data=DataConfig(source=("stdlib",), tokenizer="byte"),
+    model=Architecture(
+        n_layer=2, n_head=4, n_embd=64, block_size=128, norm="rmsnorm", position="rotary", mlp="swiglu", bias=False
+    ),
+    optim=OptimConfig(lr=3e-3, min_lr=3e-4, warmup_steps=100),
+    batch=BatchConfig(size=8, micro_size=8),
+    train=TrainConfig(steps=800, eval_every=20, checkpoint_every=20),
+)
+
+
+class Batch(NamedTuple):
+    """A batch whose loss and gradient were computed. step: updates made before it. poisoned: samples of it that are."""
+
+    step: int
+    loss: float
+    poisoned: int
+
+
+@dataclass
+class Recorder:
+    """Gradients that keep a record of every batch, also of those that no update is made from."""
+
+    gradients: Gradients
+    poisoned_ids: tuple[int, int]
+    batches: list[Batch] = field(default_factory=list)
+
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> float:
+        loss = self.gradients(model, ids, step)
+        first, end = self.poisoned_ids
+        self.batches.append(Batch(step, loss, int(np.count_nonzero((ids >= first) & (ids < end)))))
+        return loss
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one of the three came to. batches: in the order in which they were computed."""
+
+    name: str
+    batches: list[Batch]
+    val_loss: float
+
+    @property
+    def made(self) -> dict[int, Batch]:
+        """By step, the batches that are in the final weights: a step that was refused or undone is computed again."""
+        return {batch.step: batch for batch in self.batches}
+
+    @property
+    def since_poison(self) -> list[Batch]:
+        """From the first poisoned batch on."""
+        return self.batches[self._n_before :]
+
+    @property
+    def batches_until_back(self) -> int | None:
+        """From the first poisoned batch, how many until the loss on clean batches is again what it was before; None:
+        never."""
+        level = mean(batch.loss for batch in self.batches[: self._n_before][-AVERAGED:])
+        clean = [(i, batch.loss) for i, batch in enumerate(self.since_poison) if not batch.poisoned]
+        for first in range(len(clean) - AVERAGED + 1):
+            if mean(loss for _, loss in clean[first : first + AVERAGED]) <= level:
+                return clean[first][0]
+        return None
+
+    @property
+    def _n_before(self) -> int:
+        return next(i for i, batch in enumerate(self.batches) if batch.step >= POISON.first)
+
+
+def run_demo(path: Path, seed: int, console: Console) -> None:
+    """The three trainings, a picture and a table. `path` becomes the run folder of the first, with spike.png in it."""
+    config = replace(CONFIG, train=replace(CONFIG.train, seed=seed))
+    set_up_kernels(config.train, console)
+    with create_run(path) as draft, console.status("preparing") as status:
+        prepare_data(config.data, draft, status.update)
+        train_shard, val_shard = poison_run(draft, config)
+        status.update("compiling kernels (kept for the next run)")
+        warm_up(config, train_shard.vocab_size, train_shard.tokens)
+        check_disk(draft.path, build_state(config, train_shard.vocab_size), config.train.keep)
+        write_atomically(draft.config, config_text(config, describe_machine()).encode())
+    run = RunFolder(path)
+    first, end = POISON.sample_ids(config.batch.size)
+    say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    say(f"Batches {POISON.first} to {POISON.end - 1} (samples {first:,} to {end - 1:,}) have their bytes shuffled.")
+    with run.lock():
+        trainings = train_three_times(run, config, train_shard, val_shard, console)
+        ledger = Ledger(run.ledger)
+    say(f"\n{run.ledger}:")
+    for line in in_plain_words(ledger):
+        say(line)
+    console.print(comparison(trainings, config.model.block_size))
+    picture = run.path / "spike.png"
+    if find_spec("matplotlib"):
+        plot_spike_demo(curves(trainings, ledger), (POISON.first, POISON.end), picture)
+        say(f"Plot: {picture}")
+    else:
+        say(f"No plot: {NEEDS_MATPLOTLIB}")
+
+
+def poison_run(run: RunFolder, config: RunConfig) -> tuple[TokenShard, TokenShard]:
+    """Put poisoned training tokens in the place of the clean ones. Returns the shards as they are now."""
+    clean, _ = run.load_shards()
+    tokens = poison(clean, config)
+    write_shard(
+        run.train_shard,
+        [document[:-1] for document in np.split(tokens, clean.document_starts[1:])],  # write_shard marks their ends
+        vocab_size=clean.vocab_size,
+        eot_id=clean.eot_id,
+        n_bytes=clean.n_bytes,
+        tokenizer_sha256=clean.tokenizer_sha256,
+        source_sha256=clean.source_sha256,
+    )
+    return run.load_shards()
+
+
+def poison(shard: TokenShard, config: RunConfig) -> np.ndarray:
+    """A copy of the shard's tokens in which the windows of the poisoned batches are shuffled, each within itself.
+
+    The ends of documents stay, and so do both ends of a window: these are also the end of one neighbour and the
+    beginning of the other, which are clean.
+    """
+    tokens, T = shard.tokens.copy(), config.model.block_size
+    rng = np.random.default_rng(config.train.seed)
+    ids = np.arange(*POISON.sample_ids(config.batch.size))
+    starts = WindowSampler(len(tokens), T, config.train.seed).positions(ids)
+    for start, batch in zip(starts, (ids - ids[0]) // config.batch.size, strict=True):
+        share = min(1.0, (batch + 1) / POISON.growth)
+        places = start + 1 + rng.permutation(T - 1)[: round(share * (T - 1))]
+        places = places[tokens[places] != shard.eot_id]
+        tokens[places] = rng.permutation(tokens[places])
+    return tokens
+
+
+def train_three_times(
+    run: RunFolder, config: RunConfig, train_shard: TokenShard, val_shard: TokenShard, console: Console
+) -> list[Training]:
+    """From the same weights, on the same data; the first in the run folder."""
+    stage = next_token_stage(config, train_shard, val_shard)
+
+    def training(name: str, work: Callable[[LoopState, Recorder], None]) -> Training:
+        state = build_state(config, train_shard.vocab_size)
+        recorder = Recorder(stage.gradients, POISON.sample_ids(config.batch.size))
+        work(state, recorder)
+        return Training(name, recorder.batches, evaluate(state.model, val_shard.tokens, val_shard.n_bytes).loss)
+
+    def in_the_run_folder(state: LoopState, recorder: Recorder) -> None:
+        train(run, config, state, replace(stage, gradients=recorder), console)
+
+    def only_skipping(state: LoopState, recorder: Recorder) -> None:
+        with console.status("once more, only skipping updates"):
+            skip_updates(state, config, recorder)
+
+    def undefended(state: LoopState, recorder: Recorder) -> None:
+        blind = replace(config, spikes=replace(config.spikes, enabled=False))
+        with console.status("once more, without detection"):
+            for _ in updates(state, blind, recorder):
+                pass
+
+    return [
+        training("roll back and skip", in_the_run_folder),
+        training("only skip updates", only_skipping),
+        training("no detection", undefended),
+    ]
+
+
+def skip_updates(state: LoopState, config: RunConfig, gradients: Gradients) -> None:
+    """Train to the last step. A spiking batch is thrown away and its loss remembered; nothing is restored."""
+    for event in updates(state, config, gradients):
+        if isinstance(event, Spike):
+            state.model.grads.flat[:] = 0
+            state.next_sample = event.samples[1]
+            state.detector.accept(event.loss, event.grad_norm)
+
+
+def in_plain_words(ledger: Ledger) -> list[str]:
+    """What happened in the first training, one line an event."""
+    lines = []
+    for event in ledger.rollbacks:
+        start, end = event["skipped"]
+        lines.append(
+            f"Update {event['step']} was not made: {event['reason']}. The run went back to the checkpoint of step "
+            f"{event['restored_step']} and left out the samples {start:,} to {end - 1:,}."
+        )
+    return lines or ["The detector saw no spike."]
+
+
+def comparison(trainings: list[Training], T: int) -> Table:
+    """A row for each training."""
+    table = Table("", "validation loss", "worst loss", "batches until it is back", "poisoned tokens learnt")
+    table.columns[0].no_wrap = True
+    for training in trainings:
+        back = training.batches_until_back
+        worst = max(batch.loss for batch in training.since_poison)
+        poisoned = sum(batch.poisoned for batch in training.made.values()) * T
+        table.add_row(
+            training.name,
+            f"{training.val_loss:.4f}",
+            f"{worst:.2f}",
+            "not in this run" if back is None else f"{back}",
+            f"{poisoned:,}",
+        )
+    return table
+
+
+def curves(trainings: list[Training], ledger: Ledger) -> list[DemoCurve]:
+    """The trainings as the plot wants them; only the first one goes back."""
+    drawn = []
+    for training, rollbacks in zip(trainings, (ledger.rollbacks, [], []), strict=True):
+        made = training.made
+        lost = [(batch.step, batch.loss) for batch in training.batches if batch is not made[batch.step]]
+        drawn.append(DemoCurve(training.name, [(step, made[step].loss) for step in sorted(made)], lost, rollbacks))
+    return drawn
