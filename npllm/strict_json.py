@@ -1,16 +1,22 @@
 """JSON from files that may come from anywhere."""
 
 import json
+from collections.abc import Iterable
+from math import isfinite
 from typing import Any
+
+DEEPEST = 100  # lists and objects in one another; what walks through the value later may then be recursive
 
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError also for what Python's parser lets through: a key twice in one object
-    (each reader would believe another of the two), NaN and Infinity, and nesting too deep for the parser."""
+    (each reader would believe another of the two), NaN, Infinity and numbers that become it, and deep nesting."""
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    _check_depth(value)
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -22,5 +28,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not isfinite(number):
+        raise ValueError(f"{digits[:80]} is too large for a number")
+    return number
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _children(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

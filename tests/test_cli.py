@@ -40,13 +40,13 @@ def test_help_of_every_verb(capsys, verb, flag):
     shown = capsys.readouterr().out
     assert f"usage: npllm {verb}" in shown
     assert " ".join(VERBS[verb].__doc__.splitlines()[0].split()) in " ".join(shown.split())
-    if verb not in ("resume", "warmup"):  # which have no options
+    if verb not in ("resume", "verify", "warmup"):  # which have no options
         assert "(default: " in shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "exit_code"),
-    [([], 2), (["--help"], 0), (["-h"], 0), (["tokenizer"], 2), (["tokenizer", "--help"], 0)],
+    [([], 2), (["--help"], 0), (["-h"], 0), (["tokenizer"], 2), (["tokenizer", "--help"], 0), (["demo"], 2)],
     ids=str,
 )
 def test_the_overview_lists_every_verb(capsys, arguments, exit_code):

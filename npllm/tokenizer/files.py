@@ -1,11 +1,11 @@
 """Where a tokenizer lies on disk: finding, reading and writing its files."""
 
-import json
 import os
 from pathlib import Path
 
 from npllm.atomic import write_atomically
 from npllm.errors import DataError
+from npllm.strict_json import parse_json
 from npllm.tokenizer.gpt2_files import from_gpt2_files
 from npllm.tokenizer.tokenizer_json import from_json, to_json
 from npllm.tokenizer.vocabulary import Vocabulary
@@ -38,12 +38,14 @@ def _read_folder(folder: Path) -> Vocabulary:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(_read_text(path))
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}): save or download it again") from None
 
 
 def _read_text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+        raise DataError(f"{path} is no ordinary file: check the path")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

@@ -22,7 +22,7 @@ def from_gpt2_files(ids: object, merges_text: str, vocabulary_source: str, merge
     for text in special_tokens:
         if not (text.startswith("<") and text.endswith(">")):
             raise DataError(
-                f"{vocabulary_source} has the token {text!r}, which no merge in {merges_source} makes: "
+                f"{vocabulary_source} has the token {text!r:.80}, which no merge in {merges_source} makes: "
                 "take both files from the same byte-level tokenizer"
             )
     return check_vocabulary(f"{vocabulary_source} with {merges_source}", ids, merges, special_tokens)
@@ -36,6 +36,6 @@ def read_merges(text: str, source: str) -> list[tuple[str, str]]:
             continue
         parts = line.split(" ")
         if len(parts) != 2:
-            raise DataError(f"{source} line {number} is {line[:80]!r}: write two tokens with one space between")
+            raise DataError(f"{source} line {number} is {line!r:.80}: write two tokens with one space between")
         merges.append((parts[0], parts[1]))
     return merges

@@ -17,10 +17,16 @@ Source: Radford et al., "Language models are unsupervised multitask learners", 2
 """
 
 from collections.abc import Iterable, Iterator
+from math import prod
 
 import regex
 
 from npllm.errors import DataError
+
+LARGEST_PATTERN = 20_000  # characters; those in use have up to 500, with a {1,3} among them
+# The regular expression of a stranger may try exponentially many ways to match. Seconds of processor time, which also
+# counts what is done with the pieces: encoding takes about a hundredth of this for each character.
+LEAST_TIME, TIME_PER_CHARACTER = 10.0, 100e-6
 
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -29,18 +35,44 @@ class Splitter:
     """Cuts text into pieces with a regular expression; joined, the pieces are the text again.
 
     What lies between two matches is a piece too. Raises regex.error for a pattern that does not compile, and
-    ValueError for one with capture groups.
+    ValueError for one with capture groups or anything else that `_check_pattern` refuses.
     """
 
     def __init__(self, pattern: str):
+        _check_pattern(pattern)
         if regex.compile(pattern).groups:
             raise ValueError("a split pattern must not have capture groups")
         # Splitting on a captured pattern gives, in turn, the text between two matches and the match itself.
         self._pattern = regex.compile(f"({pattern})")
+        self._is_known = pattern == GPT2_SPLIT
 
     def pieces(self, text: str) -> Iterator[str]:
-        """The pieces in order, one at a time: memory does not grow with the length of the text."""
-        return filter(None, self._pattern.splititer(text))
+        """The pieces in order, one at a time: memory does not grow with the length of the text.
+
+        Raises DataError when a pattern other than GPT-2's takes far more time than the length of the text explains.
+        """
+        return filter(None, self._pattern.splititer(text) if self._is_known else self._split_in_time(text))
+
+    def _split_in_time(self, text: str) -> Iterator[str]:
+        try:
+            yield from self._pattern.splititer(text, timeout=LEAST_TIME + TIME_PER_CHARACTER * len(text))
+        except TimeoutError:
+            raise DataError(
+                f"the tokenizer's split pattern takes too long on a text of {len(text)} characters: use a tokenizer "
+                "with another pattern"
+            ) from None
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for what the regular expressions of the `regex` module can do beyond cutting text from left to
+    right: recursion, reversed search, a match that begins later than it does. And for a pattern that would compile into
+    a very large program: one in which counted repeats stand inside each other multiplies out."""
+    bare = regex.sub(r"(?s)\\.", "", pattern)
+    if regex.search(r"\((\*|\?(?!:|=|!|>|<=|<!|[ims]+:))", bare) or r"\K" in regex.findall(r"(?s)\\.", pattern):
+        raise ValueError("it has a group or an escape of a kind that is not supported")
+    copies = prod(max(1, int(digits[-9:])) for digits in regex.findall(r"(?<=[{,])\d+", bare))
+    if len(pattern) * copies > LARGEST_PATTERN:
+        raise ValueError(f"it multiplies out to more than {LARGEST_PATTERN:,} characters")
 
 
 class SpecialSplitter:

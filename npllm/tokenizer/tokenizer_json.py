@@ -105,18 +105,18 @@ def _read_merge(merge: object, source: str) -> tuple[str, str]:
     """The two tokens of a merge, written as "a b" or as ["a", "b"]."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise DataError(f"{source} has the merge {merge!r}: write it as two tokens, 'a b' or ['a', 'b']")
+        raise DataError(f"{source} has the merge {merge!r:.80}: write it as two tokens, 'a b' or ['a', 'b']")
     return parts[0], parts[1]
 
 
 def _refuse_unsupported(document: dict, model: dict, byte_level: bool, source: str) -> None:
     if model.get("type", "BPE") != "BPE":
-        raise DataError(f"{source} has a model of type {model['type']!r}: only 'BPE' is supported")
+        raise DataError(f"{source} has a model of type {model['type']!r:.80}: only 'BPE' is supported")
     if document.get("normalizer") is not None:
         raise DataError(f"{source} has the normalizer {_name(document['normalizer'])}: only null is supported")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(option):
-            raise DataError(f"{source} has {option} = {model[option]!r} in its model: only null is supported")
+            raise DataError(f"{source} has {option} = {model[option]!r:.80} in its model: only null is supported")
     if not byte_level:
         decoder = document.get("decoder")
         if _name(decoder) != "'Fuse'":
@@ -125,12 +125,13 @@ def _refuse_unsupported(document: dict, model: dict, byte_level: bool, source: s
                 f"supported are {SUPPORTED_PRE_TOKENIZERS}, or no pre_tokenizer and the decoder 'Fuse' (characters)"
             )
         if model.get("unk_token") is not None:
-            raise DataError(f"{source} has unk_token = {model['unk_token']!r} in its model: only null is supported")
+            raise DataError(f"{source} has unk_token = {model['unk_token']!r:.80} in its model: only null is supported")
 
 
 def _name(component: object) -> str:
     """How a message calls a part of the file, such as {"type": "NFC"}."""
-    return repr(component["type"]) if isinstance(component, dict) and "type" in component else repr(component)
+    name = component["type"] if isinstance(component, dict) and "type" in component else component
+    return f"{name!r:.80}"
 
 
 def _read_split_pattern(document: dict, source: str) -> str | None:
@@ -178,13 +179,13 @@ def _read_special_tokens(document: dict, source: str) -> dict[str, int]:
             case {"id": int(token_id), "content": str(text)}:
                 pass
             case _:
-                raise DataError(f"{source} has the added token {entry!r}: it needs an integer id and a content")
+                raise DataError(f"{source} has the added token {entry!r:.80}: it needs an integer id and a content")
         if entry.get("special") is not True:
-            raise DataError(f"{source} has the added token {text!r} with special = false: only true is supported")
+            raise DataError(f"{source} has the added token {text!r:.80} with special = false: only true is supported")
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
-                raise DataError(f"{source} has the added token {text!r} with {option}: only false is supported")
+                raise DataError(f"{source} has the added token {text!r:.80} with {option}: only false is supported")
         if text in special_tokens:
-            raise DataError(f"{source} has the added token {text!r} twice: remove one of them")
+            raise DataError(f"{source} has the added token {text!r:.80} twice: remove one of them")
         special_tokens[text] = token_id
     return special_tokens

@@ -9,6 +9,8 @@ from npllm.errors import DataError
 from npllm.tokenizer.byte_table import BYTE_TO_CHARACTER, bytes_to_text, text_to_bytes
 from npllm.tokenizer.pretokenize import GPT2_SPLIT, Splitter
 
+MOST_SPECIAL_CHARACTERS = 1 << 17  # each place in a text is compared with all of them; Gemma's 6,000 tokens have 75,000
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -62,9 +64,15 @@ def check_vocabulary(
 
     ids: text -> id, with or without the special tokens. merges: (left text, right text) by rank.
     """
+    if sum(map(len, special_tokens)) > MOST_SPECIAL_CHARACTERS:
+        raise DataError(
+            f"{source} has special tokens of more than {MOST_SPECIAL_CHARACTERS:,} characters together: remove some"
+        )
     for text, i in special_tokens.items():
         if ids.get(text, i) != i:
-            raise DataError(f"{source} gives the special token {text!r} two ids, {ids[text]} and {i}: keep one of them")
+            raise DataError(
+                f"{source} gives the special token {text!r:.80} two ids, {ids[text]!r:.80} and {i}: keep one"
+            )
     all_ids = {**ids, **special_tokens}
     _check_ids(source, all_ids)
     tokens = [b""] * len(all_ids)
@@ -94,9 +102,9 @@ def _check_ids(source: str, ids: Mapping[str, object]) -> None:
     seen: dict[int, str] = {}
     for text, i in ids.items():
         if type(i) is not int or i < 0:
-            raise DataError(f"{source} gives the token {text!r} the id {i!r}: write an integer from 0 up")
+            raise DataError(f"{source} gives the token {text!r:.80} the id {i!r:.80}: write an integer from 0 up")
         if i in seen:
-            raise DataError(f"{source} gives {seen[i]!r} and {text!r} the same id {i}: give each its own")
+            raise DataError(f"{source} gives {seen[i]!r:.80} and {text!r:.80} the same id {i}: give each its own")
         seen[i] = text
     if not seen:
         raise DataError(f"{source} has no tokens: save or download it again")
@@ -110,11 +118,13 @@ def _token_bytes(source: str, text: str, byte_level: bool) -> bytes:
         token = text_to_bytes(text) if byte_level else text.encode("utf-8")
     except KeyError as error:
         raise DataError(
-            f"{source} has the token {text!r}, whose character {error.args[0]!r} stands for no byte: "
+            f"{source} has the token {text!r:.80}, whose character {error.args[0]!r} stands for no byte: "
             "only byte-level vocabularies are supported"
         ) from None
     except UnicodeEncodeError:
-        raise DataError(f"{source} has the token {text!r} with a lone surrogate: save or download it again") from None
+        raise DataError(
+            f"{source} has the token {text!r:.80} with a lone surrogate: save or download it again"
+        ) from None
     if not token:
         raise DataError(f"{source} has an empty token: remove it")
     return token
@@ -131,7 +141,9 @@ def _check_bytes(source: str, ordinary: Mapping[str, int]) -> None:
 def _check_characters(source: str, ordinary: Mapping[str, int]) -> None:
     for text in ordinary:
         if len(text) != 1:
-            raise DataError(f"{source} has the token {text!r}: without merges of bytes a token must be one character")
+            raise DataError(
+                f"{source} has the token {text!r:.80}: without merges of bytes a token must be one character"
+            )
 
 
 def _merge_ids(
@@ -142,11 +154,11 @@ def _merge_ids(
         for text in (left, right, left + right):
             if text not in ordinary:
                 raise DataError(
-                    f"{source} merges {left!r} and {right!r}, but {text!r} is not in the vocabulary: "
+                    f"{source} merges {left!r:.80} and {right!r:.80}, but {text!r:.80} is not in the vocabulary: "
                     "take vocabulary and merges from the same tokenizer"
                 )
         pair = ordinary[left], ordinary[right]
         if pair in pairs:
-            raise DataError(f"{source} lists the merge of {left!r} and {right!r} twice: remove one of them")
+            raise DataError(f"{source} lists the merge of {left!r:.80} and {right!r:.80} twice: remove one of them")
         pairs[pair] = None
     return tuple(pairs)

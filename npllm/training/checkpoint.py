@@ -25,7 +25,7 @@ import numpy as np
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, read_dataset, read_text_attribute
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT, ModelConfig
-from npllm.model.parameters import parameter_count
+from npllm.model.parameters import parameter_count, parameter_shapes
 from npllm.strict_json import parse_json
 from npllm.training.state import LoopState
 
@@ -97,6 +97,8 @@ def seal(image: memoryview) -> str:
 
 def sealed_sha256(path: Path) -> str:
     """The hash in a file's user block. Raises DataError unless it is that of the file."""
+    if path.exists() and not path.is_file():  # reading from a pipe may take for ever
+        raise _damaged(path, "it is no ordinary file")
     try:
         with path.open("rb") as file:
             block = file.read(USER_BLOCK)
@@ -154,21 +156,25 @@ def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str 
     description, arrays = load_checkpoint(path)
     try:
         config = ModelConfig(**description["model"])
-        _check_room(arrays["params"], config)
+        _check_room(description["table"], arrays["params"], config)
         model = GPT(config, seed=description["seed"], dtype=dtype or description["dtype"], backend=backend)
-    except (ConfigError, TypeError, ValueError, KeyError) as error:
-        raise DataError(f"{path} describes no model that can be built ({error}); use another checkpoint.") from error
+    except (ConfigError, TypeError, ValueError, KeyError, ArithmeticError) as error:
+        raise DataError(
+            f"{path} describes no model that can be built ({str(error):.300}); use another checkpoint."
+        ) from error
     check_arrays(path, arrays, {"params": model.params.flat})
     check_finite(path, {"params": arrays["params"]})
     model.params.flat[:] = arrays["params"]
     return model
 
 
-def _check_room(params: np.ndarray, config: ModelConfig) -> None:
-    """Before a model is built because a file describes it: does the file hold that many parameters?"""
+def _check_room(table: dict[str, Any], params: np.ndarray, config: ModelConfig) -> None:
+    """Before a model is built because a file describes it: does the file hold that many parameters, and list them?"""
     count = parameter_count(config)
     if count > len(params):
         raise ValueError(f"it would have {count:,} parameters, and the file holds {len(params):,}")
+    if config.n_layer > len(table) or parameter_shapes(config).keys() != table.keys():
+        raise ValueError("its table lists other parameters")
 
 
 def restore_checkpoint(path: Path, state: LoopState) -> float | None:

@@ -27,6 +27,20 @@ from npllm.training.spikes import SpikeConfig
 
 T = TypeVar("T")
 
+LARGEST_COUNT = 1 << 31  # of steps, samples, tokens: far from where sums of them leave 64 bits
+LARGEST_CONFIG = 1 << 20  # bytes
+LONGEST_MESSAGE = 500  # characters; a value that is wrong stands in it, and may be as long as the file
+# The time of tomllib grows with the square of the number of parts in a dotted key: 60 kB of one take 20 seconds.
+MOST_DOTS = 20  # in a line, outside of strings and comments
+_NO_KEYS = re.compile(
+    r'"{3}(?:\\?.)*?(?:"{3,5}|\Z)'  # strings over several lines, with and without escapes
+    r"|'{3}.*?(?:'{3,5}|\Z)"
+    r'|"(?:\\.|[^"\\\n])*"?'  # strings in a line
+    r"|'[^'\n]*'?"
+    r"|#[^\n]*",  # comments
+    re.DOTALL,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -102,6 +116,8 @@ class RunConfig:
             for name, value in table.items():
                 if isinstance(value, float) and not isfinite(value):
                     raise ConfigError(f"{section}.{name} is {value}, but must be a finite number.")
+                if isinstance(value, int) and name != "seed" and value > LARGEST_COUNT:
+                    raise ConfigError(f"{section}.{name} is {value}, but must be at most {LARGEST_COUNT}.")
 
     def with_steps(self, steps: int) -> "RunConfig":
         """The same run with its number of updates fixed."""
@@ -133,15 +149,28 @@ def _check_option_names(kind: Callable, arguments: list[str], prog: str) -> None
 
 def load_config(path: Path) -> RunConfig:
     """The config in a TOML file. Its [run] table, a record for people, is left out."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid TOML: {error}.") from error
+    tables = _read_toml(path)
     tables.pop("run", None)
     try:
         return parse_arguments(RunConfig, _arguments(tables), prog=str(path))
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {str(error):.{LONGEST_MESSAGE}}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+        raise DataError(f"{path} is no ordinary file; check the path.")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_CONFIG + 1)
+    if len(content) > LARGEST_CONFIG:
+        raise DataError(f"{path} is larger than {LARGEST_CONFIG >> 20} MB; it is no config of a run.")
+    try:
+        text = content.decode("utf-8")
+        if any(line.count(".") > MOST_DOTS for line in _NO_KEYS.sub("", text).splitlines()):
+            raise ValueError("it has a key of too many parts")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid TOML: {error}.") from error
 
 
 def load_recipe(recipe: str) -> RunConfig:
@@ -157,9 +186,20 @@ def _arguments(tables: dict[str, Any]) -> list[str]:
         for name, value in (table if isinstance(table, dict) else {"": table}).items():
             option = f"{section}.{name}" if name else section
             if option not in known:
-                raise ConfigError(f"{option} is not a field{nearest(option, known)}.")
-            arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+                raise ConfigError(f"{repr(option)[1:-1]:.80} is not a field{nearest(option, known)}.")
+            arguments.append(f"--{option}")
+            arguments += [_argument(option, part) for part in (value if isinstance(value, list) else [value])]
     return arguments
+
+
+def _argument(option: str, value: Any) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # thousands of hexadecimal digits
+        raise ConfigError(f"{option} is a number of too many digits.") from None
+    if isinstance(value, str) and value.startswith("-"):  # as an argument it would be an option
+        raise ConfigError(f"{option} is {value!r:.80}, which looks like an option; write ./ before the name of a file.")
+    return text
 
 
 def config_text(config: RunConfig, record: dict[str, str]) -> str:

@@ -6,16 +6,18 @@ is judged before the optimiser moves anything.
 
 A step is a spike when its loss, its gradient norm or the state is not finite, or when
 
-    loss            > mean + max(sigma * standard deviation, a fifth of the mean)
-    log grad_norm   > mean + max(sigma * standard deviation, log 4)
+    loss            > mean + max(sigma * noise, a fifth of the mean)
+    log grad_norm   > mean + max(sigma * noise, log 4)
 
-over a window of accepted steps. Gradient norms are judged by their logarithm, because they vary by factors. The second
+over a window of accepted steps. The noise is the standard deviation, but estimated from the differences between one
+step and the next (von Neumann, 1941: half their mean square is the variance), so that a loss that is still falling does
+not count as noisy. Gradient norms are judged by their logarithm, because they vary by factors. The second
 terms keep a steady run from taking a mild outlier for a spike, as heavy tails bring in every long run: what they let
 pass, clipping bounds. A spike never enters the window, so it cannot widen the limits for the next one.
 
 The limits wait for a window of min_history steps and for the end of warm-up: while the learning rate climbs, norms jump
 sixfold in sound runs. While the batch grows the window holds the larger noise of smaller batches, and while the loss
-falls it holds higher losses; both make the limits wider for a while and never too narrow.
+falls its mean lies higher; both make the limits wider for a while and never too narrow.
 
 (Chowdhery et al., "PaLM", 2022, section 5.1: go back about 100 steps, skip 200 to 500 batches; sigma and window as in
 OLMo-core.)
@@ -43,7 +45,7 @@ class SpikeConfig:
     window: int = 128
     """accepted steps that the next one is compared with"""
     sigma: float = 6.0
-    """standard deviations above their mean that make a spike"""
+    """standard deviations of their noise above their mean that make a spike"""
     min_history: int = 64
     """accepted steps before anything but NaN and infinity counts as a spike (and warm-up must be over)"""
     margin: int = 128
@@ -110,9 +112,9 @@ class SpikeDetector:
     def _limit(self, window: deque[float], least_rise: Callable[[float], float]) -> tuple[float, float]:
         values = np.fromiter(window, np.float64, len(window))
         mean = float(values.sum()) / len(values)
-        values -= mean
-        std = sqrt(float(values @ values) / len(values))
-        return mean, mean + max(self.config.sigma * std, least_rise(mean))
+        steps = np.diff(values)
+        noise = sqrt(float(steps @ steps) / len(steps) / 2.0)
+        return mean, mean + max(self.config.sigma * noise, least_rise(mean))
 
     def history(self) -> list[list[float]]:
         """[loss, log of the gradient norm] of each step in the window, for JSON."""

@@ -9,6 +9,7 @@ is read, so the one that did the harm is there afterwards.
 """
 
 import copy
+import io
 import itertools
 import json
 import os
@@ -22,7 +23,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
+import numpy as np
+
 import npllm
+from npllm.data.shards import read_shard, write_shard
+from npllm.errors import NpllmError
+from npllm.model import Architecture
+from npllm.tokenizer import Tokenizer, byte_tokenizer, pretokenize, train_bpe
+from npllm.tokenizer.tokenizer_json import to_json
+from npllm.training.checkpoint import (
+    USER_BLOCK,
+    checkpoint_image,
+    load_checkpoint,
+    model_from_checkpoint,
+    restore_checkpoint,
+    seal,
+)
+from npllm.training.config import RunConfig, TrainConfig
+from npllm.training.loop import build_state
+from npllm.training.state import LoopState
 
 MEMORY = 400 << 20  # bytes above what the process has when everything is imported; without the limit it is gigabytes
 LONGEST_READING = 10  # seconds
@@ -32,7 +52,7 @@ INTERESTING_BYTES = (0, 1, 0x20, 0x7F, 0x80, 0xFF)
 ODD_VALUES = (
     *(None, True, 0, 1, -1, 3, 2**31, 2**62, 2**63, 2**64, 10**12, 10**400, 0.0, 0.5, 1.0, 1e308, 5e-324),
     *("", "0", "x", "gelu", "rotary", "float64", "\0", "\ud800", "../../x", "z" * 100_000, "(?:a|a)+$", "(?r)a{9}"),
-    *([], {}, [[]], [None], ["params"], {"type": "BPE"}, [0] * 1000, [[1.0, 2.0]] * 1000),
+    *([], {}, [[]], [None], ["params"], {"type": "BPE"}, [0] * 1000, [[1.0, 2.0] for _ in range(1000)]),
 )
 
 
@@ -126,6 +146,133 @@ def _places(node: Any) -> list[tuple[Any, Any]]:
     return [place for key in keys[:20] for place in ((node, key), *_places(node[key]))]
 
 
+def tiny_state(seed: int) -> LoopState:
+    """A state with every field of its counters in use."""
+    architecture = Architecture(n_layer=1, n_head=1, n_embd=2, block_size=2)
+    state = build_state(RunConfig(model=architecture, train=TrainConfig(seed=seed)), vocab_size=3)
+    state.detector.accept(2.0 + seed, 0.5)
+    state.optimizer.state["adam_m"][:] = 0.25 + seed
+    return state
+
+
+def checkpoint_file(description: dict[str, Any], arrays: dict[str, np.ndarray], libver: str = "v108") -> bytes:
+    """A checkpoint of this description and these arrays, whatever they are."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=(libver, "v108"), userblock_size=USER_BLOCK) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+        file.attrs["state"] = np.bytes_(json.dumps(description))
+    return sealed(image.getvalue())
+
+
+def sealed(content: bytes) -> bytes:
+    """A checkpoint with the SHA-256 in front that belongs to the rest."""
+    image = bytearray(content.ljust(USER_BLOCK, b"\0"))
+    seal(memoryview(image))
+    return bytes(image)
+
+
+def unusual_hdf5() -> bytes:
+    """A file of much that HDF5 can do and no shard or checkpoint needs: a donor of pieces."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver="latest", userblock_size=USER_BLOCK) as file:
+        file.create_dataset("params", data=np.zeros(4096, "<f4"), chunks=(64,), compression="gzip", shuffle=True)
+        file.create_dataset("adam_m", (100,), h5py.vlen_dtype(np.float32), maxshape=(None,))
+        file["adam_v"] = h5py.ExternalLink("step-00000000.h5", "/adam_v")
+        file["tokens"] = h5py.SoftLink("/params")
+        file.create_dataset("document_starts", (4,), h5py.ref_dtype)
+        layout = h5py.VirtualLayout((8,), "<f4")
+        layout[:] = h5py.VirtualSource("step-00000000.h5", "params", (8,))
+        file.create_virtual_dataset("velocity", layout)
+        file.attrs["state"] = "text of any length"
+        for number in range(20):  # more than fit into the header of the group
+            file.attrs[f"attribute {number}"] = np.zeros(3)
+    return image.getvalue()
+
+
+def checkpoint_targets() -> list[Target]:
+    """Changes of the bytes; the same behind a SHA-256 that is right again; likewise changes of the description."""
+    states = [tiny_state(seed) for seed in (0, 1)]
+    good, other = (sealed(bytes(checkpoint_image(state, 2.5))) for state in states)
+    donors = [other, unusual_hdf5()]
+    state = states[0]
+    description = json.loads(h5py.File(io.BytesIO(good)).attrs["state"])
+    # HDF5's first format has no checksums of its own, so a change there gets further.
+    unchecked = checkpoint_file(description, state.arrays(), libver="earliest")
+
+    def read(path: Path) -> None:
+        model_from_checkpoint(path)
+        restore_checkpoint(path, state)
+
+    def read_and_compare(path: Path) -> None:
+        load_checkpoint(path)
+        assert path.read_bytes() in (good, other)
+
+    def described(rng: random.Random) -> bytes:
+        arrays = {name: array.copy() for name, array in states[1].arrays().items()}
+        name = rng.choice(list(arrays))
+        match rng.randrange(8):
+            case 0:
+                arrays[name][rng.randrange(len(arrays[name]))] = rng.choice((np.nan, np.inf, 3e38))
+            case 1:
+                arrays[name] = rng.choice((arrays[name][:-1], arrays[name][None], arrays[name].astype("<f8")))
+            case 2:
+                del arrays[name]
+        return checkpoint_file(mutated_json(rng, description), arrays)
+
+    return [
+        Target("bytes.h5", lambda rng: mutated(rng, good, donors), read_and_compare),
+        Target("sealed.h5", lambda rng: sealed(mutated(rng, rng.choice((good, unchecked)), donors)), read),
+        Target("description.h5", described, read),
+    ]
+
+
+def shard_target(folder: Path) -> Target:
+    """Changes of the bytes of a shard."""
+    documents = [np.arange(9), np.arange(5)]
+    for name, some in (("good.h5", documents), ("other.h5", documents[::-1])):
+        hashes = {"tokenizer_sha256": "a" * 64, "source_sha256": "b" * 64}
+        write_shard(folder / name, some, vocab_size=300, eot_id=299, n_bytes=20, **hashes)
+    originals = [read_shard(folder / name) for name in ("good.h5", "other.h5")]
+    good, donors = (folder / "good.h5").read_bytes(), [(folder / "other.h5").read_bytes(), unusual_hdf5()]
+
+    def read(path: Path) -> None:
+        shard = read_shard(path)
+        original = next(original for original in originals if original.sha256 == shard.sha256)
+        assert shard[2:] == original[2:]
+        np.testing.assert_array_equal(shard.tokens, original.tokens)
+        np.testing.assert_array_equal(shard.document_starts, original.document_starts)
+
+    return Target("shard.h5", lambda rng: mutated(rng, good, donors), read)
+
+
+def tokenizer_targets() -> list[Target]:
+    """Changes of the bytes, and of the values in the JSON."""
+    text = "abab, the cat's 12 hats é"
+    tokenizer = train_bpe([text], 262)
+    good, other = to_json(tokenizer.vocabulary), to_json(byte_tokenizer().vocabulary)
+    split = {"type": "Split", "pattern": {"Regex": r"\p{L}+|\p{N}{1,3}|\s+"}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    document = json.loads(good) | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}}
+    pretokenize.LEAST_TIME = 1.0  # seconds
+
+    def read(path: Path) -> None:
+        tokenizer = Tokenizer.load(path)
+        try:
+            ids = tokenizer.encode(text, allowed_special=True)
+        except NpllmError:  # of the text: a character that the vocabulary has not, or a pattern too slow
+            return
+        assert tokenizer.decode(ids) == text
+
+    def restructured(rng: random.Random) -> bytes:
+        return json.dumps(mutated_json(rng, document)).encode()
+
+    return [
+        Target("bytes.json", lambda rng: mutated(rng, good, [other]), read),
+        Target("values.json", restructured, read),
+    ]
+
+
 class Timeout(BaseException):
     """A reading took too long. No Exception, so that nothing between takes it for an error of its own."""
 
@@ -133,7 +280,6 @@ class Timeout(BaseException):
 def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[Target]) -> tuple[int, int]:
     """Mutate and read, each target in turn; how many there were and how many of them were refused. What is not a typed
     error that names the file is raised."""
-    from npllm.errors import NpllmError
 
     def give_up(*_):
         raise Timeout(f"more than {LONGEST_READING} seconds")
@@ -159,9 +305,7 @@ def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[
 
 def main(folder: str, seed: str, mutations: str, seconds: str) -> None:
     """The process that reads."""
-    from fuzzing_targets import all_targets  # this imports everything: the memory counts from here
-
-    targets = all_targets(Path(folder))
+    targets = [*checkpoint_targets(), shard_target(Path(folder)), *tokenizer_targets()]
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

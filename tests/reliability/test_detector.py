@@ -103,9 +103,19 @@ def test_the_limit_is_sigma_standard_deviations_of_the_window():
     detector = SpikeDetector(SpikeConfig(window=100, sigma=5.0), 0)
     for loss in [*old, *recent]:
         detector.accept(loss, 1.0)
-    limit = recent.mean() + 5.0 * recent.std()
+    limit = recent.mean() + 5.0 * np.sqrt(np.mean(np.diff(recent) ** 2) / 2)
+    assert limit == pytest.approx(recent.mean() + 5.0 * recent.std(), rel=0.05)  # the same thing for noise alone
     assert detector.reason(150, limit + 1e-9, 1.0) is not None
     assert detector.reason(150, limit - 1e-9, 1.0) is None
+
+
+def test_a_loss_that_falls_fast_hides_no_spike():
+    """From 8 to 2 nats within the window: its standard deviation is 1.7, its noise 0.05."""
+    detector, rng = SpikeDetector(SpikeConfig(), 0), np.random.default_rng(2)
+    for level in np.linspace(8.0, 2.0, 128):
+        detector.accept(level + 0.05 * rng.standard_normal(), 1.0)
+    assert detector.reason(128, 6.5, 1.0) is not None
+    assert detector.reason(128, 5.5, 1.0) is None, "a fifth above the mean of 5"
 
 
 def test_a_gradient_of_zero_is_no_spike_and_no_error():
