@@ -5,15 +5,14 @@ after it. So the first of them look nearly sound and are learnt from before the 
 weights, on the same data, three trainings:
 
     roll back and skip    as every run of this program: back to a checkpoint, then on without the poisoned samples
-    only skip updates     what OLMo-core does: a spiking batch is not learnt from, and nothing is undone; its loss does
-                          enter the window that the next ones are compared with, so the limits widen (llm.c keeps the
-                          first two in a row out of its window and takes in the third)
+    only skip updates     what OLMo-core does: a spiking batch is not learnt from, its loss enters the window that the
+                          next ones are compared with, and nothing is undone
     no detection          every batch is learnt from
 
 The poison is laid in the order of training, not of the text: the sampler spreads the text over the whole epoch, where
 a poisoned page would be a little noise in many batches.
 
-(OLMo-core, optim/skip_step_optimizer.py; llm.c, llmc/outlier_detector.h.)
+(OLMo-core, optim/skip_step_optimizer.py.)
 """
 
 from collections.abc import Callable
