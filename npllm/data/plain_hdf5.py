@@ -4,11 +4,17 @@ HDF5 can do much more than hold arrays: a link may lead into another file, the s
 or be assembled from several (virtual datasets), a few bytes of compressed data or of mere shape may unfold into
 terabytes. Nothing of that is needed here. So these functions ask HDF5 what a thing is before they touch it, accept
 plain arrays inside the file only, and read no more bytes than the file holds.
+
+HDF5 itself believes a size in a broken header and asks for that many gigabytes, so the process is held to a limit of
+memory while a file is open.
 """
 
 import os
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import h5py
 import numpy as np
@@ -16,9 +22,41 @@ import numpy as np
 # What h5py raises when the HDF5 library gives up on a file or an object.
 HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError)
 
+SPARE_MEMORY = 256 << 20  # bytes that reading may take beyond twice the size of the file
+MEMORY_IN_USE = Path("/proc/self/statm")  # pages of address space, first number
+_limiting = Lock()
+
 
 class NotPlain(Exception):
     """What the file holds is not what was asked for; the message says why."""
+
+
+@contextmanager
+def open_file(path: str | Path) -> Iterator[h5py.File]:
+    """A file to read. Raises HDF5_ERRORS."""
+    with (
+        _memory_limit(SPARE_MEMORY + 2 * os.path.getsize(path)),
+        # No lock: what is read here is replaced and never changed, and some file systems cannot lock.
+        h5py.File(path, "r", locking=False) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _memory_limit(n_bytes: int) -> Iterator[None]:
+    """Let the process take at most n_bytes more than it has; where the system does not say how much that is, any."""
+    if not MEMORY_IN_USE.exists():
+        yield
+        return
+    with _limiting:  # each must find the limit that stood before it
+        before, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = int(MEMORY_IN_USE.read_text().split()[0]) * resource.getpagesize() + n_bytes
+        if before == resource.RLIM_INFINITY or limit < before:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 def check_names(file: h5py.h5f.FileID, expected: Sequence[str]) -> None:

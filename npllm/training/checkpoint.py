@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, read_dataset, read_text_attribute
+from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_dataset, read_text_attribute
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import parameter_count, parameter_shapes
@@ -118,7 +118,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """All of a checkpoint; DataError when it is not whole or not one."""
     sealed_sha256(path)
     try:
-        with h5py.File(path, "r", locking=False) as file:  # it never changes, and some file systems cannot lock
+        with open_file(path) as file:
             description = _read_description(path, file.id)
             names = description["arrays"]
             if not names or any(name not in BUFFERS for name in names):
@@ -211,5 +211,7 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray], expected: dict[str, 
 def check_finite(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Raise DataError for an array with a NaN or an infinity in it: it would poison everything that comes from it."""
     for name, array in arrays.items():
-        if not np.isfinite(array.sum(dtype=np.float64)):
+        with np.errstate(all="ignore"):  # infinities of both signs
+            total = array.sum(dtype=np.float64)
+        if not np.isfinite(total):
             raise DataError(f"{path} is poisoned ({name} holds values that are not finite); use another one.")

@@ -9,13 +9,13 @@ is read, so the one that did the harm is there afterwards.
 """
 
 import copy
+import faulthandler
 import io
 import itertools
 import json
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -273,25 +273,16 @@ def tokenizer_targets() -> list[Target]:
     ]
 
 
-class Timeout(BaseException):
-    """A reading took too long. No Exception, so that nothing between takes it for an error of its own."""
-
-
 def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[Target]) -> tuple[int, int]:
     """Mutate and read, each target in turn; how many there were and how many of them were refused. What is not a typed
-    error that names the file is raised."""
-
-    def give_up(*_):
-        raise Timeout(f"more than {LONGEST_READING} seconds")
-
-    signal.signal(signal.SIGALRM, give_up)
+    error that names the file is raised; what takes too long ends the process."""
     rng, end, refused = random.Random(seed), time.monotonic() + seconds, 0
-    for count, target in zip(range(mutations), itertools.cycle(targets)):  # noqa: B905
+    for count, target in zip(range(mutations), itertools.cycle(targets), strict=False):
         if time.monotonic() > end:
             return count, refused
         path = folder / target.name
         path.write_bytes(target.make(rng))
-        signal.alarm(LONGEST_READING)
+        faulthandler.dump_traceback_later(LONGEST_READING, exit=True, file=sys.__stderr__)
         try:
             target.read(path)
         except NpllmError as error:
@@ -299,7 +290,7 @@ def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[
                 raise AssertionError(f"{target.name} is not named, or at too great a length") from error
             refused += 1
         finally:
-            signal.alarm(0)
+            faulthandler.cancel_dump_traceback_later()
     return mutations, refused
 
 

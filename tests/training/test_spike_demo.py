@@ -139,7 +139,7 @@ def test_the_second_restores_nothing_and_learns_what_the_detector_lets_pass(demo
     assert refused
     assert all(batch.poisoned for batch in refused)
     assert sum(batch.poisoned for batch in training.batches) == len(IDS)  # each is computed once
-    assert 0 < sum(batch.poisoned for batch in training.made.values()) < len(IDS)
+    assert sum(batch.poisoned for batch in training.made.values()) < len(IDS)
 
 
 def test_a_skipped_update_leaves_no_gradient_and_a_wider_window():

@@ -1,0 +1,51 @@
+"""Mutated checkpoints, shards and tokenizers, some thousand of them; tools/fuzz.py reads more."""
+
+import random
+
+import pytest
+from fuzzing import Target, fuzz, mutated, mutated_json, run_fuzzer, sealed
+
+from npllm.errors import DataError
+
+
+def test_mutated_files_are_refused_or_mean_the_same(tmp_path):
+    report = run_fuzzer(tmp_path, seed=0, mutations=3000)
+    assert not report.failure, f"{report.file}: {report.failure}"
+    assert report.mutations == 3000
+    assert 1500 < report.refused < 2850  # neither does everything fail at the first hurdle, nor is nothing changed
+
+
+def raising(error):
+    def read(path):
+        raise error(path) if callable(error) else error
+
+    return Target("file", lambda rng: b"", read)
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (KeyError("name"), KeyError),
+        (MemoryError(), MemoryError),
+        (DataError("another file is damaged"), AssertionError),
+        (lambda path: DataError(f"{path} {'x' * 5000}"), AssertionError),
+    ],
+)
+def test_what_is_no_typed_error_that_names_the_file_is_a_finding(tmp_path, error, found):
+    with pytest.raises(found):
+        fuzz(tmp_path, 0, 1, 60, [raising(error)])
+    assert fuzz(tmp_path, 0, 5, 60, [raising(lambda path: DataError(f"{path} is damaged"))]) == (5, 5)
+
+
+def test_equal_seeds_give_equal_mutations():
+    data, other, document = bytes(range(256)) * 4, bytes(1000), {"a": [1, {"b": 2}], "c": "d"}
+
+    def some(seed):
+        rng = random.Random(seed)
+        return [(mutated(rng, data, [other]), repr(mutated_json(rng, document))) for _ in range(50)]
+
+    assert some(1) == some(1) != some(2)
+    assert len({content for content, _ in some(1)} - {data}) > 40
+    assert document == {"a": [1, {"b": 2}], "c": "d"}
+    assert mutated(random.Random(0), b"", [other]) is not None
+    assert len(sealed(b"short")) == 512
