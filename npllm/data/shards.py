@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from npllm.atomic import write_atomically
-from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, read_attribute, read_dataset
+from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_attribute, read_dataset
 from npllm.errors import DataError
 
 VERSION = 1
@@ -96,8 +96,7 @@ def read_shard(path: str | Path) -> TokenShard:
     if not os.path.isfile(path):
         raise DataError(f"the token shard {path} does not exist: make it from its text, or correct the path.")
     try:
-        # No lock: shards are replaced and never changed in place, and some network file systems cannot lock.
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             header = _read_header(path, file.id)
             check_names(file.id, ("tokens", "document_starts"))
             tokens = read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))

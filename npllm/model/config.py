@@ -5,7 +5,7 @@ from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
 
-LONGEST_BLOCK = 1 << 17
+LONGEST_BLOCK, MOST_LAYERS = 1 << 17, 1024
 
 
 def check_choices(section: str, config) -> None:
@@ -49,8 +49,10 @@ class Architecture:
         for field in ("n_layer", "n_head", "n_embd", "block_size"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"model.{field} is {getattr(self, field)}, but must be at least 1.")
-        if self.block_size > LONGEST_BLOCK:  # the one number that no count of parameters bounds
-            raise ConfigError(f"model.block_size is {self.block_size}, but must be at most {LONGEST_BLOCK}.")
+        # A few parameters can be many positions or many layers: these two are not bounded by the memory.
+        for field, most in (("block_size", LONGEST_BLOCK), ("n_layer", MOST_LAYERS)):
+            if getattr(self, field) > most:
+                raise ConfigError(f"model.{field} is {getattr(self, field)}, but must be at most {most}.")
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"model.n_embd = {self.n_embd} cannot be divided into model.n_head = {self.n_head} heads of equal "
@@ -58,8 +60,7 @@ class Architecture:
             )
         if self.kv_heads < 1 or self.n_head % self.kv_heads:
             raise ConfigError(
-                f"model.n_kv_head = {self.n_kv_head} must divide model.n_head = {self.n_head}; choose one of "
-                f"{[k for k in range(1, self.n_head + 1) if self.n_head % k == 0]}."
+                f"model.n_kv_head = {self.n_kv_head} must divide model.n_head = {self.n_head}; choose a divisor of it."
             )
         if self.position == "rotary" and self.head_width % 2:
             raise ConfigError(

@@ -73,7 +73,7 @@ class LoopState:
 def _check(counters: dict[str, Any]) -> None:
     for name in ("updates", "next_sample", "tokens", "rollbacks"):
         value = counters.get(name)
-        if type(value) is not int or not 0 <= value < 2**63:
+        if type(value) is not int or not 0 <= value < 2**62:
             raise ValueError(f"{name} is {value!r:.80}")
     seconds, history = counters.get("seconds"), counters.get("accepted")
     if type(seconds) not in (int, float) or not seconds >= 0:

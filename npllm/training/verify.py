@@ -1,12 +1,12 @@
 """Checking every file of a run against its hash, or against what it must be."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
+from npllm.strict_json import parse_json
 from npllm.training.checkpoint import checkpoint_files, load_checkpoint
 from npllm.training.checkpoint_store import MANIFEST, CheckpointStore
 from npllm.training.config import load_config
@@ -63,7 +63,7 @@ def _checkpoint(store: CheckpointStore, path: Path) -> None:
 def _summary(run: RunFolder, path: Path) -> None:
     """The weights that the summary speaks of are those of the newest checkpoint."""
     try:
-        expected = json.loads(path.read_bytes())["params_sha256"]
+        expected = parse_json(path.read_bytes())["params_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no summary ({error}); npllm resume writes it again.") from error
     params = load_checkpoint(run.newest_checkpoint()).arrays["params"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_runs import refused, run
 
 from npllm.errors import ConfigError, DataError
-from npllm.model.config import LONGEST_BLOCK
+from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
 from npllm.training import pretrain
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text, load_config, load_recipe
 from npllm.training.spikes import SpikeConfig
@@ -37,7 +37,7 @@ def run_configs(draw):
         ),
         model=replace(
             config.model,
-            n_layer=draw(counts),
+            n_layer=draw(st.integers(1, MOST_LAYERS)),
             n_head=n_head,
             n_kv_head=draw(st.sampled_from([None, n_kv_head])),
             n_embd=2 * n_head * draw(st.integers(1, 100)),
