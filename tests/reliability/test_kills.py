@@ -1,33 +1,65 @@
-"""Real processes, killed at moments that hypothesis chooses, twenty times over one run."""
+"""Real `npllm` processes, killed at moments that hypothesis chooses, twenty times over one run.
+
+Its text has broken lines in it, so the run spikes by itself and goes back: some of the moments lie in rollbacks.
+"""
 
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from reliability import child
-from reliability.small_training import Poison, assert_same_bits, clean_state, events, fifty_fold, make_run, train_on
+from small_runs import ENVIRONMENT, NPLLM, pretrain_arguments, run, state_digests, untimed_metrics, write_text
 
-from npllm.training import train
-from npllm.training.metrics import read_metrics
+from npllm.training import results, train
+from npllm.training.ledger import Ledger
 
-PATIENCE = 120.0  # seconds for what takes one or two; the first process compiles the kernels
-CLOCKED = {"seconds", "tokens_per_s", "mfu"}
+PATIENCE = 300.0  # seconds for what takes two; the first process may compile every kernel
+SETTINGS = {
+    "data__val_fraction": 0.02,
+    "model__block_size": 16,
+    "model__dropout": 0.1,
+    "optim__lr": 0.01,
+    "batch__size": 2,
+    "train__steps": 600,
+    "train__checkpoint_every": 20,
+    "train__eval_every": 20,
+    "spikes__window": 64,
+    "spikes__min_history": 16,
+    "spikes__sigma": 5.0,
+    "spikes__margin": 2,
+    "spikes__max_rollbacks": 1000,
+}
+
+
+def broken_text(folder):
+    """Sentences, and here and there a line of signs that never make sense."""
+    path, dice = write_text(folder, n_lines=400), random.Random(0)
+    lines = path.read_text().splitlines(keepends=True)
+    for at in range(37, len(lines), 80):
+        lines[at] = "".join(dice.choices("XYZW#@%&", k=60)) + "\n"
+    path.write_text("".join(lines))
+    return path
 
 
 class Process:
-    """A training process, from its start until it has written some lines of its log."""
+    """`npllm pretrain` or, where there is a run, `npllm resume`: from its start until it has written some lines."""
 
-    def __init__(self, run, more_lines):
-        self.log = run.metrics
-        command = [sys.executable, child.__file__, str(run.path)]
-        self.popen = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def __init__(self, text, out, more_lines, **environment):
+        self.log = out / "metrics.jsonl"
+        arguments = ["resume", str(out)] if out.exists() else pretrain_arguments(text, out, **SETTINGS)
+        self.popen = subprocess.Popen(
+            [*NPLLM, *arguments],
+            env=ENVIRONMENT | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         wanted, deadline = self.lines() + more_lines, time.monotonic() + PATIENCE
         while self.popen.poll() is None and self.lines() < wanted:
             assert time.monotonic() < deadline, "the process makes no progress"
@@ -36,8 +68,10 @@ class Process:
     def lines(self):
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
-    def end(self):
-        """Its exit code and what it said."""
+    def end(self, *signals):
+        """Send the signals; the exit code, and what it said."""
+        for number in signals:
+            self.popen.send_signal(number)
         _, said = self.popen.communicate(timeout=PATIENCE)
         return self.popen.returncode, said
 
@@ -48,7 +82,7 @@ class KilledRun(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.run = make_run(Path(self.folder.name) / "run")
+        self.text, self.out = broken_text(Path(self.folder.name)), Path(self.folder.name) / "run"
         self.ends: list[str] = []
 
     @rule(seed=st.integers(0, 2**32 - 1))
@@ -58,61 +92,54 @@ class KilledRun(RuleBasedStateMachine):
         dice = random.Random(seed + len(self.ends))
         how = dice.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"])
         self.ends.append(how)
-        process = Process(self.run, more_lines=dice.randrange(30) + (how != "SIGKILL"))
-        for _ in range(2 if how == "SIGINT twice" else 1):
-            process.popen.send_signal(signal.Signals[how.split()[0]])
-        code, said = process.end()
-        if how == "SIGKILL":
-            assert code in (-signal.SIGKILL, 0)
-        else:
-            assert code in (130, 0), said
-        if how in ("SIGINT", "SIGTERM") and code == 130:
-            assert said.startswith(f"Stopped and saved after step {process.lines()};"), said
+        more_lines = dice.randrange(30) + (how != "SIGKILL")
+        process = Process(self.text, self.out, more_lines, NUMBA_NUM_THREADS=dice.choice("12"))
+        code, said = process.end(*[signal.Signals[how.split()[0]]] * (2 if "twice" in how else 1))
+        assert code == (-signal.SIGKILL if how == "SIGKILL" else 130), said
+        if how in ("SIGINT", "SIGTERM"):
+            step = process.lines()
+            assert said == f"npllm: Stopped and saved after step {step}; go on with: npllm resume {self.out}\n"
 
     def teardown(self):
-        assert {"SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"} == set(self.ends)
-        assert len(self.ends) == 20
         with self.folder:
-            state = train_on(self.run, child.LONG, Poison(child.LONG, child.BAD, fifty_fold))
-            expected, expected_events, expected_log = undisturbed()
-            assert events(self.run, "rollback") == expected_events
-            assert events(self.run, "refused", "gave_up") == []
-            assert_same_bits(state, expected)
-            assert untimed(self.run) == expected_log
+            assert {"SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"} == set(self.ends)
+            assert len(self.ends) == 20
+            assert run("resume", self.out) == 0
+            undisturbed = Path(self.folder.name) / "undisturbed"
+            assert run(*pretrain_arguments(self.text, undisturbed, **SETTINGS)) == 0
+            assert len(rollbacks(undisturbed)) > 3
+            assert rollbacks(self.out) == rollbacks(undisturbed)
+            assert not [event for event in Ledger(self.out / "ledger.jsonl").events if event["event"] != "rollback"]
+            assert state_digests(self.out) == state_digests(undisturbed)
+            assert untimed_metrics(self.out) == untimed_metrics(undisturbed)
+
+
+def rollbacks(out):
+    return [event | {"time": None} for event in Ledger(out / "ledger.jsonl").rollbacks]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Of the two runs that end in this process, without what comes after the last step."""
+    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
+    monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
+    monkeypatch.setattr(results, "plot_loss", lambda history, path: None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_06_07_11_a_run_killed_twenty_times_is_the_run_that_was_never_killed():
+    """What is asserted stands in KilledRun."""
+    run_state_machine_as_test(KilledRun, settings=settings(max_examples=1, stateful_step_count=20, deadline=None))
 
 
 def test_12_a_second_process_on_the_same_run_is_refused(tmp_path):
-    run = make_run(tmp_path / "run")
-    first = Process(run, more_lines=1)
-    command = [sys.executable, child.__file__, str(run.path)]
-    second = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    text, out = broken_text(tmp_path), tmp_path / "run"
+    first = Process(text, out, more_lines=1)
+    command = [*NPLLM, "resume", str(out)]
+    second = subprocess.run(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     assert first.popen.poll() is None, "the first one was done before the second could be refused"
-    first.popen.kill()
-    first.end()
     assert second.returncode == 2
-    assert second.stderr == f"{run.path} is being trained by another process; wait until it ends, or stop it.\n"
-    third = Process(run, more_lines=1)  # the dead one's lock is no lock
-    third.popen.kill()
-    assert third.end()[0] == -signal.SIGKILL
-
-
-def untimed(run):
-    return [{key: value for key, value in line.items() if key not in CLOCKED} for line in read_metrics(run.metrics)]
-
-
-def undisturbed(cache=[]):  # noqa: B006 (kept between the examples)
-    """State, rollbacks and log of the same run that nobody killed; its weights are those of a clean run."""
-    if not cache:
-        with tempfile.TemporaryDirectory() as folder:
-            run = make_run(Path(folder) / "run")
-            state = train_on(run, child.LONG, Poison(child.LONG, child.BAD, fifty_fold))
-            rollbacks = events(run, "rollback")
-            assert len(rollbacks) >= 3
-            assert_same_bits(state, clean_state(child.LONG, [tuple(event["skipped"]) for event in rollbacks]))
-            cache.append((state, rollbacks, untimed(run)))
-    return cache[0]
-
-
-def test_06_07_11_a_run_killed_twenty_times_is_the_run_that_was_never_killed(monkeypatch):
-    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
-    run_state_machine_as_test(KilledRun, settings=settings(max_examples=1, stateful_step_count=20, deadline=None))
+    assert second.stderr == f"npllm: {out} is being trained by another process; wait until it ends, or stop it.\n"
+    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    third = Process(text, out, more_lines=1)  # the dead one's lock is no lock
+    assert third.end(signal.SIGKILL)[0] == -signal.SIGKILL
