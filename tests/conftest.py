@@ -1,9 +1,11 @@
-"""What every test shares: reproducible hypothesis examples, and the two backends."""
+"""What every test shares: reproducible hypothesis examples, the two backends, and runs that end soon."""
 
 import importlib
 
 import pytest
 from hypothesis import settings
+
+from npllm.training import results, train
 
 # derandomize: the same examples in every run, so a failure is a change in the code and never luck.
 # No deadline: the first call of a kernel compiles it.
@@ -15,3 +17,11 @@ settings.load_profile("npllm")
 def ops(request):
     """The package of operations under test: each test that asks for it runs once with either."""
     return importlib.import_module(f"npllm.{request.param}")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leave out what a run does after its last step, and the measurement of the machine's peak."""
+    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
+    monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
+    monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)

@@ -91,7 +91,7 @@ def checkpoints(run_folder: Path) -> list[Path]:
 
 def state_digests(run_folder: Path) -> dict[str, str]:
     """SHA-256 of each array of the newest checkpoint: the weights and the optimiser's moments."""
-    _, arrays = load_checkpoint(checkpoints(run_folder)[-1])
+    arrays = load_checkpoint(checkpoints(run_folder)[-1]).arrays
     return {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
 
 

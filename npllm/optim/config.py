@@ -6,6 +6,8 @@ from typing import Literal
 from npllm.errors import ConfigError
 from npllm.model.config import check_choices
 
+LARGEST_BATCH = 1 << 24  # sequences
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -63,6 +65,8 @@ class BatchConfig:
         for field in ("size", "micro_size"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"batch.{field} is {getattr(self, field)}, but must be at least 1.")
+        if self.size > LARGEST_BATCH:  # their numbers alone would fill the memory
+            raise ConfigError(f"batch.size is {self.size}, but must be at most {LARGEST_BATCH}.")
         if self.ramp_steps < 0:
             raise ConfigError(f"batch.ramp_steps is {self.ramp_steps}, but must not be negative.")
         if self.ramp_start is not None and not 1 <= self.ramp_start <= self.size:

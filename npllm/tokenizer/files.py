@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from npllm.atomic import write_atomically
+from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
 from npllm.strict_json import parse_json
 from npllm.tokenizer.gpt2_files import from_gpt2_files
@@ -44,17 +45,8 @@ def _read_json(path: Path) -> object:
 
 
 def _read_text(path: Path) -> str:
-    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
-        raise DataError(f"{path} is no ordinary file: check the path")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise DataError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB: a tokenizer file is smaller, check the path")
-    try:
-        return content.decode("utf-8")
+        return read_bounded(path, MAX_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}): save or download it again") from None
 

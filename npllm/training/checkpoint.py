@@ -46,10 +46,11 @@ FIELDS = {
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds. description: FIELDS. arrays: the flat buffers by name."""
+    """What a file holds. description: FIELDS. arrays: the flat buffers by name. sha256: of the file."""
 
     description: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    sha256: str
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -114,9 +115,11 @@ def _user_block(digest: str) -> bytes:
     return digest.encode().ljust(USER_BLOCK, b"\0")
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """All of a checkpoint; DataError when it is not whole or not one."""
-    sealed_sha256(path)
+def load_checkpoint(path: Path, *, listed_sha256: str | None = None) -> Checkpoint:
+    """All of a checkpoint; DataError when it is not whole or not one, or not the file with the hash that was listed."""
+    sha256 = sealed_sha256(path)
+    if listed_sha256 not in (None, sha256):
+        raise DataError(f"{path} is not the file that the manifest lists (its SHA-256 differs); use another one.")
     try:
         with open_file(path) as file:
             description = _read_description(path, file.id)
@@ -130,7 +133,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise _damaged(path, str(error)) from None
     except HDF5_ERRORS as error:
         raise _damaged(path, " ".join(str(error).split())) from error
-    return Checkpoint(description, arrays)
+    return Checkpoint(description, arrays, sha256)
 
 
 def _read_description(path: Path, file: h5py.h5f.FileID) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str = "kernels") -> GPT:
     """The model alone, ready to evaluate and generate. dtype: None = the one it was trained in."""
-    description, arrays = load_checkpoint(path)
+    description, arrays, _ = load_checkpoint(path)
     try:
         config = ModelConfig(**description["model"])
         _check_room(description["table"], arrays["params"], config)
@@ -177,13 +180,13 @@ def _check_room(table: dict[str, Any], params: np.ndarray, config: ModelConfig) 
         raise ValueError("its table lists other parameters")
 
 
-def restore_checkpoint(path: Path, state: LoopState) -> float | None:
+def restore_checkpoint(path: Path, state: LoopState, *, listed_sha256: str | None = None) -> float | None:
     """Set a state of the same config to a checkpoint's. Returns the validation loss that was measured then, if any.
 
     Raises, with the state as it was, DataError for a file that is damaged or holds values that are not finite, and
     ConfigError for one that belongs to another model.
     """
-    description, arrays = load_checkpoint(path)
+    description, arrays, _ = load_checkpoint(path, listed_sha256=listed_sha256)
     if description["model"] != asdict(state.model.config):
         raise ConfigError(
             f"{path} belongs to another model than config.toml describes; restore the config.toml of the run."

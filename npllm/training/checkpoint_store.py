@@ -22,15 +22,16 @@ from threading import Thread
 from types import TracebackType
 
 from npllm.atomic import remove_temporary_files, sync, write_atomically
+from npllm.bounded_read import read_bounded
 from npllm.errors import DataError, ResourceError
 from npllm.strict_json import parse_json
 from npllm.training.checkpoint import (
+    Checkpoint,
     checkpoint_files,
     checkpoint_image,
     checkpoint_path,
     load_checkpoint,
     seal,
-    sealed_sha256,
 )
 from npllm.training.state import LoopState
 
@@ -101,11 +102,9 @@ class CheckpointStore:
         self.refused[self.path(step)] = why
         del self.entries[step]
 
-    def verify(self, step: int) -> None:
-        """Raise DataError unless the file is byte for byte the one that the manifest lists."""
-        path = self.path(step)
-        if sealed_sha256(path) != self.entries[step].sha256:
-            raise DataError(f"{path} is not the file that the manifest lists (its SHA-256 differs); use another one.")
+    def load(self, step: int) -> Checkpoint:
+        """Raises DataError unless the file is whole and byte for byte the one that the manifest lists."""
+        return load_checkpoint(self.path(step), listed_sha256=self.entries[step].sha256)
 
     def save(self, state: LoopState, val_loss: float | None) -> None:
         """Take a snapshot, and let it be written while the training goes on. Raises what the last writing raised."""
@@ -196,23 +195,22 @@ def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
     if not path.exists():
         return [], None
     try:
-        with path.open("rb") as file:
-            document = parse_json(file.read(LARGEST_MANIFEST))
+        document = parse_json(read_bounded(path, LARGEST_MANIFEST))
         if document["version"] != MANIFEST_VERSION:
             raise ValueError(f"it has version {document['version']!r:.20}")
         entries = [Entry(**fields) for fields in document["checkpoints"].values()]
         if list(document["checkpoints"]) != [checkpoint_path(folder, entry.step).name for entry in entries]:
             raise ValueError("its names and steps differ")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (DataError, ValueError, TypeError, KeyError, AttributeError) as error:
         return [], f"{path} is damaged ({error}); delete it, and it is made again from the checkpoints."
     return entries, None
 
 
 def entry_of(path: Path) -> Entry:
     """The manifest's entry of a file, made from the file. Raises DataError when it is no whole checkpoint."""
-    description = load_checkpoint(path).description
+    description, _, sha256 = load_checkpoint(path)
     counters = description["counters"]
     try:
-        return Entry(counters["updates"], sealed_sha256(path), description["val_loss"], counters["rollbacks"])
+        return Entry(counters["updates"], sha256, description["val_loss"], counters["rollbacks"])
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from npllm.bounded_read import read_bounded
 from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
@@ -158,12 +159,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
-        raise DataError(f"{path} is no ordinary file; check the path.")
-    with path.open("rb") as file:
-        content = file.read(LARGEST_CONFIG + 1)
-    if len(content) > LARGEST_CONFIG:
-        raise DataError(f"{path} is larger than {LARGEST_CONFIG >> 20} MB; it is no config of a run.")
+    content = read_bounded(path, LARGEST_CONFIG)
     try:
         text = content.decode("utf-8")
         if any(line.count(".") > MOST_DOTS for line in _NO_KEYS.sub("", text).splitlines()):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from npllm.atomic import append
+from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
 from npllm.strict_json import parse_json
 from npllm.training.spikes import Spike
@@ -76,9 +77,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The complete lines, and the bytes that they take."""
     if not path.exists():
         return [], 0
-    if path.stat().st_size > LARGEST_LEDGER:
-        raise DataError(f"{path} is larger than {LARGEST_LEDGER >> 20} MB; it is no ledger of this program.")
-    content = path.read_bytes()
+    content = read_bounded(path, LARGEST_LEDGER)
     *lines, cut_off = content.split(b"\n")
     return [_event(path, number, line) for number, line in enumerate(lines, 1)], len(content) - len(cut_off)
 

@@ -35,7 +35,7 @@ class Update:
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
     """Model and optimiser at the beginning of a run. Raises ResourceError when they are larger than the memory."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
-    check_memory(model_config)
+    check_memory(model_config, min(config.batch.size, config.batch.micro_size))
     model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
     detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
     return LoopState(model, build_optimizer(model, config.optim), detector)

@@ -24,14 +24,19 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def check_memory(config: ModelConfig) -> None:
-    """Raise ResourceError for a model that cannot be trained here, before it takes all the memory there is."""
-    needed = 16.0 * parameter_count(config)  # parameters, gradients and two moments in float32, and no activations
+def check_memory(config: ModelConfig, rows: int) -> None:
+    """Raise ResourceError for what cannot be trained here, before it takes all the memory there is.
+
+    rows: of a micro-batch. Counted in float32: parameters, gradients, two moments; of the activations those 8 as wide
+    as x that every block keeps at least.
+    """
+    activations = 8.0 * rows * config.block_size * config.n_embd * config.n_layer
+    needed = 4.0 * (4.0 * parameter_count(config) + activations)
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise ResourceError(
-            f"The model needs {needed / 1e9:,.0f} GB to train without its activations, but this machine has "
-            f"{available / 1e9:,.0f} GB; lower model.n_embd, model.n_layer or data.vocab_size."
+            f"Training needs at least {needed / 1e9:,.0f} GB, but this machine has {available / 1e9:,.0f} GB; lower "
+            "model.n_embd, model.n_layer, model.block_size or batch.micro_size."
         )
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from npllm.atomic import append, write_atomically
+from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
 from npllm.strict_json import parse_json
+
+LARGEST_LOG = 1 << 30  # bytes; a step takes about 200
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -17,7 +20,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    *lines, _cut_off = path.read_bytes().split(b"\n")
+    *lines, _cut_off = read_bounded(path, LARGEST_LOG).split(b"\n")
     return [_record(path, number, line) for number, line in enumerate(lines, 1)]
 
 
@@ -32,7 +35,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def drop_metrics_after(path: Path, step: int) -> None:
     """Keep the lines up to that of `step`: what a stopped run wrote beyond its checkpoint will come again, and a power
     cut may have damaged it."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    lines = read_bounded(path, LARGEST_LOG).split(b"\n")[:-1] if path.exists() else []
     kept = []
     for number, line in enumerate(lines[:step], 1):
         record = _record(path, number, line)

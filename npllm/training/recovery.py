@@ -88,8 +88,7 @@ def _usable(store: CheckpointStore, steps: list[int], state: LoopState, validate
     for step in steps:
         path = store.path(step)
         try:
-            store.verify(step)
-            record = restore_checkpoint(path, state)
+            record = restore_checkpoint(path, state, listed_sha256=store.entries[step].sha256)
             if record is not None and not (loss := validate(state.model)) <= record + MUCH_WORSE:
                 raise DataError(
                     f"{path} is poisoned (its validation loss is {loss:.4f}, and was {record:.4f}); use another one."

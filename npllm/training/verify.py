@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from npllm.bounded_read import read_bounded
 from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
 from npllm.strict_json import parse_json
@@ -13,6 +14,8 @@ from npllm.training.config import load_config
 from npllm.training.ledger import Ledger
 from npllm.training.metrics import read_metrics
 from npllm.training.run_folder import RunFolder
+
+LARGEST_SUMMARY = 1 << 20  # bytes
 
 
 def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
@@ -56,14 +59,13 @@ def _manifest(store: CheckpointStore, path: Path) -> None:
 def _checkpoint(store: CheckpointStore, path: Path) -> None:
     if path in store.refused:
         raise DataError(store.refused[path])
-    store.verify(next(step for step in store.entries if store.path(step) == path))
-    load_checkpoint(path)
+    store.load(next(step for step in store.entries if store.path(step) == path))
 
 
 def _summary(run: RunFolder, path: Path) -> None:
     """The weights that the summary speaks of are those of the newest checkpoint."""
     try:
-        expected = parse_json(path.read_bytes())["params_sha256"]
+        expected = parse_json(read_bounded(path, LARGEST_SUMMARY))["params_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no summary ({error}); npllm resume writes it again.") from error
     params = load_checkpoint(run.newest_checkpoint()).arrays["params"]

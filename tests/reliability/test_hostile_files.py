@@ -314,6 +314,7 @@ def test_no_other_file_is_opened(outcomes, case):
 def test_the_good_files_are_read(tmp_path):
     """And so what is refused is refused for what is wrong with it."""
     good_files(tmp_path)
+    assert readers().keys() == NAMES.keys()
     for kind, read in readers().items():
         for step in read:
             step(tmp_path / NAMES[kind])

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from small_runs import ENVIRONMENT, NPLLM, pretrain_arguments, run, state_digests, untimed_metrics, write_text
 
-from npllm.training import results, train
 from npllm.training.ledger import Ledger
 
 PATIENCE = 300.0  # seconds for what takes two; the first process may compile every kernel
@@ -116,14 +115,6 @@ class KilledRun(RuleBasedStateMachine):
 
 def rollbacks(out):
     return [event | {"time": None} for event in Ledger(out / "ledger.jsonl").rollbacks]
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Of the two runs that end in this process, without what comes after the last step."""
-    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
-    monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
-    monkeypatch.setattr(results, "plot_loss", lambda history, path: None)
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,17 +1,7 @@
-"""A run that is finished, for the tests that only look at one, and less waiting for those that make their own."""
+"""A run that is finished, for the tests that only look at one."""
 
 import pytest
 from small_runs import pretrain_arguments, run, write_text
-
-from npllm.training import results, train
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Leave out what a run does after its last step, and the measurement of the machine's peak."""
-    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
-    monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
-    monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)
 
 
 @pytest.fixture(scope="session")

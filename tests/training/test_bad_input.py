@@ -75,7 +75,7 @@ def test_not_enough_disk(tmp_path, capsys, monkeypatch):
     text, out = write_text(tmp_path), tmp_path / "out" / "run"
     arguments = pretrain_arguments(text, out, train__keep=3)
     assert run(*arguments) == 0
-    _, arrays = load_checkpoint(checkpoint_path(out / "checkpoints", TINY["train.steps"]))
+    arrays = load_checkpoint(checkpoint_path(out / "checkpoints", TINY["train.steps"])).arrays
     one_state = sum(array.nbytes for array in arrays.values())
     shutil.rmtree(out)
 
@@ -87,6 +87,22 @@ def test_not_enough_disk(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(8 * one_state))
     assert run(*arguments) == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model__n_embd": 1_000_000},  # 12 million million parameters
+        {"model__block_size": 100_000, "batch__size": 1_000_000, "batch__micro_size": 1_000_000},
+    ],
+)
+def test_a_model_or_a_batch_that_no_memory_holds(tmp_path, capsys, settings):
+    """Refused, and not begun until the system ends the process."""
+    message = refused(
+        capsys, *pretrain_arguments(write_text(tmp_path, 9000), tmp_path / "run", **settings), exit_code=5
+    )
+    assert "Training needs at least" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,7 +11,7 @@ from npllm.training.checkpoint import load_checkpoint
 
 
 def weights(folder):
-    _, arrays = load_checkpoint(checkpoints(folder)[-1])
+    arrays = load_checkpoint(checkpoints(folder)[-1]).arrays
     return arrays["params"]
 
 

@@ -84,7 +84,7 @@ def test_a_deep_model_has_a_long_table(tmp_path):
     deep = replace(CONFIG, model=replace(CONFIG.model, n_layer=130))
     state = build_state(deep, V)
     path = write_checkpoint(tmp_path, state)
-    description, _ = load_checkpoint(path)
+    description = load_checkpoint(path).description
     assert len(json.dumps(description)) > 2**16
     restore_checkpoint(path, state)
 
@@ -214,6 +214,6 @@ def test_a_description_of_no_model(saved, state, model):
 
 
 def test_the_summary_has_the_hash_of_the_weights(finished_run):
-    _, arrays = load_checkpoint(checkpoints(finished_run)[-1])
+    arrays = load_checkpoint(checkpoints(finished_run)[-1]).arrays
     summary = json.loads((finished_run / "summary.json").read_text())
     assert summary["params_sha256"] == hashlib.sha256(arrays["params"].tobytes()).hexdigest()

@@ -11,6 +11,7 @@ from small_runs import refused, run
 
 from npllm.errors import ConfigError, DataError
 from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
+from npllm.optim.config import LARGEST_BATCH
 from npllm.training import pretrain
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text, load_config, load_recipe
 from npllm.training.spikes import SpikeConfig
@@ -25,7 +26,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda text: n
 @st.composite
 def run_configs(draw):
     """Any config: what is not drawn from its whole range is bound by another field."""
-    size, n_kv_head, groups = draw(counts), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    size, n_kv_head, groups = draw(st.integers(1, LARGEST_BATCH)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     n_head, lr = n_kv_head * groups, draw(positive)
     config = RunConfig()
     return RunConfig(

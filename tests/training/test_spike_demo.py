@@ -65,8 +65,8 @@ def spy(patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list:
     """What a function of a module returns from now on."""
     real, returned = getattr(module, name), []
 
-    def call(*args):
-        returned.append(real(*args))
+    def call(*args, **more):
+        returned.append(real(*args, **more))
         return returned[-1]
 
     patch.setattr(module, name, call)
