@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from rich.console import Console
@@ -55,9 +57,14 @@ def resume(run: Positional[Path]) -> None:
     Args:
         run: folder of the run
     """
-    from npllm.training.pretrain import resume as resume_run
+    from npllm.training.config import stage_of
+    from npllm.training.pretrain import resume as resume_pretraining
+    from npllm.training.run_folder import open_run
 
-    resume_run(run, Console())
+    if (stage := stage_of(open_run(run).config)) == "pretrain":
+        resume_pretraining(run, Console())
+    else:
+        _stage_verbs().resume_stage(open_run(run), stage, Console())
 
 
 def generate(
@@ -211,6 +218,16 @@ VERBS: dict[str, Callable[..., None]] = {
     "tokenizer decode": tokenizer_decode,
     "demo spike": demo_spike,
 }
+# Those of the later stages: name -> what the list of verbs says. Their module takes as long to import as all the rest.
+STAGE_VERBS = {
+    "classify": "Teach a pretrained model to classify texts; show what pretraining was worth.",
+    "sft": "Teach a pretrained model to answer, from demonstrations.",
+    "chat": "Talk with a model that npllm sft made.",
+    "reward": "Train a reward model on preferences.",
+    "ppo": "Improve a policy with a reward model: PPO, or RLOO or GRPO.",
+    "dpo": "Improve a policy from preferences alone, without a reward model.",
+    "rlhf": "The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card.",
+}
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words that are not yet a verb
 
 
@@ -254,11 +271,13 @@ def _explain(error: BaseException) -> tuple[str, int]:
 def _run_verb(arguments: list[str]) -> None:
     words = 2 if arguments[0] in GROUPS else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
-    if verb not in VERBS:
-        raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, list(VERBS))}; npllm --help lists them.")
+    known = [*VERBS, *STAGE_VERBS]
+    if verb not in known:
+        raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, known)}; npllm --help lists them.")
+    function = VERBS[verb] if verb in VERBS else getattr(_stage_verbs(), verb)
     defaults = vars(load_recipe(_value_of("--recipe", rest) or "default")) if verb == "pretrain" else {}
     # Parsing ends before the verb begins: what the verb prints or raises is its own.
-    parse_arguments(_deferred(VERBS[verb], defaults), rest, prog=f"npllm {verb}")()
+    parse_arguments(_deferred(function, defaults), rest, prog=f"npllm {verb}")()
 
 
 def _deferred(function: Callable[..., None], defaults: dict[str, Any]) -> Callable[..., Callable[[], None]]:
@@ -285,8 +304,13 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
     return value
 
 
+def _stage_verbs() -> ModuleType:
+    return import_module("npllm.stage_verbs")
+
+
 def _usage() -> str:
-    lines = [f"  {verb:18}{(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items()]
+    summaries = {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()} | STAGE_VERBS
+    lines = [f"  {verb:18}{summary}" for verb, summary in summaries.items()]
     return "\n".join(
         [
             "npllm VERB ...: a language model from raw text to generation",

@@ -24,6 +24,7 @@ from npllm.reference.random import random_permutation, random_words
 # Addresses in the random stream: "DATA" in hexadecimal letters, far from the small numbers that layers use as sites.
 SHIFT_SITE = 0xDA7A0000
 ORDER_SITE = 0xDA7A0001
+ROW_SITE = 0xDA7A0002
 IGNORED_TARGET = -1
 
 
@@ -111,3 +112,20 @@ def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterat
         x.reshape(-1)[: stop - start] = tokens[start:stop]
         y.reshape(-1)[: stop - start] = tokens[start + 1 : stop + 1]
         yield x, y
+
+
+class RowSampler:
+    """Which of n rows a sample is, by its absolute id: every epoch all rows once, in an order of its own."""
+
+    def __init__(self, n_rows: int, seed: int) -> None:
+        self.n_rows = n_rows
+        self.seed = seed
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # two: a batch at the turn of an epoch
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of the samples `ids`, (n,) >= 0: (n,) int64 below n_rows."""
+        epochs, ranks = np.divmod(np.asarray(ids, np.int64), self.n_rows)
+        return np.array([self._order(int(epoch))[rank] for epoch, rank in zip(epochs, ranks, strict=True)], np.int64)
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        return random_permutation(self.n_rows, seed=self.seed, step=epoch, site=ROW_SITE)

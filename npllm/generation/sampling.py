@@ -4,7 +4,7 @@ import numpy as np
 
 from npllm.errors import ConfigError
 
-SAMPLING_SITE = 3 << 24  # random streams of generation
+SAMPLING_SITE, BATCH_SAMPLING_SITE = 3 << 24, (3 << 24) + 1  # random streams of generation
 
 
 def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p: float, seed: int) -> None:
@@ -50,3 +50,13 @@ def choose_token(logits, uniform: float, temperature: float, top_k: int | None =
         return int(np.argmax(logits))
     cumulated = np.cumsum(probabilities(logits, temperature, top_k, top_p))
     return int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
+
+
+def choose_tokens(logits, uniforms, temperature: float) -> np.ndarray:
+    """`choose_token` for many rows: logits (B, V), uniforms (B,) in [0, 1). Returns (B,) int32."""
+    if temperature == 0.0:
+        return logits.argmax(axis=1).astype(np.int32)
+    scaled = logits.astype(np.float64) / temperature
+    cumulated = np.exp(scaled - scaled.max(axis=1, keepdims=True)).cumsum(axis=1)
+    below = cumulated <= (uniforms * cumulated[:, -1])[:, None]
+    return below.sum(axis=1).astype(np.int32)

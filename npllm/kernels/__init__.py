@@ -3,7 +3,7 @@
 The same functions, names, signatures and file names as in `npllm.reference`, which explains the mathematics. What is
 here is how the work is cut: into chunks that stay in the cache, loops that the compiler can vectorise, and pieces that
 threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `gemm`,
-`norm_rows` and `attention_tiles` are what several operations share.
+`norm_rows`, `attention_tiles` and `logit_chunks` are what several operations share.
 
 Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64; the weights
 of float32 operations may be `bfloat16`. Every result, cache and scratch array comes from `empty`, and what was in it
@@ -21,6 +21,7 @@ from npllm.kernels.gradient_norm import gradient_norm
 from npllm.kernels.layernorm import layernorm_backward, layernorm_forward
 from npllm.kernels.linear import linear_backward, linear_forward
 from npllm.kernels.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
+from npllm.kernels.lm_head_policy import lm_head_policy_backward, lm_head_policy_forward
 from npllm.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.kernels.rotary import rotary_backward, rotary_forward
 from npllm.kernels.sgd import sgd_update
@@ -50,6 +51,8 @@ __all__ = [
     "lm_head_loss_and_grad",
     "lm_head_loss_backward",
     "lm_head_loss_forward",
+    "lm_head_policy_backward",
+    "lm_head_policy_forward",
     "rmsnorm_backward",
     "rmsnorm_forward",
     "rotary_backward",

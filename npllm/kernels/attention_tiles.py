@@ -51,18 +51,19 @@ def rows_times_columns(rows, columns, block):
 
 
 @part
-def transposed_times_block(panels, block, n_keys, columns):
-    """columns = rows.T @ block; panels: from `pack_transposed` of the rows; block: of which n_keys rows count."""
-    product(panels, panels.shape[1], 1, ROWS, block, n_keys, columns, False)
+def transposed_times_block(panels, begin, block, columns):
+    """columns = rows[begin:].T @ block; panels: from `pack_transposed` of the rows; block: as many rows as count."""
+    from_begin = panels.reshape(-1)[begin * ROWS :]
+    product(from_begin, panels.shape[1], 1, ROWS, block, len(block), columns, False)
 
 
 @part
-def add_block_times_rows(block, n_queries, rows, total):
-    """total += block @ rows; block: (T, L), of which n_queries lanes count; rows: (W, L, L), L columns of each at a
-    time, from `pack_block`; total: (W, >= T, L), likewise."""
+def add_block_times_rows(block, n_queries, rows, begin, total):
+    """total[begin:] += block @ rows; block: (T, L), of which n_queries lanes count; rows: (W, L, L), L columns of each
+    at a time, from `pack_block`; total: (W, >= begin + T, L), likewise."""
     L = block.shape[1]
     for w in range(len(total)):
-        product(block, L, L, 1, rows[w], n_queries, total[w, : len(block)], True)
+        product(block, L, L, 1, rows[w], n_queries, total[w, begin : begin + len(block)], True)
 
 
 @part
@@ -124,11 +125,27 @@ def fill_zeros(array):
 
 
 @part
-def mask_future(scores, first):
-    """Minus infinity where the key comes after the query; scores: a block (T, L), whose first query is `first`."""
-    for j in range(first, len(scores)):
-        for lane in range(min(j - first, scores.shape[1])):
+def first_key(starts, first, end):
+    """Where the keys of the queries first ... end - 1 begin: at a whole tile, and no later than any of them may look.
+    starts: (T,), or (0,): all may look as far back as there is."""
+    if len(starts) == 0:
+        return 0
+    begin = first
+    for i in range(first, end):
+        begin = min(begin, np.int64(starts[i]))
+    return begin // ROWS * ROWS
+
+
+@part
+def mask_unseen(scores, begin, starts, first):
+    """Minus infinity where the key comes after the query, or before its start; scores: a block (T, L), whose first key
+    is `begin` and whose first query is `first`. starts: as in `first_key`."""
+    for j in range(first - begin, len(scores)):
+        for lane in range(min(begin + j - first, scores.shape[1])):
             scores[j, lane] = -np.inf
+    for i in range(first, min(first + scores.shape[1], len(starts))):
+        for j in range(starts[i] - begin):
+            scores[j, i - first] = -np.inf
 
 
 @part

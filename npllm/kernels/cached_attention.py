@@ -19,45 +19,52 @@ from npllm.kernels.vector_math import dot
 SERIAL_PRODUCTS = 1 << 17  # about 50 microseconds
 
 
-def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, empty=np.empty):
+def cached_attention_forward(
+    qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None, empty=np.empty
+):
     """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
 
     qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
-    (B, K, positions, D); the new keys and values are written into them. Returns y, (B, T, H·D).
-    For generation, so there is no backward.
+    (B, K, positions, D); the new keys and values are written into them. starts: (B,) int32, the first position that
+    counts in each row, because what comes before is padding; None = 0. A position of padding sees itself only. Returns
+    y, (B, T, H·D). For generation, so there is no backward.
     """
     (B, T, _), H = qkv.shape, n_head
     heads = qkv.reshape(B, T, H + 2 * n_kv_head, -1)
     D, end = heads.shape[-1], first_position + T
     y = empty((B, T, H * D), qkv.dtype)
     weights = empty((B, n_kv_head, end), qkv.dtype)
+    if starts is None:
+        starts = empty((B,), np.int32)
+        starts[:] = 0
     kernel = _serial if B * T * H * D * end <= SERIAL_PRODUCTS else _parallel
-    kernel(heads, key_cache, value_cache, first_position, 1.0 / sqrt(D), weights, y.reshape(B, T, H, D))
+    kernel(heads, key_cache, value_cache, first_position, starts, 1.0 / sqrt(D), weights, y.reshape(B, T, H, D))
     return y
 
 
 @serial
-def _serial(heads, key_cache, value_cache, first_position, scale, weights, y):
-    """heads: (B, T, H+2K, D); key_cache, value_cache: (B, K, positions, D); weights: (B, K, end); y: (B, T, H, D)."""
+def _serial(heads, key_cache, value_cache, first_position, starts, scale, weights, y):
+    """heads: (B, T, H+2K, D); key_cache, value_cache: (B, K, positions, D); starts: (B,); weights: (B, K, end);
+    y: (B, T, H, D)."""
     B, K, _ = weights.shape
     for b in range(B):
         for kv in range(K):
             keys, values = key_cache[b, kv], value_cache[b, kv]
-            _kv_head(heads[b], keys, values, first_position, kv, K, scale, weights[b, kv], y[b])
+            _kv_head(heads[b], keys, values, first_position, starts[b], kv, K, scale, weights[b, kv], y[b])
 
 
 @parallel
-def _parallel(heads, key_cache, value_cache, first_position, scale, weights, y):
+def _parallel(heads, key_cache, value_cache, first_position, starts, scale, weights, y):
     """As `_serial`."""
     B, K, _ = weights.shape
     for unit in prange(B * K):
         b, kv = np.int64(unit // K), np.int64(unit % K)
         keys, values = key_cache[b, kv], value_cache[b, kv]
-        _kv_head(heads[b], keys, values, first_position, kv, K, scale, weights[b, kv], y[b])
+        _kv_head(heads[b], keys, values, first_position, starts[b], kv, K, scale, weights[b, kv], y[b])
 
 
 @part
-def _kv_head(heads, keys, values, first_position, kv, K, scale, weights, y):
+def _kv_head(heads, keys, values, first_position, start, kv, K, scale, weights, y):
     """heads: (T, H+2K, D); keys, values: (positions, D); weights: (end,); y: (T, H, D)."""
     T, H, D = y.shape
     group = H // K
@@ -66,13 +73,15 @@ def _kv_head(heads, keys, values, first_position, kv, K, scale, weights, y):
             keys[first_position + t, d] = heads[t, H + kv, d]
             values[first_position + t, d] = heads[t, H + K + kv, d]
     for t in range(T):
+        position = first_position + t
+        seen = slice(min(start, position), position + 1)
         for h in range(kv * group, (kv + 1) * group):
-            _attend(heads[t, h], keys, values, scale, weights[: first_position + t + 1], y[t, h])
+            _attend(heads[t, h], keys[seen], values[seen], scale, weights[seen], y[t, h])
 
 
 @part
 def _attend(query, keys, values, scale, weights, y):
-    """query, y: (D,). weights: scratch, one for each of the first keys, which are those that count."""
+    """query, y: (D,). keys, values: (n, D). weights: scratch, (n,)."""
     real = query.dtype.type
     for j in range(len(weights)):
         weights[j] = dot(query, keys[j]) * real(scale)

@@ -13,33 +13,43 @@ from npllm.kernels.jit import serial
 from npllm.reference.embedding import EmbeddingCache
 
 
-def embedding_forward(tokens, token_embedding, position_embedding=None, *, first_position=0, empty=np.empty):
+def embedding_forward(
+    tokens, token_embedding, position_embedding=None, *, first_position=0, positions=None, empty=np.empty
+):
     """tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding: (positions, C) or None.
 
-    The first column stands at `first_position`. Returns y, (B, T, C), of the table's dtype, and the cache. Raises
-    IndexError for a token or position outside its table.
+    positions: (B, T) integers, the position of every token, or None: the first column stands at `first_position`, and
+    the others follow. Returns y, (B, T, C), of the table's dtype, and the cache. Raises IndexError for a token or
+    position outside its table.
     """
     B, T = tokens.shape
     V, C = token_embedding.shape
-    if position_embedding is not None and first_position + T > len(position_embedding):
-        raise IndexError(
-            f"Positions up to {first_position + T - 1} do not fit a table of {len(position_embedding)} positions: "
-            "shorten the sequence."
-        )
+    if position_embedding is not None:
+        _check_positions(first_position, T, positions, len(position_embedding))
     y = empty((B, T, C), token_embedding.dtype)
-    in_range = _forward(tokens, token_embedding, position_embedding, first_position, y)
+    in_range = _forward(tokens, token_embedding, position_embedding, first_position, positions, y)
     if not in_range:
         raise IndexError(f"tokens holds a value outside 0 ... {V - 1}: tokenize with the vocabulary of this table.")
-    return y, EmbeddingCache(tokens, first_position)
+    return y, EmbeddingCache(tokens, first_position, positions)
 
 
 def embedding_backward(dy, cache, dtoken_embedding, dposition_embedding=None, *, empty=np.empty):
     """Adds the gradients dy, (B, T, C), to those of the tables. Tokens have no gradient: nothing is returned."""
-    _backward(dy, cache.tokens, cache.first_position, dtoken_embedding, dposition_embedding)
+    _backward(dy, *cache, dtoken_embedding, dposition_embedding)
+
+
+def _check_positions(first_position, T, positions, size):
+    lowest, highest = first_position, first_position + T - 1
+    if positions is not None:
+        lowest, highest = positions.min(), positions.max()
+    if lowest < 0 or highest >= size:
+        raise IndexError(
+            f"Positions from {lowest} to {highest} do not fit a table of {size} positions: shorten the sequence."
+        )
 
 
 @serial
-def _forward(tokens, token_embedding, position_embedding, first_position, y):
+def _forward(tokens, token_embedding, position_embedding, first_position, positions, y):
     """Fills y; returns whether every token is in the table."""
     B, T, C = y.shape
     for b in range(B):
@@ -47,20 +57,22 @@ def _forward(tokens, token_embedding, position_embedding, first_position, y):
             token = tokens[b, t]
             if token < 0 or token >= len(token_embedding):
                 return False
+            position = first_position + t if positions is None else positions[b, t]
             for j in range(C):
                 y_j = token_embedding[token, j]
                 if position_embedding is not None:
-                    y_j += position_embedding[first_position + t, j]
+                    y_j += position_embedding[position, j]
                 y[b, t, j] = y_j
     return True
 
 
 @serial
-def _backward(dy, tokens, first_position, dtoken_embedding, dposition_embedding):
+def _backward(dy, tokens, first_position, positions, dtoken_embedding, dposition_embedding):
     B, T, C = dy.shape
     for b in range(B):
         for t in range(T):
-            token, position = tokens[b, t], first_position + t
+            token = tokens[b, t]
+            position = first_position + t if positions is None else positions[b, t]
             for j in range(C):
                 dy_j = dy[b, t, j]
                 dtoken_embedding[token, j] += dy_j

@@ -38,6 +38,7 @@ class Context(NamedTuple):
     first_row: int  # rows of the batch that came in earlier micro-batches: the masks do not depend on the split
     cos: np.ndarray | None = None  # (T, D/2), with rotary positions
     sin: np.ndarray | None = None
+    starts: np.ndarray | None = None  # (B, T): where the document of each position begins in its row; None = at 0
     kv_cache: Any = None  # keys, values: (L, B, K, positions, D), and length: positions filled; in generation only
 
     def dropout_key(self, site: int, elements_per_row: int) -> DropoutKey:
@@ -145,10 +146,14 @@ def _block_forward(context, p, x, layer):
         qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
     if context.kv_cache is None:
         weights_key = context.dropout_key(sites.weights, H * T * T)
-        attended, attention = ops.attention_forward(qkv, H, K, rate=rate, key=weights_key, empty=empty)
+        attended, attention = ops.attention_forward(
+            qkv, H, K, rate=rate, key=weights_key, starts=context.starts, empty=empty
+        )
     else:
-        keys, values = context.kv_cache.keys[layer], context.kv_cache.values[layer]
-        attended = ops.cached_attention_forward(qkv, keys, values, context.kv_cache.length, H, K, empty=empty)
+        cache = context.kv_cache
+        attended = ops.cached_attention_forward(
+            qkv, cache.keys[layer], cache.values[layer], cache.length, H, K, starts=cache.starts, empty=empty
+        )
         attention = None
     attended = attended.reshape(B * T, C)
     branch, _ = ops.linear_forward(attended, p["attention.out.weight"], p.get("attention.out.bias"), empty=scratch)

@@ -5,7 +5,7 @@ from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
 
-LONGEST_BLOCK, MOST_LAYERS = 1 << 17, 1024
+LONGEST_BLOCK, MOST_LAYERS, MOST_OUTPUTS = 1 << 17, 1024, 1 << 16
 
 
 def check_choices(section: str, config) -> None:
@@ -92,11 +92,22 @@ class ModelConfig(Architecture):
 
     vocab_size: int
     """number of tokens, V"""
+    n_outputs: int = 0
+    """outputs of a second head on the final hidden state: 1 for a reward or a value, one a class for a classifier"""
+    lora_rank: int = 0
+    """rank of what is added to every matrix of the blocks, while all else is frozen; 0 = no LoRA"""
+    lora_alpha: float = 16.0
+    """what is added is scaled by lora_alpha / lora_rank (Hu et al., "LoRA", 2021)"""
 
     def __post_init__(self):
         super().__post_init__()
         if self.vocab_size < 1:
             raise ConfigError(f"model.vocab_size is {self.vocab_size}, but must be at least 1.")
+        for field in ("n_outputs", "lora_rank"):
+            if not 0 <= getattr(self, field) <= MOST_OUTPUTS:
+                raise ConfigError(f"model.{field} is {getattr(self, field)}, but must be from 0 to {MOST_OUTPUTS}.")
+        if not self.lora_alpha > 0:
+            raise ConfigError(f"model.lora_alpha is {self.lora_alpha}, but must be above 0.")
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of forward and backward for one token of a sequence of `length`.

@@ -20,7 +20,27 @@ DRAWS = 1 << 18  # at once: they and their random words take many times the memo
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in the order of the forward pass. Linear weights are (in, out)."""
+    """Name and shape of every parameter that is trained, in the order of the forward pass."""
+    shapes = weight_shapes(config)
+    if config.lora_rank:
+        shapes = lora_shapes(shapes, config.lora_rank)
+    if config.n_outputs:
+        shapes |= {"readout.weight": (config.n_embd, config.n_outputs), "readout.bias": (config.n_outputs,)}
+    return shapes
+
+
+def lora_shapes(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the two factors for every matrix of the blocks: (in, r) and (r, out)."""
+    factors: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if name.startswith("blocks.") and len(shape) == 2:
+            factors |= {f"{name}.lora_a": (shape[0], rank), f"{name}.lora_b": (rank, shape[1])}
+    return factors
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the language model, in the order of the forward pass. Linear weights are
+    (in, out)."""
     C, F, V = config.n_embd, config.mlp_width, config.vocab_size
     qkv_width = (config.n_head + 2 * config.kv_heads) * config.head_width
     shapes: dict[str, tuple[int, ...]] = {}
@@ -107,14 +127,27 @@ def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
 
     The 2L matrices whose results are added to the residual stream get 0.02 / sqrt(2L): a sum of 2L independent branches
     then has the variance of one. (Radford et al., "Language models are unsupervised multitask learners", 2019.)
+
+    The readout's matrix is N(0, 1 / sqrt(C + 1)) (Ziegler et al., "Fine-tuning language models from human
+    preferences", 2019). Of LoRA's factors A is N(0, 1 / sqrt(in)) and B is zero, so that at first nothing is added.
     """
     for index, (name, array) in enumerate(params.items()):
         if array.ndim == 2:
-            adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
-            std = 0.02 / sqrt(2 * config.n_layer) if adds_to_stream else 0.02
+            std = _initial_std(name, array, config)
             flat = array.reshape(-1)
             for first in range(0, len(flat), DRAWS):
                 part = flat[first : first + DRAWS]
                 part[:] = std * random_normal(len(part), seed=seed, site=INITIALISATION_SITE + index, first=first)
         else:
             array[:] = 1.0 if name.endswith("weight") else 0.0
+
+
+def _initial_std(name: str, array: np.ndarray, config: ModelConfig) -> float:
+    if name == "readout.weight":
+        return 1.0 / sqrt(config.n_embd + 1)
+    if name.endswith("lora_a"):
+        return 1.0 / sqrt(len(array))
+    if name.endswith("lora_b"):
+        return 0.0
+    adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
+    return 0.02 / sqrt(2 * config.n_layer) if adds_to_stream else 0.02

@@ -6,8 +6,9 @@ Source: Radford et al., "Language models are unsupervised multitask learners" (G
 rmsnorm, position = rotary, mlp = swiglu are those of Touvron et al., "LLaMA", 2023.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from npllm.errors import ConfigError, DataError
 from npllm.model.arena import Arena
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
 from npllm.model.config import ModelConfig
-from npllm.model.parameters import Parameters, initialise, parameter_shapes, within
+from npllm.model.lora import LoRA, Workspace, new_workspace
+from npllm.model.parameters import Parameters, initialise, parameter_shapes, weight_shapes, within
 from npllm.model.rounded_weights import RoundedWeights
+from npllm.reference.linear import LinearCache
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.rotary import rotary_tables
 
@@ -25,8 +28,28 @@ DTYPES = ("float32", "float64", "bf16")
 BACKENDS = ("kernels", "reference")
 
 
+class Storage(NamedTuple):
+    """Arrays that a model uses instead of its own. frozen, workspace: with LoRA only, and shared among models."""
+
+    params: Mapping[str, np.ndarray] | None = None
+    grads: Mapping[str, np.ndarray] | None = None
+    frozen: Parameters | None = None
+    workspace: Workspace | None = None
+
+
+class Trace(NamedTuple):
+    """A forward pass and what its backward needs. Valid until the model's next pass."""
+
+    hidden: np.ndarray  # (N, C): the rows before the heads
+    context: Context
+    caches: Any
+
+
 class GPT:
     """A decoder-only Transformer language model with hand-written gradients.
+
+    params: what is trained, by name; grads: its gradients. weights: what the passes multiply with, which is the same
+    but for LoRA, where they are merged from the frozen weights and the trained factors at the start of each pass.
 
     dtype "bf16": parameters, gradients and everything between two matrix products are float32; what is multiplied is
     rounded to bfloat16, and the products are summed in float32.
@@ -39,6 +62,7 @@ class GPT:
         seed: int = 0,
         dtype: str = "float32",
         backend: Literal["kernels", "reference"] = "kernels",
+        storage: Storage = Storage(),  # noqa: B008 (immutable)
     ):
         if dtype not in DTYPES:
             raise ConfigError(f"The dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -49,70 +73,144 @@ class GPT:
         if (dtype, backend) == ("bf16", "reference"):
             raise ConfigError("The reference backend has no bf16; use float32 or float64.")
         self.config = config
+        self.configs = {"model": config}  # of all networks that share `params`
         self.seed = seed
         self.dtype_name = dtype
         self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)  # of parameters and activations
         self.ops = import_module(f"npllm.{backend}")
         self.arena, self.scratch = Arena(), Arena()
-        shapes = parameter_shapes(config)
-        self.params = Parameters(shapes, self.dtype)
-        self.grads = Parameters(shapes, self.dtype)
-        initialise(self.params, config, seed)
-        self._rounded = RoundedWeights(self.params, self.head_name) if dtype == "bf16" else None
-        weights = self.params if self._rounded is None else self._rounded
+        self._take(storage)
+        self._rounded = RoundedWeights(self.weights, self.head_name) if dtype == "bf16" else None
+        weights = self.weights if self._rounded is None else self._rounded
         self._head = weights[self.head_name]
         self._blocks = [within(weights, f"blocks.{layer}") for layer in range(config.n_layer)]
-        self._dblocks = [within(self.grads, f"blocks.{layer}") for layer in range(config.n_layer)]
+        self._dblocks = [within(self.dweights, f"blocks.{layer}") for layer in range(config.n_layer)]
         self._rotary = None
         if config.position == "rotary":
             self._rotary = rotary_tables(config.block_size, config.head_width, self.dtype)
+
+    def _take(self, storage: Storage) -> None:
+        """Parameters with their initial values, or the given ones as they are."""
+        shapes = parameter_shapes(self.config)
+        self.params = Parameters(shapes, self.dtype) if storage.params is None else storage.params
+        self.grads = Parameters(shapes, self.dtype) if storage.grads is None else storage.grads
+        if storage.params is None:
+            initialise(self.params, self.config, self.seed)
+        self.weights, self.dweights = self.params, self.grads
+        self.frozen, self._lora = None, None
+        if self.config.lora_rank:
+            self.frozen = storage.frozen
+            if self.frozen is None:
+                self.frozen = Parameters(weight_shapes(self.config), self.dtype)
+                initialise(self.frozen, self.config, self.seed)
+            workspace = storage.workspace or new_workspace(self.config, self.dtype)
+            self._lora = LoRA(self.ops, self.config, self.params, self.grads, self.frozen, workspace)
+            self.weights, self.dweights = workspace
 
     @property
     def head_name(self) -> str:
         """The parameter that is the last layer's weight, (V, C)."""
         return "token_embedding" if self.config.tie_embeddings else "lm_head"
 
-    def loss_and_grad(self, tokens, targets, *, n_targets: int | None = None, step: int = 0, first_row: int = 0):
+    def merged(self) -> Mapping[str, np.ndarray]:
+        """The weights as the next pass would find them; with LoRA valid until then."""
+        if self._lora is not None:
+            self._lora.merge()
+        return self.weights
+
+    def trace(self, tokens, *, starts=None, step: int = 0, first_row: int = 0) -> Trace:
+        """A forward pass of training, with dropout, for `backward`.
+
+        tokens: (B, T). starts: (B, T) integers: where in its row the document of each position begins; attention does
+        not look further back, and positions count from there. None = a row is one document. step and first_row (rows in
+        earlier micro-batches) address the dropout masks.
+        """
+        tokens, starts = self._check_rows(tokens, starts)
+        self._begin()
+        rate = self.config.dropout
+        context = self._context(tokens.shape[1], rate=rate, step=step, first_row=first_row, starts=starts)
+        return Trace(*self._forward(context, tokens))
+
+    def backward(self, trace: Trace, dhidden) -> None:
+        """Add the gradients of all parameters below the heads, for the gradient of the trace's hidden, (N, C)."""
+        self._backward(trace.context, dhidden, trace.caches)
+        if self._lora is not None:
+            self._lora.take_gradients()
+
+    def hidden(self, tokens, *, starts=None) -> np.ndarray:
+        """The rows before the heads, (N, C), without dropout and without a backward; valid until the next pass."""
+        tokens, starts = self._check_rows(tokens, starts)
+        return self._evaluate(tokens, starts=starts)
+
+    def log_probability_forward(self, hidden, targets):
+        """Of each row's target, (N,), in nats, and the entropy of its distribution, (N,); both 0 where the target is
+        -1. hidden: (N, C). targets: (N,). Also returns the cache."""
+        return self.ops.lm_head_policy_forward(hidden, self._head, targets, empty=self.arena.empty)
+
+    def log_probability_backward(self, dlog_probability, dentropy, cache) -> np.ndarray:
+        """dhidden, (N, C), for the gradients of both, (N,); dentropy: None = zeros. Adds to the head's gradient."""
+        return self.ops.lm_head_policy_backward(
+            dlog_probability, dentropy, cache, self._head, self.dweights[self.head_name], empty=self.arena.empty
+        )
+
+    def readout(self, hidden) -> np.ndarray:
+        """The second head: (n, C) -> (n, n_outputs)."""
+        return self.ops.linear_forward(hidden, self.params["readout.weight"], self.params["readout.bias"])[0]
+
+    def readout_backward(self, doutputs, hidden) -> np.ndarray:
+        """dhidden, (n, C), for doutputs, (n, n_outputs). Adds to the second head's gradients."""
+        return self.ops.linear_backward(
+            doutputs,
+            LinearCache(hidden, None),
+            self.params["readout.weight"],
+            self.grads["readout.weight"],
+            self.grads["readout.bias"],
+        )
+
+    def loss_and_grad(
+        self, tokens, targets, *, n_targets: int | None = None, starts=None, step: int = 0, first_row: int = 0
+    ) -> float:
         """Mean negative log-likelihood of the targets, in nats; its gradient is *added* to `grads`.
 
         tokens, targets: (B, T) integers below V; target -1 = ignored. For gradient accumulation give n_targets, the
-        number of targets of the whole batch (the returned losses then add up to its mean), and first_row, the rows in
-        earlier micro-batches. step and first_row address the dropout masks.
+        number of targets of the whole batch (the returned losses then add up to its mean), and first_row. The others
+        are as in `trace`.
         """
         tokens, targets = self._check(tokens, targets)
         n_targets = self._count(targets) if n_targets is None else n_targets
-        self._begin()
-        context = self._context(tokens.shape[1], rate=self.config.dropout, step=step, first_row=first_row)
-        hidden, caches = self._forward(context, tokens)
+        trace = self.trace(tokens, starts=starts, step=step, first_row=first_row)
         loss, dhidden = self.ops.lm_head_loss_and_grad(
-            hidden,
+            trace.hidden,
             self._head,
             targets.reshape(-1),
             n_targets,
-            self.grads[self.head_name],
+            self.dweights[self.head_name],
             empty=self.arena.empty,
         )
-        self._backward(context, dhidden, caches)
+        self.backward(trace, dhidden)
         return loss
 
-    def loss(self, tokens, targets) -> float:
+    def loss(self, tokens, targets, *, starts=None) -> float:
         """Mean negative log-likelihood of the targets, in nats, without dropout. Arguments as in `loss_and_grad`."""
         tokens, targets = self._check(tokens, targets)
-        nll = self.negative_log_likelihood(tokens, targets)
+        nll = self.negative_log_likelihood(tokens, targets, starts=starts)
         return float(nll.sum(dtype=np.float64)) / self._count(targets)
 
-    def negative_log_likelihood(self, tokens, targets) -> np.ndarray:
+    def negative_log_likelihood(self, tokens, targets, *, starts=None) -> np.ndarray:
         """Of each target, in nats, (B, T); 0 where the target is -1. Without dropout."""
         tokens, targets = self._check(tokens, targets)
-        hidden = self._evaluate(tokens)
+        hidden = self.hidden(tokens, starts=starts)
         nll, _ = self.ops.lm_head_loss_forward(hidden, self._head, targets.reshape(-1), empty=self.arena.empty)
         return nll.reshape(targets.shape).copy()
 
     def logits(self, tokens) -> np.ndarray:
         """Unnormalised log-probabilities of every next token, (B, T, V). Without dropout."""
-        tokens, _ = self._check(tokens, None)
-        hidden = self._evaluate(tokens)
-        return self.ops.linear_forward(hidden, self._head.T)[0].reshape(*tokens.shape, -1)
+        hidden = self.hidden(tokens)
+        return self.ops.linear_forward(hidden, self._head.T)[0].reshape(*np.shape(tokens), -1)
+
+    def token_logits(self, tokens, rows) -> np.ndarray:
+        """The logits of some rows, (n, V): `rows` is a mask over the B·T positions of tokens, (B, T)."""
+        return self.ops.linear_forward(np.ascontiguousarray(self.hidden(tokens)[rows]), self._head.T)[0]
 
     def extend(self, tokens, kv_cache) -> np.ndarray:
         """Logits of the token after the last, (B, V), where kv_cache holds the positions before these tokens, (B, T).
@@ -122,31 +220,41 @@ class GPT:
         tokens, _ = self._check(tokens, None)
         if kv_cache.length + tokens.shape[1] > kv_cache.capacity:
             raise DataError(f"The cache holds {kv_cache.length} of {kv_cache.capacity} positions; it cannot take more.")
-        hidden = self._evaluate(tokens, kv_cache)
+        hidden = self._evaluate(tokens, kv_cache=kv_cache)
         kv_cache.length += tokens.shape[1]
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
         return self.ops.linear_forward(last, self._head.T)[0]
 
-    def _begin(self, *, round_weights: bool = True) -> None:
+    def _begin(self, *, new_weights: bool = True) -> None:
         """Another pass: nothing that an earlier one allocated is valid any more."""
         self.arena.reset()
         self.scratch.reset()
-        if self._rounded is not None and round_weights:
+        if self._lora is not None and new_weights:
+            self._lora.merge()
+        if self._rounded is not None and new_weights:
             self._rounded.refresh()
 
-    def _context(self, length: int, *, rate=0.0, step=0, first_row=0, kv_cache=None) -> Context:
+    def _context(self, length: int, *, rate=0.0, step=0, first_row=0, starts=None, kv_cache=None) -> Context:
         first = 0 if kv_cache is None else kv_cache.length
         cos, sin = (None, None) if self._rotary is None else (table[first : first + length] for table in self._rotary)
         memory = self.arena.empty, self.scratch
-        return Context(self.ops, self.config, *memory, rate, self.seed, step, first_row, cos, sin, kv_cache)
+        return Context(self.ops, self.config, *memory, rate, self.seed, step, first_row, cos, sin, starts, kv_cache)
 
     def _embed(self, context: Context, tokens):
         """(B, T) -> (B, T, C)"""
+        cache = context.kv_cache
+        first = 0 if cache is None else cache.length
+        starts = context.starts if cache is None or cache.starts is None else cache.starts[:, None]
+        positions = None
+        if starts is not None:
+            columns = np.arange(first, first + tokens.shape[1], dtype=np.int32)
+            positions = np.maximum(columns - starts, 0)  # what stands before a row's start is padding
         x, cache = self.ops.embedding_forward(
             tokens,
-            self.params["token_embedding"],
-            self.params.get("position_embedding"),
-            first_position=0 if context.kv_cache is None else context.kv_cache.length,
+            self.weights["token_embedding"],
+            self.weights.get("position_embedding"),
+            first_position=first,
+            positions=positions,
             empty=self.arena.empty,
         )
         if context.rate > 0:
@@ -158,18 +266,18 @@ class GPT:
         """(B, T, C) -> (N, C)"""
         rows = x.reshape(-1, x.shape[-1])
         return norm_forward(
-            context, rows, self.params["final_norm.weight"], self.params.get("final_norm.bias"), empty=context.empty
+            context, rows, self.weights["final_norm.weight"], self.weights.get("final_norm.bias"), empty=context.empty
         )
 
     def _forward(self, context: Context, tokens):
-        """The rows before the head, (N, C), and everything that `_backward` needs."""
+        """The rows before the head, (N, C), the context, and everything that `_backward` needs."""
         x, embedding = self._embed(context, tokens)
         blocks = []
         for layer, p in enumerate(self._blocks):
             x, cache = block_forward(context, p, x, layer)
             blocks.append(cache)
         hidden, final_norm = self._final_norm(context, x)
-        return hidden, (embedding, blocks, final_norm)
+        return hidden, context, (embedding, blocks, final_norm)
 
     def _backward(self, context: Context, dhidden, caches) -> None:
         """Add the gradients of all parameters but the head's, for dhidden, (N, C)."""
@@ -178,9 +286,9 @@ class GPT:
             context,
             dhidden,
             final_norm,
-            self.params["final_norm.weight"],
-            self.grads["final_norm.weight"],
-            self.grads.get("final_norm.bias"),
+            self.weights["final_norm.weight"],
+            self.dweights["final_norm.weight"],
+            self.dweights.get("final_norm.bias"),
         ).reshape(*embedding.tokens.shape, -1)
         for layer in reversed(range(self.config.n_layer)):
             with self.arena.scope():
@@ -191,21 +299,30 @@ class GPT:
         self.ops.embedding_backward(
             dx,
             embedding,
-            self.grads["token_embedding"],
-            self.grads.get("position_embedding"),
+            self.dweights["token_embedding"],
+            self.dweights.get("position_embedding"),
             empty=self.arena.empty,
         )
 
-    def _evaluate(self, tokens, kv_cache=None):
+    def _evaluate(self, tokens, *, starts=None, kv_cache=None):
         """`_forward` without dropout that keeps nothing for a backward: the memory of one block serves them all."""
         # A text is written with the weights that it began with.
-        self._begin(round_weights=kv_cache is None or kv_cache.length == 0)
-        context = self._context(tokens.shape[1], kv_cache=kv_cache)
+        self._begin(new_weights=kv_cache is None or kv_cache.length == 0)
+        context = self._context(tokens.shape[1], starts=starts, kv_cache=kv_cache)
         x, _ = self._embed(context, tokens)
         for layer, p in enumerate(self._blocks):
             with self.arena.scope():
                 x[...] = block_forward(context, p, x, layer)[0]
         return self._final_norm(context, x)[0]
+
+    def _check_rows(self, tokens, starts):
+        """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""
+        tokens, _ = self._check(tokens, None)
+        if starts is not None:
+            starts = np.ascontiguousarray(starts, np.int32)
+            if starts.shape != tokens.shape or starts.min() < 0 or (starts > np.arange(tokens.shape[1])).any():
+                raise DataError("starts must be (B, T) integers like tokens, each from 0 to the place where it stands.")
+        return tokens, starts
 
     def _check(self, tokens, targets):
         """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""

@@ -1,14 +1,25 @@
 """Optimisers: one pass over the model's flat buffers, with clipping and the reset of the gradients inside it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from math import isfinite
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from npllm.aligned import aligned_zeros
 from npllm.errors import TrainingError
-from npllm.model import GPT
+from npllm.model import GPT, Parameters
 from npllm.optim.config import OptimConfig
+
+
+class Stretch(NamedTuple):
+    """A stretch of the flat buffers whose elements are updated alike."""
+
+    where: slice
+    lr_scale: float  # 0 = frozen
+    decays: bool
 
 
 class Optimizer(ABC):
@@ -16,15 +27,23 @@ class Optimizer(ABC):
 
     state_names: tuple[str, ...] = ()
 
-    def __init__(self, model: GPT, *, lr: float, weight_decay: float):
+    def __init__(
+        self, model: GPT, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
+    ):
+        """lr_scales: what the learning rate of a parameter is multiplied with, by name; 1 where none is given, and a
+        parameter with 0 is frozen."""
         self.model = model
         self.lr = lr
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
+        self._stretches = stretches(model.params, lr_scales)
 
     def gradient_norm(self) -> float:
-        """Euclidean norm of `model.grads`."""
+        """Euclidean norm of `model.grads`; those of frozen parameters are set to zero first."""
+        for where, lr_scale, _ in self._stretches:
+            if lr_scale == 0.0:
+                self.model.grads.flat[where] = 0.0
         return self.model.ops.gradient_norm(self.model.grads.flat)
 
     def step(self, *, grad_clip: float = 0.0, lr: float | None = None, norm: float | None = None) -> float:
@@ -43,15 +62,16 @@ class Optimizer(ABC):
             )
         scale = grad_clip / norm if 0.0 < grad_clip < norm else 1.0
         self.updates += 1
-        matrices, vectors = slice(0, params.n_matrix_elements), slice(params.n_matrix_elements, None)
-        for part, weight_decay in ((matrices, self.weight_decay), (vectors, 0.0)):
+        for part, lr_scale, decays in self._stretches:
+            if lr_scale == 0.0:
+                continue
             state = [array[part] for array in self.state.values()]
             self._update(
                 params.flat[part],
                 grads.flat[part],
                 *state,
-                lr=self.lr if lr is None else lr,
-                weight_decay=weight_decay,
+                lr=lr_scale * (self.lr if lr is None else lr),
+                weight_decay=self.weight_decay if decays else 0.0,
                 grad_scale=scale,
             )
         return norm
@@ -67,8 +87,8 @@ class Adam(Optimizer):
     state_names = ("adam_m", "adam_v")
     decoupled = False
 
-    def __init__(self, model: GPT, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0):
-        super().__init__(model, lr=lr, weight_decay=weight_decay)
+    def __init__(self, model: GPT, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, **options):
+        super().__init__(model, lr=lr, weight_decay=weight_decay, **options)
         self.betas = betas
         self.eps = eps
 
@@ -91,8 +111,8 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, model: GPT, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
-        super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    def __init__(self, model: GPT, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, **options):
+        super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
 
 class SGD(Optimizer):
@@ -100,21 +120,34 @@ class SGD(Optimizer):
 
     state_names = ("velocity",)
 
-    def __init__(self, model: GPT, *, lr=1e-1, momentum=0.9, weight_decay=0.0):
-        super().__init__(model, lr=lr, weight_decay=weight_decay)
+    def __init__(self, model: GPT, *, lr=1e-1, momentum=0.9, weight_decay=0.0, **options):
+        super().__init__(model, lr=lr, weight_decay=weight_decay, **options)
         self.momentum = momentum
 
     def _update(self, params, grads, *state, **step):
         self.model.ops.sgd_update(params, grads, *state, momentum=self.momentum, **step)
 
 
-def build_optimizer(model: GPT, config: OptimConfig) -> Optimizer:
+def build_optimizer(
+    model: GPT, config: OptimConfig, lr_scales: Mapping[str, float] = MappingProxyType({})
+) -> Optimizer:
     """The optimiser that a config names."""
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay, "lr_scales": lr_scales}
     if config.name == "sgd":
-        return SGD(model, lr=config.lr, momentum=config.beta1, weight_decay=config.weight_decay)
+        return SGD(model, momentum=config.beta1, **shared)
     rule = AdamW if config.name == "adamw" else Adam
-    betas = (config.beta1, config.beta2)
-    return rule(model, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
+    return rule(model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
+
+
+def stretches(params: Parameters, lr_scales: Mapping[str, float]) -> list[Stretch]:
+    """The flat buffer, cut only where the learning rate's scale changes or the matrices end."""
+    kinds = [
+        (params.offsets[name], lr_scales.get(name, 1.0), params.offsets[name] < params.n_matrix_elements)
+        for name in sorted(params.offsets, key=params.offsets.get)
+    ]
+    firsts = [kind for before, kind in zip([None, *kinds], kinds, strict=False) if not before or before[1:] != kind[1:]]
+    ends = [offset for offset, *_ in firsts[1:]] + [len(params.flat)]
+    return [Stretch(slice(first, end), *kind) for (first, *kind), end in zip(firsts, ends, strict=True)]
 
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 One file per operation: the equation, the derivation of its gradient, then the code of both. Read them in this order:
 linear, gelu, layernorm, embedding, attention, lm_head_loss; then add_norm, dropout, adam; then the younger
-alternatives rmsnorm, swiglu, rotary. They take any float dtype: gradients are proved in float64.
+alternatives rmsnorm, swiglu, rotary; and lm_head_policy. They take any float dtype: gradients are proved in float64.
 
 Input gradients are returned; parameter gradients are added to the arrays given. What a backward needs from its forward
 travels in a named `cache`. `empty` is the allocator of results, as in `npllm.kernels`, where memory comes from an
@@ -19,6 +19,7 @@ from npllm.reference.gradient_norm import gradient_norm
 from npllm.reference.layernorm import layernorm_backward, layernorm_forward
 from npllm.reference.linear import linear_backward, linear_forward
 from npllm.reference.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
+from npllm.reference.lm_head_policy import lm_head_policy_backward, lm_head_policy_forward
 from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
 from npllm.reference.sgd import sgd_update
@@ -46,6 +47,8 @@ __all__ = [
     "lm_head_loss_and_grad",
     "lm_head_loss_backward",
     "lm_head_loss_forward",
+    "lm_head_policy_backward",
+    "lm_head_policy_forward",
     "rmsnorm_backward",
     "rmsnorm_forward",
     "rotary_backward",

@@ -10,6 +10,9 @@ Forward, for one head and the query position i, over the keys j <= i:
     A      = dropout(P)                         the weights that are used
     y[i]   = sum_j A[i,j] v[j]
 
+In a row of several documents a query looks at its own document only, which starts at start[i]: P = 0 for j < start[i]
+too. What has no probability has no gradient, so the backward is the same.
+
 Grouped heads: H query heads share K <= H key/value heads, G = H/K each. So k and v get a sum of gradients over G.
 
 Backward, from the end:
@@ -62,24 +65,28 @@ def softmax(scores):
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def causal_scores(q, k, first_position):
-    """q: (..., T, D), at positions first_position onwards; k: (..., S, D), at 0 onwards. Returns (..., T, S)."""
+def causal_scores(q, k, first_position, starts):
+    """q: (B, K, G, T, D), at positions first_position onwards; k: (B, K, 1, S, D), at 0 onwards. starts: (B, T), the
+    first position that each query may see, or None = 0. Returns (B, K, G, T, S)."""
     scores = q @ k.swapaxes(-1, -2) * (1.0 / float(np.sqrt(q.shape[-1])))
     T, S = scores.shape[-2:]
-    future = np.arange(S) > first_position + np.arange(T)[:, None]
-    scores[..., future] = -np.inf
+    seen = np.arange(S) <= first_position + np.arange(T)[:, None]  # (T, S)
+    if starts is not None:
+        seen = seen & (np.arange(S) >= starts[:, None, None, :, None])  # (B, 1, 1, T, S)
+    np.copyto(scores, -np.inf, where=~seen)
     return scores
 
 
-def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
-    """Attention within each sequence.
+def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None, empty=np.empty):
+    """Attention within each sequence, or each document of it.
 
     qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights. key: a
-    DropoutKey, needed where rate > 0; weight (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its stream.
-    Returns y, (B, T, H·D), and the cache.
+    DropoutKey, needed where rate > 0; weight (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its stream. starts: (B, T)
+    int32, the first position that each query may see: where in the row its document starts, 0 <= starts[b,t] <= t;
+    None = 0. Returns y, (B, T, H·D), and the cache.
     """
     q, k, v = split_heads(qkv, n_head, n_kv_head)
-    probabilities = softmax(causal_scores(q, k, first_position=0))  # (B, K, G, T, T)
+    probabilities = softmax(causal_scores(q, k, 0, starts))  # (B, K, G, T, T)
     weights = probabilities
     if rate > 0.0:
         weights = probabilities * dropout_scale(probabilities.shape, rate, key, qkv.dtype)
@@ -108,16 +115,21 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empt
     return dheads.transpose(0, 2, 1, 3).reshape(cache.qkv.shape)
 
 
-def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, empty=np.empty):
+def cached_attention_forward(
+    qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None, empty=np.empty
+):
     """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
 
     qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
-    (B, K, positions, D); the new keys and values are written into them. Returns y, (B, T, H·D).
-    For generation, so there is no backward.
+    (B, K, positions, D); the new keys and values are written into them. starts: (B,) int32, the first position that
+    counts in each row, because what comes before is padding; None = 0. A position of padding sees itself only. Returns
+    y, (B, T, H·D). For generation, so there is no backward.
     """
     q, k, v = split_heads(qkv, n_head, n_kv_head)
     end = first_position + qkv.shape[1]
     key_cache[:, :, first_position:end] = k[:, :, 0]
     value_cache[:, :, first_position:end] = v[:, :, 0]
-    scores = causal_scores(q, key_cache[:, :, None, :end], first_position)
+    if starts is not None:
+        starts = np.minimum(starts[:, None], np.arange(first_position, end))  # (B, T)
+    scores = causal_scores(q, key_cache[:, :, None, :end], first_position, starts)
     return merge_heads(softmax(scores) @ value_cache[:, :, None, :end])

@@ -2,13 +2,16 @@
 
 Forward:
 
-    y[b,t] = token_embedding[tokens[b,t]] + position_embedding[first_position + t]
+    y[b,t] = token_embedding[tokens[b,t]] + position_embedding[positions[b,t]]
+
+The position is first_position + t, unless the caller says otherwise: in a row of several documents it restarts at the
+start of each.
 
 A look-up is a product with a one-hot row, so this is a linear layer whose input is mostly zeros: only the rows that
 were looked up can have a gradient. The row of token v is used wherever tokens[b,t] = v:
 
-    dtoken_embedding[v]                     = sum of dy[b,t] over all (b,t) with tokens[b,t] = v
-    dposition_embedding[first_position + t] = sum of dy[b,t] over b
+    dtoken_embedding[v]    = sum of dy[b,t] over all (b,t) with tokens[b,t] = v
+    dposition_embedding[p] = sum of dy[b,t] over all (b,t) with positions[b,t] = p
 
 `dtable[tokens] += dy` would be wrong: with a token that occurs twice NumPy keeps one of the two additions.
 `np.add.at` adds them all.
@@ -28,22 +31,34 @@ import numpy as np
 class EmbeddingCache(NamedTuple):
     tokens: np.ndarray  # (B, T)
     first_position: int
+    positions: np.ndarray | None  # (B, T)
 
 
-def embedding_forward(tokens, token_embedding, position_embedding=None, *, first_position=0, empty=np.empty):
+def position_of_each(cache):
+    """(B, T)"""
+    if cache.positions is not None:
+        return cache.positions
+    B, T = cache.tokens.shape
+    return np.broadcast_to(cache.first_position + np.arange(T), (B, T))
+
+
+def embedding_forward(
+    tokens, token_embedding, position_embedding=None, *, first_position=0, positions=None, empty=np.empty
+):
     """tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding: (positions, C) or None.
 
-    The first column stands at `first_position`. Returns y, (B, T, C), of the table's dtype, and the cache.
+    positions: (B, T) integers, the position of every token, or None: the first column stands at `first_position`, and
+    the others follow. Returns y, (B, T, C), of the table's dtype, and the cache.
     """
+    cache = EmbeddingCache(tokens, first_position, positions)
     y = token_embedding[tokens]
     if position_embedding is not None:
-        y += position_embedding[first_position : first_position + tokens.shape[1]]
-    return y, EmbeddingCache(tokens, first_position)
+        y += position_embedding[position_of_each(cache)]
+    return y, cache
 
 
 def embedding_backward(dy, cache, dtoken_embedding, dposition_embedding=None, *, empty=np.empty):
     """Adds the gradients dy, (B, T, C), to those of the tables. Tokens have no gradient: nothing is returned."""
     np.add.at(dtoken_embedding, cache.tokens, dy)
     if dposition_embedding is not None:
-        first = cache.first_position
-        dposition_embedding[first : first + dy.shape[1]] += dy.sum(axis=0)
+        np.add.at(dposition_embedding, position_of_each(cache), dy)

@@ -1,8 +1,9 @@
 """Checkpoints: the state of a loop in one HDF5 file.
 
     params, adam_m, adam_v ...    flat datasets, one per buffer of the state
-    state                         attribute, JSON: version, model config, dtype, seed, counters, validation loss if it
-                                  was measured, and the table name -> offset and shape
+    state                         attribute, JSON: version, config of the model (and of the critic, if there is one),
+                                  dtype, seed, counters, validation loss if it was measured, and the table name ->
+                                  offset and shape
     user block                    the 512 bytes before all this, which HDF5 leaves to its users: the SHA-256 of the rest
 
 The file is put together in memory. That is also the snapshot: the training goes on, and changes its buffers, while
@@ -15,7 +16,7 @@ read when they are as long as the model needs and not longer than the file.
 import hashlib
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +25,16 @@ import numpy as np
 
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_dataset, read_text_attribute
 from npllm.errors import ConfigError, DataError
-from npllm.model import GPT, ModelConfig
-from npllm.model.parameters import parameter_count, parameter_shapes
+from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage
+from npllm.model.parameters import parameter_count, parameter_shapes, weight_shapes
 from npllm.strict_json import parse_json
 from npllm.training.state import LoopState
 
 VERSION = 2
 LONGEST_DESCRIPTION = 1 << 20  # bytes of JSON
 USER_BLOCK = 512  # bytes, the smallest that HDF5 has
-BUFFERS = ("params", "adam_m", "adam_v", "velocity")
+BUFFERS = ("params", "adam_m", "adam_v", "velocity", "frozen")  # of the model's dtype
+EXTRA_BUFFERS = {"rollout_tokens": np.dtype("<i4"), "rollout_numbers": np.dtype("<f8")}
 FIELDS = {
     "version": int,
     "model": dict,
@@ -72,7 +74,7 @@ def checkpoint_image(state: LoopState, val_loss: float | None = None) -> memoryv
     arrays = state.arrays()
     description = {
         "version": VERSION,
-        "model": asdict(model.config),
+        **{name: asdict(config) for name, config in model.configs.items()},
         "dtype": model.dtype_name,
         "seed": model.seed,
         "arrays": list(arrays),
@@ -124,11 +126,12 @@ def load_checkpoint(path: Path, *, listed_sha256: str | None = None) -> Checkpoi
         with open_file(path) as file:
             description = _read_description(path, file.id)
             names = description["arrays"]
-            if not names or any(name not in BUFFERS for name in names):
-                raise NotPlain(f"it holds arrays other than {', '.join(BUFFERS)}")
-            check_names(file.id, names)
             dtype = np.dtype("<f8" if description["dtype"] == "float64" else "<f4")
-            arrays = {name: read_dataset(path, file.id, name, dtype) for name in names}
+            dtypes = dict.fromkeys(BUFFERS, dtype) | EXTRA_BUFFERS
+            if not names or any(name not in dtypes for name in names):
+                raise NotPlain(f"it holds arrays other than {', '.join(dtypes)}")
+            check_names(file.id, names)
+            arrays = {name: read_dataset(path, file.id, name, dtypes[name]) for name in names}
     except NotPlain as error:
         raise _damaged(path, str(error)) from None
     except HDF5_ERRORS as error:
@@ -155,29 +158,62 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 
 def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str = "kernels") -> GPT:
-    """The model alone, ready to evaluate and generate. dtype: None = the one it was trained in."""
+    """The model alone, ready to evaluate and generate; of an actor with a critic, the actor. dtype: None = the one it
+    was trained in."""
     description, arrays, _ = load_checkpoint(path)
     try:
-        config = ModelConfig(**description["model"])
-        _check_room(description["table"], arrays["params"], config)
-        model = GPT(config, seed=description["seed"], dtype=dtype or description["dtype"], backend=backend)
+        configs = configs_of(description)
+        _check_room(description["table"], arrays, configs)
+        build = {"seed": description["seed"], "dtype": dtype or description["dtype"], "backend": backend}
+        frozen = _frozen_weights(arrays, configs["model"], build["dtype"])
+        if "critic" in configs:
+            owner = ActorCritic(configs["model"], configs["critic"], **build, frozen=frozen)
+            model = owner.policy
+        else:
+            model = owner = GPT(configs["model"], **build, storage=Storage(frozen=frozen))
     except (ConfigError, TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise DataError(
             f"{path} describes no model that can be built ({str(error):.300}); use another checkpoint."
         ) from error
-    check_arrays(path, arrays, {"params": model.params.flat})
-    check_finite(path, {"params": arrays["params"]})
-    model.params.flat[:] = arrays["params"]
+    check_arrays(path, arrays, {"params": owner.params.flat})
+    check_finite(path, {name: arrays[name] for name in arrays if name in ("params", "frozen")})
+    owner.params.flat[:] = arrays["params"]
     return model
 
 
-def _check_room(table: dict[str, Any], params: np.ndarray, config: ModelConfig) -> None:
+def configs_of(description: dict[str, Any]) -> dict[str, ModelConfig]:
+    """Of the model, and of the critic if there is one. Raises ConfigError or TypeError where there can be no such."""
+    return {name: ModelConfig(**description[name]) for name in ("model", "critic") if name in description}
+
+
+def _frozen_weights(arrays: dict[str, np.ndarray], config: ModelConfig, dtype: str) -> Parameters | None:
+    """The weights below LoRA, as the file has them."""
+    if not config.lora_rank:
+        return None
+    frozen = Parameters(weight_shapes(config), "float32" if dtype == "bf16" else dtype)
+    if len(arrays["frozen"]) != len(frozen.flat):
+        raise ValueError(f"it has {len(arrays['frozen']):,} frozen weights, but should have {len(frozen.flat):,}")
+    frozen.flat[:] = arrays["frozen"]
+    return frozen
+
+
+def _check_room(table: dict[str, Any], arrays: dict[str, np.ndarray], configs: dict[str, ModelConfig]) -> None:
     """Before a model is built because a file describes it: does the file hold that many parameters, and list them?"""
-    count = parameter_count(config)
-    if count > len(params):
-        raise ValueError(f"it would have {count:,} parameters, and the file holds {len(params):,}")
-    if config.n_layer > len(table) or parameter_shapes(config).keys() != table.keys():
+    count = sum(parameter_count(config) for config in configs.values())
+    if count > len(arrays["params"]):
+        raise ValueError(f"it would have {count:,} parameters, and the file holds {len(arrays['params']):,}")
+    for config in configs.values():
+        if config.lora_rank and parameter_count(replace(config, lora_rank=0, n_outputs=0)) > len(arrays["frozen"]):
+            raise ValueError("its frozen weights are fewer than the model has")
+    if sum(config.n_layer for config in configs.values()) > len(table) or _names(configs) != table.keys():
         raise ValueError("its table lists other parameters")
+
+
+def _names(configs: dict[str, ModelConfig]) -> set[str]:
+    if "critic" not in configs:
+        return set(parameter_shapes(configs["model"]))
+    parts = ("policy", configs["model"]), ("critic", configs["critic"])
+    return {f"{part}.{name}" for part, config in parts for name in parameter_shapes(config)}
 
 
 def restore_checkpoint(path: Path, state: LoopState, *, listed_sha256: str | None = None) -> float | None:
@@ -187,7 +223,11 @@ def restore_checkpoint(path: Path, state: LoopState, *, listed_sha256: str | Non
     ConfigError for one that belongs to another model.
     """
     description, arrays, _ = load_checkpoint(path, listed_sha256=listed_sha256)
-    if description["model"] != asdict(state.model.config):
+    try:
+        configs = configs_of(description)
+    except (ConfigError, TypeError):
+        configs = {}
+    if configs != state.model.configs:
         raise ConfigError(
             f"{path} belongs to another model than config.toml describes; restore the config.toml of the run."
         )

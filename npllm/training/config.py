@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import tyro
 
@@ -27,6 +27,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.spikes import SpikeConfig
 
 T = TypeVar("T")
+C = TypeVar("C", bound="LoopConfig")
 
 LARGEST_COUNT = 1 << 31  # of steps, samples, tokens: far from where sums of them leave 64 bits
 LARGEST_CONFIG = 1 << 20  # bytes
@@ -102,11 +103,9 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """A complete experiment."""
+class LoopConfig:
+    """What every kind of training has."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: Architecture = field(default_factory=Architecture)
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -120,9 +119,17 @@ class RunConfig:
                 if isinstance(value, int) and name != "seed" and value > LARGEST_COUNT:
                     raise ConfigError(f"{section}.{name} is {value}, but must be at most {LARGEST_COUNT}.")
 
-    def with_steps(self, steps: int) -> "RunConfig":
+    def with_steps(self, steps: int) -> Self:
         """The same run with its number of updates fixed."""
         return replace(self, train=replace(self.train, steps=steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(LoopConfig):
+    """A complete experiment in pretraining."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: Architecture = field(default_factory=Architecture)
 
 
 def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
@@ -148,14 +155,20 @@ def _check_option_names(kind: Callable, arguments: list[str], prog: str) -> None
             raise ConfigError(f"{option} is not an option of {prog}{nearest(option, known)}.")
 
 
-def load_config(path: Path) -> RunConfig:
-    """The config in a TOML file. Its [run] table, a record for people, is left out."""
+def load_config(path: Path, kind: type[C] = RunConfig) -> C:
+    """The config in a TOML file. Its [run] table, a record of the machine and the stage, is left out."""
     tables = _read_toml(path)
     tables.pop("run", None)
     try:
-        return parse_arguments(RunConfig, _arguments(tables), prog=str(path))
+        return parse_arguments(kind, _arguments(tables, kind), prog=str(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {str(error):.{LONGEST_MESSAGE}}") from error
+
+
+def stage_of(path: Path) -> str:
+    """The verb that made the run whose config.toml this is."""
+    record = _read_toml(path).get("run")
+    return str(record.get("stage", "pretrain")) if isinstance(record, dict) else "pretrain"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -174,9 +187,9 @@ def load_recipe(recipe: str) -> RunConfig:
     return load_config(_find_recipe(recipe))
 
 
-def _arguments(tables: dict[str, Any]) -> list[str]:
+def _arguments(tables: dict[str, Any], kind: type) -> list[str]:
     """The fields of a TOML file as command-line arguments."""
-    known = _option_names(RunConfig)
+    known = _option_names(kind)
     arguments = []
     for section, table in tables.items():
         for name, value in (table if isinstance(table, dict) else {"": table}).items():
@@ -198,7 +211,7 @@ def _argument(option: str, value: Any) -> str:
     return text
 
 
-def config_text(config: RunConfig, record: dict[str, str]) -> str:
+def config_text(config: LoopConfig, record: dict[str, str]) -> str:
     """A run as TOML that `load_config` reads. record: facts about this run for people, in the table [run]."""
     lines = []
     for section, table in {**asdict(config), "run": record}.items():

@@ -1,27 +1,39 @@
 """The training loop: sample, forward and backward, judge, clip and update, again."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npllm.data.sampler import WindowSampler, batch, next_ids
 from npllm.model import GPT, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate
-from npllm.training.config import RunConfig
+from npllm.training.config import LoopConfig, RunConfig
 from npllm.training.machine import check_memory, usable_dtype
 from npllm.training.spikes import Spike, SpikeDetector
 from npllm.training.state import LoopState
 
-# Adds the gradient of a batch to the model's; returns its loss. The batch: absolute sample ids, (rows,), of update
-# number `step`, which addresses the dropout masks.
-Gradients = Callable[[GPT, np.ndarray, int], float]
+
+class BatchResult(NamedTuple):
+    """What the gradients of a batch come with. loss: of the weights before the update; of a language model, in nats per
+    token. tokens: that the batch held. figures: whatever else is worth a place in metrics.jsonl."""
+
+    loss: float
+    tokens: int
+    figures: Mapping[str, float] = MappingProxyType({})
+
+
+# Adds the gradient of a batch to the model's. The batch: absolute sample ids, (rows,), of update number `step`, which
+# addresses the dropout masks.
+Gradients = Callable[[Any, np.ndarray, int], BatchResult]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did. loss: nats per token, of the weights before the update. grad_norm: before clipping."""
+    """What one update did. loss: as in BatchResult. grad_norm: before clipping."""
 
     step: int  # updates made, this one included
     loss: float
@@ -30,6 +42,8 @@ class Update:
     batch: int  # sequences
     tokens: int  # trained on so far
     seconds: float  # that this update took
+    batch_tokens: int
+    figures: Mapping[str, float]
 
 
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
@@ -49,17 +63,17 @@ class NextTokenGradients:
         self.micro_size = config.batch.micro_size
         self.sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
 
-    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> float:
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         T, loss = self.sampler.block_size, 0.0
         for first in range(0, len(ids), self.micro_size):
             positions = self.sampler.positions(ids[first : first + self.micro_size])
             x, y = batch(self.tokens, positions, T)  # (rows of the micro-batch, T)
             loss += model.loss_and_grad(x, y, n_targets=len(ids) * T, step=step, first_row=first)
-        return loss
+        return BatchResult(loss, len(ids) * T)
 
 
 def updates(
-    state: LoopState, config: RunConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
+    state: LoopState, config: LoopConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
 ) -> Iterator[Update | Spike]:
     """Make the updates that remain of config.train.steps; yield after each.
 
@@ -72,7 +86,7 @@ def updates(
 
 
 def make_update(
-    state: LoopState, config: RunConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
+    state: LoopState, config: LoopConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
 ) -> Update | Spike:
     """One update, or the reason not to make it: see `updates`."""
     start = time.perf_counter()
@@ -82,7 +96,7 @@ def make_update(
     ids = next_ids(state.next_sample, rows, skipped)
     end = int(ids[-1]) + 1
 
-    loss = gradients(state.model, ids, step)
+    loss, tokens, figures = gradients(state.model, ids, step)
     grad_norm = state.optimizer.gradient_norm()
     if config.spikes.enabled and (reason := _reason(state, loss, grad_norm)):
         return Spike(step + 1, loss, grad_norm, state.tokens, (int(ids[0]), end), reason)
@@ -90,10 +104,10 @@ def make_update(
 
     state.detector.accept(loss, grad_norm)
     state.next_sample = end
-    state.tokens += rows * config.model.block_size
+    state.tokens += tokens
     seconds = time.perf_counter() - start
     state.seconds += seconds
-    return Update(state.step, loss, grad_norm, lr, rows, state.tokens, seconds)
+    return Update(state.step, loss, grad_norm, lr, rows, state.tokens, seconds, tokens, figures)
 
 
 def _reason(state: LoopState, loss: float, grad_norm: float) -> str | None:

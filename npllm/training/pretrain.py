@@ -37,7 +37,7 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
             config = config.with_steps(steps_in_budget(config, train_shard.vocab_size, train_shard.tokens))
         state = build_state(config, train_shard.vocab_size)
         check_disk(draft.path, state, config.train.keep)
-        write_atomically(draft.config, config_text(config, describe_machine()).encode())
+        write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
     run = RunFolder(path)
     if skipped:
         what = f"{len(skipped)} files that are empty or no UTF-8 text were skipped, the first of them {skipped[0]}"
@@ -80,10 +80,10 @@ def describe(config: RunConfig, state: LoopState, train: TokenShard, val: TokenS
     )
 
 
-def describe_machine() -> dict[str, str]:
-    """Versions and processor: with another one the same config may give other bits."""
+def describe_machine(stage: str) -> dict[str, str]:
+    """The verb that made a run, versions and processor: with another one the same config may give other bits."""
     packages = {name: version(name) for name in ("npllm", "numpy", "numba")}
-    return {"stage": "pretrain", **packages, "python": platform.python_version(), "cpu": cpu_model()}
+    return {"stage": stage, **packages, "python": platform.python_version(), "cpu": cpu_model()}
 
 
 def check_disk(folder: Path, state: LoopState, keep: int) -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from npllm.optim import batch_size
-from npllm.training.config import RunConfig
+from npllm.training.config import LoopConfig
 from npllm.training.loop import Update
 from npllm.training.spikes import Spike
 
@@ -20,16 +20,18 @@ class ProgressView:
     def __init__(
         self,
         console: Console,
-        config: RunConfig,
+        config: LoopConfig,
         first_step: int,
         *,
-        tokens_per_byte: float,
+        tokens_per_byte: float | None,
+        shown: tuple[str, ...] = (),
         flops_per_token: float,
         peak: float,
     ):
         self.console = console
         self.n_steps = config.train.steps
-        self.bits_per_nat = tokens_per_byte / log(2)  # nats per token -> bits per byte
+        self.tokens_per_byte = tokens_per_byte
+        self.shown = shown
         self.flops_per_token = flops_per_token
         self.peak = peak
         self._loss: float | None = None
@@ -55,19 +57,30 @@ class ProgressView:
     def __exit__(self, *_) -> None:
         self._bar.stop()
 
-    def show(self, update: Update, T: int) -> None:
-        """Take in one update of sequences of T tokens."""
+    def show(self, update: Update) -> None:
+        """Take in one update."""
         self._loss = _smooth(self._loss, update.loss)
-        self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / (update.batch * T))
+        self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
         speed = 1.0 / self._seconds_per_token
-        figures = (
-            f"loss {self._loss:.3f} · {self._loss * self.bits_per_nat:.3f} bits/byte · {speed / 1e3:.1f}k tokens/s · "
-            f"{100.0 * speed * self.flops_per_token / self.peak:.0f} % of peak"
+        figures = " · ".join(
+            [
+                f"loss {self._loss:.3f}",
+                *self._others(update),
+                f"{speed / 1e3:.1f}k tokens/s",
+                f"{100.0 * speed * self.flops_per_token / self.peak:.0f} % of peak",
+            ]
         )
         step = f"step {update.step}/{self.n_steps}"
         self._bar.update(self._task, advance=update.batch, description=step, figures=figures)
         if not self.console.is_terminal and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
             self.console.print(f"{step} · {figures}", highlight=False, soft_wrap=True)
+
+    def _others(self, update: Update) -> list[str]:
+        """Bits per byte, or the figures of this kind of training."""
+        if self.tokens_per_byte is None:
+            return [f"{name} {update.figures[name]:.3g}" for name in self.shown if name in update.figures]
+        bits = self._loss * self.tokens_per_byte / log(2)  # nats per token -> bits per byte
+        return [f"{bits:.3f} bits/byte"]
 
     def rolled_back(self, spike: Spike, step: int, skipped: tuple[int, int]) -> None:
         """Say what was seen and done; the bar goes back to `step`."""

@@ -36,7 +36,7 @@ from npllm.training.calibration import warm_up
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text
 from npllm.training.evaluation import evaluate
 from npllm.training.ledger import Ledger
-from npllm.training.loop import Gradients, build_state, updates
+from npllm.training.loop import BatchResult, Gradients, build_state, updates
 from npllm.training.prepare import prepare_data
 from npllm.training.pretrain import check_disk, describe_machine, next_token_stage, set_up_kernels
 from npllm.training.run_folder import RunFolder, create_run
@@ -93,11 +93,11 @@ class Recorder:
     poisoned_ids: tuple[int, int]
     batches: list[Batch] = field(default_factory=list)
 
-    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> float:
-        loss = self.gradients(model, ids, step)
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
+        result = self.gradients(model, ids, step)
         first, end = self.poisoned_ids
-        self.batches.append(Batch(step, loss, int(np.count_nonzero((ids >= first) & (ids < end)))))
-        return loss
+        self.batches.append(Batch(step, result.loss, int(np.count_nonzero((ids >= first) & (ids < end)))))
+        return result
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
         status.update("compiling kernels (kept for the next run)")
         warm_up(config, train_shard.vocab_size, train_shard.tokens)
         check_disk(draft.path, build_state(config, train_shard.vocab_size), config.train.keep)
-        write_atomically(draft.config, config_text(config, describe_machine()).encode())
+        write_atomically(draft.config, config_text(config, describe_machine("demo spike")).encode())
     run = RunFolder(path)
     first, end = POISON.sample_ids(config.batch.size)
     say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731

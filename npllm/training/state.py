@@ -15,8 +15,8 @@ from npllm.training.spikes import SpikeConfig, SpikeDetector
 class LoopState:
     """Weights, the optimiser's moments, the loop's counters and the window of the spike detector.
 
-    Nothing else changes from one update to the next: the data order, the dropout masks, the learning rate and the batch
-    size are functions of these counters. The same object serves every kind of training.
+    Nothing else changes from one update to the next, apart from what is in `extra`: the data order, the dropout masks,
+    the learning rate and the batch size are functions of these counters. The same object serves every kind of training.
     """
 
     model: GPT
@@ -26,6 +26,7 @@ class LoopState:
     tokens: int = 0  # trained on
     seconds: float = 0.0  # spent in the loop, over all its starts
     rollbacks: int = 0  # that lie behind this state: which part of the ledger it knows of
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # what else a stage carries from update to update
 
     @property
     def step(self) -> int:
@@ -34,7 +35,8 @@ class LoopState:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The flat buffers, by name; the state's own, not copies."""
-        return {"params": self.model.params.flat, **self.optimizer.state}
+        frozen = {} if self.model.frozen is None else {"frozen": self.model.frozen.flat}
+        return {"params": self.model.params.flat, **self.optimizer.state, **frozen, **self.extra}
 
     def not_finite(self, names: tuple[str, ...] | None = None) -> str | None:
         """The first buffer (of those named) with a NaN or an infinity in it, if any."""

@@ -1,6 +1,6 @@
 """Training that survives: the loop with its checkpoints, rollbacks, log and live view, for every kind of training."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.console import Console
 from npllm.atomic import remove_temporary_files, sync
 from npllm.errors import Interrupted
 from npllm.training.checkpoint_store import CheckpointStore
-from npllm.training.config import RunConfig
+from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.ledger import Ledger
 from npllm.training.loop import Gradients, Update, updates
@@ -23,14 +23,19 @@ from npllm.training.state import LoopState
 
 @dataclass(frozen=True)
 class Stage:
-    """What one kind of training differs in from another. tokens_per_byte: of its text, to show bits per byte."""
+    """What one kind of training differs in from another.
+
+    validate: None where there is no loss on held-out data. tokens_per_byte: of its text, to show bits per byte; None =
+    show the figures of a batch that are named in `shown` instead.
+    """
 
     gradients: Gradients
-    validate: Validate
-    tokens_per_byte: float
+    validate: Validate | None
+    tokens_per_byte: float | None = None
+    shown: tuple[str, ...] = ()
 
 
-def train(run: RunFolder, config: RunConfig, state: LoopState, stage: Stage, console: Console) -> None:
+def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, console: Console) -> None:
     """Go on from the newest sound checkpoint, or from the given state if the run has none, to the last step.
 
     The caller holds the run's lock. Raises Interrupted after SIGINT or SIGTERM, with the state saved.
@@ -49,13 +54,14 @@ def train(run: RunFolder, config: RunConfig, state: LoopState, stage: Stage, con
         if state.step:
             where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
             console.print(where, highlight=False, markup=False, soft_wrap=True)
-        flops_per_token = state.model.config.flops_per_token(config.model.block_size)
+        flops_per_token = state.model.config.flops_per_token(state.model.config.block_size)
         peak = matmul_peak(state.model.dtype)
         view = ProgressView(
             console,
             config,
             state.step,
             tokens_per_byte=stage.tokens_per_byte,
+            shown=stage.shown,
             flops_per_token=flops_per_token,
             peak=peak,
         )
@@ -68,11 +74,11 @@ def train(run: RunFolder, config: RunConfig, state: LoopState, stage: Stage, con
                     continue
                 store.check()
                 stopping, is_last = stop.requested, event.step == config.train.steps
-                record = measurements(event, config, flops_per_token, peak)
-                if event.step % config.train.eval_every == 0 or is_last:
+                record = measurements(event, flops_per_token, peak)
+                if stage.validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = stage.validate(state.model)
                 append_metrics(run.metrics, record)
-                view.show(event, config.model.block_size)
+                view.show(event)
                 if store.scheduled(event.step) or is_last or stopping:
                     sync(run.metrics)  # the log must not end before the checkpoint
                     store.save(state, record.get("val_loss"))
@@ -81,7 +87,9 @@ def train(run: RunFolder, config: RunConfig, state: LoopState, stage: Stage, con
                     raise Interrupted(f"Stopped and saved after step {event.step}; go on with: npllm resume {run.path}")
 
 
-def measurements(update: Update, config: RunConfig, flops_per_token: float, peak: float) -> dict[str, Any]:
+def measurements(update: Update, flops_per_token: float, peak: float) -> dict[str, Any]:
     """The line of metrics.jsonl for an update. mfu: share of the machine's peak."""
-    speed = update.batch * config.model.block_size / update.seconds
-    return asdict(update) | {"tokens_per_s": speed, "mfu": speed * flops_per_token / peak}
+    record = dict(vars(update))
+    speed = record.pop("batch_tokens") / update.seconds
+    figures = record.pop("figures")
+    return record | {"tokens_per_s": speed, "mfu": speed * flops_per_token / peak} | figures

@@ -52,6 +52,11 @@ class Draw:
         array = self(*shape)
         return array if self.rng.random() < 0.5 else None
 
+    def starts(self, B, T):
+        """(B, T): where the document of each position starts, in rows cut into documents of about 20 positions."""
+        cuts = self.rng.random((B, T)) < 0.05
+        return np.maximum.accumulate(np.where(cuts, np.arange(T), 0), axis=1).astype(np.int32)
+
     def key(self):
         low, high, site, step, first = (int(n) for n in self.rng.integers(0, 2**32, 5))
         return DropoutKey(seed=low + (high << 32), step=step, site=site, first=first)
@@ -60,11 +65,12 @@ class Draw:
 def embedding(ops, s, draw, empty):
     tokens, dy = draw.integers(0, s.V, s.B, s.T), draw(s.B, s.T, s.C)
     dtable, table = draw(s.V, s.C), draw(s.V, s.C)
-    positions, dpositions = draw.maybe(s.T + 3, s.C), draw(s.T + 3, s.C)
-    first = int(draw.integers(0, 4))
-    y, cache = ops.embedding_forward(tokens, table, positions, first_position=first, empty=empty)
-    ops.embedding_backward(dy, cache, dtable, None if positions is None else dpositions, empty=empty)
-    return {"y": y, "dtable": dtable, "dpositions": dpositions}
+    position_table, dposition_table = draw.maybe(s.T + 3, s.C), draw(s.T + 3, s.C)
+    first, positions = int(draw.integers(0, 4)), draw.integers(0, s.T + 3, s.B, s.T).astype(np.int32)
+    options = {"first_position": first, "positions": positions if draw.rng.random() < 0.5 else None, "empty": empty}
+    y, cache = ops.embedding_forward(tokens, table, position_table, **options)
+    ops.embedding_backward(dy, cache, dtable, None if position_table is None else dposition_table, empty=empty)
+    return {"y": y, "dtable": dtable, "dposition_table": dposition_table}
 
 
 def linear(ops, s, draw, empty, epilogue="none"):
@@ -126,10 +132,10 @@ def add_rmsnorm(ops, s, draw, empty):
     return add_norm(ops, s, draw, empty, "rmsnorm")
 
 
-def attention(ops, s, draw, empty, rate=0.0):
+def attention(ops, s, draw, empty, rate=0.0, packed=False):
     qkv, dy = draw(s.B, s.T, (s.H + 2 * s.K) * s.D), draw(s.B, s.T, s.C)
     options = {"rate": rate, "key": draw.key() if rate else None, "empty": empty}
-    y, cache = ops.attention_forward(qkv, s.H, s.K, **options)
+    y, cache = ops.attention_forward(qkv, s.H, s.K, starts=draw.starts(s.B, s.T) if packed else None, **options)
     return {"y": y, "dqkv": ops.attention_backward(dy, cache, s.H, s.K, **options)}
 
 
@@ -137,10 +143,15 @@ def attention_dropout(ops, s, draw, empty):
     return attention(ops, s, draw, empty, rate=0.3)
 
 
+def attention_packed_dropout(ops, s, draw, empty):
+    return attention(ops, s, draw, empty, rate=0.3, packed=True)
+
+
 def cached_attention(ops, s, draw, empty):
     qkv, first = draw(s.B, s.T, (s.H + 2 * s.K) * s.D), int(draw.integers(0, 4))
     keys, values = draw(s.B, s.K, s.T + 5, s.D), draw(s.B, s.K, s.T + 5, s.D)
-    y = ops.cached_attention_forward(qkv, keys, values, first, s.H, s.K, empty=empty)
+    starts = draw.integers(0, first + s.T, s.B).astype(np.int32) if draw.rng.random() < 0.5 else None
+    y = ops.cached_attention_forward(qkv, keys, values, first, s.H, s.K, starts=starts, empty=empty)
     return {"y": y, "keys": keys, "values": values}
 
 
@@ -174,6 +185,15 @@ def lm_head_loss_and_grad(ops, s, draw, empty):
     return {"loss": np.array(loss), "dx": dx, "dweight": dweight}
 
 
+def lm_head_policy(ops, s, draw, empty):
+    x, weight, dweight, targets = draw(s.N, s.C), draw(s.V, s.C), draw(s.V, s.C), draw.integers(-1, s.V, s.N)
+    weight *= s.C**-0.5
+    dlog_probability, dentropy = draw(s.N), draw.maybe(s.N)
+    log_probability, entropy, cache = ops.lm_head_policy_forward(x, weight, targets, empty=empty)
+    dx = ops.lm_head_policy_backward(dlog_probability, dentropy, cache, weight, dweight, empty=empty)
+    return {"log_probability": log_probability, "entropy": entropy, "dx": dx, "dweight": dweight}
+
+
 def gradient_norm(ops, s, draw, empty):
     return {"norm": np.array(ops.gradient_norm(draw(s.N * s.C)))}
 
@@ -196,7 +216,7 @@ CASES = {
     case.__name__: case
     for case in (
         embedding, linear, linear_gelu, linear_residual, gelu, swiglu, layernorm, rmsnorm, add_norm, add_rmsnorm,
-        attention, attention_dropout, cached_attention, rotary, dropout, lm_head_loss, lm_head_loss_and_grad,
-        gradient_norm, adam, sgd,
+        attention, attention_dropout, attention_packed_dropout, cached_attention, rotary, dropout, lm_head_loss,
+        lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, sgd,
     )
 }  # fmt: skip

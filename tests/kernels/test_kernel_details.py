@@ -12,7 +12,7 @@ from test_kernels_equal_reference import assert_equals_reference
 
 import npllm.kernels
 import npllm.reference
-from npllm.kernels import jit, lm_head_loss
+from npllm.kernels import jit, logit_chunks
 from npllm.reference import DropoutKey
 
 KEYS = st.builds(
@@ -43,11 +43,27 @@ def test_attention_drops_the_weights_that_the_reference_drops(key, T, rate):
     np.testing.assert_array_equal(computed == 0, expected == 0)
 
 
-@pytest.mark.parametrize("case", ["lm_head_loss", "lm_head_loss_and_grad"])
+@pytest.mark.parametrize("case", ["lm_head_loss", "lm_head_loss_and_grad", "lm_head_policy"])
 def test_chunks_of_logits_add_up(monkeypatch, case):
-    monkeypatch.setattr(lm_head_loss, "CHUNK_BYTES", 0)
-    monkeypatch.setattr(lm_head_loss, "MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr(logit_chunks, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(logit_chunks, "MIN_CHUNK_ROWS", 8)
     assert_equals_reference(case, Sizes(B=3, T=10, V=20), seed=3, dtype=np.float64)
+
+
+def test_the_bits_of_a_row_do_not_depend_on_the_rows_around_it():
+    """The 4 MB of a chunk have room for 131 rows of this vocabulary: not a multiple of 8, and 2 x 131 = 264 - 2."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((264, 48), np.float32), rng.standard_normal((8000, 48), np.float32)
+    targets = rng.integers(0, 8000, 264)
+
+    def results(rows):
+        nll, _ = npllm.kernels.lm_head_loss_forward(x[rows], weight, targets[rows])
+        log_probability, entropy, _ = npllm.kernels.lm_head_policy_forward(x[rows], weight, targets[rows])
+        return np.stack([nll, log_probability, entropy])
+
+    whole = results(np.s_[:])
+    for rows in (np.s_[:8], np.s_[120:144], np.s_[256:]):
+        np.testing.assert_array_equal(results(rows), whole[:, rows])
 
 
 def test_an_ignored_row_has_no_loss_and_no_gradient():
@@ -67,8 +83,12 @@ def test_a_token_outside_the_table_is_an_error_and_not_a_crash(token):
 
 def test_a_position_outside_the_table_is_an_error():
     table = np.zeros((5, 3), np.float32)
-    with pytest.raises(IndexError, match="positions"):
-        npllm.kernels.embedding_forward(np.zeros((1, 4), int), table, table, first_position=2)
+    tokens = np.zeros((1, 4), int)
+    with pytest.raises(IndexError, match="2 to 5 .* 5 positions"):
+        npllm.kernels.embedding_forward(tokens, table, table, first_position=2)
+    for outside in (-1, 5):
+        with pytest.raises(IndexError, match="5 positions"):
+            npllm.kernels.embedding_forward(tokens, table, table, positions=np.array([[0, 1, outside, 0]]))
 
 
 @pytest.mark.parametrize("target", [-2, 5])
@@ -78,6 +98,8 @@ def test_a_target_outside_the_vocabulary_is_an_error(target):
         npllm.kernels.lm_head_loss_forward(x, weight, targets)
     with pytest.raises(IndexError, match=r"targets .* 0 \.\.\. 4"):
         npllm.kernels.lm_head_loss_and_grad(x, weight, targets, 2, np.zeros((5, 3)))
+    with pytest.raises(IndexError, match=r"targets .* 0 \.\.\. 4"):
+        npllm.kernels.lm_head_policy_forward(x, weight, targets)
 
 
 def test_compiled_code_older_than_a_source_file_is_discarded(tmp_path):

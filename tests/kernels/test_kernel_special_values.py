@@ -86,7 +86,9 @@ def test_loss(bad):
     def call(ops):
         nll, _ = ops.lm_head_loss_forward(x, weight, targets)
         loss, dx = ops.lm_head_loss_and_grad(x, weight, targets, N, np.zeros_like(weight))
-        return nll, dx, np.array(loss)
+        log_probability, entropy, cache = ops.lm_head_policy_forward(x, weight, targets)
+        dx_policy = ops.lm_head_policy_backward(np.ones_like(nll), nll, cache, weight, np.zeros_like(weight))
+        return nll, dx, np.array(loss), log_probability, entropy, dx_policy
 
     for computed, expected in zip(*both(call), strict=True):
         np.testing.assert_array_equal(np.isnan(computed), np.isnan(expected))

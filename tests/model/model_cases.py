@@ -54,7 +54,7 @@ def training_loss(model: GPT, batch: Batch, *, n_targets: int, step: int = 0, fi
     tokens, targets = model._check(*batch)
     model.arena.reset()
     context = model._context(tokens.shape[1], rate=model.config.dropout, step=step, first_row=first_row)
-    hidden, _ = model._forward(context, tokens)
+    hidden, *_ = model._forward(context, tokens)
     head = model.params[model.head_name]
     nll, _ = model.ops.lm_head_loss_forward(hidden, head, targets.reshape(-1), empty=model.arena.empty)
     return float(nll.sum()) / n_targets

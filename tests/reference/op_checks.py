@@ -52,17 +52,19 @@ def inner(y, R):
     return float(np.vdot(y, R))
 
 
-def check_embedding(ops, B, T, C, V, seed, *, n_positions=0, first_position=0):
+def check_embedding(ops, B, T, C, V, seed, *, n_positions=0, first_position=0, restarting=False):
     draw = Draw(seed)
     tokens = draw.integers(0, V, B, T)
+    options = {"first_position": first_position}
+    if restarting:
+        options["positions"] = draw.integers(0, n_positions, B, T)
     arrays = {"token_embedding": draw(V, C)}
     if n_positions:
         arrays["position_embedding"] = draw(n_positions, C)
     R = draw(B, T, C)
 
     def forward():
-        positions = arrays.get("position_embedding")
-        return ops.embedding_forward(tokens, arrays["token_embedding"], positions, first_position=first_position)
+        return ops.embedding_forward(tokens, arrays["token_embedding"], arrays.get("position_embedding"), **options)
 
     grads = ParameterGradients(draw, arrays, *arrays)
     with untouched(tokens, R, *arrays.values()):
@@ -201,20 +203,44 @@ def check_dropout(ops, shape, rate, seed):
     check_gradients(lambda: inner(ops.dropout_forward(x, rate, key), R), {"x": x}, {"x": dx})
 
 
-def check_attention(ops, B, T, K, G, D, seed, *, rate=0.0):
+def draw_starts(draw, B, T):
+    """(B, T): where the document of each position starts, in rows cut into documents of about six positions."""
+    cuts = draw.rng.random((B, T)) < 1 / 6
+    return np.maximum.accumulate(np.where(cuts, np.arange(T), 0), axis=1).astype(np.int32)
+
+
+def check_attention(ops, B, T, K, G, D, seed, *, rate=0.0, packed=False):
     draw = Draw(seed)
     n_head = K * G
     qkv, R = draw(B, T, (n_head + 2 * K) * D), draw(B, T, n_head * D)
     options = {"rate": rate, "key": ops.DropoutKey(seed=seed, step=2, site=9, first=6)}
+    starts = draw_starts(draw, B, T) if packed else None
 
     def forward():
-        return ops.attention_forward(qkv, n_head, K, **options)
+        return ops.attention_forward(qkv, n_head, K, starts=starts, **options)
 
-    with untouched(qkv, R):
+    with untouched(qkv, R, starts):
         _, cache = forward()
         dqkv = ops.attention_backward(R, cache, n_head, K, **options)
     gradients = split_packed(dqkv, n_head, K)
     check_gradients(lambda: inner(forward()[0], R), split_packed(qkv, n_head, K), gradients)
+
+
+def check_packed_attention(ops, lengths, K, G, D, seed):
+    """Documents of these lengths, one after the other in row 0, and one long document in row 1, against each alone."""
+    draw, n_head, edges = Draw(seed), K * G, np.cumsum([0, *lengths])
+    T = edges[-1]
+    qkv, R = draw(2, T, (n_head + 2 * K) * D), draw(2, T, n_head * D)
+    starts = np.array([np.repeat(edges[:-1], lengths), np.zeros(T)], np.int32)
+    y, cache = ops.attention_forward(qkv, n_head, K, starts=starts)
+    dqkv = ops.attention_backward(R, cache, n_head, K)
+    documents = [np.s_[:1, first:end] for first, end in zip(edges, edges[1:], strict=False)]
+    for document in (*documents, np.s_[1:]):
+        alone = [np.ascontiguousarray(array[document]) for array in (qkv, R)]
+        y_alone, cache = ops.attention_forward(alone[0], n_head, K)
+        dqkv_alone = ops.attention_backward(alone[1], cache, n_head, K)
+        np.testing.assert_allclose(y[document], y_alone, rtol=1e-11, atol=1e-13, err_msg="leakage into y")
+        np.testing.assert_allclose(dqkv[document], dqkv_alone, rtol=1e-11, atol=1e-13, err_msg="leakage into dqkv")
 
 
 def draw_targets(draw, N, V, ignored_share=0.3):
@@ -236,6 +262,28 @@ def check_lm_head_loss(ops, N, C, V, seed):
         dx = ops.lm_head_loss_backward(dnll, cache, arrays["weight"], grads["weight"])
     assert np.all(nll[targets == IGNORED] == 0)
     check_gradients(lambda: inner(forward()[0], dnll), arrays, {"x": dx, **grads.added()})
+
+
+def check_lm_head_policy(ops, N, C, V, seed, *, with_entropy=True):
+    draw = Draw(seed)
+    arrays = {"x": draw(N, C), "weight": draw(V, C)}
+    targets, dlog_probability = draw_targets(draw, N, V), draw(N)
+    dentropy = draw(N) if with_entropy else None
+
+    def forward():
+        return ops.lm_head_policy_forward(arrays["x"], arrays["weight"], targets)
+
+    def loss():
+        log_probability, entropy, _ = forward()
+        return inner(log_probability, dlog_probability) + (inner(entropy, dentropy) if with_entropy else 0.0)
+
+    grads = ParameterGradients(draw, arrays, "weight")
+    with untouched(targets, dlog_probability, dentropy, *arrays.values()):
+        log_probability, entropy, cache = forward()
+        dx = ops.lm_head_policy_backward(dlog_probability, dentropy, cache, arrays["weight"], grads["weight"])
+    assert not log_probability[targets == IGNORED].any()
+    assert not entropy[targets == IGNORED].any()
+    check_gradients(loss, arrays, {"x": dx, **grads.added()})
 
 
 def check_lm_head_loss_and_grad(ops, N, C, V, n_targets, seed):

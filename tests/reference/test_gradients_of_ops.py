@@ -32,6 +32,11 @@ def test_token_and_position_embedding(ops, B, T, C, first, after, seed):
     op_checks.check_embedding(ops, B, T, C, 4, seed, n_positions=first + T + after, first_position=first)
 
 
+@given(B=st.integers(1, 3), T=small, C=small, n_positions=small, seed=seeds)
+def test_embedding_of_positions_in_any_order(ops, B, T, C, n_positions, seed):
+    op_checks.check_embedding(ops, B, T, C, 4, seed, n_positions=n_positions, first_position=2, restarting=True)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("epilogue", ["none", "gelu", "residual"])
 @given(N=small, n_in=small, n_out=small, seed=seeds)
@@ -84,12 +89,13 @@ def test_dropout(ops, shape, rate, seed):
     op_checks.check_dropout(ops, shape, rate, seed)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @given(B=st.integers(1, 2), T=small, KG=groups(3), D=st.integers(1, 6), rate=rates, seed=seeds)
 @example(B=1, T=150, KG=(2, 2), D=20, rate=0.0, seed=0)
 @example(B=1, T=150, KG=(2, 2), D=20, rate=0.1, seed=0)
-def test_attention(ops, B, T, KG, D, rate, seed):
+def test_attention(ops, packed, B, T, KG, D, rate, seed):
     assume(T != D)  # with T = D a transposed matrix product would have the right shape
-    op_checks.check_attention(ops, B, T, *KG, D, seed, rate=rate)
+    op_checks.check_attention(ops, B, T, *KG, D, seed, rate=rate, packed=packed)
 
 
 @given(N=small, C=small, V=st.integers(2, 9), seed=seeds)
@@ -102,3 +108,10 @@ def test_lm_head_loss(ops, N, C, V, seed):
 @example(N=300, C=10, V=300, in_other_parts=9, seed=0)
 def test_lm_head_loss_and_grad(ops, N, C, V, in_other_parts, seed):
     op_checks.check_lm_head_loss_and_grad(ops, N, C, V, N + in_other_parts, seed)
+
+
+@pytest.mark.parametrize("with_entropy", [True, False])
+@given(N=small, C=small, V=st.integers(2, 9), seed=seeds)
+@example(N=300, C=10, V=300, seed=0)
+def test_lm_head_policy(ops, with_entropy, N, C, V, seed):
+    op_checks.check_lm_head_policy(ops, N, C, V, seed, with_entropy=with_entropy)

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from op_checks import Draw, split_packed
+from op_checks import Draw, check_packed_attention, split_packed
 
 seeds = st.integers(0, 2**32 - 1)
 heads = st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 2)])  # K key/value heads, G query heads for each
@@ -91,6 +91,35 @@ def test_cached_attention_in_any_chunks_is_attention(ops, cuts, KG, seed):
     for name, cache in (("k", key_cache), ("v", value_cache)):
         np.testing.assert_array_equal(cache[:, :, :T], parts[name].reshape(B, T, K, D).transpose(0, 2, 1, 3))
         assert np.isnan(cache[:, :, T:]).all()
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), KG=heads, seed=seeds)
+@example(lengths=[40, 1, 70, 33], KG=(2, 1), seed=0)  # documents that begin and end within a kernel's blocks
+def test_documents_in_one_row_do_not_see_each_other(ops, lengths, KG, seed):
+    check_packed_attention(ops, lengths, *KG, 5, seed)
+
+
+@given(padding=st.lists(st.integers(0, 5), min_size=1, max_size=3), cut=st.integers(1, 6), KG=heads, seed=seeds)
+@example(padding=[0, 30], cut=20, KG=(2, 2), seed=0)
+def test_cached_attention_does_not_see_the_padding_before_a_row(ops, padding, cut, KG, seed):
+    """Each row alone and unpadded is what attention makes of it. A position of padding is the value of itself."""
+    (K, G), B, D, draw = KG, len(padding), 4, Draw(seed)
+    T = max(padding) + 2
+    qkv, starts = draw(B, T, (K * G + 2 * K) * D), np.array(padding, np.int32)
+    key_cache, value_cache = np.full((2, B, K, T + 3, D), np.nan)
+    edges = sorted({0, min(cut, T), T})
+    chunks = [
+        ops.cached_attention_forward(
+            np.ascontiguousarray(qkv[:, a:b]), key_cache, value_cache, a, K * G, K, starts=starts
+        )
+        for a, b in zip(edges, edges[1:], strict=False)
+    ]
+    y = np.concatenate(chunks, axis=1)
+    itself = split_packed(qkv, K * G, K)["v"].reshape(B, T, K, D).repeat(G, axis=2).reshape(y.shape)
+    for row, start in enumerate(padding):
+        alone, _ = ops.attention_forward(np.ascontiguousarray(qkv[row : row + 1, start:]), K * G, K)
+        np.testing.assert_allclose(y[row, start:], alone[0], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(y[row, :start], itself[row, :start], rtol=1e-14)
 
 
 def test_rotary_by_hand(ops):

@@ -12,7 +12,7 @@ import op_checks
 import pytest
 
 from npllm import reference
-from npllm.reference.attention import merge_heads, split_heads
+from npllm.reference.attention import causal_scores, merge_heads, softmax, split_heads
 from npllm.reference.dropout import dropout_scale
 from npllm.reference.linear import LinearCache
 
@@ -98,6 +98,17 @@ def attention_with_one_query_of_each_group(dy, cache, n_head, n_kv_head, *, rate
     return np.concatenate([gradient[..., : n_head * D], part[..., n_head * D :]], axis=-1)
 
 
+def attention_backward_that_ignores_starts(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None):
+    q, k, _ = split_heads(cache.qkv, n_head, n_kv_head)
+    uncut = cache._replace(probabilities=softmax(causal_scores(q, k, 0, None)))
+    return reference.attention_backward(dy, uncut, n_head, n_kv_head, rate=rate, key=key)
+
+
+def attention_forward_that_ignores_starts(qkv, n_head, n_kv_head, *, starts=None):
+    """The backward is that of this forward, so no gradient check can see it."""
+    return reference.attention_forward(qkv, n_head, n_kv_head)
+
+
 # The other operations.
 
 
@@ -157,6 +168,10 @@ def embedding_with_positions_from_0(dy, cache, dtoken_embedding, dposition_embed
     reference.embedding_backward(dy, cache._replace(first_position=0), dtoken_embedding, dposition_embedding)
 
 
+def embedding_with_positions_that_do_not_restart(dy, cache, dtoken_embedding, dposition_embedding=None):
+    reference.embedding_backward(dy, cache._replace(positions=None), dtoken_embedding, dposition_embedding)
+
+
 def rotary_turned_on_instead_of_back(dy, cos, sin, n_head, n_kv_head):
     return reference.rotary_forward(dy, cos, sin, n_head, n_kv_head)
 
@@ -195,6 +210,20 @@ def loss_backward_that_learns_ignored_targets(dnll, cache, weight, dweight):
     return reference.lm_head_loss_backward(dnll, cache._replace(targets=targets), weight, dweight)
 
 
+def policy_whose_entropy_gradient_forgets_the_mean_surprise(dlog_probability, dentropy, cache, weight, dweight):
+    wrong = cache._replace(entropy=np.zeros_like(cache.entropy))
+    return reference.lm_head_policy_backward(dlog_probability, dentropy, wrong, weight, dweight)
+
+
+def policy_that_is_rewarded_for_ignored_targets(dlog_probability, dentropy, cache, weight, dweight):
+    wrong = cache._replace(targets=cache.targets % len(weight))
+    return reference.lm_head_policy_backward(dlog_probability, dentropy, wrong, weight, dweight)
+
+
+def policy_with_the_sign_of_the_loss(dlog_probability, dentropy, cache, weight, dweight):
+    return reference.lm_head_policy_backward(-dlog_probability, dentropy, cache, weight, dweight)
+
+
 def adam_with_the_step_counted_from_0(params, grads, m, v, *, step, **options):
     """t = 0 would divide by zero at the first update, so it is taken for 1, and from then on everything is one late."""
     reference.adam_update(params, grads, m, v, step=max(step - 1, 1), **options)
@@ -210,6 +239,14 @@ def full_heads(ops):
 
 def grouped_heads(ops):
     op_checks.check_attention(ops, B=2, T=5, K=2, G=2, D=3, seed=0, rate=0.3)
+
+
+def attention_cut_at_starts(ops):
+    op_checks.check_attention(ops, B=2, T=9, K=2, G=2, D=3, seed=0, rate=0.3, packed=True)
+
+
+def packed_documents(ops):
+    op_checks.check_packed_attention(ops, lengths=[3, 1, 4], K=2, G=2, D=3, seed=0)
 
 
 def square_linear(ops):
@@ -236,6 +273,10 @@ def embedding(ops):
     op_checks.check_embedding(ops, B=2, T=4, C=3, V=3, seed=0, n_positions=6, first_position=1)
 
 
+def embedding_of_packed_documents(ops):
+    op_checks.check_embedding(ops, B=2, T=4, C=3, V=3, seed=0, n_positions=6, restarting=True)
+
+
 def rotary(ops):
     op_checks.check_rotary(ops, B=1, T=4, K=1, G=2, D=4, seed=0)
 
@@ -256,6 +297,10 @@ def loss_and_grad(ops):
     op_checks.check_lm_head_loss_and_grad(ops, N=6, C=3, V=5, n_targets=9, seed=1)
 
 
+def policy(ops):
+    op_checks.check_lm_head_policy(ops, N=6, C=3, V=5, seed=1)
+
+
 def two_adam_steps(ops):
     op_checks.check_two_adam_steps(ops)
 
@@ -268,6 +313,9 @@ CONTROLS = [
     (full_heads, "attention_backward", attention_without_the_row_sum_of_the_softmax, "'q'"),
     (full_heads, "attention_backward", attention_with_the_softmax_of_the_dropped_weights, "'q'"),
     (grouped_heads, "attention_backward", attention_with_one_query_of_each_group, "'k'"),
+    (attention_cut_at_starts, "attention_backward", attention_backward_that_ignores_starts, "'q'"),
+    (packed_documents, "attention_backward", attention_backward_that_ignores_starts, "leakage into dqkv"),
+    (packed_documents, "attention_forward", attention_forward_that_ignores_starts, "leakage"),
     (square_linear, "linear_backward", linear_with_bias_gradient_over_the_wrong_axis, "'bias'"),
     (square_linear, "linear_backward", linear_that_overwrites_the_gradient, "'weight'"),
     (linear_gelu, "linear_backward", linear_with_gelu_of_the_output, "'x'"),
@@ -279,6 +327,12 @@ CONTROLS = [
     (add_norm, "add_norm_backward", add_norm_without_the_residual, "'x'"),
     (embedding, "embedding_backward", embedding_that_loses_repeated_tokens, "'token_embedding'"),
     (embedding, "embedding_backward", embedding_with_positions_from_0, "'position_embedding'"),
+    (
+        embedding_of_packed_documents,
+        "embedding_backward",
+        embedding_with_positions_that_do_not_restart,
+        "'position_embedding'",
+    ),
     (rotary, "rotary_backward", rotary_turned_on_instead_of_back, "'q'"),
     (swiglu, "swiglu_backward", swiglu_without_the_gates_own_slope, "'gate'"),
     (dropout, "dropout_backward", dropout_with_a_new_mask, "'x'"),
@@ -287,6 +341,9 @@ CONTROLS = [
     (loss, "lm_head_loss_backward", loss_backward_that_learns_ignored_targets, "'x'"),
     (loss_and_grad, "lm_head_loss_and_grad", loss_that_counts_ignored_targets, "not that of the forward"),
     (loss_and_grad, "lm_head_loss_and_grad", loss_whose_gradient_counts_the_targets_of_its_own_part, "'x'"),
+    (policy, "lm_head_policy_backward", policy_whose_entropy_gradient_forgets_the_mean_surprise, "'x'"),
+    (policy, "lm_head_policy_backward", policy_that_is_rewarded_for_ignored_targets, "'x'"),
+    (policy, "lm_head_policy_backward", policy_with_the_sign_of_the_loss, "'x'"),
     (two_adam_steps, "adam_update", adam_with_the_step_counted_from_0, "Mismatched"),
     (two_adam_steps, "adam_update", adam_with_the_step_counted_ahead, "Mismatched"),
 ]

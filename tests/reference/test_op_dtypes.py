@@ -72,14 +72,18 @@ def run_dropout(ops, array):
     return ops.dropout_forward(array(N, C), 0.1, key), ops.dropout_backward(array(N, C), 0.1, key)
 
 
-def run_attention(ops, array, rate=0.0):
+def run_attention(ops, array, rate=0.0, starts=None):
     options = {"rate": rate, "key": ops.DropoutKey(1, 2, 3)}
-    y, cache = ops.attention_forward(array(B, T, (H + 2 * K) * D), H, K, **options)
+    y, cache = ops.attention_forward(array(B, T, (H + 2 * K) * D), H, K, starts=starts, **options)
     return y, cache, ops.attention_backward(y, cache, H, K, **options)
 
 
 def run_attention_dropout(ops, array):
     return run_attention(ops, array, rate=0.1)
+
+
+def run_attention_packed(ops, array):
+    return run_attention(ops, array, starts=np.array([[0, 1, 1], [0, 0, 2]], np.int32))
 
 
 def run_cached_attention(ops, array):
@@ -90,6 +94,17 @@ def run_lm_head_loss(ops, array):
     weight, targets = array(V, C), np.array([0, 6, -1, 2, 2, 3])
     nll, cache = ops.lm_head_loss_forward(array(N, C), weight, targets)
     return nll, cache, ops.lm_head_loss_backward(nll, cache, weight, array(V, C))
+
+
+def run_lm_head_policy(ops, array, dentropy=None):
+    weight, targets = array(V, C), np.array([0, 6, -1, 2, 2, 3])
+    log_probability, entropy, cache = ops.lm_head_policy_forward(array(N, C), weight, targets)
+    dx = ops.lm_head_policy_backward(log_probability, dentropy, cache, weight, array(V, C))
+    return log_probability, entropy, cache, dx
+
+
+def run_lm_head_policy_entropy(ops, array):
+    return run_lm_head_policy(ops, array, dentropy=array(N))
 
 
 def run_lm_head_loss_and_grad(ops, array):

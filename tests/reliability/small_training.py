@@ -54,8 +54,8 @@ class Poison:
 
     def __call__(self, model, ids, step):
         self.batches.append(ids.tolist())
-        loss = self.real(model, ids, step)
-        return self.harm(model, loss) if self.bad & set(ids.tolist()) else loss
+        result = self.real(model, ids, step)
+        return result._replace(loss=self.harm(model, result.loss)) if self.bad & set(ids.tolist()) else result
 
 
 def fifty_fold(model, loss):

@@ -18,7 +18,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.training import recovery, spike_demo, train
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
 from npllm.training.ledger import Ledger
-from npllm.training.loop import build_state
+from npllm.training.loop import BatchResult, build_state
 from npllm.training.run_folder import RunFolder
 from npllm.training.spike_demo import Batch, Poison, Training, in_plain_words, poison, run_demo, skip_updates
 from npllm.training.spikes import SpikeConfig
@@ -155,7 +155,7 @@ def test_a_skipped_update_leaves_no_gradient_and_a_wider_window():
     def gradients(model, ids, step):
         before.append((int(ids[0]), step, float(np.abs(model.grads.flat).sum())))
         model.grads.flat += 0.01
-        return next(losses)
+        return BatchResult(next(losses), 8)
 
     skip_updates(state, config, gradients)
     assert before == [(0, 0, 0), (2, 1, 0), (4, 2, 0), (6, 3, 0), (8, 4, 0), (10, 4, 0)]

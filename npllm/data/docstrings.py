@@ -1,0 +1,118 @@
+"""Demonstrations from the Python standard library: from a function's signature to what it does, and to how.
+
+Every Python brings these functions along, so the later stages can be tried without any file. The prompt is the
+signature as it stands in the source, without decorators and indented as if the function stood alone; the response is
+the beginning of the docstring, or the body.
+"""
+
+import ast
+import io
+import tokenize
+import warnings
+from collections.abc import Iterator
+from textwrap import dedent
+from typing import NamedTuple
+
+from npllm.data.corpora import load_corpus
+from npllm.data.records import Demonstration
+
+DOCSTRING_WORDS = range(3, 41)
+BODY_LINES = range(1, 9)
+MOST_BODY_CHARACTERS = 300
+INDENT = "    "
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Function(NamedTuple):
+    """The source of a function in parts: `def` line or lines, docstring ("" without one), body without docstring."""
+
+    signature: str
+    docstring: str
+    body: str
+
+
+def stdlib_docstrings() -> list[Demonstration]:
+    """The signature -> the first paragraph of the docstring, of 3 to 40 words, on one line.
+
+    Several thousand, each once, in the order of the files' names and of the functions in each.
+    """
+    summaries = ((function.signature, _first_paragraph(function.docstring)) for function in _stdlib_functions())
+    return _distinct(
+        (signature, summary)
+        for signature, summary in summaries
+        if len(summary.split()) in DOCSTRING_WORDS and summary.isprintable()
+    )
+
+
+def stdlib_functions() -> list[Demonstration]:
+    """The signature -> the body, without docstring, of 1 to 8 lines and at most 300 characters.
+
+    Prompt and response end in a line feed, and Python parses them joined. Several thousand, each once, in the order of
+    the files' names and of the functions in each.
+    """
+    return _distinct(
+        (function.signature, function.body)
+        for function in _stdlib_functions()
+        if _is_short(function.body) and _parse(function.signature + function.body)
+    )
+
+
+def _distinct(pairs: Iterator[tuple[str, str]]) -> list[Demonstration]:
+    return [Demonstration(prompt, response) for prompt, response in dict.fromkeys(pairs)]
+
+
+def _first_paragraph(docstring: str) -> str:
+    return " ".join(docstring.partition("\n\n")[0].split())
+
+
+def _is_short(body: str) -> bool:
+    is_indented = body.startswith(INDENT) and not body[len(INDENT)].isspace()
+    return is_indented and body.count("\n") in BODY_LINES and len(body) <= MOST_BODY_CHARACTERS
+
+
+def _stdlib_functions() -> Iterator[Function]:
+    corpus = load_corpus("stdlib")
+    for document in sorted([*corpus.train, *corpus.val], key=lambda document: document.name):
+        yield from _functions(document.text.replace("\r\n", "\n"))
+
+
+def _functions(source: str) -> Iterator[Function]:
+    """Every function and method of a module, in order; none when this Python does not parse the module."""
+    module = _parse(source)
+    lines = source.split("\n")
+    nodes = [node for node in ast.walk(module) if isinstance(node, Definition)] if module else []
+    for node in sorted(nodes, key=lambda node: node.lineno):
+        text = dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])) + "\n"
+        if text.startswith(("def ", "async def ")):  # else a string in it reaches further left than the function
+            yield _parts(node, text)
+
+
+def _parts(node: Definition, text: str) -> Function:
+    """text: the source of the node, dedented. The body of a function on one line counts as empty."""
+    row, column = _end_of_signature(text)
+    lines = text.split("\n")
+    signature = "\n".join([*lines[: row - 1], lines[row - 1][:column]]) + "\n"
+    docstring = ast.get_docstring(node)
+    first = row if docstring is None else node.body[0].end_lineno - node.lineno + 1
+    return Function(signature, docstring or "", "\n".join(lines[first:]).lstrip("\n"))
+
+
+def _end_of_signature(text: str) -> tuple[int, int]:
+    """(row counted from 1, column) behind the colon of the signature, the first one outside all brackets."""
+    depth = 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.OP:
+            depth += (token.string in "([{") - (token.string in ")]}")
+            if token.string == ":" and depth == 0:
+                return token.end
+    raise AssertionError("a function that Python parsed has a colon")
+
+
+def _parse(source: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as those about escapes like "\d", which are not ours to mend
+        try:
+            return ast.parse(source)
+        except SyntaxError:
+            return None

@@ -1,0 +1,105 @@
+"""Several examples in one row of the batch, each as if it were alone.
+
+Fine-tuning examples have all lengths. A row for each would be padding for the most part, so short ones share a row.
+They must not see each other: `starts` says where the example of each position begins, attention is cut there, and
+positions count from there. For two examples, a b c d and p q r, whose targets are c, d and r, with T = 6:
+
+    tokens    a  b  c  p  q  0
+    targets  -1  c  d -1  r -1        the next token where it is a target, of the same example always
+    starts    0  0  0  3  3  5        a padding position is alone with itself
+
+An example of n tokens takes n - 1 positions: its last token is predicted, but nothing is predicted from it.
+
+The examples are placed by best fit decreasing: the longest first, each into the fullest row that has room. It never
+takes more than 11/9 of the fewest rows possible (+ 4). Johnson, "Near-optimal bin packing algorithms", 1973.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.data.chat import Example
+from npllm.errors import DataError
+
+
+class PackedRows(NamedTuple):
+    """R rows of T positions, each (R, T) int32: the token, its target or -1, and where its example begins."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    starts: np.ndarray
+
+
+def pack(examples: Sequence[Example], block_size: int) -> PackedRows:
+    """Rows of T = block_size positions that hold each example once, whole.
+
+    Rows are in the order of the first example in each, and examples within a row in their own. Raises DataError for
+    an example that is longer than block_size + 1 tokens or has no target, and when there are no examples.
+    """
+    _check(examples, block_size)
+    return _fill(examples, _place([_n_positions(example) for example in examples], block_size), block_size)
+
+
+def pad(examples: Sequence[Example], block_size: int) -> PackedRows:
+    """The same form with one example a row, in order; T is what the longest takes. Raises DataError as pack does."""
+    _check(examples, block_size)
+    return _fill(examples, [[number] for number in range(len(examples))], max(map(_n_positions, examples)))
+
+
+def _n_positions(example: Example) -> int:
+    return len(example.tokens) - 1
+
+
+def _check(examples: Sequence[Example], block_size: int) -> None:
+    if not examples:
+        raise DataError("there are no examples: give at least one.")
+    for number, example in enumerate(examples, start=1):
+        if not example.is_target[1:].any():  # nothing predicts the first token
+            raise DataError(f"example {number} has no token to learn from: give it a response, or remove it.")
+        if _n_positions(example) > block_size:
+            raise DataError(
+                f"example {number} has {len(example.tokens)} tokens, more than model.block_size + 1 = "
+                f"{block_size + 1}: shorten or remove it, or use a model with a larger model.block_size."
+            )
+
+
+def _place(sizes: list[int], capacity: int) -> list[list[int]]:
+    """The numbers of the examples in each row."""
+    rows: list[list[int]] = []
+    rows_with_room: dict[int, list[list[int]]] = {}  # free positions -> rows
+    rooms: list[int] = []  # the keys of rows_with_room, sorted: at most `capacity` of them
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        place = bisect_left(rooms, sizes[number])
+        if place < len(rooms):
+            room = rooms[place]
+            row = rows_with_room[room].pop()
+            if not rows_with_room[room]:
+                del rows_with_room[room], rooms[place]
+        else:
+            room, row = capacity, []
+            rows.append(row)
+        row.append(number)
+        left = room - sizes[number]
+        if left not in rows_with_room:
+            rows_with_room[left] = []
+            insort(rooms, left)
+        rows_with_room[left].append(row)
+    return sorted(sorted(row) for row in rows)
+
+
+def _fill(examples: Sequence[Example], rows: list[list[int]], width: int) -> PackedRows:
+    tokens = np.zeros((len(rows), width), np.int32)
+    targets = np.full((len(rows), width), -1, np.int32)
+    starts = np.tile(np.arange(width, dtype=np.int32), (len(rows), 1))
+    for r, row in enumerate(rows):
+        begin = 0
+        for number in row:
+            ids, is_target = examples[number]
+            end = begin + len(ids) - 1
+            tokens[r, begin:end] = ids[:-1]
+            targets[r, begin:end] = np.where(is_target[1:], ids[1:], -1)
+            starts[r, begin:end] = begin
+            begin = end
+    return PackedRows(tokens, targets, starts)

@@ -1,0 +1,109 @@
+"""How a trained model becomes the beginning of another training: all of it, its upper blocks, or LoRA's factors."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from npllm.errors import ConfigError
+from npllm.model import GPT, ModelConfig, Parameters, Storage
+from npllm.model.lora import Workspace
+from npllm.model.parameters import weight_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """Which weights are trained, and how fast."""
+
+    lora_rank: int = 0
+    """rank of the factors that are trained in place of the weights (Hu et al., 2021); 0 = no LoRA"""
+    lora_alpha: float = 16.0
+    """what the factors add is scaled by lora_alpha / lora_rank"""
+    frozen_blocks: int = 0
+    """blocks that are not trained, from the first on, and the embedding with them; 0 = train everything"""
+    layer_decay: float = 1.0
+    """learning rate of a layer over that of the one above it (Clark et al., "ELECTRA", 2020); 1 = one for all"""
+
+    def __post_init__(self):
+        if self.frozen_blocks < 0:
+            raise ConfigError(f"adapt.frozen_blocks is {self.frozen_blocks}, but must not be negative.")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"adapt.layer_decay is {self.layer_decay}, but must be above 0 and at most 1.")
+        if self.lora_rank and self.frozen_blocks:
+            raise ConfigError("adapt.lora_rank freezes every block already; leave out adapt.frozen_blocks.")
+
+
+def adapted(
+    base: GPT,
+    config: AdaptConfig,
+    *,
+    vocab_size: int | None = None,
+    n_outputs: int = 0,
+    dropout: float | None = None,
+    seed: int = 0,
+    dtype: str | None = None,
+    frozen: Parameters | None = None,
+    workspace: Workspace | None = None,
+) -> GPT:
+    """A model to train that computes what `base` does, with new parameters of its own.
+
+    vocab_size: more than the base has for new special tokens; their rows begin as the mean of all. n_outputs: of a
+    second head, which begins at random (`seed`) unless the base has the same. dropout, dtype: None = the base's.
+    frozen, workspace: with LoRA, of a model that is to share them; its frozen weights must be the base's.
+    """
+    check_blocks(config, base.config)
+    model_config = replace(
+        base.config,
+        vocab_size=vocab_size or base.config.vocab_size,
+        n_outputs=n_outputs,
+        dropout=base.config.dropout if dropout is None else dropout,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+    )
+    dtype = dtype or base.dtype_name
+    if config.lora_rank and frozen is None:
+        frozen = Parameters(weight_shapes(model_config), "float32" if dtype == "bf16" else dtype)
+        copy_weights(base, frozen)
+    model = GPT(model_config, seed=seed, dtype=dtype, storage=Storage(frozen=frozen, workspace=workspace))
+    if not config.lora_rank:
+        copy_weights(base, model.params)
+    if n_outputs and base.config.n_outputs == n_outputs:
+        for name in ("readout.weight", "readout.bias"):
+            model.params[name][...] = base.params[name]
+    return model
+
+
+def copy_weights(base: GPT, into: Mapping[str, np.ndarray]) -> None:
+    """The weights of the language model, with LoRA's factors merged in; further tokens get the mean of all rows."""
+    source = base.merged()
+    for name in weight_shapes(base.config):
+        n_rows = len(source[name])
+        into[name][:n_rows] = source[name]
+        if n_rows < len(into[name]):
+            into[name][n_rows:] = source[name].mean(axis=0)
+
+
+def check_blocks(config: AdaptConfig, model: ModelConfig) -> None:
+    """Raise ConfigError when more blocks are to be frozen than there are."""
+    if config.frozen_blocks > model.n_layer:
+        raise ConfigError(
+            f"adapt.frozen_blocks is {config.frozen_blocks}, but the model has {model.n_layer} blocks; lower it."
+        )
+
+
+def lr_scales(config: AdaptConfig, model: ModelConfig, names: Iterable[str]) -> dict[str, float]:
+    """What the learning rate of each parameter is multiplied with; 0 = frozen. Layer 0 is the embedding, the blocks are
+    1 to L, and L + 1 is what comes after them."""
+    top = model.n_layer + 1
+    layers = {name: _layer(name, top) for name in names}
+    return {
+        name: 0.0 if config.frozen_blocks and layer <= config.frozen_blocks else config.layer_decay ** (top - layer)
+        for name, layer in layers.items()
+    }
+
+
+def _layer(name: str, top: int) -> int:
+    name = name.removeprefix("policy.").removeprefix("critic.")
+    if name.endswith("_embedding"):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else top

@@ -1,0 +1,164 @@
+"""A language model as a classifier: a second head reads the final hidden state of a text's last token.
+
+    L = -1/B sum_b log softmax(z_b)[class_b]  +  aux_lm * (mean negative log-likelihood of the texts' tokens)
+
+The last token's state is the only one that has seen the whole text. The second term keeps the network a language model
+while it learns from few labels. (Radford et al., "Improving language understanding by generative pre-training" (GPT-1),
+2018, equation 5, with aux_lm = 0.5.)
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.data.records import Labelled
+from npllm.data.sampler import IGNORED_TARGET, RowSampler
+from npllm.errors import DataError
+from npllm.model import GPT
+from npllm.tokenizer import Tokenizer
+from npllm.training.config import LoopConfig
+from npllm.training.loop import BatchResult
+
+WIDTH_STEP = 8  # rows are padded to a multiple of it
+ROWS_AT_ONCE = 32
+
+
+class Texts(NamedTuple):
+    """Texts as tokens, each (length,) int32, and their classes, (n,) int64."""
+
+    tokens: list[np.ndarray]
+    labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Texts":
+        """Some of the texts."""
+        return Texts([self.tokens[row] for row in rows], self.labels[rows])
+
+
+def encode_texts(records: Sequence[Labelled], classes: Sequence[str], tokenizer: Tokenizer, block_size: int) -> Texts:
+    """Of a text with more tokens than block_size the last ones are kept, because the head reads the last of all.
+
+    A record's class is the place of its label in `classes`. Raises DataError for a text without tokens.
+    """
+    tokens = [np.array(tokenizer.encode(record.text)[-block_size:], np.int32) for record in records]
+    for record, ids in zip(records, tokens, strict=True):
+        if not len(ids):
+            raise DataError(f"A text of the class {record.label!r:.80} is empty; write it or remove the record.")
+    numbers = {label: number for number, label in enumerate(classes)}
+    return Texts(tokens, np.array([numbers[record.label] for record in records], np.int64))
+
+
+class Rows(NamedTuple):
+    """A text a row, padded on the right, where no token of the text can see it.
+
+    tokens, targets: (B, W) int32; a target is the next token, or -1. last: (B,), the column of a text's last token.
+    labels: (B,).
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    last: np.ndarray
+    labels: np.ndarray
+
+    def at_last(self) -> np.ndarray:
+        """The rows of the model's hidden states, (B W, C), that the head reads, (B,)."""
+        return np.arange(len(self.last)) * self.tokens.shape[1] + self.last
+
+
+def pad_texts(texts: Texts, block_size: int) -> Rows:
+    """W is what the longest text takes, in steps of WIDTH_STEP, but at most block_size."""
+    lengths = np.array([len(ids) for ids in texts.tokens])
+    width = min(block_size, -(-int(lengths.max()) // WIDTH_STEP) * WIDTH_STEP)
+    tokens = np.zeros((len(lengths), width), np.int32)
+    targets = np.full_like(tokens, IGNORED_TARGET)
+    for row, ids in enumerate(texts.tokens):
+        tokens[row, : len(ids)], targets[row, : len(ids) - 1] = ids, ids[1:]
+    return Rows(tokens, targets, lengths - 1, texts.labels)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """-log softmax(z)[label] of each row, (n,), and its gradient softmax(z) - onehot(label), (n, classes), in float64.
+
+    logits: (n, classes). labels: (n,).
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    rows = np.arange(len(labels))
+    dlogits = np.exp(log_p)
+    dlogits[rows, labels] -= 1.0
+    return -log_p[rows, labels], dlogits
+
+
+class Losses(NamedTuple):
+    """Parts of the means over a batch: the classes' cross-entropy, the tokens', and how many classes were right."""
+
+    of_classes: float
+    of_tokens: float
+    right: int
+
+
+def classification_loss_and_grad(
+    model: GPT, rows: Rows, *, aux_lm: float, n_texts: int, n_targets: int, step: int = 0, first_row: int = 0
+) -> Losses:
+    """Add the gradient of a micro-batch's part of L to the model's.
+
+    n_texts, n_targets: of the whole batch. The parts of its micro-batches add up to
+    L = of_classes + aux_lm of_tokens. step and first_row are as in `GPT.trace`. Without aux_lm of_tokens is 0.
+    """
+    trace = model.trace(rows.tokens, step=step, first_row=first_row)
+    dhidden, of_tokens = np.zeros_like(trace.hidden), 0.0  # (N, C)
+    if aux_lm and n_targets:
+        log_probability, _, cache = model.log_probability_forward(trace.hidden, rows.targets.reshape(-1))
+        dlog_probability = np.full_like(log_probability, -aux_lm / n_targets)  # not read where the target is -1
+        dhidden[...] = model.log_probability_backward(dlog_probability, None, cache)
+        of_tokens = -float(log_probability.sum(dtype=np.float64)) / n_targets
+    at = rows.at_last()
+    last = trace.hidden[at]  # (B, C)
+    logits = model.readout(last)
+    nll, dlogits = cross_entropy(logits, rows.labels)
+    dhidden[at] += model.readout_backward((dlogits / n_texts).astype(model.dtype), last)
+    model.backward(trace, dhidden)
+    right = int(np.count_nonzero(logits.argmax(axis=1) == rows.labels))
+    return Losses(float(nll.sum()) / n_texts, of_tokens, right)
+
+
+class ClassifierGradients:
+    """L of a batch of texts; micro-batches add up."""
+
+    def __init__(self, texts: Texts, aux_lm: float, config: LoopConfig):
+        self.texts = texts
+        self.aux_lm = aux_lm
+        self.micro_size = config.batch.micro_size
+        self.sampler = RowSampler(len(texts.tokens), config.train.seed)
+
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
+        batch = pad_texts(self.texts.take(self.sampler.rows(ids)), model.config.block_size)
+        counts = {"n_texts": len(ids), "n_targets": int(np.count_nonzero(batch.targets != IGNORED_TARGET))}
+        parts = []
+        for first in range(0, len(ids), self.micro_size):
+            rows = Rows(*(array[first : first + self.micro_size] for array in batch))
+            parts.append(
+                classification_loss_and_grad(model, rows, aux_lm=self.aux_lm, **counts, step=step, first_row=first)
+            )
+        of_classes, of_tokens, right = (sum(values) for values in zip(*parts, strict=True))
+        figures = {"accuracy": right / len(ids), "lm_loss": of_tokens}
+        return BatchResult(of_classes + self.aux_lm * of_tokens, batch.tokens.size, figures)
+
+
+class ClassifierEvaluation(NamedTuple):
+    """loss: nats per text. accuracy: share of the texts whose likeliest class is theirs."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate_classifier(model: GPT, texts: Texts) -> ClassifierEvaluation:
+    """How well the classes of texts are told. Texts of like lengths go together, which saves padding."""
+    order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
+    nll, right = 0.0, 0
+    for first in range(0, len(order), ROWS_AT_ONCE):
+        rows = pad_texts(texts.take(order[first : first + ROWS_AT_ONCE]), model.config.block_size)
+        logits = model.readout(model.hidden(rows.tokens)[rows.at_last()])
+        nll += float(cross_entropy(logits, rows.labels)[0].sum())
+        right += int(np.count_nonzero(logits.argmax(axis=1) == rows.labels))
+    return ClassifierEvaluation(nll / len(order), right / len(order))

@@ -1,0 +1,110 @@
+"""Transfer: a pretrained model becomes a classifier, and is held against one that begins at random.
+
+The run's own classifier learns from all training texts and lies in the run's checkpoints. After it comes the learning
+curve, `curve.jsonl`: many short trainings on few labels and on more; see `learning_curve.py`.
+
+Of the embedded texts a model that was pretrained on the standard library has read the test's files too, though not
+their labels: what it transfers there is also what it knows about these files.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from npllm.data.records import Labelled, read_labelled
+from npllm.data.topics import stdlib_topics
+from npllm.errors import Interrupted
+from npllm.finetuning.classifier import ClassifierGradients, Texts, encode_texts, evaluate_classifier
+from npllm.finetuning.classify_config import ClassifyConfig
+from npllm.finetuning.classify_report import report_classify
+from npllm.finetuning.labels import capped, check_labels, split_by_group
+from npllm.finetuning.learning_curve import Point, begin, planned, read_curve, train_point, write_curve
+from npllm.finetuning.stage_run import create_stage_run, load_model, record_file, trained_checkpoint
+from npllm.model import GPT
+from npllm.training.config import load_config
+from npllm.training.interrupts import stop_on_signals
+from npllm.training.pretrain import set_up_kernels
+from npllm.training.run_folder import RunFolder
+from npllm.training.train import Stage, train
+
+EMBEDDED = "stdlib-topics"
+
+
+class Sides(NamedTuple):
+    """What is learnt from, and what is tested on."""
+
+    train: Texts
+    test: Texts
+
+
+def classify(config: ClassifyConfig, base: Path, data: str, test: Path | None, out: Path, console: Console) -> None:
+    """Fine-tune the model of the run `base` to tell classes of texts: of a file, or of the embedded ones.
+
+    test: a file of texts to test on; None = a share of the data, by whole files where it says which text is from which.
+    """
+    records = stdlib_topics() if data == EMBEDDED else read_labelled(data)
+    run = create_classify_run(config, base, records, read_labelled(test) if test else None, out)
+    resume_classify(run, console)
+
+
+def create_classify_run(
+    config: ClassifyConfig, base: Path, records: Sequence[Labelled], test_records: Sequence[Labelled] | None, out: Path
+) -> RunFolder:
+    """Split and check the texts, and fix the number of updates."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    settings, seed = config.classify, config.train.seed
+    if test_records is None:
+        records, test_records = split_by_group(records, settings.test_fraction, seed)
+    check_labels(records, test_records, settings.labels[0])
+    if config.train.steps is None:
+        config = config.with_steps(config.n_updates(len(records)))
+    sides = {"train": records, "test": capped(test_records, settings.test_texts, seed)}
+    return create_stage_run(out, "classify", config, tokenizer, models={"pretrained": checkpoint}, records=sides)
+
+
+def resume_classify(run: RunFolder, console: Console) -> None:
+    """Train the classifier to the last step and finish the curve, from wherever the run stands."""
+    with run.lock():
+        config = load_config(run.config, ClassifyConfig)
+        set_up_kernels(config.train, console)
+        base = load_model(run, "pretrained", dtype=config.train.dtype)
+        classes, sides = read_sides(run, base)
+        console.print(
+            f"{len(classes)} classes; {len(sides.train.tokens):,} texts to learn from, {len(sides.test.tokens):,} to "
+            f"test on; {config.train.steps:,} steps of {config.batch.size} texts, then the learning curve",
+            highlight=False,
+        )
+        state = begin(base, config, len(classes))
+        gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config)
+        validate = lambda model: evaluate_classifier(model, sides.test).loss  # noqa: E731
+        train(run, config, state, Stage(gradients, validate, shown=("accuracy", "lm_loss")), console)
+        points = finish_curve(run, config, base, sides, console)
+        report_classify(run, state, classes, evaluate_classifier(state.model, sides.test), points, console)
+
+
+def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:
+    """The names of the classes, sorted, and the texts of a run."""
+    records = {name: read_labelled(record_file(run, name)) for name in Sides._fields}
+    classes = sorted({record.label for record in records["train"]})
+    tokenizer, T = run.load_tokenizer(), base.config.block_size
+    return classes, Sides(*(encode_texts(side, classes, tokenizer, T) for side in records.values()))
+
+
+def finish_curve(run: RunFolder, config: ClassifyConfig, base: GPT, sides: Sides, console: Console) -> list[Point]:
+    """Train what is missing of the learning curve. Raises Interrupted after SIGINT or SIGTERM, with what is done
+    saved."""
+    path = run.path / "curve.jsonl"
+    points = read_curve(path)
+    plans = list(planned(config, sides.train.labels))
+    with stop_on_signals() as stop, console.status("") as status:
+        for plan in plans[len(points) :]:
+            method, labels, seed = plan
+            status.update(f"training {len(points) + 1} of {len(plans)}: {method}, {labels} labels a class, seed {seed}")
+            point = train_point(base, config, *sides, plan, stop)
+            if point is None:
+                raise Interrupted(f"Stopped after {len(points)} trainings; go on with: npllm resume {run.path}")
+            points.append(point)
+            write_curve(path, points)
+    return points

@@ -1,0 +1,60 @@
+"""What a transfer experiment ends with: a table, a plot, and figures for programs."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+from rich.console import Console
+from rich.table import Table
+
+from npllm.finetuning.classifier import ClassifierEvaluation
+from npllm.finetuning.learning_curve import Point, accuracies, mean_and_interval
+from npllm.finetuning.stage_run import write_summary
+from npllm.report.plots import NEEDS_MATPLOTLIB
+from npllm.report.transfer_plot import plot_transfer
+from npllm.training.run_folder import RunFolder
+from npllm.training.state import LoopState
+
+
+def report_classify(
+    run: RunFolder,
+    state: LoopState,
+    classes: Sequence[str],
+    result: ClassifierEvaluation,
+    points: Sequence[Point],
+    console: Console,
+) -> None:
+    """Write summary.json and accuracy.png, and show the table. The intervals are half as wide as 95 % confidence."""
+    curves = {
+        method: {labels: mean_and_interval(values) for labels, values in by_labels.items()}
+        for method, by_labels in accuracies(points).items()
+    }
+    write_summary(
+        run,
+        state,
+        classes=list(classes),
+        **result._asdict(),
+        accuracy_by_labels_per_class={
+            method: {
+                str(labels): {"mean": curves[method][labels][0], "interval": curves[method][labels][1], "seeds": values}
+                for labels, values in by_labels.items()
+            }
+            for method, by_labels in accuracies(points).items()
+        },
+    )
+    console.print(accuracy_table(curves, points))
+    console.print(f"with all labels, pretrained: accuracy {result.accuracy:.1%}", highlight=False)
+    plot = f"No plot: {NEEDS_MATPLOTLIB}"
+    if find_spec("matplotlib"):
+        plot_transfer(curves, 1 / len(classes), run.path / "accuracy.png")
+        plot = f"Plot: {run.path / 'accuracy.png'}"
+    console.print(plot, markup=False, highlight=False, soft_wrap=True)
+
+
+def accuracy_table(curves: Mapping[str, Mapping[int, tuple[float, float]]], points: Sequence[Point]) -> Table:
+    """A row for each number of labels: the updates, and the accuracy of each method with its interval."""
+    table = Table("labels per class", "updates", *curves, title="accuracy on the test texts, mean ± 95 % confidence")
+    n_updates = {point.labels: point.updates for point in points}
+    for labels in n_updates:
+        cells = [f"{mean:.1%} ± {100 * half:.1f}" for mean, half in (curve[labels] for curve in curves.values())]
+        table.add_row(str(labels), str(n_updates[labels]), *cells)
+    return table

@@ -1,0 +1,112 @@
+"""How accurate classifiers are that learnt from few labels, and from more: pretrained, and from random weights.
+
+Every point of the curve is a training of its own: a method, a number of labels per class, and a seed, which decides the
+subset of the labels, the order of training and the initial values of the head (of all weights, from scratch). Both
+methods get the same subsets and the same number of updates, of the same batches, with the same schedule. They are
+short, so none keeps checkpoints; each result is written down, and a stopped curve goes on with the first that is
+missing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+
+from npllm.atomic import write_atomically
+from npllm.bounded_read import read_bounded
+from npllm.errors import DataError
+from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.classifier import ClassifierGradients, Texts, evaluate_classifier
+from npllm.finetuning.classify_config import ClassifyConfig
+from npllm.finetuning.labels import balanced_subset
+from npllm.model import GPT
+from npllm.optim import build_optimizer
+from npllm.strict_json import parse_json
+from npllm.training.interrupts import StopRequest
+from npllm.training.loop import updates
+from npllm.training.spikes import SpikeConfig
+from npllm.training.state import LoopState
+
+LARGEST_CURVE = 1 << 20  # bytes
+# Student's t: with n values 95 % of the means lie within T_95[n] standard errors.
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training. method: "pretrained" or "scratch". labels: per class. accuracy: on the test texts."""
+
+    method: str
+    labels: int
+    seed: int
+    updates: int
+    accuracy: float
+
+
+def planned(config: ClassifyConfig, train_labels: np.ndarray) -> Iterator[tuple[str, int, int]]:
+    """(method, labels, seed) of every point that every class has enough texts for, the cheap ones first.
+
+    train_labels: the class number of each text, (n,).
+    """
+    fewest = int(np.bincount(train_labels).min())
+    for labels in (labels for labels in config.classify.labels if labels <= fewest):
+        for method in ("pretrained", "scratch") if config.classify.compare_scratch else ("pretrained",):
+            for number in range(config.classify.seeds):
+                yield method, labels, (config.train.seed + number) % 2**64
+
+
+def train_point(
+    base: GPT, config: ClassifyConfig, train: Texts, test: Texts, plan: tuple[str, int, int], stop: StopRequest
+) -> Point | None:
+    """Train one classifier and test it; None when asked to stop before its end."""
+    method, labels, seed = plan
+    subset = train.take(balanced_subset(train.labels, labels, seed))
+    config = replace(config, train=replace(config.train, seed=seed), spikes=SpikeConfig(enabled=False))
+    config = config.with_steps(config.n_updates(len(subset.tokens)))
+    state = begin(base, config, int(train.labels.max()) + 1, from_scratch=method == "scratch")
+    for _ in updates(state, config, ClassifierGradients(subset, config.classify.aux_lm, config)):
+        if stop.requested:
+            return None
+    return Point(method, labels, seed, state.step, evaluate_classifier(state.model, test).accuracy)
+
+
+def begin(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bool = False) -> LoopState:
+    """A classifier before its first update, and its optimiser. From scratch nothing is frozen: it would stay random."""
+    seed, dtype = config.train.seed, config.train.dtype
+    if from_scratch:
+        model = GPT(replace(base.config, n_outputs=n_classes, lora_rank=0), seed=seed, dtype=dtype)
+        scales = lr_scales(AdaptConfig(), model.config, model.params)
+    else:
+        model = adapted(base, config.adapt, n_outputs=n_classes, seed=seed, dtype=dtype)
+        scales = lr_scales(config.adapt, model.config, model.params)
+    return LoopState(model, build_optimizer(model, config.optim, scales))
+
+
+def read_curve(path: Path) -> list[Point]:
+    """The points that are done. Raises DataError for what is none."""
+    lines = read_bounded(path, LARGEST_CURVE).splitlines() if path.exists() else []
+    try:
+        return [Point(**parse_json(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it, and resume the run.") from error
+
+
+def write_curve(path: Path, points: list[Point]) -> None:
+    """All points, whole or not at all."""
+    write_atomically(path, "".join(json.dumps(asdict(point)) + "\n" for point in points).encode())
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % confidence interval by Student's t. values: from 2 to 10."""
+    return float(np.mean(values)), T_95[len(values)] * float(np.std(values, ddof=1)) / sqrt(len(values))
+
+
+def accuracies(points: list[Point]) -> dict[str, dict[int, list[float]]]:
+    """method -> labels per class -> the accuracy of each seed."""
+    table: dict[str, dict[int, list[float]]] = {}
+    for point in points:
+        table.setdefault(point.method, {}).setdefault(point.labels, []).append(point.accuracy)
+    return table

@@ -1,0 +1,169 @@
+"""Supervised fine-tuning: a language model learns to answer, from demonstrations.
+
+The loss is the negative log-likelihood of the responses and of the token that ends each of them, per token of these in
+the whole batch; prompts are read and not learnt. Several demonstrations share a row without seeing one another: see
+`data/packing.py`. (Ouyang et al., "Training language models to follow instructions with human feedback", 2022.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from npllm.data.chat import CHAT_TOKENS, Example, encode_conversation, encode_demonstration
+from npllm.data.docstrings import stdlib_docstrings
+from npllm.data.packing import PackedRows, pack
+from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
+from npllm.data.sampler import RowSampler
+from npllm.errors import ConfigError
+from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.stage_run import (
+    create_stage_run,
+    load_model,
+    record_file,
+    steps_of,
+    trained_checkpoint,
+    write_summary,
+)
+from npllm.model import GPT
+from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.tokenizer import Tokenizer
+from npllm.tokenizer.special_tokens import with_special_tokens
+from npllm.tokenizer.tokenizer import END_OF_TEXT
+from npllm.training.checkpoint import model_from_checkpoint
+from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.loop import BatchResult
+from npllm.training.pretrain import set_up_kernels
+from npllm.training.run_folder import RunFolder
+from npllm.training.spikes import SpikeConfig, SpikeDetector
+from npllm.training.state import LoopState
+from npllm.training.train import Stage, train
+
+EMBEDDED = "stdlib-docstrings"
+ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings:
+    """How the demonstrations are used."""
+
+    epochs: float = 3.0
+    """times that each demonstration is learnt from, where train.steps is none"""
+    val_fraction: float = 0.05
+    """share of the demonstrations that is held out"""
+
+    def __post_init__(self):
+        if not self.epochs > 0:
+            raise ConfigError(f"sft.epochs is {self.epochs}, but must be above 0.")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"sft.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(LoopConfig):
+    """A complete experiment in supervised fine-tuning."""
+
+    sft: SFTSettings = field(default_factory=SFTSettings)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=5e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
+    )
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=16, micro_size=8))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    spikes: SpikeConfig = field(default_factory=SpikeConfig)
+
+
+class PackedGradients:
+    """The loss of packed rows, per target of the whole batch; micro-batches add up."""
+
+    def __init__(self, rows: PackedRows, config: LoopConfig):
+        self.packed = rows
+        self.micro_size = config.batch.micro_size
+        self.sampler = RowSampler(len(rows.tokens), config.train.seed)
+
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
+        tokens, targets, starts = (array[self.sampler.rows(ids)] for array in self.packed)  # each (rows, T)
+        n_targets, loss = int(np.count_nonzero(targets >= 0)), 0.0
+        for first in range(0, len(ids), self.micro_size):
+            part = slice(first, first + self.micro_size)
+            loss += model.loss_and_grad(
+                tokens[part], targets[part], n_targets=n_targets, starts=starts[part], step=step, first_row=first
+            )
+        return BatchResult(loss, tokens.size, {"n_targets": n_targets})
+
+
+def packed_loss(model: GPT, rows: PackedRows) -> float:
+    """Nats per target over all rows."""
+    nll = 0.0
+    for first in range(0, len(rows.tokens), ROWS_AT_ONCE):
+        tokens, targets, starts = (array[first : first + ROWS_AT_ONCE] for array in rows)
+        nll += float(model.negative_log_likelihood(tokens, targets, starts=starts).sum(dtype=np.float64))
+    return nll / int(np.count_nonzero(rows.targets >= 0))
+
+
+def sft(config: SFTConfig, base: Path, data: str, out: Path, console: Console) -> None:
+    """Fine-tune the model of the run `base` on demonstrations: a jsonl file, or the embedded ones."""
+    demonstrations = stdlib_docstrings() if data == EMBEDDED else read_demonstrations(data)
+    run = create_sft_run(config, base, demonstrations, out)
+    resume_sft(run, console)
+
+
+def create_sft_run(
+    config: SFTConfig, base: Path, demonstrations: Sequence[Demonstration | Conversation], out: Path
+) -> RunFolder:
+    """Check and split the demonstrations, and fix the number of updates."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    chat = any(isinstance(demonstration, Conversation) for demonstration in demonstrations)
+    tokenizer = with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
+    train_records, val_records = split_records(demonstrations, config.sft.val_fraction, config.train.seed)
+    records = {"train": train_records, "val": val_records}
+    rows = pack(encode(train_records, tokenizer), model_from_checkpoint(checkpoint).config.block_size)
+    config = steps_of(config.sft.epochs, len(rows.tokens), config)
+    return create_stage_run(out, "sft", config, tokenizer, models={"policy": checkpoint}, records=records)
+
+
+def resume_sft(run: RunFolder, console: Console) -> None:
+    """Train to the last step, from wherever the run stands."""
+    with run.lock():
+        config = load_config(run.config, SFTConfig)
+        set_up_kernels(config.train, console)
+        tokenizer = run.load_tokenizer()
+        state = build_sft_state(run, config, tokenizer)
+        T = state.model.config.block_size
+        rows, val_rows = (
+            pack(encode(read_demonstrations(record_file(run, name)), tokenizer), T) for name in ("train", "val")
+        )
+        console.print(
+            f"{state.model.params.count / 1e6:.2f} M parameters to train; {config.train.steps:,} steps of "
+            f"{config.batch.size} × {T} tokens from {len(rows.tokens):,} rows",
+            highlight=False,
+        )
+        validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
+        train(run, config, state, Stage(PackedGradients(rows, config), validate), console)
+        report_sft(run, state, validate(state.model), console)
+
+
+def build_sft_state(run: RunFolder, config: SFTConfig, tokenizer: Tokenizer) -> LoopState:
+    """The base model, with rows for new tokens, and its optimiser."""
+    seed, dtype = config.train.seed, config.train.dtype
+    model = adapted(
+        load_model(run, "policy", dtype=dtype), config.adapt, vocab_size=tokenizer.vocab_size, seed=seed, dtype=dtype
+    )
+    scales = lr_scales(config.adapt, model.config, model.params)
+    detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
+    return LoopState(model, build_optimizer(model, config.optim, scales), detector)
+
+
+def encode(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> list[Example]:
+    """Demonstrations as tokens, those to learn marked."""
+    encoders = {Demonstration: encode_demonstration, Conversation: encode_conversation}
+    return [encoders[type(record)](tokenizer, record) for record in records]
+
+
+def report_sft(run: RunFolder, state: LoopState, val_loss: float, console: Console) -> None:
+    """summary.json, and what to do next."""
+    write_summary(run, state, val_loss=val_loss)
+    console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
+    console.print(f"Next: npllm chat {run.path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,94 @@
+"""The run folder of a later stage. It holds all that the stage began with, so it can go on without its ancestors.
+
+config.toml, tokenizer.json, metrics.jsonl, checkpoints/ ...    as in pretraining
+models/NAME.h5          checkpoints of the models that it began with, copied
+data/NAME.jsonl         its records
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from npllm.atomic import write_atomically
+from npllm.data.records import write_records
+from npllm.errors import ConfigError, DataError
+from npllm.model import GPT
+from npllm.tokenizer import Tokenizer
+from npllm.training.checkpoint import model_from_checkpoint
+from npllm.training.config import LoopConfig, config_text
+from npllm.training.pretrain import describe_machine
+from npllm.training.run_folder import RunFolder, create_run, run_of
+from npllm.training.state import LoopState
+
+
+def create_stage_run(
+    path: Path,
+    stage: str,
+    config: LoopConfig,
+    tokenizer: Tokenizer,
+    *,
+    models: Mapping[str, Path],
+    records: Mapping[str, Sequence],
+) -> RunFolder:
+    """A run folder ready to train. models: name -> the checkpoint to copy. records: name -> dataclasses."""
+    with create_run(path) as draft:
+        (draft.path / "models").mkdir()
+        for name, checkpoint in models.items():
+            shutil.copyfile(checkpoint, model_file(draft, name))
+        for name, rows in records.items():
+            write_records(record_file(draft, name), rows)
+        tokenizer.save(draft.tokenizer)
+        write_atomically(draft.config, config_text(config, describe_machine(stage)).encode())
+    return RunFolder(path)
+
+
+def model_file(run: RunFolder, name: str) -> Path:
+    """Where a model lies that the stage began with."""
+    return run.path / "models" / f"{name}.h5"
+
+
+def record_file(run: RunFolder, name: str) -> Path:
+    """Where records of the stage lie."""
+    return run.path / "data" / f"{name}.jsonl"
+
+
+def load_model(run: RunFolder, name: str, *, dtype: str | None = None) -> GPT:
+    """A model that the stage began with."""
+    return model_from_checkpoint(model_file(run, name), dtype=dtype)
+
+
+def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
+    """The checkpoint that a run (or a checkpoint in it) stands for, and its tokenizer."""
+    run = run_of(path)
+    return (Path(path) if Path(path).is_file() else run.newest_checkpoint()), run.load_tokenizer()
+
+
+def check_same_tokenizer(one: Path, other: Path) -> None:
+    """Raise DataError unless two runs write text with the same tokens."""
+    if run_of(one).load_tokenizer().sha256() != run_of(other).load_tokenizer().sha256():
+        raise DataError(
+            f"{one} and {other} have different tokenizers; train the reward model from the run whose policy it judges."
+        )
+
+
+def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
+    """The config with its number of updates fixed: train.steps, or as many as `epochs` over n_rows take."""
+    if config.train.steps is not None:
+        return config
+    if not epochs > 0:
+        raise ConfigError(f"The number of epochs is {epochs}, but must be above 0.")
+    return config.with_steps(max(1, round(epochs * n_rows / config.batch.size)))
+
+
+def write_summary(run: RunFolder, state: LoopState, **figures: Any) -> None:
+    """summary.json: the final figures, for programs."""
+    summary = figures | {
+        "steps": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "params_sha256": hashlib.sha256(state.model.params.flat).hexdigest(),
+    }
+    write_atomically(run.summary, (json.dumps(summary, indent=2) + "\n").encode())

@@ -1,0 +1,79 @@
+"""Writing many texts at once: rollouts, best-of-n, evaluation of a policy."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.errors import ConfigError, DataError
+from npllm.generation.kv_cache import KVCache
+from npllm.generation.sampling import BATCH_SAMPLING_SITE, choose_tokens
+from npllm.model import GPT
+from npllm.reference.random import random_words
+
+
+class Responses(NamedTuple):
+    """tokens: (B, max_tokens) int32, the stop token included, 0 behind it. lengths: (B,). stopped: (B,), with a stop
+    token."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    stopped: np.ndarray
+
+
+def generate_batch(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    stop_id: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    first_id: int = 0,
+) -> Responses:
+    """Continue every prompt until its stop token, or for max_tokens.
+
+    The n-th token of response i depends on (seed, first_id + i, n), the prompt and the model only: not on the other
+    prompts, but for rounding. Raises DataError for a prompt that is empty or leaves no room.
+    """
+    check_prompts(prompts, max_tokens, model.config.block_size)
+    B, width = len(prompts), max(map(len, prompts))
+    padded = np.zeros((B, width), np.int32)  # on the left, so that all continue at the same column
+    for row, prompt in zip(padded, prompts, strict=True):
+        row[width - len(prompt) :] = prompt
+    cache = KVCache(model, B, np.array([width - len(prompt) for prompt in prompts], np.int32))
+    tokens = np.zeros((B, max_tokens), np.int32)
+    lengths, stopped = np.zeros(B, np.int64), np.zeros(B, bool)
+    rows, pending = np.arange(B), padded  # the responses that the cache holds, and what it has not seen of them
+    for n in range(max_tokens):
+        logits = model.extend(pending, cache)  # (rows, V)
+        words = random_words(B, seed=seed, step=n, site=BATCH_SAMPLING_SITE, first=first_id)
+        chosen = choose_tokens(logits, words[rows] / 2.0**32, temperature)
+        running = ~stopped[rows]  # the others wait to be removed
+        tokens[rows[running], n] = chosen[running]
+        lengths[rows[running]] = n + 1
+        stopped[rows[running]] = chosen[running] == stop_id
+        going_on = ~stopped[rows]
+        if not going_on.any():
+            break
+        if 2 * going_on.sum() <= len(rows):  # less often than each time: it copies the cache
+            cache.keep(going_on)
+            rows, chosen = rows[going_on], chosen[going_on]
+        pending = chosen[:, None]
+    return Responses(tokens, lengths, stopped)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, block_size: int) -> None:
+    """Raise DataError for a prompt that is empty or too long, and ConfigError for no tokens to write."""
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens is {max_tokens}, but must be at least 1.")
+    if not prompts:
+        raise DataError("There is no prompt; give at least one.")
+    for number, prompt in enumerate(prompts, 1):
+        if not len(prompt):
+            raise DataError(f"Prompt {number} has no tokens; leave it out.")
+        if len(prompt) + max_tokens > block_size:
+            raise DataError(
+                f"Prompt {number} has {len(prompt)} tokens; with {max_tokens} of a response it is longer than "
+                f"model.block_size = {block_size}; shorten it, or lower max_tokens."
+            )

@@ -1,0 +1,56 @@
+"""Policy and critic of actor-critic reinforcement learning: two networks, and one set of parameters.
+
+One flat buffer holds both, `policy.*` and `critic.*`. So one optimiser, one clipping of the joint gradient and one
+checkpoint serve the two, and neither is ever saved without the other.
+"""
+
+from typing import Literal
+
+from npllm.errors import ConfigError
+from npllm.model.config import ModelConfig
+from npllm.model.lora import Workspace, new_workspace
+from npllm.model.parameters import Parameters, initialise, parameter_shapes, within
+from npllm.model.transformer import GPT, Storage
+
+
+class ActorCritic:
+    """What an optimiser and a checkpoint see of the two; `policy` and `critic` are models to run.
+
+    The critic has one output: the value of the state after each token. With LoRA both must have it, and share the
+    frozen weights and the workspace.
+    """
+
+    def __init__(
+        self,
+        policy_config: ModelConfig,
+        critic_config: ModelConfig,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        backend: Literal["kernels", "reference"] = "kernels",
+        frozen: Parameters | None = None,
+        workspace: Workspace | None = None,
+    ):
+        if critic_config.n_outputs != 1:
+            raise ConfigError(f"A critic has one output, but this one has {critic_config.n_outputs}.")
+        if bool(policy_config.lora_rank) != bool(critic_config.lora_rank):
+            raise ConfigError("Policy and critic must both have LoRA, or neither; train the reward model likewise.")
+        self.configs = {"model": policy_config, "critic": critic_config}
+        self.config, self.seed, self.dtype_name, self.frozen = policy_config, seed, dtype, frozen
+        shapes = {
+            f"{part}.{name}": shape
+            for part, config in (("policy", policy_config), ("critic", critic_config))
+            for name, shape in parameter_shapes(config).items()
+        }
+        numpy_dtype = "float32" if dtype == "bf16" else dtype
+        self.params, self.grads = Parameters(shapes, numpy_dtype), Parameters(shapes, numpy_dtype)
+        if policy_config.lora_rank and workspace is None:
+            workspace = new_workspace(policy_config, numpy_dtype)
+
+        def part(name: str, config: ModelConfig) -> GPT:
+            arrays = within(self.params, name), within(self.grads, name)
+            initialise(arrays[0], config, seed)
+            return GPT(config, seed=seed, dtype=dtype, backend=backend, storage=Storage(*arrays, frozen, workspace))
+
+        self.policy, self.critic = part("policy", policy_config), part("critic", critic_config)
+        self.dtype, self.ops = self.policy.dtype, self.policy.ops

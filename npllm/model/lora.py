@@ -1,0 +1,75 @@
+"""LoRA: a frozen weight and a trained product of two thin matrices, for every matrix of the blocks.
+
+    W = W0 + s A B                   W0: (in, out), frozen; A: (in, r); B: (r, out); s = alpha / r
+
+W is linear in each factor, so with dW, the gradient of W that the backward of the whole matrix gives,
+
+    dA = s dW B^T                    dB = s A^T dW
+
+Both forms of the forward are equal, x W0 + s (x A) B and x W. The first saves the memory of W and dW; the second leaves
+every operation of the model as it is, and generation as fast. Here it is the second, and the memory comes back in
+another way: W and dW live in a workspace that models on the same W0 share, because they take turns. Policy, critic,
+reward model and reference then cost three times the weights (W0, W and dW) and their factors.
+
+Source: Hu et al., "LoRA: low-rank adaptation of large language models", 2021.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npllm.model.config import ModelConfig
+from npllm.model.parameters import Parameters, weight_shapes
+from npllm.reference.linear import LinearCache
+
+
+class Workspace(NamedTuple):
+    """The weights that a pass of a model multiplies with, and their gradients."""
+
+    weights: Parameters
+    dweights: Parameters
+
+
+def new_workspace(config: ModelConfig, dtype) -> Workspace:
+    """For models of this config on one set of frozen weights."""
+    shapes = weight_shapes(config)
+    return Workspace(Parameters(shapes, dtype), Parameters(shapes, dtype))
+
+
+class LoRA:
+    """The factors of one model, over frozen weights and a workspace that it may share."""
+
+    def __init__(
+        self,
+        ops: Any,
+        config: ModelConfig,
+        params: Mapping[str, np.ndarray],
+        grads: Mapping[str, np.ndarray],
+        frozen: Parameters,
+        workspace: Workspace,
+    ):
+        self.ops = ops
+        self.scale = config.lora_alpha / config.lora_rank
+        self.params, self.grads = params, grads
+        self.frozen, self.workspace = frozen, workspace
+        self.names = [name.removesuffix(".lora_a") for name in params if name.endswith(".lora_a")]
+
+    def merge(self) -> None:
+        """W = W0 + s A B, for every matrix that has factors; all other weights are the frozen ones."""
+        weights = self.workspace.weights
+        weights.flat[:] = self.frozen.flat
+        for name in self.names:
+            a, b = self.params[f"{name}.lora_a"], self.params[f"{name}.lora_b"]
+            product, _ = self.ops.linear_forward(self.scale * a, b)
+            weights[name][...] += product
+
+    def take_gradients(self) -> None:
+        """Add dA and dB to the factors' gradients, and set the workspace's to zero."""
+        dweights = self.workspace.dweights
+        for name in self.names:
+            a, b = self.params[f"{name}.lora_a"], self.params[f"{name}.lora_b"]
+            dproduct = self.scale * dweights[name]  # A B is a linear layer whose input is A
+            da = self.ops.linear_backward(dproduct, LinearCache(a, None), b, self.grads[f"{name}.lora_b"])
+            self.grads[f"{name}.lora_a"][...] += da
+        dweights.flat[:] = 0.0

@@ -1,0 +1,153 @@
+"""Direct preference optimisation: the policy learns from the pairs themselves, without a reward model or rollouts.
+
+See `losses.direct_preference`. The reference is the policy as it was; its log-probabilities never change, so they are
+computed once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from npllm.data.records import Preference, read_preferences, split_records
+from npllm.data.sampler import RowSampler
+from npllm.errors import ConfigError
+from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.stage_run import (
+    create_stage_run,
+    load_model,
+    record_file,
+    steps_of,
+    trained_checkpoint,
+    write_summary,
+)
+from npllm.model import GPT
+from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.rlhf.losses import direct_preference
+from npllm.rlhf.reward import Pairs, encode_pairs
+from npllm.rlhf.sequences import sequence_log_probability
+from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.loop import BatchResult
+from npllm.training.pretrain import set_up_kernels
+from npllm.training.run_folder import RunFolder
+from npllm.training.spikes import SpikeDetector
+from npllm.training.state import LoopState
+from npllm.training.train import Stage, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings:
+    """How the pairs are used."""
+
+    beta: float = 0.1
+    """how much a nat of divergence from the reference costs (Rafailov et al., 2023: 0.1)"""
+    epochs: float = 1.0
+    """times that each pair is learnt from, where train.steps is none"""
+    val_fraction: float = 0.1
+    """share of the pairs that is held out"""
+
+    def __post_init__(self):
+        for field_name in ("beta", "epochs"):
+            if not getattr(self, field_name) > 0:
+                raise ConfigError(f"dpo.{field_name} is {getattr(self, field_name)}, but must be above 0.")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"dpo.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(LoopConfig):
+    """A complete experiment in direct preference optimisation. batch.size counts pairs."""
+
+    dpo: DPOSettings = field(default_factory=DPOSettings)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.0)
+    )
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class DPOGradients:
+    """The DPO loss of pairs; micro-batches add up."""
+
+    def __init__(self, pairs: Pairs, reference: GPT, config: DPOConfig):
+        self.pairs, self.beta, self.micro_size = pairs, config.dpo.beta, config.batch.micro_size
+        self.reference = reference_log_probability(reference, pairs)  # (2, pairs)
+        self.sampler = RowSampler(len(pairs.chosen.tokens), config.train.seed)
+
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
+        rows, loss, right = self.sampler.rows(ids), 0.0, 0
+        for first in range(0, len(rows), self.micro_size):
+            part = rows[first : first + self.micro_size]
+            part_loss, margin = preference_gradient(
+                model, self.pairs.take(part), self.reference[:, part], self.beta, n_pairs=len(rows), first_row=2 * first
+            )
+            loss += part_loss
+            right += int(np.count_nonzero(margin > 0))
+        tokens = 2 * len(rows) * self.pairs.chosen.tokens.shape[1]
+        return BatchResult(loss, tokens, {"accuracy": right / len(rows)})
+
+
+def preference_gradient(
+    model: GPT, pairs: Pairs, reference: np.ndarray, beta: float, *, n_pairs: int, first_row: int = 0
+) -> tuple[float, np.ndarray]:
+    """Add the gradient of the loss of pairs, n_pairs of which make the batch. reference: (2, P) sums of
+    log-probabilities. Returns the loss and the implicit rewards' margins, (P,)."""
+    sequences = pairs.together()
+    trace = model.trace(sequences.tokens, first_row=first_row)
+    log_probability, _, cache = model.log_probability_forward(trace.hidden, sequences.targets.reshape(-1))
+    sums = log_probability.reshape(2, -1, sequences.tokens.shape[1]).sum(axis=2, dtype=np.float64)  # (2, P)
+    loss, dchosen, drejected = direct_preference(*sums, *reference, beta, n_pairs)
+    gradient = np.concatenate([dchosen, drejected])[:, None] * (sequences.targets >= 0)
+    dhidden = model.log_probability_backward(gradient.reshape(-1).astype(model.dtype), None, cache)
+    model.backward(trace, dhidden)
+    margins = sums - reference
+    return loss, beta * (margins[0] - margins[1])
+
+
+def reference_log_probability(reference: GPT, pairs: Pairs) -> np.ndarray:
+    """Of whole responses, (2, P): the chosen ones and the rejected ones."""
+    return np.stack([sequence_log_probability(reference, side).sum(axis=1) for side in pairs])
+
+
+def dpo_loss(model: GPT, pairs: Pairs, reference: np.ndarray, beta: float) -> float:
+    """On held-out pairs, in nats."""
+    return direct_preference(*reference_log_probability(model, pairs), *reference, beta)[0]
+
+
+def dpo(config: DPOConfig, base: Path, data: Path, out: Path, console: Console) -> None:
+    """Train the policy of the run `base` on preferences."""
+    resume_dpo(create_dpo_run(config, base, read_preferences(data), out), console)
+
+
+def create_dpo_run(config: DPOConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
+    """Check and split the preferences, and fix the number of updates."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    train_records, val_records = split_records(preferences, config.dpo.val_fraction, config.train.seed)
+    records = {"train": train_records, "val": val_records}
+    config = steps_of(config.dpo.epochs, len(train_records), config)
+    return create_stage_run(out, "dpo", config, tokenizer, models={"policy": checkpoint}, records=records)
+
+
+def resume_dpo(run: RunFolder, console: Console) -> None:
+    """Train to the last step, from wherever the run stands."""
+    with run.lock():
+        config = load_config(run.config, DPOConfig)
+        set_up_kernels(config.train, console)
+        base, tokenizer = load_model(run, "policy"), run.load_tokenizer()
+        model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed)
+        scales = lr_scales(config.adapt, model.config, model.params)
+        detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
+        state = LoopState(model, build_optimizer(model, config.optim, scales), detector)
+        pairs, val_pairs = (
+            encode_pairs(read_preferences(record_file(run, name)), tokenizer, model.config.block_size)
+            for name in ("train", "val")
+        )
+        val_reference = reference_log_probability(base, val_pairs)
+        validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
+        train(run, config, state, Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",)), console)
+        val_loss = validate(state.model)
+        write_summary(run, state, val_loss=val_loss)
+        console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)

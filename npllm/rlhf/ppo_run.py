@@ -1,0 +1,146 @@
+"""`npllm ppo`: a run folder for PPO, RLOO or GRPO, from a policy, a reward model and prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from npllm.data.records import Prompt, read_prompts
+from npllm.errors import ConfigError, DataError
+from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.stage_run import (
+    check_same_tokenizer,
+    create_stage_run,
+    load_model,
+    record_file,
+    trained_checkpoint,
+    write_summary,
+)
+from npllm.model import GPT, ActorCritic, Storage
+from npllm.model.lora import new_workspace
+from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.rlhf.ppo import Gold, Judges, PPOGradients, PPOSettings
+from npllm.rlhf.responses import encode_prompts, stop_token
+from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.pretrain import set_up_kernels
+from npllm.training.run_folder import RunFolder
+from npllm.training.spikes import SpikeConfig
+from npllm.training.state import LoopState
+from npllm.training.train import Stage, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(LoopConfig):
+    """A complete reinforcement learning run. batch.size counts responses in a minibatch."""
+
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            name="adam", lr=2e-4, min_lr=0.0, warmup_steps=0, decay="linear", beta2=0.999, eps=1e-5, weight_decay=0.0
+        )
+    )
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400))
+    # The loss of a policy neither falls nor stays, so there is nothing that a spike could be seen against.
+    spikes: SpikeConfig = field(default_factory=lambda: SpikeConfig(enabled=False))
+
+
+class Actors(NamedTuple):
+    """The networks of a run: what is trained, and what it is held against."""
+
+    model: GPT | ActorCritic
+    reference: GPT
+    reward: GPT
+
+
+def ppo(config: PPOConfig, base: Path, reward: Path, prompts: Path, out: Path, console: Console) -> None:
+    """Train the policy of the run `base` to please the reward model of the run `reward`."""
+    resume_ppo(create_ppo_run(config, base, reward, read_prompts(prompts), out), console)
+
+
+def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[str], out: Path) -> RunFolder:
+    """Copy what the run begins with."""
+    if config.train.steps is None:
+        raise ConfigError("train.steps is none, but PPO has no epochs to count; set train.steps.")
+    check_same_tokenizer(base, reward)
+    policy_file, tokenizer = trained_checkpoint(base)
+    reward_file, _ = trained_checkpoint(reward)
+    models, records = {"policy": policy_file, "reward": reward_file}, {"prompts": [Prompt(text) for text in prompts]}
+    return create_stage_run(out, "ppo", config, tokenizer, models=models, records=records)
+
+
+def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> None:
+    """Train to the last step, from wherever the run stands. gold: a true score, to be logged."""
+    with run.lock():
+        config = load_config(run.config, PPOConfig)
+        set_up_kernels(config.train, console)
+        tokenizer = run.load_tokenizer()
+        actors = build_actors(load_model(run, "policy"), load_model(run, "reward"), config)
+        gradients = PPOGradients(
+            config.ppo,
+            encode_prompts(read_prompts(record_file(run, "prompts")), tokenizer),
+            Judges(actors.reference, actors.reward, gold),
+            stop_id=stop_token(tokenizer),
+            minibatch=config.batch.size,
+            micro_size=config.batch.micro_size,
+            seed=config.train.seed,
+            block_size=actors.model.config.block_size,
+        )
+        scales = lr_scales(config.adapt, actors.model.config, actors.model.params)
+        optimizer = build_optimizer(actors.model, config.optim, scales)
+        state = LoopState(actors.model, optimizer, extra=gradients.buffer.arrays())
+        shown = ("objective/score", "objective/kl", "policy/entropy")
+        train(run, config, state, Stage(gradients, None, shown=shown), console)
+        write_summary(run, state)
+        console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def build_actors(policy: GPT, reward: GPT, config: PPOConfig) -> Actors:
+    """Policy, critic (with ppo), reference and reward model. With LoRA they share the frozen weights where these are
+    equal: all four then cost little more than the weights, the merged weights and their gradients."""
+    if reward.config.n_outputs != 1:
+        raise DataError("The run of --reward holds no reward model; make one with npllm reward.")
+    if not config.adapt.lora_rank:
+        trained = adapted(policy, config.adapt, dropout=0.0)
+        if config.ppo.method != "ppo":
+            return Actors(trained, policy, reward)
+        critic = adapted(reward, config.adapt, n_outputs=1, dropout=0.0)
+        return Actors(_pair(trained, critic, config), policy, reward)
+    frozen_policy = adapted(policy, config.adapt, dropout=0.0, seed=config.train.seed)
+    frozen, workspace = frozen_policy.frozen, new_workspace(frozen_policy.config, policy.dtype)
+    plain = replace(frozen_policy.config, lora_rank=0)
+    reference = GPT(plain, dtype=policy.dtype_name, storage=Storage(frozen, workspace.dweights))
+    if reward.frozen is not None and np.array_equal(reward.frozen.flat, frozen.flat):
+        reward = GPT(
+            reward.config,
+            dtype=policy.dtype_name,
+            storage=Storage(reward.params, workspace.dweights, frozen, workspace),
+        )
+    elif config.ppo.method == "ppo":
+        raise ConfigError(
+            "With adapt.lora_rank the critic shares the policy's weights; train the reward model with it."
+        )
+    if config.ppo.method == "ppo":
+        return Actors(_pair(frozen_policy, reward, config, frozen, workspace), reference, reward)
+    trained = adapted(policy, config.adapt, dropout=0.0, seed=config.train.seed, frozen=frozen, workspace=workspace)
+    return Actors(trained, reference, reward)
+
+
+def _pair(policy: GPT, critic: GPT, config: PPOConfig, frozen=None, workspace=None) -> ActorCritic:
+    """Both in one set of parameters, with the values that they have."""
+    pair = ActorCritic(
+        policy.config,
+        replace(critic.config, dropout=0.0),
+        seed=config.train.seed,
+        dtype=policy.dtype_name,
+        frozen=frozen,
+        workspace=workspace,
+    )
+    for part, model in ((pair.policy, policy), (pair.critic, critic)):
+        for name, array in part.params.items():
+            array[...] = model.params[name]
+    return pair

@@ -1,0 +1,74 @@
+"""Texts in, texts out: what a policy answers to prompts, as words and as tokens."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.errors import ConfigError
+from npllm.generation.batched import generate_batch
+from npllm.model import GPT
+from npllm.tokenizer import Tokenizer
+
+
+class Response(NamedTuple):
+    """A prompt and what the model answered. stopped: it ended by itself, before the longest length allowed."""
+
+    prompt: str
+    text: str
+    stopped: bool
+
+
+class Answers(NamedTuple):
+    """prompts: ids of each. tokens: of each response, the stop token included."""
+
+    responses: list[Response]
+    prompts: list[list[int]]
+    tokens: list[np.ndarray]
+
+
+def respond(
+    policy: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    seed: int,
+    first_id: int,
+    temperature: float = 1.0,
+) -> Answers:
+    """One answer to each prompt; the same for the same seed and ids, first_id and those after it."""
+    ids = encode_prompts(prompts, tokenizer)
+    written = generate_batch(
+        policy,
+        ids,
+        max_tokens=max_tokens,
+        stop_id=stop_token(tokenizer),
+        temperature=temperature,
+        seed=seed,
+        first_id=first_id,
+    )
+    tokens = [row[:length] for row, length in zip(written.tokens, written.lengths, strict=True)]
+    return Answers(decode_responses(prompts, tokens, written.stopped, tokenizer), ids, tokens)
+
+
+def decode_responses(
+    prompts: Sequence[str], tokens: Sequence[np.ndarray], stopped: np.ndarray, tokenizer: Tokenizer
+) -> list[Response]:
+    """Responses as texts, without the stop token."""
+    return [
+        Response(prompt, tokenizer.decode(ids[: len(ids) - ended]), bool(ended))
+        for prompt, ids, ended in zip(prompts, tokens, stopped, strict=True)
+    ]
+
+
+def stop_token(tokenizer: Tokenizer) -> int:
+    """The id of the token that ends a response. Raises ConfigError where there is none."""
+    if tokenizer.eot_id is None:
+        raise ConfigError("The tokenizer has no stop token, so no response could ever end; run npllm sft first.")
+    return tokenizer.eot_id
+
+
+def encode_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """As `npllm sft` wrote them: an empty prompt is the beginning of a document."""
+    return [tokenizer.encode(text) or [stop_token(tokenizer)] for text in prompts]

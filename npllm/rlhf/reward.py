@@ -1,0 +1,196 @@
+"""The reward model: a language model whose second head, at a response's last token, says how good the response is.
+
+It learns from pairs of which one is preferred; see `losses.bradley_terry`. Dropout is off: with it the two responses of
+a pair would be judged by two different networks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from npllm.data.chat import encode_demonstration
+from npllm.data.records import Demonstration, Preference, read_preferences, split_records
+from npllm.data.sampler import RowSampler
+from npllm.errors import ConfigError
+from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.stage_run import (
+    create_stage_run,
+    load_model,
+    record_file,
+    steps_of,
+    trained_checkpoint,
+    write_summary,
+)
+from npllm.model import GPT
+from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.rlhf.losses import bradley_terry
+from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, width_of
+from npllm.tokenizer import Tokenizer
+from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.loop import BatchResult
+from npllm.training.pretrain import set_up_kernels
+from npllm.training.run_folder import RunFolder
+from npllm.training.spikes import SpikeDetector
+from npllm.training.state import LoopState
+from npllm.training.train import Stage, train
+
+CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings:
+    """How the pairs are used."""
+
+    epochs: float = 1.0
+    """times that each pair is learnt from, where train.steps is none (Ziegler et al., 2019: once)"""
+    val_fraction: float = 0.1
+    """share of the pairs that is held out"""
+
+    def __post_init__(self):
+        if not self.epochs > 0:
+            raise ConfigError(f"reward.epochs is {self.epochs}, but must be above 0.")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"reward.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(LoopConfig):
+    """A complete training of a reward model. batch.size counts pairs."""
+
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=3e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
+    )
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class Pairs(NamedTuple):
+    """Preferred and other responses to the same prompts; their rows are equally wide."""
+
+    chosen: Sequences
+    rejected: Sequences
+
+    def take(self, rows: np.ndarray | slice) -> "Pairs":
+        """Some of the pairs."""
+        return Pairs(*(Sequences(*(array[rows] for array in side)) for side in self))
+
+    def together(self) -> Sequences:
+        """All of the chosen, then all of the rejected."""
+        return Sequences(*(np.concatenate(arrays) for arrays in zip(*self, strict=True)))
+
+
+def encode_pairs(records: Sequence[Preference], tokenizer: Tokenizer, block_size: int) -> Pairs:
+    """Preferences as tokens; each response ends in the stop token."""
+    sides = []
+    for name in ("chosen", "rejected"):
+        examples = [encode_demonstration(tokenizer, Demonstration(r.prompt, getattr(r, name))) for r in records]
+        sides.append([(e.tokens[~e.is_target].tolist(), e.tokens[e.is_target]) for e in examples])
+    longest = max(len(prompt) + len(response) for side in sides for prompt, response in side)
+    width = width_of(longest, block_size)
+    return Pairs(*(join(*zip(*side, strict=True), width) for side in sides))
+
+
+class RewardGradients:
+    """The Bradley-Terry loss of pairs; micro-batches add up."""
+
+    def __init__(self, pairs: Pairs, config: LoopConfig):
+        self.pairs = pairs
+        self.micro_size = config.batch.micro_size
+        self.sampler = RowSampler(len(pairs.chosen.tokens), config.train.seed)
+
+    def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
+        rows, loss, right, margin = self.sampler.rows(ids), 0.0, 0, 0.0
+        for first in range(0, len(rows), self.micro_size):
+            sequences = self.pairs.take(rows[first : first + self.micro_size]).together()
+            trace = model.trace(sequences.tokens, step=step, first_row=2 * first)
+            at = last_rows(sequences.tokens, sequences.last)
+            hidden = trace.hidden[at]  # (2P, C)
+            chosen, rejected = np.split(model.readout(hidden)[:, 0].astype(np.float64), 2)
+            part, dchosen, drejected = bradley_terry(chosen, rejected, n_pairs=len(rows))
+            drewards = np.concatenate([dchosen, drejected])[:, None].astype(model.dtype)
+            dhidden = np.zeros_like(trace.hidden)
+            dhidden[at] = model.readout_backward(drewards, hidden)
+            model.backward(trace, dhidden)
+            loss += part
+            right += int(np.count_nonzero(chosen > rejected))
+            margin += float((chosen - rejected).sum())
+        figures = {"accuracy": right / len(rows), "margin": margin / len(rows)}
+        return BatchResult(loss, 2 * len(rows) * self.pairs.chosen.tokens.shape[1], figures)
+
+
+class RewardEvaluation(NamedTuple):
+    """On held-out pairs. by_confidence: for each range of the model's own probability of its choice, how many pairs
+    fell into it, and the share of them that was right."""
+
+    loss: float
+    accuracy: float
+    margin: float
+    by_confidence: list[dict[str, float]]
+
+
+def evaluate_reward(model: GPT, pairs: Pairs) -> RewardEvaluation:
+    """How well a reward model ranks pairs."""
+    chosen, rejected = rewards_of(model, pairs.chosen), rewards_of(model, pairs.rejected)
+    loss, dchosen, _ = bradley_terry(chosen, rejected)
+    right = chosen > rejected
+    wrong_probability = -dchosen * len(chosen)  # sigma(-z)
+    confidence = np.maximum(wrong_probability, 1.0 - wrong_probability)
+    bins = []
+    for low, high in zip(CONFIDENCE_BINS[:-1], CONFIDENCE_BINS[1:], strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            bins.append({"up_to": high, "pairs": int(inside.sum()), "accuracy": float(right[inside].mean())})
+    return RewardEvaluation(loss, float(right.mean()), float((chosen - rejected).mean()), bins)
+
+
+def reward(config: RewardConfig, base: Path, data: Path, out: Path, console: Console) -> None:
+    """Train a reward model on preferences, from the model of the run `base`."""
+    run = create_reward_run(config, base, read_preferences(data), out)
+    resume_reward(run, console)
+
+
+def create_reward_run(config: RewardConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
+    """Check and split the preferences, and fix the number of updates."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    train_records, val_records = split_records(preferences, config.reward.val_fraction, config.train.seed)
+    records = {"train": train_records, "val": val_records}
+    config = steps_of(config.reward.epochs, len(train_records), config)
+    return create_stage_run(out, "reward", config, tokenizer, models={"policy": checkpoint}, records=records)
+
+
+def resume_reward(run: RunFolder, console: Console) -> None:
+    """Train to the last step, from wherever the run stands."""
+    with run.lock():
+        config = load_config(run.config, RewardConfig)
+        set_up_kernels(config.train, console)
+        state = build_reward_state(run, config)
+        tokenizer, T = run.load_tokenizer(), state.model.config.block_size
+        pairs, val_pairs = (
+            encode_pairs(read_preferences(record_file(run, name)), tokenizer, T) for name in ("train", "val")
+        )
+        validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
+        stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
+        train(run, config, state, stage, console)
+        result = evaluate_reward(state.model, val_pairs)
+        write_summary(run, state, **result._asdict())
+        console.print(
+            f"ranks {result.accuracy:.1%} of {len(val_pairs.chosen.tokens):,} held-out pairs rightly, "
+            f"loss {result.loss:.4f}, margin {result.margin:.3f}",
+            highlight=False,
+        )
+
+
+def build_reward_state(run: RunFolder, config: RewardConfig) -> LoopState:
+    """The base model with a second head, and its optimiser."""
+    seed, dtype = config.train.seed, config.train.dtype
+    base = load_model(run, "policy", dtype=dtype)
+    model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=seed, dtype=dtype)
+    scales = lr_scales(config.adapt, model.config, model.params)
+    detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
+    return LoopState(model, build_optimizer(model, config.optim, scales), detector)

@@ -1,0 +1,137 @@
+"""The whole road in one command: pretrain, fine-tune, collect preferences, learn a reward, improve the policy in four
+ways, and judge them side by side.
+
+Every stage is a run folder of its own below the road's. A stage that is finished is not repeated, one that was stopped
+goes on: the command that began the road also continues it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from npllm.data.records import Preference, read_preferences, write_records
+from npllm.errors import ConfigError
+from npllm.finetuning.sft import create_sft_run, resume_sft
+from npllm.rlhf.dpo import create_dpo_run, resume_dpo
+from npllm.rlhf.judging import Judge, Verdict, gold_of
+from npllm.rlhf.ppo_run import PPOConfig, create_ppo_run, resume_ppo
+from npllm.rlhf.preferences import sample_preferences
+from npllm.rlhf.reward import create_reward_run, resume_reward
+from npllm.rlhf.tasks import Task
+from npllm.training.config import LoopConfig
+from npllm.training.pretrain import pretrain, resume
+from npllm.training.run_folder import RunFolder, load
+
+BEST_OF = 16
+
+
+class Road:
+    """The folders of a road, and what makes each of them. seed: of every stage."""
+
+    def __init__(self, task: Task, path: Path, seed: int, console: Console):
+        self.task, self.path, self.seed, self.console = task, path, seed, console
+
+    def run(self, name: str) -> RunFolder:
+        """The run folder of a stage."""
+        return RunFolder(self.path / name)
+
+    def walk(self) -> list[Verdict]:
+        """All stages that are not finished yet, and the verdicts on every method."""
+        recipe = self.task.recipe
+        self.stage("pretrain", self.pretrain, lambda run: resume(run.path, self.console))
+        self.stage(
+            "sft",
+            lambda out: create_sft_run(
+                self.seeded(recipe.sft), self.path / "pretrain", self.task.demonstrations(), out
+            ),
+            lambda run: resume_sft(run, self.console),
+        )
+        self.stage(
+            "reward",
+            lambda out: create_reward_run(self.seeded(recipe.reward), self.path / "sft", self.preferences(), out),
+            lambda run: resume_reward(run, self.console),
+        )
+        for name in ("ppo", "rloo", "grpo"):
+            self.improve(name, getattr(recipe, name))
+        self.stage(
+            "dpo",
+            lambda out: create_dpo_run(self.seeded(recipe.dpo), self.path / "sft", self.preferences(), out),
+            lambda run: resume_dpo(run, self.console),
+        )
+        return self.judge()
+
+    def stage(self, name: str, create: Callable[[Path], Any], go_on: Callable[[RunFolder], None]) -> None:
+        """Make a stage's run, unless it is there; bring it to its end, unless it is."""
+        run = self.run(name)
+        if run.summary.exists():
+            return
+        self.console.rule(name)
+        if not run.config.exists():
+            create(run.path)
+        go_on(run)
+
+    def seeded(self, config: LoopConfig) -> Any:
+        """A stage's config with the road's seed."""
+        return replace(config, train=replace(config.train, seed=self.seed))
+
+    def pretrain(self, out: Path) -> None:
+        """Pretrain on the task's text, or on what its recipe names."""
+        config, text = self.seeded(self.task.recipe.pretrain), self.task.corpus()
+        if text is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            source = self.path / "corpus.txt"
+            source.write_text(text, encoding="utf-8")
+            config = replace(config, data=replace(config.data, source=(str(source),)))
+        pretrain(config, out, self.console)
+
+    def preferences(self) -> list[Preference]:
+        """Pairs of the fine-tuned model's responses, labelled by gold; made once."""
+        file, recipe = self.path / "preferences.jsonl", self.task.recipe
+        if not file.exists():
+            policy, tokenizer = load(self.path / "sft")
+            with self.console.status("asking the fine-tuned model, and gold, for preferences"):
+                pairs = sample_preferences(
+                    policy,
+                    tokenizer,
+                    self.task,
+                    responses_per_prompt=recipe.responses_per_prompt,
+                    max_tokens=recipe.ppo.ppo.max_tokens,
+                    temperature=recipe.preference_temperature,
+                    n_pairs=recipe.n_pairs,
+                    seed=self.seed,
+                )
+            write_records(file, pairs)
+        return read_preferences(file)
+
+    def improve(self, name: str, config: PPOConfig) -> None:
+        """One of the methods that write and learn from the reward model."""
+        prompts = self.task.prompts()
+        tokenizer = self.run("sft").load_tokenizer()
+        self.stage(
+            name,
+            lambda out: create_ppo_run(self.seeded(config), self.path / "sft", self.path / "reward", prompts, out),
+            lambda run: resume_ppo(run, self.console, gold_of(self.task, prompts, tokenizer)),
+        )
+
+    def judge(self) -> list[Verdict]:
+        """Every method on the same prompts; the fine-tuned model first, which the others are compared with."""
+        recipe = self.task.recipe
+        reference, tokenizer = load(self.path / "sft")
+        reward, _ = load(self.path / "reward")
+        judge = Judge(
+            self.task, tokenizer, reward=reward, reference=reference, max_tokens=recipe.ppo.ppo.max_tokens,
+            n=recipe.n_judged,
+        )  # fmt: skip
+        with self.console.status("judging"):
+            verdicts = [judge.judge("sft", reference), judge.judge_best_of(BEST_OF, reference)]
+            verdicts += [judge.judge(name, load(self.path / name)[0]) for name in ("ppo", "rloo", "grpo", "dpo")]
+        return verdicts
+
+
+def check_folder(path: Path) -> None:
+    """Raise ConfigError when the folder of a road is something else."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} exists and is no folder; choose another --out.")

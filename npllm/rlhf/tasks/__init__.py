@@ -1,0 +1,5 @@
+"""Tasks for `npllm rlhf`: prompts, demonstrations, and a gold reward that says how good a response really is."""
+
+from npllm.rlhf.tasks.task import Recipe, Response, Task, load_task
+
+__all__ = ["Recipe", "Response", "Task", "load_task"]

@@ -1,0 +1,166 @@
+"""The verbs of the stages after pretraining; `cli.py` imports them when one is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from npllm.errors import ConfigError
+from npllm.finetuning.adaptation import AdaptConfig
+from npllm.finetuning.sft import SFTConfig, SFTSettings
+from npllm.optim import BatchConfig, OptimConfig
+from npllm.rlhf.dpo import DPOConfig, DPOSettings
+from npllm.rlhf.ppo import PPOSettings
+from npllm.rlhf.ppo_run import PPOConfig
+from npllm.rlhf.reward import RewardConfig, RewardSettings
+from npllm.training.config import TrainConfig
+from npllm.training.run_folder import RunFolder, new_run_folder
+from npllm.training.spikes import SpikeConfig
+
+SFT, REWARD, PPO, DPO = SFTConfig(), RewardConfig(), PPOConfig(), DPOConfig()  # the defaults
+
+
+def sft(
+    run: Positional[Path],
+    *,
+    data: str = "stdlib-docstrings",
+    out: Path | None = None,
+    sft: SFTSettings = SFT.sft,
+    adapt: AdaptConfig = SFT.adapt,
+    optim: OptimConfig = SFT.optim,
+    batch: BatchConfig = SFT.batch,
+    train: TrainConfig = SFT.train,
+    spikes: SpikeConfig = SFT.spikes,
+) -> None:
+    """Teach a pretrained model to answer, from demonstrations.
+
+    Args:
+        run: folder of the run to begin with, or a checkpoint in it
+        data: jsonl with prompt and response, or with messages; or stdlib-docstrings
+        out: folder of the new run; none = runs/sft
+    """
+    from npllm.finetuning.sft import sft as run_sft
+
+    config = SFTConfig(sft=sft, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
+    run_sft(config, run, data, out or new_run_folder("sft"), Console())
+
+
+def chat(
+    run: Positional[Path], *, max_tokens: int = 256, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
+) -> None:
+    """Talk with a model that npllm sft made; an empty line or Ctrl-D ends it.
+
+    Args:
+        run: folder of the run, or a checkpoint in it
+        max_tokens: longest answer, in tokens
+        temperature: 0 = always the likeliest token, 1 = as the model says
+        top_p: choose among the fewest likeliest tokens that together reach this probability
+        seed: same seed and same questions, same answers
+    """
+    from npllm.finetuning.chat import chat as run_chat
+
+    run_chat(run, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+
+
+def reward(
+    run: Positional[Path],
+    *,
+    data: Path,
+    out: Path | None = None,
+    reward: RewardSettings = REWARD.reward,
+    adapt: AdaptConfig = REWARD.adapt,
+    optim: OptimConfig = REWARD.optim,
+    batch: BatchConfig = REWARD.batch,
+    train: TrainConfig = REWARD.train,
+    spikes: SpikeConfig = REWARD.spikes,
+) -> None:
+    """Train a reward model on preferences.
+
+    Args:
+        run: folder of the run to begin with (npllm sft), or a checkpoint in it
+        data: jsonl with prompt, chosen and rejected
+        out: folder of the new run; none = runs/reward
+    """
+    from npllm.rlhf.reward import reward as run_reward
+
+    config = RewardConfig(reward=reward, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
+    run_reward(config, run, data, out or new_run_folder("reward"), Console())
+
+
+def ppo(
+    run: Positional[Path],
+    *,
+    reward: Path,
+    prompts: Path,
+    out: Path | None = None,
+    ppo: PPOSettings = PPO.ppo,
+    adapt: AdaptConfig = PPO.adapt,
+    optim: OptimConfig = PPO.optim,
+    batch: BatchConfig = PPO.batch,
+    train: TrainConfig = PPO.train,
+    spikes: SpikeConfig = PPO.spikes,
+) -> None:
+    """Improve a policy with a reward model: PPO, or RLOO or GRPO (--ppo.method).
+
+    Args:
+        run: folder of the run to begin with (npllm sft), or a checkpoint in it
+        reward: folder of a run of npllm reward
+        prompts: jsonl with prompt
+        out: folder of the new run; none = runs/METHOD
+    """
+    from npllm.rlhf.ppo_run import ppo as run_ppo
+
+    config = PPOConfig(ppo=ppo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
+    run_ppo(config, run, reward, prompts, out or new_run_folder(ppo.method), Console())
+
+
+def dpo(
+    run: Positional[Path],
+    *,
+    data: Path,
+    out: Path | None = None,
+    dpo: DPOSettings = DPO.dpo,
+    adapt: AdaptConfig = DPO.adapt,
+    optim: OptimConfig = DPO.optim,
+    batch: BatchConfig = DPO.batch,
+    train: TrainConfig = DPO.train,
+    spikes: SpikeConfig = DPO.spikes,
+) -> None:
+    """Improve a policy from preferences alone, without a reward model.
+
+    Args:
+        run: folder of the run to begin with (npllm sft), or a checkpoint in it
+        data: jsonl with prompt, chosen and rejected
+        out: folder of the new run; none = runs/dpo
+    """
+    from npllm.rlhf.dpo import dpo as run_dpo
+
+    config = DPOConfig(dpo=dpo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
+    run_dpo(config, run, data, out or new_run_folder("dpo"), Console())
+
+
+def rlhf(*, task: str, out: Path | None = None, seeds: int = 1) -> None:
+    """The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card. Continues what it began.
+
+    Args:
+        task: paths (a few minutes), code (a quarter of an hour), or a Python file with a Task
+        out: folder of the road; none = runs/rlhf-TASK
+        seeds: how many times to walk it, each with a seed of its own; figures are then means over them
+    """
+    from npllm.rlhf.report_card import walk_and_report
+
+    walk_and_report(task, out or Path("runs") / f"rlhf-{Path(task).stem}", seeds, Console())
+
+
+def resume_stage(run: RunFolder, stage: str, console: Console) -> None:
+    """Go on with a run that one of these verbs made. Raises ConfigError for any other stage."""
+    from npllm.finetuning.sft import resume_sft
+    from npllm.rlhf.dpo import resume_dpo
+    from npllm.rlhf.ppo_run import resume_ppo
+    from npllm.rlhf.reward import resume_reward
+
+    known: dict[str, Any] = {"sft": resume_sft, "reward": resume_reward, "ppo": resume_ppo, "dpo": resume_dpo}
+    if stage not in known:
+        raise ConfigError(f"{run.config} says that the stage is {stage!r:.40}; restore the config.toml of the run.")
+    known[stage](run, console)

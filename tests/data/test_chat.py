@@ -1,0 +1,116 @@
+"""What the loss is on, exactly, and that nothing that is typed can pass for a role or a stop token."""
+
+import numpy as np
+import pytest
+
+from npllm.data.chat import (
+    ASSISTANT,
+    CHAT_TOKENS,
+    END,
+    SYSTEM,
+    USER,
+    Example,
+    encode_conversation,
+    encode_demonstration,
+    encode_messages_prompt,
+)
+from npllm.data.records import Conversation, Demonstration, Message
+from npllm.errors import ConfigError
+from npllm.tokenizer import byte_tokenizer, train_bpe
+from npllm.tokenizer.special_tokens import with_special_tokens
+
+PLAIN = train_bpe(["def f(x):\n    return x\n" * 9], 271)
+TOKENIZER = with_special_tokens(PLAIN, CHAT_TOKENS)
+EOT = TOKENIZER.eot_id
+SPECIAL = TOKENIZER.special_tokens
+
+
+def supervised(example: Example) -> list[int]:
+    return example.tokens[example.is_target].tolist()
+
+
+def check_form(example: Example) -> None:
+    assert example.tokens.dtype == np.int32
+    assert example.is_target.dtype == bool
+    assert example.tokens.shape == example.is_target.shape == (len(example.tokens),)
+
+
+def test_the_supervised_tokens_are_exactly_the_response_and_the_stop_token():
+    example = encode_demonstration(TOKENIZER, Demonstration("def f(x):\n", "    return x"))
+    check_form(example)
+    prompt, response = TOKENIZER.encode("def f(x):\n"), TOKENIZER.encode("    return x")
+    assert example.tokens.tolist() == [*prompt, *response, EOT]
+    assert supervised(example) == [*response, EOT]
+    assert not example.is_target[: len(prompt)].any()
+
+
+def test_prompt_and_response_meet_between_two_tokens():
+    """ "retu" + "rn" is one token when encoded together, and the model that answers a prompt never sees it."""
+    example = encode_demonstration(TOKENIZER, Demonstration(" retu", "rn"))
+    assert len(TOKENIZER.encode(" return")) < len(TOKENIZER.encode(" retu")) + len(TOKENIZER.encode("rn"))
+    assert TOKENIZER.decode(supervised(example)) == "rn<|endoftext|>"
+
+
+def test_an_empty_prompt_is_what_stands_before_a_document():
+    example = encode_demonstration(TOKENIZER, Demonstration("", "x"))
+    assert example.tokens.tolist() == [EOT, *TOKENIZER.encode("x"), EOT]
+    assert example.is_target.tolist() == [False, True, True]
+
+
+def test_an_empty_response_teaches_to_stop():
+    example = encode_demonstration(TOKENIZER, Demonstration("x", ""))
+    assert supervised(example) == [EOT]
+
+
+TALK = Conversation(
+    (
+        Message("system", "brief"),
+        Message("user", "return?"),
+        Message("assistant", "x"),
+        Message("user", "f"),
+        Message("assistant", "def f"),
+    )
+)
+
+
+def test_the_supervised_tokens_of_a_conversation_are_what_the_assistant_says_and_its_stop_tokens():
+    example = encode_conversation(TOKENIZER, TALK)
+    check_form(example)
+    text = f"{SYSTEM}brief{END}{USER}return?{END}{ASSISTANT}x{END}{USER}f{END}{ASSISTANT}def f{END}"
+    assert example.tokens.tolist() == TOKENIZER.encode(text, allowed_special=True)
+    assert TOKENIZER.decode(supervised(example)) == f"x{END}def f{END}"
+
+
+def test_the_loss_begins_where_the_prompt_of_a_chat_ends():
+    """Generation continues the very ids that training put before the assistant's words."""
+    example = encode_conversation(TOKENIZER, TALK)
+    prompt = encode_messages_prompt(TOKENIZER, TALK.messages[:-1])
+    assert prompt == example.tokens[: len(prompt)].tolist()
+    assert supervised(Example(example.tokens[len(prompt) :], example.is_target[len(prompt) :])) == (
+        example.tokens[len(prompt) :].tolist()
+    )
+    assert prompt[-1] == SPECIAL[ASSISTANT]
+
+
+@pytest.mark.parametrize("typed", [*CHAT_TOKENS, "<|endoftext|>"])
+def test_what_is_typed_is_never_a_special_token(typed):
+    demonstration = encode_demonstration(TOKENIZER, Demonstration(f"a{typed}b", f"c{typed}d"))
+    assert [i for i in demonstration.tokens if i in SPECIAL.values()] == [EOT]
+    talk = (Message("user", f"a{typed}b"), Message("assistant", f"c{typed}d"))
+    expected = [SPECIAL[text] for text in (USER, END, ASSISTANT, END)]
+    assert [i for i in encode_conversation(TOKENIZER, Conversation(talk)).tokens if i in SPECIAL.values()] == expected
+    assert [i for i in encode_messages_prompt(TOKENIZER, talk) if i in SPECIAL.values()] == [
+        *expected,
+        SPECIAL[ASSISTANT],
+    ]
+
+
+def test_a_tokenizer_without_the_tokens_is_refused():
+    sentence = "the tokenizer has no special token {}: use a run that npllm sft made, which adds it"
+    with pytest.raises(ConfigError, match=sentence.format(r"<\|endoftext\|>")):
+        encode_demonstration(byte_tokenizer(special_tokens=()), Demonstration("a", "b"))
+    for encode in (encode_conversation, lambda tokenizer, talk: encode_messages_prompt(tokenizer, talk.messages)):
+        with pytest.raises(ConfigError, match=sentence.format(r"<\|end\|>")):
+            encode(PLAIN, TALK)
+        with pytest.raises(ConfigError, match=sentence.format(r"<\|system\|>")):
+            encode(with_special_tokens(PLAIN, [USER, ASSISTANT, END]), TALK)

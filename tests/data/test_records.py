@@ -1,0 +1,299 @@
+"""Fine-tuning records: what is read, that it is written back equal, and that every bad record is named."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npllm.data import records
+from npllm.data.records import (
+    Conversation,
+    Demonstration,
+    Labelled,
+    Message,
+    Preference,
+    read_demonstrations,
+    read_labelled,
+    read_preferences,
+    read_prompts,
+    split_records,
+    write_records,
+)
+from npllm.errors import ConfigError, DataError, ResourceError
+
+SST2 = Path(__file__).resolve().parents[2] / "../shared/data/stsa.binary.train"
+
+CHAT = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hi"},
+]
+
+
+def write(folder: Path, text: str, name: str = "data.jsonl") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def write_lines(folder: Path, *lines: object) -> Path:
+    return write(folder, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_demonstrations_and_conversations(tmp_path):
+    path = write_lines(
+        tmp_path,
+        {"prompt": "2 + 2 =", "response": " 4", "source": 7},
+        {"messages": CHAT, "prompt": "hello"},
+        {"prompt": "", "response": "free"},
+        {"messages": [{**CHAT[1], "name": "Eve"}, CHAT[2]]},
+    )
+    assert read_demonstrations(path) == [
+        Demonstration("2 + 2 =", " 4"),
+        Conversation((Message("system", "be brief"), Message("user", "hello"), Message("assistant", "hi"))),
+        Demonstration("", "free"),
+        Conversation((Message("user", "hello"), Message("assistant", "hi"))),
+    ]
+
+
+def test_preferences_and_the_prompts_in_them(tmp_path):
+    path = write_lines(
+        tmp_path, {"prompt": "p", "chosen": "a", "rejected": ""}, {"prompt": "", "chosen": "", "rejected": "b"}
+    )
+    assert read_preferences(path) == [Preference("p", "a", ""), Preference("", "", "b")]
+    assert read_prompts(path) == ["p", ""]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    text = '\ufeff{"prompt": "a\u2028b\u0085c", "response": "d"}\r\n\r\n \n{"prompt": "e", "response": "f"}'
+    expected = [Demonstration("a\u2028b\u0085c", "d"), Demonstration("e", "f")]
+    assert read_demonstrations(write(tmp_path, text)) == expected
+
+
+LABELLED = [Labelled('"No", it said, "no"', "bad"), Labelled("fine", "good")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'id,label,text\n1,bad,"""No"", it said, ""no"""\n\n2,good,fine\n'),
+        ("a.TSV", 'text\tlabel\r\n"No", it said, "no"\tbad\r\nfine\tgood\r\n'),
+        (
+            "a.jsonl",
+            '{"text": "\\"No\\", it said, \\"no\\"", "label": "bad"}\n{"label": "good", "text": "fine", "n": 1}\n',
+        ),
+        ("a.train", 'bad "No", it said, "no"\r\n\ngood\tfine'),
+    ],
+)
+def test_labelled_texts_in_four_forms(tmp_path, name, text):
+    assert read_labelled(write(tmp_path, text, name)) == LABELLED
+
+
+def test_a_quoted_text_may_have_several_lines(tmp_path):
+    path = write(tmp_path, '\ufefftext,label\n"two\r\nlines",1\r\nb,0\n', "a.csv")
+    assert read_labelled(path) == [Labelled("two\r\nlines", "1"), Labelled("b", "0")]
+
+
+def test_an_integer_label_is_its_digits(tmp_path):
+    path = write_lines(tmp_path, {"text": "a", "label": 0}, {"text": "b", "label": "1"})
+    assert [record.label for record in read_labelled(path)] == ["0", "1"]
+
+
+@pytest.mark.skipif(not SST2.exists(), reason="the Stanford Sentiment Treebank is not beside the checkout")
+def test_sst2_as_it_comes():
+    read = read_labelled(SST2)
+    assert len(read) == 6920
+    assert {record.label for record in read} == {"0", "1"}
+    assert read[1] == Labelled("apparently reassembled from the cutting-room floor of any given daytime soap .", "0")
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).map(lambda text: text + "x")
+
+
+@given(st.lists(st.tuples(words, words, words), min_size=1, max_size=4))
+def test_what_is_written_is_read_back_equal(tmp_path_factory, texts):
+    path = tmp_path_factory.getbasetemp() / "written.jsonl"
+    dialogues = [
+        Conversation((Message("user", a), Message("assistant", b), Message("user", ""), Message("assistant", c)))
+        for a, b, c in texts
+    ]
+    demonstrations = [*dialogues, *(Demonstration(a, b) for a, b, _ in texts)]
+    write_records(path, demonstrations)
+    assert read_demonstrations(path) == demonstrations
+    preferences = [Preference(a, b, b + c) for a, b, c in texts]
+    write_records(path, preferences)
+    assert read_preferences(path) == preferences
+    labelled = [Labelled(a, b) for a, b, _ in texts] + [Labelled("a", "another label than any")]
+    write_records(path, labelled)
+    assert read_labelled(path) == labelled
+
+
+def test_a_group_is_not_read(tmp_path):
+    write_records(tmp_path / "a.jsonl", [Labelled("a", "0", "file.py"), Labelled("b", "1", "file.py")])
+    assert read_labelled(tmp_path / "a.jsonl") == [Labelled("a", "0"), Labelled("b", "1")]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(ResourceError, match=r"no folder/a.jsonl cannot be written"):
+        write_records(tmp_path / "no folder" / "a.jsonl", LABELLED)
+
+
+GOOD = {
+    read_demonstrations: '{"prompt": "p", "response": "r"}',
+    read_preferences: '{"prompt": "p", "chosen": "c", "rejected": "r"}',
+    read_prompts: '{"prompt": "p"}',
+    read_labelled: '{"text": "t", "label": "l"}',
+}
+
+
+@pytest.mark.parametrize("read", GOOD)
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{", "is not valid JSON (Expecting property name enclosed in double quotes"),
+        ('{"a": NaN}', "is not valid JSON (NaN is not a number): write one object a line."),
+        ('["prompt"]', "is no JSON object: write one object a line."),
+    ],
+)
+def test_every_line_must_be_an_object(tmp_path, read, line, sentence):
+    path = write(tmp_path, f"{GOOD[read]}\n\n{line}\n")
+    with pytest.raises(DataError, match=re.escape(f"{path} line 3 {sentence}")):
+        read(path)
+
+
+@pytest.mark.parametrize("read", GOOD)
+def test_what_is_no_text_with_records(tmp_path, read, monkeypatch):
+    with pytest.raises(DataError, match=r"none.jsonl cannot be read \(No such file or directory\); check the path"):
+        read(tmp_path / "none.jsonl")
+    for name in ("a.jsonl", "a.csv", "a.txt"):
+        with pytest.raises(DataError, match=rf"{name} holds no records: give a file with at least one"):
+            read(write(tmp_path, " \n", name) if name != "a.csv" else write(tmp_path, "", name))
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(GOOD[read].encode() + b"\n\xe9t\xe9")
+    with pytest.raises(DataError, match=r"latin.jsonl line 2 is not UTF-8 \(invalid byte 0xe9\): convert it"):
+        read(path)
+    monkeypatch.setattr(records, "LARGEST_FILE", 10)
+    with pytest.raises(DataError, match=r"latin.jsonl is larger than"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", GOOD)
+def test_every_field_must_be_a_string(tmp_path, read):
+    for name in json.loads(GOOD[read]):
+        for value, problem in ((None, "is missing"), ([1], "holds [1]"), (True, "holds True"), (0.5, "holds 0.5")):
+            fields = {**json.loads(GOOD[read]), name: value}
+            path = write_lines(tmp_path, {key: item for key, item in fields.items() if item is not None})
+            with pytest.raises(DataError, match=re.escape(f"{path} line 1: the field '{name}' {problem}: write it as")):
+                read(path)
+        fields[name] = "cut \ud83d"
+        with pytest.raises(DataError, match=r"line 1: the text has a lone surrogate \(U\+D83D\) at character 4"):
+            read(write_lines(tmp_path, fields))
+
+
+user, assistant, system = ({"role": role, "content": "x"} for role in ("user", "assistant", "system"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        ("hello", "messages must be a list of objects with role and content."),
+        (["hello"], "messages must be a list of objects with role and content."),
+        ([{"role": "user"}], "the field 'content' is missing: write it as a string."),
+        ([{**user, "role": "bot"}], "the role 'bot' is unknown: write system, user or assistant."),
+        ([], "the roles are missing: after at most one system message, user and assistant must take turns"),
+        ([system], "the roles are system: after"),
+        ([user], "the roles are user: after"),
+        ([assistant], "the roles are assistant: after"),
+        ([user, assistant, user], "the roles are user, assistant, user: after"),
+        ([user, user, assistant], "the roles are user, user, assistant: after"),
+        ([user, system, assistant], "the roles are user, system, assistant: after"),
+        ([system, system, user, assistant], "the roles are system, system, user, assistant: after"),
+        ([{**user, "content": ""}, {**assistant, "content": " "}], "the content of every message is empty: write it"),
+    ],
+)
+def test_conversations_that_are_none(tmp_path, messages, sentence):
+    path = write_lines(tmp_path, {"messages": CHAT}, {"messages": messages})
+    with pytest.raises(DataError, match=re.escape(f"{path} line 2: {sentence}")):
+        read_demonstrations(path)
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "text", "sentence"),
+    [
+        (
+            read_demonstrations,
+            "a.jsonl",
+            '{"prompt": " ", "response": ""}',
+            "line 1: prompt and response is empty: write",
+        ),
+        (
+            read_preferences,
+            "a.jsonl",
+            '{"prompt": "p", "chosen": "c", "rejected": "c"}',
+            "line 1: chosen and rejected are equal, which says nothing: remove the line.",
+        ),
+        (read_labelled, "a.jsonl", '{"text": " ", "label": "l"}', "line 1: the text is empty: write it or remove"),
+        (read_labelled, "a.jsonl", '{"text": "t", "label": ""}', "line 1: the label is empty: write it or remove"),
+        (read_labelled, "a.csv", "text,label\n,1\n", "line 2: the text is empty: write it or remove the line."),
+        (read_labelled, "a.txt", "1 good\n0\n", "line 2: the text is empty: write it or remove the line."),
+        (
+            read_labelled,
+            "a.csv",
+            "text,class\n",
+            "line 1: the header must name text and label once each, but is 'text,",
+        ),
+        (read_labelled, "a.csv", "text,label,text\n", "line 1: the header must name text and label once each"),
+        (
+            read_labelled,
+            "a.csv",
+            "text,label\na,b,1\n",
+            "line 2 has 3 fields but the header has 2: quote or add fields.",
+        ),
+        (read_labelled, "a.tsv", "text\tlabel\na\n", "line 2 has 1 fields but the header has 2: quote or add fields."),
+        (read_labelled, "a.csv", 'text,label\n"a"b,1\n', "line 2 cannot be read ("),
+        (
+            read_labelled,
+            "a.csv",
+            'text,label\n"a,1\n',
+            "line 2 cannot be read (unexpected end of data): correct its quo",
+        ),
+        (
+            read_labelled,
+            "a.csv",
+            "text,label\na,1\nb,1\n",
+            "has only the label '1': give texts of at least two classes.",
+        ),
+        (read_labelled, "a.csv", "text,label\n", "holds no records: give a file with at least one."),
+    ],
+)
+def test_records_that_say_nothing(tmp_path, read, name, text, sentence):
+    path = write(tmp_path, text, name)
+    with pytest.raises(DataError, match=re.escape(f"{path} {sentence}")):
+        read(path)
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**64 - 1))
+def test_a_split_loses_nothing_and_holds_out_the_share(n, val_fraction, seed):
+    train, val = split_records(range(n), val_fraction, seed)
+    assert sorted(train + val) == list(range(n))
+    assert train == sorted(train)
+    assert val == sorted(val)
+    assert min(len(train), len(val)) >= 1
+    assert abs(len(val) - n * val_fraction) <= 1
+    assert split_records(range(n), val_fraction, seed) == (train, val)
+
+
+def test_a_split_is_random_and_frozen():
+    assert split_records("abcdefghij", 0.3, seed=1) != split_records("abcdefghij", 0.3, seed=2)
+    assert split_records("abcdefghij", 0.3, seed=1)[1] == ["b", "c", "e"]
+
+
+def test_a_split_that_cannot_be():
+    with pytest.raises(DataError, match="the data has 1 records, too few to train and validate on: give at least two"):
+        split_records(["a"], 0.5, 0)
+    for val_fraction in (0, 1, float("nan")):
+        with pytest.raises(ConfigError, match="data.val_fraction is .*: give a number between 0 and 1"):
+            split_records(["a", "b"], val_fraction, 0)
