@@ -15,11 +15,12 @@ from benchmarks.tables import Row
 from npllm.data.corpora import load_corpus
 
 ConfigName = Literal["cpu", "mid", "baby", "gpt2", "default"]
+StageName = Literal["sft", "reward", "ppo"]
 
 
 def train_command(
     *,
-    configs: tuple[ConfigName, ...] = ("cpu", "mid", "baby", "gpt2", "default"),
+    configs: tuple[ConfigName | StageName, ...] = ("cpu", "mid", "baby", "gpt2", "default", "sft", "reward", "ppo"),
     rounds: int = 5,
     peers: bool = True,
     json: Path | None = None,
@@ -27,7 +28,7 @@ def train_command(
     """Tokens per second and memory of whole training steps: forward, backward, clipping, AdamW. Peer: PyTorch.
 
     Args:
-        configs: sizes of model and batch
+        configs: sizes of model and batch; and the stages after pretraining, held against plain training and generation
         rounds: timed steps of each, or bursts of short steps
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from benchmarks import stages
 from benchmarks.configs import CONFIGS, TINY, Config
 from benchmarks.peers.parameter_file import shared_model
 from benchmarks.race import Contender, Facts, absences, race
@@ -33,10 +34,14 @@ PYTORCH = [
 
 
 def measure(names: tuple[str, ...], rounds: int, peak: float, peers: bool = True) -> list[Row]:
-    """A row for each configuration and contender. peak: of the machine, in operations per second."""
+    """A row for each configuration, or stage after pretraining, and contender. peak: of the machine, in operations per
+    second."""
     race_training(TINY, NPLLM, rounds=1)  # compiles the kernels: a compiler's memory is not that of training
     rows = []
     for name in names:
+        if name not in CONFIGS:
+            rows += stages.measure(name, rounds)
+            continue
         contenders = NPLLM + NUMPY * (name in WITH_NUMPY) + PYTORCH * peers
         for row in race_training(CONFIGS[name], contenders, rounds):
             if "failure" not in row:

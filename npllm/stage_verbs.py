@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import AdaptConfig
+from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.sft import SFTConfig, SFTSettings
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.dpo import DPOConfig, DPOSettings
@@ -18,7 +19,34 @@ from npllm.training.config import TrainConfig
 from npllm.training.run_folder import RunFolder, new_run_folder
 from npllm.training.spikes import SpikeConfig
 
-SFT, REWARD, PPO, DPO = SFTConfig(), RewardConfig(), PPOConfig(), DPOConfig()  # the defaults
+CLASSIFY, SFT, REWARD, PPO, DPO = ClassifyConfig(), SFTConfig(), RewardConfig(), PPOConfig(), DPOConfig()  # defaults
+
+
+def classify(
+    run: Positional[Path],
+    *,
+    data: str = "stdlib-topics",
+    test: Path | None = None,
+    out: Path | None = None,
+    classify: ClassifySettings = CLASSIFY.classify,
+    adapt: AdaptConfig = CLASSIFY.adapt,
+    optim: OptimConfig = CLASSIFY.optim,
+    batch: BatchConfig = CLASSIFY.batch,
+    train: TrainConfig = CLASSIFY.train,
+    spikes: SpikeConfig = CLASSIFY.spikes,
+) -> None:
+    """Teach a pretrained model to classify texts; show what pretraining was worth.
+
+    Args:
+        run: folder of the run to begin with, or a checkpoint in it
+        data: csv, tsv or jsonl with text and label, or lines of a label and a text; or stdlib-topics
+        test: texts to test on; none = a share of the data
+        out: folder of the new run; none = runs/classify
+    """
+    from npllm.finetuning.classify import classify as run_classify
+
+    config = ClassifyConfig(classify=classify, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
+    run_classify(config, run, data, test, out or new_run_folder("classify"), Console())
 
 
 def sft(
@@ -155,12 +183,19 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1) -> None:
 
 def resume_stage(run: RunFolder, stage: str, console: Console) -> None:
     """Go on with a run that one of these verbs made. Raises ConfigError for any other stage."""
+    from npllm.finetuning.classify import resume_classify
     from npllm.finetuning.sft import resume_sft
     from npllm.rlhf.dpo import resume_dpo
     from npllm.rlhf.ppo_run import resume_ppo
     from npllm.rlhf.reward import resume_reward
 
-    known: dict[str, Any] = {"sft": resume_sft, "reward": resume_reward, "ppo": resume_ppo, "dpo": resume_dpo}
+    known: dict[str, Any] = {
+        "classify": resume_classify,
+        "sft": resume_sft,
+        "reward": resume_reward,
+        "ppo": resume_ppo,
+        "dpo": resume_dpo,
+    }
     if stage not in known:
         raise ConfigError(f"{run.config} says that the stage is {stage!r:.40}; restore the config.toml of the run.")
     known[stage](run, console)

@@ -9,6 +9,9 @@ from npllm.errors import ConfigError
 from npllm.model import GPT, ModelConfig, Parameters, Storage
 from npllm.model.lora import Workspace
 from npllm.model.parameters import weight_shapes
+from npllm.reference.random import random_normal
+
+NEW_ROWS_SITE = 7 << 24  # random stream of the rows of new tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +28,11 @@ class AdaptConfig:
     """learning rate of a layer over that of the one above it (Clark et al., "ELECTRA", 2020); 1 = one for all"""
 
     def __post_init__(self):
-        if self.frozen_blocks < 0:
-            raise ConfigError(f"adapt.frozen_blocks is {self.frozen_blocks}, but must not be negative.")
+        for field in ("lora_rank", "frozen_blocks"):
+            if getattr(self, field) < 0:
+                raise ConfigError(f"adapt.{field} is {getattr(self, field)}, but must not be negative.")
+        if not self.lora_alpha > 0:
+            raise ConfigError(f"adapt.lora_alpha is {self.lora_alpha}, but must be above 0.")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"adapt.layer_decay is {self.layer_decay}, but must be above 0 and at most 1.")
         if self.lora_rank and self.frozen_blocks:
@@ -47,9 +53,9 @@ def adapted(
 ) -> GPT:
     """A model to train that computes what `base` does, with new parameters of its own.
 
-    vocab_size: more than the base has for new special tokens; their rows begin as the mean of all. n_outputs: of a
-    second head, which begins at random (`seed`) unless the base has the same. dropout, dtype: None = the base's.
-    frozen, workspace: with LoRA, of a model that is to share them; its frozen weights must be the base's.
+    vocab_size: more than the base has for new special tokens; their rows begin at random about the mean of all.
+    n_outputs: of a second head, which begins at random (`seed`) unless the base has the same. dropout, dtype: None =
+    the base's. frozen, workspace: with LoRA, of a model that is to share them; its frozen weights must be the base's.
     """
     check_blocks(config, base.config)
     model_config = replace(
@@ -63,24 +69,29 @@ def adapted(
     dtype = dtype or base.dtype_name
     if config.lora_rank and frozen is None:
         frozen = Parameters(weight_shapes(model_config), "float32" if dtype == "bf16" else dtype)
-        copy_weights(base, frozen)
+        copy_weights(base, frozen, seed)
     model = GPT(model_config, seed=seed, dtype=dtype, storage=Storage(frozen=frozen, workspace=workspace))
     if not config.lora_rank:
-        copy_weights(base, model.params)
+        copy_weights(base, model.params, seed)
     if n_outputs and base.config.n_outputs == n_outputs:
         for name in ("readout.weight", "readout.bias"):
             model.params[name][...] = base.params[name]
     return model
 
 
-def copy_weights(base: GPT, into: Mapping[str, np.ndarray]) -> None:
-    """The weights of the language model, with LoRA's factors merged in; further tokens get the mean of all rows."""
+def copy_weights(base: GPT, into: Mapping[str, np.ndarray], seed: int) -> None:
+    """The weights of the language model, with LoRA's factors merged in.
+
+    Rows of further tokens are drawn from a normal distribution with the mean and the spread of all rows: unlike one
+    another from the beginning, because where the embedding is frozen they stay what they are.
+    """
     source = base.merged()
     for name in weight_shapes(base.config):
-        n_rows = len(source[name])
-        into[name][:n_rows] = source[name]
-        if n_rows < len(into[name]):
-            into[name][n_rows:] = source[name].mean(axis=0)
+        rows, new = source[name], into[name][len(source[name]) :]
+        into[name][: len(rows)] = rows
+        if len(new):
+            draws = random_normal(new.size, seed=seed, site=NEW_ROWS_SITE).reshape(new.shape)
+            new[...] = rows.mean(axis=0) + rows.std(axis=0) * draws
 
 
 def check_blocks(config: AdaptConfig, model: ModelConfig) -> None:

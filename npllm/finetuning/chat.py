@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from npllm.data.chat import ASSISTANT, END, encode_messages_prompt
-from npllm.data.records import Message
-from npllm.errors import ConfigError
+from npllm.data.records import Message, read_prompts
+from npllm.errors import ConfigError, DataError
+from npllm.finetuning.stage_run import record_file
 from npllm.generation import generate_tokens
 from npllm.generation.sampling import check_sampling
 from npllm.tokenizer import Tokenizer
-from npllm.training.run_folder import load
+from npllm.training.run_folder import RunFolder, load, run_of
 
 
 def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed: int) -> None:
@@ -20,11 +21,11 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
     """
     check_sampling(max_tokens, temperature, None, top_p, seed)
     model, tokenizer = load(path)
+    end = "" if ASSISTANT in tokenizer.special_tokens else prompt_end(run_of(path))
     messages: list[Message] = []
     while line := _ask():
         messages = [*messages, Message("user", line)]
-        ids, stop_id = prompt_of(messages, tokenizer)
-        ids = ids[-max(1, model.config.block_size - max_tokens) :]  # of a long conversation the end
+        ids, stop_id = prompt_of(messages, tokenizer, end)
         tokens = generate_tokens(
             model, ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed + len(messages)
         )
@@ -36,13 +37,22 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
         messages = [*messages, Message("assistant", answer)]
 
 
-def prompt_of(messages: list[Message], tokenizer: Tokenizer) -> tuple[list[int], int]:
-    """The ids to continue, and the token that ends the answer. Raises ConfigError where there is no such token."""
+def prompt_of(messages: list[Message], tokenizer: Tokenizer, end: str) -> tuple[list[int], int]:
+    """The ids to continue, and the token that ends the answer. end: of a prompt that stands alone. Raises ConfigError
+    where there is no such token."""
     if ASSISTANT in tokenizer.special_tokens:
         return encode_messages_prompt(tokenizer, messages), tokenizer.special_tokens[END]
     if tokenizer.eot_id is None:
         raise ConfigError("The model has no token that ends an answer; run npllm sft first.")
-    return tokenizer.encode(messages[-1].content + "\n"), tokenizer.eot_id
+    return tokenizer.encode(messages[-1].content + end), tokenizer.eot_id
+
+
+def prompt_end(run: RunFolder) -> str:
+    """A line feed where the prompts that the model learnt from end in one, which a line of input never does."""
+    for path in (record_file(run, "train"), record_file(run, "prompts")):
+        if path.exists():
+            return "\n" if read_prompts(path)[0].endswith("\n") else ""
+    return ""
 
 
 def _pieces(tokens: Iterator[int], tokenizer: Tokenizer, stop_id: int) -> Iterator[str]:
@@ -61,3 +71,5 @@ def _ask() -> str:
     except EOFError:
         print()
         return ""
+    except UnicodeDecodeError as error:
+        raise DataError(f"Standard input is not UTF-8 ({error}).") from error

@@ -18,7 +18,7 @@ from npllm.data.packing import PackedRows, pack
 from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
 from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
-from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.adaptation import AdaptConfig, adapted, check_blocks, lr_scales
 from npllm.finetuning.stage_run import (
     create_stage_run,
     load_model,
@@ -35,6 +35,7 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.checkpoint import model_from_checkpoint
 from npllm.training.config import LoopConfig, TrainConfig, load_config
 from npllm.training.loop import BatchResult
+from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig, SpikeDetector
@@ -117,9 +118,14 @@ def create_sft_run(
     checkpoint, tokenizer = trained_checkpoint(base)
     chat = any(isinstance(demonstration, Conversation) for demonstration in demonstrations)
     tokenizer = with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
-    train_records, val_records = split_records(demonstrations, config.sft.val_fraction, config.train.seed)
+    base_config = model_from_checkpoint(checkpoint).config
+    check_blocks(config.adapt, base_config)
+    examples, T = encode(demonstrations, tokenizer), base_config.block_size
+    pack(examples, T)  # before the split, so that a complaint counts as the file does
+    split = config.sft.val_fraction, config.train.seed
+    train_records, val_records = split_records(demonstrations, *split)
     records = {"train": train_records, "val": val_records}
-    rows = pack(encode(train_records, tokenizer), model_from_checkpoint(checkpoint).config.block_size)
+    rows = pack(split_records(examples, *split)[0], T)
     config = steps_of(config.sft.epochs, len(rows.tokens), config)
     return create_stage_run(out, "sft", config, tokenizer, models={"policy": checkpoint}, records=records)
 
@@ -147,9 +153,12 @@ def resume_sft(run: RunFolder, console: Console) -> None:
 
 def build_sft_state(run: RunFolder, config: SFTConfig, tokenizer: Tokenizer) -> LoopState:
     """The base model, with rows for new tokens, and its optimiser."""
-    seed, dtype = config.train.seed, config.train.dtype
     model = adapted(
-        load_model(run, "policy", dtype=dtype), config.adapt, vocab_size=tokenizer.vocab_size, seed=seed, dtype=dtype
+        load_model(run, "policy"),
+        config.adapt,
+        vocab_size=tokenizer.vocab_size,
+        seed=config.train.seed,
+        dtype=usable_dtype(config.train.dtype),
     )
     scales = lr_scales(config.adapt, model.config, model.params)
     detector = SpikeDetector(config.spikes, config.optim.warmup_steps)

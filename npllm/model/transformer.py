@@ -205,12 +205,11 @@ class GPT:
 
     def logits(self, tokens) -> np.ndarray:
         """Unnormalised log-probabilities of every next token, (B, T, V). Without dropout."""
-        hidden = self.hidden(tokens)
-        return self.ops.linear_forward(hidden, self._head.T)[0].reshape(*np.shape(tokens), -1)
+        return self.logits_of(self.hidden(tokens)).reshape(*np.shape(tokens), -1)
 
-    def token_logits(self, tokens, rows) -> np.ndarray:
-        """The logits of some rows, (n, V): `rows` is a mask over the B·T positions of tokens, (B, T)."""
-        return self.ops.linear_forward(np.ascontiguousarray(self.hidden(tokens)[rows]), self._head.T)[0]
+    def logits_of(self, hidden) -> np.ndarray:
+        """The logits of rows before the head, (n, C): (n, V)."""
+        return self.ops.linear_forward(hidden, self._head.T)[0]
 
     def extend(self, tokens, kv_cache) -> np.ndarray:
         """Logits of the token after the last, (B, V), where kv_cache holds the positions before these tokens, (B, T).
@@ -223,7 +222,7 @@ class GPT:
         hidden = self._evaluate(tokens, kv_cache=kv_cache)
         kv_cache.length += tokens.shape[1]
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
-        return self.ops.linear_forward(last, self._head.T)[0]
+        return self.logits_of(last)
 
     def _begin(self, *, new_weights: bool = True) -> None:
         """Another pass: nothing that an earlier one allocated is valid any more."""

@@ -7,21 +7,48 @@ distributions over the vocabulary, which is cheap at this size and never negativ
 Source: Schulman, "Approximating KL divergence", 2020.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from npllm.model import GPT
-from npllm.rlhf.sequences import ROWS_AT_ONCE, Sequences
+from npllm.rlhf.sequences import Sequences, in_parts, response_log_probability
+
+
+class Comparison(NamedTuple):
+    """Of a policy with the reference on responses. log_probability, reference: (B, W) float64, 0 outside the response.
+    kl: (B,), exact, in nats per response."""
+
+    log_probability: np.ndarray
+    reference: np.ndarray
+    kl: np.ndarray
+
+
+def compare(policy: GPT, reference: GPT, sequences: Sequences, temperature: float = 1.0) -> Comparison:
+    """What both say of each token of the responses, and how far apart they are."""
+    parts = []
+    for part in in_parts(sequences):
+        inside = part.targets >= 0
+        log_probabilities, logits = [], []
+        for model in (policy, reference):
+            hidden = model.hidden(part.tokens) * model.dtype.type(1.0 / temperature)
+            log_probabilities.append(response_log_probability(model, hidden, part))
+            logits.append(model.logits_of(hidden[inside.reshape(-1)]))
+        kl = np.zeros(inside.shape)
+        kl[inside] = categorical_kl(*logits)
+        parts.append((*log_probabilities, kl.sum(axis=1)))
+    return Comparison(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def exact_kl(policy: GPT, reference: GPT, sequences: Sequences, temperature: float = 1.0) -> float:
-    """Nats per response: the mean over rows of the sum over tokens of sum_v pi(v) (log pi(v) - log ref(v))."""
-    total = 0.0
-    for first in range(0, len(sequences.tokens), ROWS_AT_ONCE):
-        tokens, targets, _ = (array[first : first + ROWS_AT_ONCE] for array in sequences)
-        inside = targets.reshape(-1) >= 0
-        ours, theirs = (log_softmax(model.token_logits(tokens, inside) / temperature) for model in (policy, reference))
-        total += float((np.exp(ours) * (ours - theirs)).sum(dtype=np.float64))
-    return total / len(sequences.tokens)
+    """The mean over responses, in nats."""
+    return float(compare(policy, reference, sequences, temperature).kl.mean())
+
+
+def categorical_kl(logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:
+    """sum_v p(v) (log p(v) - log q(v)) for each row of logits, (n, V): (n,)."""
+    ours, theirs = log_softmax(logits), log_softmax(reference_logits)
+    return (np.exp(ours) * (ours - theirs)).sum(axis=1, dtype=np.float64)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -26,10 +26,10 @@ from npllm.model import GPT, ActorCritic
 from npllm.model.config import check_choices
 from npllm.reference.random import random_permutation
 from npllm.rlhf.advantages import generalised_advantages, group_relative, leave_one_out, token_rewards, whitened
-from npllm.rlhf.divergence import exact_kl
+from npllm.rlhf.divergence import compare
 from npllm.rlhf.losses import clipped_policy, clipped_value
 from npllm.rlhf.rollout import RolloutBuffer, take
-from npllm.rlhf.sequences import Sequences, join, rewards_of, sequence_log_probability, values_of, width_of
+from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
 from npllm.training.loop import BatchResult
 
 SHUFFLE_SITE = 5 << 24  # random streams of the minibatches
@@ -171,17 +171,17 @@ class PPOGradients:
         sequences = join(prompts, texts, buffer.tokens.shape[1])
         buffer.put(sequences)
         mask = buffer.mask
-        buffer.log_probability[...] = sequence_log_probability(policy, sequences, settings.temperature)
-        reference = sequence_log_probability(self.judges.reference, sequences, settings.temperature)
+        compared = compare(policy, self.judges.reference, sequences, settings.temperature)
+        buffer.log_probability[...] = compared.log_probability
         proxy, scores = self.score(sequences, responses.stopped, critic)
         beta = buffer["kl_coef"]
-        rewards = token_rewards(scores, buffer.log_probability, reference, mask, beta)
+        rewards = token_rewards(scores, compared.log_probability, compared.reference, mask, beta)
         self.find_advantages(rewards, mask, critic, sequences)
 
-        kl = (buffer.log_probability - reference).sum(axis=1)  # (B,): k1, an estimate for each response
+        kl = (compared.log_probability - compared.reference).sum(axis=1)  # (B,): k1, an estimate for each response
         figures = {
             "objective/kl": float(kl.mean()),
-            "objective/exact_kl": exact_kl(policy, self.judges.reference, sequences, settings.temperature),
+            "objective/exact_kl": float(compared.kl.mean()),
             "objective/kl_coef": beta,
             "objective/entropy": float(-buffer.log_probability.sum(axis=1).mean()),
             "objective/score": float(scores.mean()),

@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 
 from npllm.data.records import Preference, read_preferences, write_records
-from npllm.errors import ConfigError
 from npllm.finetuning.sft import create_sft_run, resume_sft
 from npllm.rlhf.dpo import create_dpo_run, resume_dpo
 from npllm.rlhf.judging import Judge, Verdict, gold_of
@@ -26,6 +25,7 @@ from npllm.training.pretrain import pretrain, resume
 from npllm.training.run_folder import RunFolder, load
 
 BEST_OF = 16
+IMPROVED = ("ppo", "rloo", "grpo")  # with the reward model
 
 
 class Road:
@@ -54,7 +54,7 @@ class Road:
             lambda out: create_reward_run(self.seeded(recipe.reward), self.path / "sft", self.preferences(), out),
             lambda run: resume_reward(run, self.console),
         )
-        for name in ("ppo", "rloo", "grpo"):
+        for name in IMPROVED:
             self.improve(name, getattr(recipe, name))
         self.stage(
             "dpo",
@@ -127,11 +127,5 @@ class Road:
         )  # fmt: skip
         with self.console.status("judging"):
             verdicts = [judge.judge("sft", reference), judge.judge_best_of(BEST_OF, reference)]
-            verdicts += [judge.judge(name, load(self.path / name)[0]) for name in ("ppo", "rloo", "grpo", "dpo")]
+            verdicts += [judge.judge(name, load(self.path / name)[0]) for name in (*IMPROVED, "dpo")]
         return verdicts
-
-
-def check_folder(path: Path) -> None:
-    """Raise ConfigError when the folder of a road is something else."""
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} exists and is no folder; choose another --out.")

@@ -1,6 +1,6 @@
 """Prompts with their responses as rows of tokens, as the losses of reinforcement learning take them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,34 +51,40 @@ def join(prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], widt
     return Sequences(tokens, targets, last)
 
 
-def sequence_log_probability(model: GPT, sequences: Sequences, temperature: float = 1.0) -> np.ndarray:
-    """Of each token of the responses, (B, W) float64, in nats; 0 elsewhere. Without dropout."""
-    parts = []
+def in_parts(sequences: Sequences) -> Iterator[Sequences]:
+    """A few rows at a time, as many as a pass of a model takes at once."""
     for first in range(0, len(sequences.tokens), ROWS_AT_ONCE):
-        tokens, targets, _ = (array[first : first + ROWS_AT_ONCE] for array in sequences)
-        hidden = model.hidden(tokens) * model.dtype.type(1.0 / temperature)
-        log_probability, _, _ = model.log_probability_forward(hidden, targets.reshape(-1))
-        parts.append(log_probability.reshape(targets.shape).astype(np.float64))
-    return np.concatenate(parts)
+        yield Sequences(*(array[first : first + ROWS_AT_ONCE] for array in sequences))
+
+
+def response_log_probability(model: GPT, hidden: np.ndarray, sequences: Sequences) -> np.ndarray:
+    """Of each token of the responses, (B, W) float64, in nats; 0 elsewhere. hidden: (B·W, C), over the temperature."""
+    log_probability, _, _ = model.log_probability_forward(hidden, sequences.targets.reshape(-1))
+    return log_probability.reshape(sequences.targets.shape).astype(np.float64)
+
+
+def sequence_log_probability(model: GPT, sequences: Sequences) -> np.ndarray:
+    """Of each token of the responses, (B, W) float64, in nats; 0 elsewhere. Without dropout."""
+    parts = in_parts(sequences)
+    return np.concatenate([response_log_probability(model, model.hidden(part.tokens), part) for part in parts])
 
 
 def rewards_of(model: GPT, sequences: Sequences) -> np.ndarray:
     """What the second head says at each response's last token, (B,) float64."""
-    parts = []
-    for first in range(0, len(sequences.tokens), ROWS_AT_ONCE):
-        tokens, _, last = (array[first : first + ROWS_AT_ONCE] for array in sequences)
-        hidden = model.hidden(tokens)
-        parts.append(model.readout(hidden[last_rows(tokens, last)])[:, 0].astype(np.float64))
-    return np.concatenate(parts)
+    rewards = []
+    for part in in_parts(sequences):
+        at = last_rows(part.tokens, part.last)
+        rewards.append(model.readout(model.hidden(part.tokens)[at])[:, 0].astype(np.float64))
+    return np.concatenate(rewards)
 
 
 def values_of(model: GPT, sequences: Sequences) -> np.ndarray:
     """What the second head says of the state after every column, (B, W) float64."""
-    parts = []
-    for first in range(0, len(sequences.tokens), ROWS_AT_ONCE):
-        tokens = sequences.tokens[first : first + ROWS_AT_ONCE]
-        parts.append(model.readout(model.hidden(tokens))[:, 0].reshape(tokens.shape).astype(np.float64))
-    return np.concatenate(parts)
+    values = []
+    for part in in_parts(sequences):
+        outputs = model.readout(model.hidden(part.tokens))[:, 0]
+        values.append(outputs.reshape(part.tokens.shape).astype(np.float64))
+    return np.concatenate(values)
 
 
 def last_rows(tokens, last):

@@ -5,27 +5,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from npllm.bounded_read import read_bounded
+from npllm.data.records import LARGEST_FILE
 from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
 from npllm.strict_json import parse_json
 from npllm.training.checkpoint import checkpoint_files, load_checkpoint
 from npllm.training.checkpoint_store import MANIFEST, CheckpointStore
-from npllm.training.config import load_config
+from npllm.training.config import load_config, stage_of
 from npllm.training.ledger import Ledger
 from npllm.training.metrics import read_metrics
 from npllm.training.run_folder import RunFolder
 
 LARGEST_SUMMARY = 1 << 20  # bytes
 
+Check = tuple[Path, Callable[[Path], object]]  # a file, and what raises an NpllmError where it is damaged
+
 
 def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
     """Each file that has something to be checked by, and what is wrong with it (None = nothing)."""
     store = CheckpointStore(run.checkpoints, keep=1, every=1)
-    checks: list[tuple[Path, Callable[[Path], object]]] = [
-        (run.config, load_config),
+    checks: list[Check] = [
+        *_inputs(run),
         (run.tokenizer, lambda _: run.load_tokenizer()),
-        (run.train_shard, lambda path: _shard(run, path)),
-        (run.val_shard, lambda path: _shard(run, path)),
         (run.checkpoints / MANIFEST, lambda path: _manifest(store, path)),
         *((path, lambda path: _checkpoint(store, path)) for path in checkpoint_files(run.checkpoints)),
         (run.metrics, read_metrics),
@@ -41,6 +42,36 @@ def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
             yield path, str(error)
         else:
             yield path, None
+
+
+def _inputs(run: RunFolder) -> list[Check]:
+    """What the run began with. A later stage brings copies of its models and records, and the fields of its config are
+    known to that stage only: of the config it is checked that it can be read."""
+    try:
+        stage = stage_of(run.config)
+    except NpllmError:
+        return [(run.config, stage_of)]
+    if stage == "pretrain":
+        shards = (run.train_shard, run.val_shard)
+        return [(run.config, load_config), *((path, lambda path: _shard(run, path)) for path in shards)]
+    models, records = (sorted(run.path.glob(names)) or [run.path / names] for names in ("models/*.h5", "data/*.jsonl"))
+    copies = [(path, load_checkpoint) for path in models] + [(path, _records) for path in records]
+    return [(run.config, stage_of), *copies]
+
+
+def _records(path: Path) -> None:
+    """One JSON object a line, and at least one."""
+    lines = read_bounded(path, LARGEST_FILE).split(b"\n")
+    if lines.pop() or not lines:
+        raise DataError(f"{path} does not end in a whole record; put back the file that belongs to the run.")
+    for number, line in enumerate(lines, 1):
+        try:
+            if not isinstance(parse_json(line.decode("utf-8")), dict):
+                raise ValueError("it is no JSON object")
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {number}, is no record ({error}); put back the file that belongs to the run."
+            ) from error
 
 
 def _shard(run: RunFolder, path: Path) -> None:

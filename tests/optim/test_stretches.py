@@ -1,0 +1,119 @@
+"""Parts of the buffer with learning rates of their own: where they lie, how far they move, and what stays frozen."""
+
+import numpy as np
+import pytest
+
+from npllm.model import GPT, ModelConfig
+from npllm.model.parameters import Parameters
+from npllm.optim import SGD, Adam, AdamW
+from npllm.optim.optimizers import stretches
+
+CONFIG = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=5, vocab_size=9)
+RULES = [AdamW, Adam, SGD]
+
+
+def new_model(backend: str = "kernels") -> GPT:
+    return GPT(CONFIG, dtype="float64", backend=backend)
+
+
+def add_gradient(model: GPT, seed: int = 0) -> None:
+    tokens, targets = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (2, 3, 5))
+    model.loss_and_grad(tokens, targets)
+
+
+def copies(parameters) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in parameters.items()}
+
+
+@pytest.mark.parametrize(
+    "lr_scales",
+    [
+        {},
+        {"c": 0.5},
+        {"a": 0.0, "b": 0.0},
+        {"a": 0.0, "b": 0.5, "c": 0.0, "d": 0.5, "e": 0.0},
+        {"b": 2.0, "d": 0.0, "e": 0.0},
+        dict.fromkeys("abcde", 0.25),
+    ],
+)
+def test_every_element_is_in_one_stretch_with_what_its_parameter_says(lr_scales):
+    params = Parameters({"a": (3, 5), "d": (7,), "b": (16, 2), "e": (1,), "c": (1, 1)}, "float32")
+    found = stretches(params, lr_scales)
+    assert [part.where.start for part in found] == [0, *(part.where.stop for part in found[:-1])]
+    assert found[-1].where.stop == len(params.flat)
+    for name, offset in params.offsets.items():
+        inside = [part for part in found if part.where.start <= offset < part.where.stop]
+        assert len(inside) == 1
+        assert offset + params[name].size <= inside[0].where.stop, name
+        assert inside[0][1:] == (lr_scales.get(name, 1.0), name in "abc"), name
+    for before, after in zip(found, found[1:], strict=False):  # as few as there can be: each is a pass of its own
+        assert before[1:] != after[1:]
+
+
+def test_without_scales_there_are_matrices_and_vectors():
+    params = new_model().params
+    cut = params.n_matrix_elements
+    assert [tuple(part) for part in stretches(params, {})] == [
+        (slice(0, cut), 1.0, True),
+        (slice(cut, len(params.flat)), 1.0, False),
+    ]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scales_of_one_change_no_bit(rule):
+    models = new_model(), new_model()
+    optimizers = rule(models[0]), rule(models[1], lr_scales=dict.fromkeys(models[1].params, 1.0))
+    for seed in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            add_gradient(model, seed)
+            optimizer.step(grad_clip=0.1)
+    assert models[0].params.flat.tobytes() == models[1].params.flat.tobytes()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_scale_multiplies_the_learning_rate(ops, rule):
+    """Of each parameter: it moves as with that learning rate for all. Weight decay is among what is scaled."""
+    backend = ops.__name__.removeprefix("npllm.")
+    scales = {"token_embedding": 0.25, "blocks.0.mlp.up.weight": 2.0, "blocks.1.norm_2.bias": 0.5}
+    model = new_model(backend)
+    optimizer = rule(model, lr=0.01, weight_decay=0.3, lr_scales=scales)
+    add_gradient(model)
+    optimizer.step(grad_clip=0.5)
+    for scale in (0.25, 0.5, 1.0, 2.0):
+        alike = new_model(backend)
+        add_gradient(alike)
+        rule(alike, lr=0.01 * scale, weight_decay=0.3).step(grad_clip=0.5)
+        for name, array in model.params.items():
+            if scales.get(name, 1.0) == scale:
+                np.testing.assert_array_equal(array, alike.params[name], err_msg=name)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_frozen_parameters_stay_and_do_not_count(ops, rule):
+    model = new_model(ops.__name__.removeprefix("npllm."))
+    frozen = {"token_embedding", "position_embedding", "blocks.0.attention.qkv.weight", "blocks.0.norm_1.bias"}
+    optimizer = rule(model, lr_scales=dict.fromkeys(frozen, 0.0))
+    before = copies(model.params)
+    add_gradient(model)
+    assert all(model.grads[name].any() for name in frozen)
+    expected = np.sqrt(sum(np.sum(g * g) for name, g in model.grads.items() if name not in frozen))
+    assert optimizer.step(grad_clip=0.1, lr=0.01) == pytest.approx(expected, rel=1e-12)
+    assert not model.grads.flat.any()
+    for name, array in model.params.items():
+        assert (array == before[name]).all() == (name in frozen), name
+    offsets = [(model.params.offsets[name], model.params[name].size) for name in frozen]
+    for state in optimizer.state.values():
+        assert not any(state[offset : offset + size].any() for offset, size in offsets)
+
+
+def test_the_gradient_is_clipped_to_what_moves():
+    """A huge gradient of what is frozen must not shorten that of the rest."""
+    moved = []
+    for factor in (1.0, 1e6):
+        model = new_model()
+        optimizer = SGD(model, lr=0.1, momentum=0.0, lr_scales={"token_embedding": 0.0})
+        add_gradient(model)
+        model.grads["token_embedding"][...] *= factor
+        optimizer.step(grad_clip=0.05)
+        moved.append(model.params.flat.copy())
+    np.testing.assert_array_equal(*moved)

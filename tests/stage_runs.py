@@ -1,0 +1,69 @@
+"""Tiny runs of the stages after pretraining: what they begin with, what they learn from, their command lines."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from small_runs import pretrain_arguments, run, write_text
+
+STEPS = 6
+DEMONSTRATIONS = [
+    {"prompt": prompt, "response": response}
+    for prompt, response in [
+        ("the cat", "sat on a mat"),
+        ("a dog", "ran"),
+        ("the roof", "purred"),
+        ("on", "under"),
+        ("a mat", "and a roof"),
+        ("under", "the dog and the cat"),
+    ]
+]
+PREFERENCES = [
+    {"prompt": f"{animal} {verb} ", "chosen": chosen, "rejected": rejected}
+    for animal in ("the cat", "a dog")
+    for verb in ("sat", "ran", "purred")
+    for chosen, rejected in (("on a mat", "mat a on"), ("under the roof", "roof"))
+]
+PROMPTS = [{"prompt": prompt} for prompt in ("the cat", "a dog ran", "on", "a mat and", "under the roof")]
+# Small enough for every stage; the rates are high, so that each update changes what the next one sees.
+TINY = {
+    "optim.lr": 1e-2,
+    "optim.warmup_steps": 1,
+    "batch.size": 4,
+    "batch.micro_size": 2,
+    "train.steps": STEPS,
+    "train.checkpoint_every": 4,
+    "train.eval_every": 2,
+}
+
+
+def conversations(demonstrations: Iterable[dict]) -> list[dict]:
+    """The same as chats of one question and one answer."""
+    return [
+        {"messages": [{"role": "user", "content": d["prompt"]}, {"role": "assistant", "content": d["response"]}]}
+        for d in demonstrations
+    ]
+
+
+def write_jsonl(path: Path, records: Iterable[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def pretrained(folder: Path, **changes) -> Path:
+    """A run of `npllm pretrain` to begin with: one layer, characters, block_size 32."""
+    settings = {"model__block_size": 32, "model__n_embd": 16, "train__steps": 4} | changes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
+        patch.setattr("npllm.training.results.SAMPLE_TOKENS", 2)
+        patch.setattr("npllm.training.results.plot_loss", lambda metrics, path: None)
+        assert run(*pretrain_arguments(write_text(folder), folder / "pretrained", **settings)) == 0
+    return folder / "pretrained"
+
+
+def stage_arguments(verb: str, base: Path, out: Path, **changes) -> list[str]:
+    """`npllm VERB` from the run `base`; adapt__lora_rank=2 stands for --adapt.lora_rank 2."""
+    settings = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    return [verb, str(base), "--out", str(out), *options]
