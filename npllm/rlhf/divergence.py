@@ -46,9 +46,10 @@ def exact_kl(policy: GPT, reference: GPT, sequences: Sequences, temperature: flo
 
 
 def categorical_kl(logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:
-    """sum_v p(v) (log p(v) - log q(v)) for each row of logits, (n, V): (n,)."""
-    ours, theirs = log_softmax(logits), log_softmax(reference_logits)
-    return (np.exp(ours) * (ours - theirs)).sum(axis=1, dtype=np.float64)
+    """sum_v p(v) (log p(v) - log q(v)) for each row of logits, (n, V): (n,) float64, never negative."""
+    ours, theirs = (log_softmax(array.astype(np.float64)) for array in (logits, reference_logits))
+    divergence = (np.exp(ours) * (ours - theirs)).sum(axis=1)
+    return np.maximum(divergence, 0.0)  # rounding would leave -1e-16 between near equals, and -1e-7 in float32
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

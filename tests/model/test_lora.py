@@ -65,7 +65,7 @@ def test_the_forward_is_that_of_the_merged_weights(backend, architecture):
 
 
 @pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(
     case=shapes(),
     rank=st.integers(1, 3),
@@ -110,12 +110,11 @@ def test_it_begins_as_its_base():
 
 @pytest.mark.parametrize("dtype", ["float64", "bf16"])
 def test_training_moves_the_factors_only(dtype):
-    config = small_config(**LORA)
-    model = GPT(config, dtype=dtype)
+    model = order_one_model(small_config(**LORA), dtype=dtype)
     before, frozen = model.params.flat.copy(), model.frozen.flat.copy()
-    batch, optimizer = random_batch(config, B=4, T=6), AdamW(model, lr=0.05, weight_decay=0.1)
-    losses = [(model.loss_and_grad(*batch), optimizer.step())[0] for _ in range(30)]
-    assert losses[-1] < 0.9 * losses[0]
+    batch, optimizer = random_batch(model.config, B=4, T=6), AdamW(model, lr=0.02, weight_decay=0.1)
+    losses = [(model.loss_and_grad(*batch), optimizer.step())[0] for _ in range(20)]
+    assert losses[-1] < 0.8 * losses[0]
     np.testing.assert_array_equal(model.frozen.flat, frozen)
     assert all((model.params.flat != before)[offset] for offset in model.params.offsets.values())
     assert not model.dweights.flat.any()

@@ -9,7 +9,6 @@ With a reference ref, a reward r and a price beta of divergence, over all respon
 Source of the optimum: Ziegler et al., "Fine-tuning language models from human preferences", 2019, equation 3 and after.
 """
 
-from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from model.model_cases import set_weights_of_order_one
 
 from npllm.model import GPT, ModelConfig
-from npllm.rlhf.sequences import Sequences, join, sequence_log_probability
+from npllm.rlhf.sequences import Sequences, join
 
 V, STOP, PROMPT = 8, 0, (0,)
 
@@ -59,8 +58,12 @@ def enumerate_responses(max_tokens: int, block_size: int = 8) -> World:
 
 
 def log_probabilities(model: GPT, world: World, temperature: float = 1.0) -> np.ndarray:
-    """log pi(s) of every response, (N,)."""
-    return sequence_log_probability(model, world.sequences, temperature).sum(axis=1)
+    """log pi(s) of every response, (N,) float64."""
+    tokens, targets, _ = world.sequences
+    logits = model.logits(tokens).astype(np.float64) / temperature  # (N, 8, V)
+    log_p = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    of_targets = np.take_along_axis(log_p, np.maximum(targets, 0)[:, :, None], axis=2)[:, :, 0]
+    return np.where(targets >= 0, of_targets, 0.0).sum(axis=1)
 
 
 def objective(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> float:

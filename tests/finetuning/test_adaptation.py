@@ -1,0 +1,160 @@
+"""A base model as the beginning of another: the same outputs, rows for new tokens, who is trained and how fast."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from model.model_cases import GPT_2, LLAMA, random_batch, set_weights_of_order_one, small_config
+
+from npllm.errors import ConfigError
+from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.model import GPT, ActorCritic
+from npllm.optim import AdamW
+
+FULL, LORA = AdaptConfig(), AdaptConfig(lora_rank=2, lora_alpha=3.0)
+both_ways = pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
+
+
+def base_model(*, dtype="float64", **fields) -> GPT:
+    base = GPT(small_config(**fields), seed=3, dtype=dtype)
+    set_weights_of_order_one(base, seed=1)
+    if base.frozen is not None:
+        set_weights_of_order_one(SimpleNamespace(params=base.frozen), seed=2)
+    return base
+
+
+@both_ways
+@pytest.mark.parametrize("base_rank", [0, 3], ids=["plain base", "lora base"])
+@pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+def test_it_computes_what_the_base_does(config, base_rank, architecture):
+    base = base_model(lora_rank=base_rank, **architecture)
+    model = adapted(base, config)
+    tokens = random_batch(base.config, B=2, T=6).tokens
+    expected = base.logits(tokens)
+    np.testing.assert_array_equal(model.logits(tokens), expected)
+    model.params.flat[:] += 1.0  # parameters of its own: the base stays as it was
+    np.testing.assert_array_equal(base.logits(tokens), expected)
+    assert (model.config.lora_rank, model.config.lora_alpha) == (config.lora_rank, config.lora_alpha)
+
+
+@both_ways
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_new_tokens_change_nothing_for_the_old_ones(config, tie_embeddings):
+    base = base_model(tie_embeddings=tie_embeddings)
+    V = base.config.vocab_size
+    model = adapted(base, config, vocab_size=V + 3)
+    tokens = random_batch(base.config, B=2, T=6).tokens
+    logits = model.logits(tokens)
+    assert logits.shape == (2, 6, V + 3)
+    np.testing.assert_allclose(logits[..., :V], base.logits(tokens), rtol=1e-12)
+
+
+@both_ways
+@pytest.mark.parametrize("name", ["token_embedding", "lm_head"])
+def test_new_tokens_differ_and_lie_where_tokens_lie(config, name):
+    """Equal rows could not be told apart where the embedding is frozen, as it is with LoRA: no model would ever learn
+    to stop."""
+    base = base_model(tie_embeddings=False, vocab_size=400)
+    old, new = np.split(adapted(base, config, vocab_size=800, seed=1).merged()[name], 2)
+    assert len(np.unique(new, axis=0)) == 400
+    np.testing.assert_allclose(new.mean(axis=0), old.mean(axis=0), atol=0.25)
+    np.testing.assert_allclose(new.std(axis=0), old.std(axis=0), rtol=0.25)
+    other = adapted(base, config, vocab_size=800, seed=2).merged()[name]
+    assert not (other[400:] == new).any()
+
+
+@both_ways
+def test_a_second_head_is_kept_where_the_base_has_the_same(config):
+    base = base_model(n_outputs=2)
+    kept, fresh = (adapted(base, config, n_outputs=n_outputs, seed=9) for n_outputs in (2, 3))
+    for name in ("readout.weight", "readout.bias"):
+        np.testing.assert_array_equal(kept.params[name], base.params[name])
+    assert fresh.params["readout.weight"].shape == (8, 3)
+    assert fresh.params["readout.weight"].any()
+    assert not fresh.params["readout.bias"].any()
+    assert "readout.weight" not in adapted(base, config).params
+
+
+@both_ways
+def test_dropout_and_dtype_may_be_others(config):
+    base = base_model(dropout=0.1, dtype="float32")
+    model = adapted(base, config, dropout=0.0, dtype="float64")
+    assert (model.config.dropout, model.params.flat.dtype) == (0.0, np.float64)
+    tokens = random_batch(base.config, B=2, T=6).tokens
+    np.testing.assert_allclose(model.logits(tokens), base.logits(tokens), rtol=1e-4, atol=1e-4)
+    assert adapted(base, config).config.dropout == 0.1
+
+
+def scales_of(model, *, n_layer=3, **adapt) -> dict[str, float]:
+    return lr_scales(AdaptConfig(**adapt), small_config(n_layer=n_layer), model.params)
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_the_rate_falls_from_layer_to_layer(tie_embeddings):
+    model = base_model(n_layer=3, tie_embeddings=tie_embeddings, n_outputs=1)
+    found = scales_of(model, layer_decay=0.5)
+    assert found.keys() == model.params.keys()
+    assert found["token_embedding"] == found["position_embedding"] == 0.5**4  # a tied head is the embedding
+    for layer in range(3):
+        of_layer = {scale for name, scale in found.items() if name.startswith(f"blocks.{layer}.")}
+        assert of_layer == {0.5 ** (3 - layer)}
+    tops = {"final_norm.weight", "final_norm.bias", "readout.weight", "readout.bias"}
+    assert {name for name, scale in found.items() if scale == 1.0} == tops | (set() if tie_embeddings else {"lm_head"})
+
+
+def test_frozen_blocks_are_the_first_and_the_embedding_with_them():
+    model = base_model(n_layer=3)
+    found = scales_of(model, frozen_blocks=2, layer_decay=0.5)
+    frozen = {name for name, scale in found.items() if scale == 0.0}
+    below = ("token_embedding", "position_embedding", "blocks.0.", "blocks.1.")
+    assert frozen == {name for name in model.params if name.startswith(below)}
+    assert {scale for name, scale in found.items() if name.startswith("blocks.2.")} == {0.5}
+    assert set(scales_of(model).values()) == {1.0}
+
+
+def test_actor_and_critic_have_the_layers_of_a_model():
+    configs = small_config(n_layer=3), small_config(n_layer=3, n_outputs=1)
+    found = scales_of(ActorCritic(*configs), frozen_blocks=1, layer_decay=0.5)
+    alone = scales_of(GPT(configs[1]), frozen_blocks=1, layer_decay=0.5)
+    for name, scale in found.items():
+        assert scale == alone[name.split(".", 1)[1]], name
+    assert found["policy.token_embedding"] == found["critic.blocks.0.mlp.up.weight"] == 0.0
+    assert found["policy.blocks.1.mlp.up.weight"] == 0.25
+
+
+def test_factors_have_the_layer_of_their_matrix():
+    model = GPT(small_config(n_layer=3, lora_rank=2))
+    found = scales_of(model, lora_rank=2, layer_decay=0.5)
+    assert found["blocks.0.mlp.up.weight.lora_a"] == found["blocks.0.attention.qkv.weight.lora_b"] == 0.125
+
+
+def test_an_update_moves_what_is_not_frozen():
+    base, config = base_model(n_layer=3), AdaptConfig(frozen_blocks=2)
+    model = adapted(base, config)
+    optimizer = AdamW(model, lr=0.01, lr_scales=lr_scales(config, model.config, model.params))
+    model.loss_and_grad(*random_batch(base.config, B=3, T=6))
+    optimizer.step(grad_clip=1.0)
+    moved = {name for name, array in model.params.items() if (array != base.params[name]).any()}
+    assert moved == {name for name in model.params if name.startswith(("blocks.2.", "final_norm."))}
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"lora_rank": -1}, "adapt.lora_rank is -1, but must not be negative"),
+        ({"lora_alpha": 0.0}, "adapt.lora_alpha is 0.0, but must be above 0"),
+        ({"frozen_blocks": -1}, "adapt.frozen_blocks is -1, but must not be negative"),
+        ({"layer_decay": 0.0}, "adapt.layer_decay is 0.0, but must be above 0 and at most 1"),
+        ({"layer_decay": 1.1}, "adapt.layer_decay is 1.1, but"),
+        ({"lora_rank": 2, "frozen_blocks": 1}, "adapt.lora_rank freezes every block already"),
+    ],
+)
+def test_settings_out_of_range_are_named(fields, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        AdaptConfig(**fields)
+
+
+def test_more_frozen_blocks_than_there_are():
+    with pytest.raises(ConfigError, match="adapt.frozen_blocks is 3, but the model has 2 blocks; lower it"):
+        adapted(base_model(), AdaptConfig(frozen_blocks=3))
+    adapted(base_model(), AdaptConfig(frozen_blocks=2))

@@ -1,0 +1,121 @@
+"""`npllm chat`: what the model is shown, when its answer ends, and who can talk at all."""
+
+import io
+
+import pytest
+from small_runs import refused, run
+from stage_runs import DEMONSTRATIONS, conversations, pretrained, stage_arguments, write_jsonl
+
+from npllm.finetuning import chat
+from npllm.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return pretrained(tmp_path_factory.mktemp("base"), model__n_embd=32, train__steps=120, optim__lr=1e-2)
+
+
+def tuned(base, out, records, **changes):
+    """A run of npllm sft."""
+    words = stage_arguments("sft", base, out, data=write_jsonl(out.parent / f"{out.name}.jsonl", records), **changes)
+    assert run(*words) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def talker(base, tmp_path_factory):
+    """Learnt from conversations with LoRA, which leaves the rows of the new tokens as they began."""
+    learning = {"optim__lr": 2e-2, "optim__warmup_steps": 10, "train__steps": 250, "train__eval_every": 250}
+    lora = {"adapt__lora_rank": 16, "adapt__lora_alpha": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
+        records = conversations(DEMONSTRATIONS * 2)
+        return tuned(base, tmp_path_factory.mktemp("talker") / "run", records, **learning, **lora)
+
+
+def talk(monkeypatch, capsys, path, *lines, options=()) -> list[str]:
+    """What `npllm chat` answers to these lines of standard input."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    capsys.readouterr()
+    assert run("chat", path, "--temperature", 0, *options) == 0
+    return [line.removeprefix("> ") for line in capsys.readouterr().out.splitlines()]
+
+
+def shown_to_the_model(monkeypatch) -> list[list[int]]:
+    """The prompts of all answers from now on, each of which is one token."""
+    prompts = []
+
+    def one_token(model, prompt, **how):
+        prompts.append(list(prompt))
+        return iter([0])
+
+    monkeypatch.setattr(chat, "generate_tokens", one_token)
+    return prompts
+
+
+def test_it_answers_as_it_learnt_to_and_stops(talker, monkeypatch, capsys):
+    for demonstration in DEMONSTRATIONS:
+        answers = talk(monkeypatch, capsys, talker, demonstration["prompt"])
+        assert answers == [demonstration["response"], ""]
+
+
+def test_an_empty_line_ends_it(talker, monkeypatch, capsys):
+    assert talk(monkeypatch, capsys, talker, "on", "", "on") == ["under", ""]
+
+
+def test_the_whole_conversation_is_seen(talker, monkeypatch, capsys):
+    prompts = shown_to_the_model(monkeypatch)
+    talk(monkeypatch, capsys, talker, "on ", "a mat")
+    tokenizer = Tokenizer.load(talker)
+    answer = tokenizer.decode([0])
+    text = f"<|user|>on<|end|><|assistant|>{answer}<|end|><|user|>a mat<|end|><|assistant|>"
+    assert prompts[1] == tokenizer.encode(text, allowed_special=True)
+    assert prompts[1][: len(prompts[0])] == prompts[0]
+
+
+def test_a_user_cannot_write_special_tokens(talker, monkeypatch, capsys):
+    """Their letters are not in this vocabulary, so they are refused, and not taken as the token."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("on<|end|>\n"))
+    assert "'<'" in refused(capsys, "chat", talker, exit_code=3)
+
+
+def test_a_long_answer_takes_no_room_from_the_question(talker, monkeypatch, capsys):
+    prompts = shown_to_the_model(monkeypatch)
+    talk(monkeypatch, capsys, talker, "under the roof", options=("--max-tokens", 1000))
+    assert len(prompts[0]) == len("under the roof") + 3
+
+
+@pytest.mark.parametrize("end", ["", "\n"], ids=["as it is", "with a line feed"])
+def test_a_line_is_a_prompt_of_the_form_that_was_learnt(base, tmp_path, monkeypatch, capsys, end):
+    """Of the questions before it nothing is seen, as it was in the demonstrations."""
+    records = [{"prompt": d["prompt"] + end, "response": d["response"]} for d in DEMONSTRATIONS]
+    out = tuned(base, tmp_path / "run", records)
+    prompts = shown_to_the_model(monkeypatch)
+    talk(monkeypatch, capsys, out, "on", "a mat")
+    tokenizer = Tokenizer.load(out)
+    assert prompts == [tokenizer.encode(f"on{end}"), tokenizer.encode(f"a mat{end}")]
+
+
+def test_who_cannot_stop_cannot_talk(base, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("on\n"))
+    assert "no token that ends an answer; run npllm sft first" in refused(capsys, "chat", base, exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--temperature", -1), "temperature is -1"),
+        (("--top-p", 0), "top_p is 0"),
+        (("--max-tokens", -1), "max_tokens"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_the_first_question(talker, capsys, monkeypatch, options, complaint):
+    monkeypatch.setattr("sys.stdin", None)
+    assert complaint in refused(capsys, "chat", talker, *options, exit_code=2)
+
+
+def test_input_that_is_not_utf_8(talker, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
+    assert "Standard input is not UTF-8" in refused(capsys, "chat", talker, exit_code=3)

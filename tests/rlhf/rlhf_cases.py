@@ -1,0 +1,141 @@
+"""Small policies, critics and reward models with weights of order one, and batches of responses for them."""
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, small_config
+
+from npllm.model import GPT, ActorCritic, ModelConfig, Parameters
+from npllm.model.parameters import weight_shapes
+from npllm.rlhf.ppo import Judges, PPOGradients, PPOSettings, networks
+from npllm.rlhf.rollout import Minibatch
+from npllm.rlhf.sequences import Sequences, join
+
+ARCHITECTURES = {"gpt2": GPT_2, "llama": LLAMA}
+STOP = 0
+
+
+def tiny_config(**changes) -> ModelConfig:
+    return small_config(**{"n_layer": 1, "block_size": 16} | changes)
+
+
+def order_one(model: GPT | ActorCritic, seed: int) -> GPT | ActorCritic:
+    """The model, its weights of order one; with LoRA the frozen weights too, which the factors then change by half."""
+    parts = (model,) if isinstance(model, GPT) else (model.policy, model.critic)
+    for number, part in enumerate(parts):
+        set_weights_of_order_one(part, seed + number)
+        for name, array in part.params.items():
+            if name.endswith("lora_b"):
+                array *= 0.5 * part.config.lora_rank / part.config.lora_alpha
+    if model.frozen is not None:
+        set_weights_of_order_one(SimpleNamespace(params=model.frozen), seed + 7)
+    return model
+
+
+def language_model(config: ModelConfig, seed: int = 0, *, dtype: str = "float64", backend: str = "kernels") -> GPT:
+    return order_one(GPT(config, dtype=dtype, backend=backend), seed)
+
+
+def actor_critic(config: ModelConfig, seed: int = 0, *, dtype: str = "float64", backend: str = "kernels"):
+    """A policy of this config and a critic of the same, with a value in addition."""
+    critic = ModelConfig(**vars(config) | {"n_outputs": 1})
+    frozen = Parameters(weight_shapes(config), dtype) if config.lora_rank else None
+    return order_one(ActorCritic(config, critic, dtype=dtype, backend=backend, frozen=frozen), seed)
+
+
+def random_sequences(config: ModelConfig, B: int, seed: int = 0, *, width: int | None = None) -> Sequences:
+    """Random prompts of 1 to 3 tokens and responses of 1 to 5."""
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, config.vocab_size, rng.integers(1, 4)).tolist() for _ in range(B)]
+    responses = [rng.integers(0, config.vocab_size, rng.integers(1, 6)).astype(np.int32) for _ in range(B)]
+    return join(prompts, responses, width or 8)
+
+
+class Case(NamedTuple):
+    """A minibatch and the ratios, advantages and errors that it was made to have."""
+
+    batch: Minibatch
+    settings: PPOSettings
+    n_tokens: int
+
+
+def minibatch_around(model: GPT | ActorCritic, B: int, seed: int, **settings) -> Case:
+    """Old log-probabilities, values and returns that put the tokens on every side of every clip, and never on an edge.
+
+    The ratios are 0.5, 0.9, 1.1 and 2 where the clip is 0.2, with advantages of both signs; the values are inside and
+    outside of theirs, with returns on both sides of them.
+    """
+    rng = np.random.default_rng(seed)
+    settings = PPOSettings(**{"value_coef": 0.7, "entropy_coef": 0.3, "temperature": 0.8} | settings)
+    policy, critic = networks(model)
+    tokens, targets, _ = random_sequences(policy.config, B, seed)
+    mask = targets >= 0
+    log_probability, _ = token_figures(policy, tokens, targets, settings.temperature)
+    old = np.where(mask, log_probability - np.log(rng.choice([0.5, 0.9, 1.1, 2.0], mask.shape)), 0.0)
+    advantages = np.where(mask, rng.choice([-1.0, 1.0], mask.shape) * rng.uniform(0.5, 2.0, mask.shape), 0.0)
+    values, returns = np.zeros(mask.shape), np.zeros(mask.shape)
+    if critic is not None:
+        now = token_values(critic, tokens)
+        values = np.where(mask, now + rng.choice([-0.5, -0.1, 0.1, 0.5], mask.shape), 0.0)
+        returns = np.where(mask, now + rng.choice([-2.0, -0.03, 0.03, 2.0], mask.shape), 0.0)
+    return Case(Minibatch(tokens, targets, mask, old, values, advantages, returns), settings, 3 + int(mask.sum()))
+
+
+def token_figures(policy: GPT, tokens, targets, temperature: float = 1.0):
+    """Log-probability of each target and entropy of its distribution, (B, W), from the logits; 0 without a target."""
+    hidden = policy.trace(tokens).hidden
+    logits = (hidden @ policy.merged()[policy.head_name].T).reshape(*tokens.shape, -1) / temperature
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    chosen = np.take_along_axis(log_p, np.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    entropy = -(np.exp(log_p) * log_p).sum(axis=-1)
+    return np.where(targets >= 0, chosen, 0.0), np.where(targets >= 0, entropy, 0.0)
+
+
+def token_values(critic: GPT, tokens):
+    """The second head after every column, (B, W)."""
+    hidden = critic.trace(tokens).hidden
+    return (hidden @ critic.params["readout.weight"] + critic.params["readout.bias"])[:, 0].reshape(tokens.shape)
+
+
+def named_gradients(model: GPT | ActorCritic, add_gradient) -> dict[str, np.ndarray]:
+    """A copy of what `add_gradient()` adds to the model's gradients."""
+    model.grads.flat[:] = 0.0
+    add_gradient()
+    return {name: array.copy() for name, array in model.grads.items()}
+
+
+def assert_equal_gradients(found, expected, rtol=1e-12):
+    """By name, relative to the length of the whole gradient."""
+    assert found.keys() == expected.keys()
+    length = np.sqrt(sum(float((array**2).sum()) for array in expected.values()))
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=rtol * length, err_msg=name)
+
+
+def ppo_gradients(model: GPT | ActorCritic, *, minibatch: int | None = None, prompts=None, **settings) -> PPOGradients:
+    """For a small model of float32 or float64: its own first weights are the reference, and a random network judges."""
+    policy, _ = networks(model)
+    plain = ModelConfig(**vars(policy.config) | {"lora_rank": 0})
+    reference = GPT(plain, dtype=policy.dtype_name)
+    for name, array in policy.merged().items():
+        reference.params[name][...] = array
+    reward = language_model(ModelConfig(**vars(plain) | {"n_outputs": 1}), seed=11, dtype=policy.dtype_name)
+    settings = PPOSettings(**{"rollout_size": 16, "max_tokens": 4} | settings)
+    return PPOGradients(
+        settings,
+        prompts or [[1], [2, 3], [4, 5, 6]],
+        Judges(reference, reward),
+        stop_id=STOP,
+        minibatch=minibatch or settings.rollout_size,
+        micro_size=8,
+        seed=3,
+        block_size=policy.config.block_size,
+    )
+
+
+def collected(model: GPT | ActorCritic, **settings) -> PPOGradients:
+    """With a first rollout."""
+    gradients = ppo_gradients(model, **settings)
+    gradients.collect(model)
+    return gradients

@@ -1,0 +1,147 @@
+"""Every loss of the later stages, through the whole model: each parameter's gradient against differences of the loss.
+
+The losses on the other side are written from the equations at the heads of `losses.py` and `ppo.py`, token by token.
+"""
+
+import numpy as np
+import pytest
+from gradient_check import check_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rlhf_cases import (
+    ARCHITECTURES,
+    actor_critic,
+    language_model,
+    minibatch_around,
+    named_gradients,
+    random_sequences,
+    tiny_config,
+    token_figures,
+    token_values,
+)
+
+from npllm.data.sampler import RowSampler
+from npllm.optim import BatchConfig
+from npllm.rlhf.dpo import preference_gradient
+from npllm.rlhf.ppo import networks, policy_and_value_gradient
+from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
+
+architectures = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+examples = st.fixed_dictionaries(
+    {"lora_rank": st.sampled_from([0, 2]), "B": st.integers(1, 3), "seed": st.integers(0, 2**32)}
+)
+
+
+def random_pairs(config, P, seed) -> Pairs:
+    return Pairs(random_sequences(config, P, seed), random_sequences(config, P, seed + 1))
+
+
+def log_sigmoid(z):
+    return -np.log1p(np.exp(-z))
+
+
+def rewards_at_the_end(model, sequences):
+    values = token_values(model, sequences.tokens)
+    return np.array([values[row, column] for row, column in enumerate(sequences.last)])
+
+
+def ppo_loss(model, case) -> float:
+    """The equation of each token in turn."""
+    (tokens, targets, mask, old, old_values, advantages, returns), setting, n_tokens = case
+    policy, critic = networks(model)
+    log_probability, entropy = token_figures(policy, tokens, targets, setting.temperature)
+    values = None if critic is None else token_values(critic, tokens)
+    total = 0.0
+    for place in zip(*np.nonzero(mask), strict=True):
+        ratio, A = np.exp(log_probability[place] - old[place]), advantages[place]
+        total -= min(A * ratio, A * min(max(ratio, 1 - setting.clip), 1 + setting.clip))
+        total -= setting.entropy_coef * entropy[place]
+        if values is not None:
+            V, V_old, R, clip = values[place], old_values[place], returns[place], setting.value_clip
+            limited = min(max(V, V_old - clip), V_old + clip)
+            total += setting.value_coef * 0.5 * max((V - R) ** 2, (limited - R) ** 2)
+    return total / n_tokens
+
+
+def check_ppo(model, B, seed):
+    case = minibatch_around(model, B, seed)
+    results = []
+    gradients = named_gradients(
+        model, lambda: results.append(policy_and_value_gradient(model, case.batch, case.settings, case.n_tokens))
+    )
+    assert results[0]["loss"] == pytest.approx(ppo_loss(model, case), rel=1e-11)
+    check_gradients(lambda: ppo_loss(model, case), dict(model.params), gradients, elementwise_up_to=0)
+
+
+@architectures
+@settings(max_examples=3)
+@given(example=examples)
+def test_bradley_terry(backend, architecture, example):
+    config = tiny_config(**architecture, n_outputs=1, lora_rank=example["lora_rank"])
+    P, seed = example["B"] + 1, example["seed"]
+    model, pairs = language_model(config, seed, backend=backend), random_pairs(config, P, seed)
+    gradients = RewardGradients(pairs, RewardConfig(batch=BatchConfig(size=P, micro_size=2)))
+    ids = np.arange(P)
+    rows = RowSampler(P, 0).rows(ids)
+
+    def loss():
+        chosen, rejected = (rewards_at_the_end(model, side) for side in pairs.take(rows))
+        return float(-log_sigmoid(chosen - rejected).mean())
+
+    results = []
+    found = named_gradients(model, lambda: results.append(gradients(model, ids, 0)))
+    assert results[0].loss == pytest.approx(loss(), rel=1e-11)
+    check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
+
+
+@architectures
+@settings(max_examples=3)
+@given(example=examples, beta=st.sampled_from([0.1, 1.0]))
+def test_direct_preference(backend, architecture, example, beta):
+    config = tiny_config(**architecture, lora_rank=example["lora_rank"])
+    P, seed = example["B"], example["seed"]
+    model, pairs = language_model(config, seed, backend=backend), random_pairs(config, P, seed)
+    reference = np.random.default_rng(seed).uniform(-9.0, -1.0, (2, P))
+
+    def loss():
+        chosen, rejected = (token_figures(model, side.tokens, side.targets)[0].sum(axis=1) for side in pairs)
+        return float(-log_sigmoid(beta * ((chosen - reference[0]) - (rejected - reference[1]))).sum()) / (P + 2)
+
+    results = []
+    found = named_gradients(
+        model, lambda: results.append(preference_gradient(model, pairs, reference, beta, n_pairs=P + 2))
+    )
+    assert results[0][0] == pytest.approx(loss(), rel=1e-11)
+    check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
+
+
+@architectures
+@settings(max_examples=3)
+@given(example=examples)
+def test_policy_and_critic(backend, architecture, example):
+    config = tiny_config(**architecture, lora_rank=example["lora_rank"])
+    check_ppo(actor_critic(config, example["seed"], backend=backend), example["B"] + 1, example["seed"])
+
+
+@architectures
+@settings(max_examples=3)
+@given(example=examples)
+def test_policy_without_a_critic(backend, architecture, example):
+    """As RLOO and GRPO have it."""
+    config = tiny_config(**architecture, lora_rank=example["lora_rank"])
+    check_ppo(language_model(config, example["seed"], backend=backend), example["B"], example["seed"])
+
+
+def test_the_cases_lie_on_both_sides_of_every_clip():
+    """Otherwise the checks above would say nothing about one of them."""
+    model = actor_critic(tiny_config(), 0)
+    (tokens, targets, mask, old, old_values, advantages, returns), setting, _ = minibatch_around(model, 12, 0)
+    ratio = np.exp(token_figures(model.policy, tokens, targets, setting.temperature)[0] - old)[mask]
+    kinds = {(bool(abs(r - 1) > 0.2), r > 1, A > 0) for r, A in zip(ratio, advantages[mask], strict=True)}
+    assert len(kinds) == 8
+    values = token_values(model.critic, tokens)
+    change, error = (values - old_values)[mask], (values - returns)[mask]
+    limited_error = error - change + np.clip(change, -0.2, 0.2)
+    kinds = {(bool(abs(d) > 0.2), bool(f**2 > e**2)) for d, e, f in zip(change, error, limited_error, strict=True)}
+    assert kinds >= {(False, False), (True, False), (True, True)}
+    assert np.abs(limited_error**2 - error**2)[np.abs(change) > 0.2].min() > 1e-3

@@ -1,0 +1,166 @@
+"""What must change nothing: the composition of a minibatch, micro-batches, the width of the padding, and its content."""
+
+import numpy as np
+import pytest
+from rlhf_cases import (
+    STOP,
+    actor_critic,
+    assert_equal_gradients,
+    collected,
+    language_model,
+    minibatch_around,
+    named_gradients,
+    random_sequences,
+    tiny_config,
+)
+
+from npllm.optim import BatchConfig
+from npllm.rlhf.dpo import DPOConfig, DPOGradients, DPOSettings, preference_gradient
+from npllm.rlhf.losses import clipped_policy
+from npllm.rlhf.ppo import policy_and_value_gradient
+from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
+from npllm.rlhf.rollout import take
+from npllm.rlhf.sequences import Sequences, rewards_of, sequence_log_probability
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_ratio_is_exactly_1_before_the_first_update(monkeypatch, temperature, lora_rank):
+    """In float32, bit for bit, whatever rows a minibatch has; also where a temperature divides the logits, which is
+    easily forgotten in one of the passes (trlx#107, OpenRLHF#853)."""
+    model = actor_critic(tiny_config(lora_rank=lora_rank), dtype="float32")
+    gradients = collected(model, rollout_size=40, temperature=temperature)
+    ratios = []
+
+    def recorded(*arguments):
+        ratios.append(clipped_policy(*arguments))
+        return ratios[-1]
+
+    monkeypatch.setattr("npllm.rlhf.ppo.clipped_policy", recorded)
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 3, 5, 8, 31, 33, 40):
+        batch = take(gradients.buffer, rng.permutation(40)[:size])
+        figures = policy_and_value_gradient(model, batch, gradients.settings, int(batch.mask.sum()))
+        assert (ratios[-1].ratio == 1.0).all(), size
+        assert (figures["policy/approx_kl"], figures["policy/ratio_var"], figures["policy/clip_frac"]) == (0, 0, 0)
+    assert len(ratios) == 8
+
+
+def widened(batch, columns: int, filler: int):
+    """A minibatch or Sequences with more columns of padding, which hold something."""
+
+    def wide(name, array):
+        if array.ndim == 1:
+            return array
+        padded = np.pad(array, ((0, 0), (0, columns)))
+        padded[:, array.shape[1] :] = {"targets": -1, "mask": False}.get(name, filler)
+        return padded
+
+    return batch._replace(**{name: wide(name, getattr(batch, name)) for name in batch._fields})
+
+
+def with_other_padding(batch, filler: int):
+    """The same responses with other tokens behind them."""
+    last = batch.tokens.shape[1] - 1 - np.argmax((batch.targets >= 0)[:, ::-1], axis=1)  # that predicts a token
+    behind = np.arange(batch.tokens.shape[1]) > last[:, None] + 1
+    assert behind.any()
+    return batch._replace(tokens=np.where(behind, filler, batch.tokens).astype(np.int32))
+
+
+changes = pytest.mark.parametrize(
+    "change",
+    [lambda batch: widened(batch, 8, 5), lambda batch: with_other_padding(batch, 7)],
+    ids=["width", "content"],
+)
+
+
+@changes
+def test_padding_changes_nothing_in_ppo(change):
+    """Neither loss, nor gradient, nor one of the figures: entropy and divergence too are of responses only (trl#2496,
+    trl#6809)."""
+    model = actor_critic(tiny_config())
+    batch, settings, n_tokens = minibatch_around(model, 4, seed=1)
+    results, gradients = [], []
+    for each in (batch, change(batch)):
+        gradients.append(
+            named_gradients(
+                model, lambda each=each: results.append(policy_and_value_gradient(model, each, settings, n_tokens))
+            )
+        )
+    assert results[1] == pytest.approx(results[0], rel=1e-12, abs=1e-14)
+    assert_equal_gradients(gradients[1], gradients[0])
+
+
+@changes
+def test_padding_changes_nothing_in_dpo_and_reward(change):
+    config = tiny_config(n_outputs=1)
+    model = language_model(config)
+    pairs = Pairs(random_sequences(config, 4, 1), random_sequences(config, 4, 2))
+    other = Pairs(*(change(side) for side in pairs))
+    np.testing.assert_allclose(rewards_of(model, other.chosen), rewards_of(model, pairs.chosen), rtol=1e-12)
+    narrow = sequence_log_probability(model, pairs.chosen)
+    wide = sequence_log_probability(model, other.chosen)
+    np.testing.assert_allclose(wide[:, : narrow.shape[1]], narrow, rtol=0, atol=1e-12)
+    assert not wide[:, narrow.shape[1] :].any()
+
+    reference = np.full((2, 4), -5.0)
+    for add_gradient in (
+        lambda pairs: preference_gradient(model, pairs, reference, 0.5, n_pairs=4)[0],
+        lambda pairs: RewardGradients(pairs, RewardConfig())(model, np.arange(4), 0).loss,
+    ):
+        losses = []
+        first, second = (
+            named_gradients(model, lambda each=each: losses.append(add_gradient(each)))  # noqa: B023
+            for each in (pairs, other)
+        )
+        assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+        assert_equal_gradients(second, first)
+
+
+@pytest.mark.parametrize("micro_size", [1, 3, 4])
+def test_micro_batches_of_pairs_add_up(micro_size):
+    config, P = tiny_config(n_outputs=1), 7
+    model, reference = language_model(config), language_model(config, seed=4)
+    pairs = Pairs(random_sequences(config, P, 1), random_sequences(config, P, 2))
+
+    def both(size):
+        batch = BatchConfig(size=P, micro_size=size)
+        dpo = DPOConfig(batch=batch, dpo=DPOSettings(beta=0.5))
+        return RewardGradients(pairs, RewardConfig(batch=batch)), DPOGradients(pairs, reference, dpo)
+
+    for whole, parts in zip(both(P), both(micro_size), strict=True):
+        results = []
+        first, second = (
+            named_gradients(model, lambda g=g: results.append(g(model, np.arange(P), 0)))  # noqa: B023
+            for g in (whole, parts)
+        )
+        assert results[1].loss == pytest.approx(results[0].loss, rel=1e-12)
+        assert results[1].figures == pytest.approx(results[0].figures, rel=1e-12)
+        assert_equal_gradients(second, first)
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_micro_batches_of_responses_add_up(method):
+    """Each divides by the tokens of the whole minibatch, not by its own."""
+    build = actor_critic if method == "ppo" else language_model
+    model = build(tiny_config())
+    gradients = collected(model, method=method, rollout_size=8, entropy_coef=0.1)
+    model.params.flat[:] *= 1.05  # so that the ratios are no longer 1
+    rows, results, found = np.arange(7), [], []
+    for gradients.micro_size in (7, 3):
+        found.append(named_gradients(model, lambda: results.append(gradients.accumulate(model, rows))))
+    assert results[1].loss == pytest.approx(results[0].loss, rel=1e-12)
+    assert results[1].figures == pytest.approx(results[0].figures, rel=1e-12)
+    assert_equal_gradients(found[1], found[0])
+
+
+def test_reward_is_read_at_the_stop_token_and_not_at_a_pad():
+    """(trl#937)"""
+    config = tiny_config(n_outputs=1)
+    model = language_model(config)
+    text = [3, 1, 4, STOP]
+    alone = model.readout(model.hidden(np.array([text])))[-1, 0]
+    tokens = np.zeros((2, 8), np.int32)  # the padding is the stop token again
+    tokens[0, :4], tokens[1] = text, 2
+    row = Sequences(tokens, np.full((2, 8), -1, np.int32), np.array([3, 7]))
+    assert rewards_of(model, row)[0] == pytest.approx(alone, rel=1e-12)

@@ -1,0 +1,176 @@
+"""The whole road, on a task that a user wrote in a file: every stage, the report card, and going on after a stop."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import refused, run
+
+from npllm.rlhf.judging import Verdict, distinct
+from npllm.rlhf.report_card import grade, interval_over_seeds
+from npllm.rlhf.tasks import Response
+from npllm.rlhf.tasks.code import parses
+from npllm.rlhf.tasks.paths import LONGEST_WALK, NODES, Paths
+
+TASK = '''
+"""Answer a letter with as many of the same letter as you like, up to four."""
+
+from dataclasses import replace
+
+from npllm.data.records import Demonstration
+from npllm.finetuning.sft import SFTConfig
+from npllm.model import Architecture
+from npllm.optim import BatchConfig
+from npllm.rlhf.dpo import DPOConfig
+from npllm.rlhf.ppo import PPOSettings
+from npllm.rlhf.ppo_run import PPOConfig
+from npllm.rlhf.reward import RewardConfig
+from npllm.rlhf.tasks import Recipe, Task
+from npllm.training.config import DataConfig, RunConfig, TrainConfig
+
+SHORT = {"batch": BatchConfig(size=8, micro_size=8), "train": TrainConfig(steps=8, eval_every=8, checkpoint_every=4)}
+
+
+def improvement(method):
+    settings = PPOSettings(method=method, rollout_size=16, group=4, max_tokens=5, epochs=2)
+    return PPOConfig(ppo=settings, **SHORT)
+
+
+class Echo(Task):
+    name = "echo"
+    recipe = Recipe(
+        pretrain=RunConfig(
+            data=DataConfig(tokenizer="char"),
+            model=Architecture(n_layer=1, n_head=2, n_embd=16, block_size=8),
+            **SHORT,
+        ),
+        sft=SFTConfig(**SHORT),
+        reward=RewardConfig(**SHORT),
+        ppo=improvement("ppo"),
+        rloo=improvement("rloo"),
+        grpo=improvement("grpo"),
+        dpo=DPOConfig(**SHORT),
+        responses_per_prompt=24,
+        n_pairs=40,
+        n_judged=12,
+    )
+
+    def corpus(self):
+        return "aaaa bbbb cc ab " * 40
+
+    def demonstrations(self):
+        return [Demonstration(letter, letter * n) for letter in "abc" for n in range(1, 5)]
+
+    def prompts(self):
+        return ["a", "b", "c"]
+
+    def gold(self, response):
+        return response.text.count(response.prompt) / 5
+'''
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("road")
+    (folder / "echo.py").write_text(TASK)
+    assert run("rlhf", "--task", folder / "echo.py", "--out", folder / "out", "--seeds", 2) == 0
+    return folder
+
+
+def test_every_method_has_its_figures(road):
+    summary = json.loads((road / "out" / "summary.json").read_text())
+    assert summary["task"] == "echo"
+    assert summary["seeds"] == 2
+    assert list(summary["methods"]) == ["sft", "best of 16", "ppo", "rloo", "grpo", "dpo"]
+    sft, best = summary["methods"]["sft"], summary["methods"]["best of 16"]
+    assert sft["kl"] == 0.0
+    assert sft["win_rate"] == 0.5
+    assert best["proxy"] > sft["proxy"], "the best of 16 by the proxy has no better proxy"
+    assert best["kl"] == pytest.approx(np.log(16) - 15 / 16)
+    assert 0 < summary["methods"]["ppo"]["kl"] < 5
+
+
+def test_the_report_card_shows_samples_and_the_plot(road):
+    card = (road / "out" / "report_card.md").read_text()
+    assert card.count("[ppo, gold") == 4
+    assert "![" in card
+    assert (road / "out" / "overoptimisation.png").stat().st_size > 10_000
+
+
+def test_the_same_command_goes_on(road, capsys):
+    """Of two roads one has lost its last run and its preferences: only that run is made again, with the same bits."""
+    out = road / "out"
+    before = {path: path.read_bytes() for path in out.rglob("summary.json")}
+    for path in sorted((out / "seed-1" / "dpo").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (out / "seed-1" / "dpo").rmdir()
+    (out / "seed-1" / "preferences.jsonl").unlink()
+    capsys.readouterr()
+    assert run("rlhf", "--task", road / "echo.py", "--out", out, "--seeds", 2) == 0
+    printed = capsys.readouterr().out
+    assert "dpo ─" in printed
+    assert "reward ─" not in printed
+    for path, content in before.items():
+        made, kept = json.loads(path.read_text()), json.loads(content)
+        assert made | {"seconds": 0} == kept | {"seconds": 0}, path
+
+
+def test_wrong_tasks_are_refused(tmp_path, capsys):
+    assert "neither a Python file nor one of paths, code" in refused(capsys, "rlhf", "--task", "nothing", exit_code=2)
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert "0 subclasses of Task" in refused(capsys, "rlhf", "--task", tmp_path / "empty.py", exit_code=2)
+
+
+def test_a_gold_reward_that_says_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "flat.py").write_text(TASK.replace("response.text.count(response.prompt) / 5", "0.5"))
+    message = refused(capsys, "rlhf", "--task", tmp_path / "flat.py", "--out", tmp_path / "out", exit_code=3)
+    assert "told no two responses apart" in message
+
+
+def test_gold_of_paths():
+    task = Paths()
+    start = int(np.flatnonzero(task.shortest == 3)[0])
+    middle = next(n for n in np.flatnonzero(task.edges[start]) if task.edges[n, 0])
+    walk = NODES[middle] + NODES[0]
+    assert task.gold(Response(NODES[start], walk, True)) == 1.0
+    assert task.gold(Response(NODES[start], walk, False)) == 0.0  # did not stop
+    assert task.gold(Response(NODES[start], NODES[middle], True)) == 0.0  # did not arrive
+    assert task.gold(Response(NODES[start], NODES[0], True)) == 0.0  # there is no such edge
+    assert task.gold(Response(NODES[start], "?" + walk, True)) == 0.0
+    assert task.gold(Response(NODES[start], walk * 5, True)) == 0.0  # longer than is allowed
+    rng = np.random.default_rng(0)
+    walks = [task.walk(rng) for _ in range(300)]
+    golds = [task.gold(Response(walk[0], walk[1:], True)) for walk in walks]
+    expected = [(LONGEST_WALK - len(w)) / (LONGEST_WALK - task.shortest[NODES.index(w[0])]) for w in walks]
+    assert golds == pytest.approx([e if walk[-1] == "a" else 0.0 for e, walk in zip(expected, walks, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("source", "good"),
+    [
+        ("def f(x):\n    return x\n", True),
+        ("def f(x):\n", False),
+        ("def f(x):\n    # nothing\n", False),
+        ("def f(x):\n    return (x\n", False),
+        ("def f(x):\nreturn x\n", False),
+        ("def f(x):\n    return '\\0'\0\n", False),
+    ],
+)
+def test_gold_of_code(source, good):
+    assert parses(source) == good
+
+
+def test_distinct_n():
+    assert distinct([[1, 2, 1, 2], [3]], 1) == 3 / 5
+    assert distinct([[1, 2, 1, 2], [3]], 2) == 2 / 3
+    assert distinct([[1]], 2) == 0.0
+
+
+def test_intervals():
+    """Two seeds a standard deviation of sqrt(2)/2 apart: t(1) = 12.706; and one seed: over its responses."""
+    assert interval_over_seeds([0.0, 1.0]) == pytest.approx(12.706 * np.sqrt(0.5) / np.sqrt(2))
+    gold = np.array([0.0, 1.0] * 50)
+    verdict = Verdict("x", gold, gold, gold, 0.0, 1.0, 1.0, 1.0, 1.0, [])
+    assert grade([verdict]).gold_interval == pytest.approx(1.96 * gold.std(ddof=1) / 10)
+    assert grade([verdict, verdict]).gold_interval == 0.0
