@@ -1,12 +1,15 @@
 """The verbs of the stages after pretraining; `cli.py` imports them when one is asked for."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from tyro.conf import Positional
 
-from npllm.errors import ConfigError
+from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig
 from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.sft import SFTConfig, SFTSettings
@@ -15,6 +18,7 @@ from npllm.rlhf.dpo import DPOConfig, DPOSettings
 from npllm.rlhf.ppo import PPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.reward import RewardConfig, RewardSettings
+from npllm.training.checkpoint import checkpoint_files
 from npllm.training.config import TrainConfig
 from npllm.training.run_folder import RunFolder, new_run_folder
 from npllm.training.spikes import SpikeConfig
@@ -46,7 +50,8 @@ def classify(
     from npllm.finetuning.classify import classify as run_classify
 
     config = ClassifyConfig(classify=classify, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    run_classify(config, run, data, test, out or new_run_folder("classify"), Console())
+    with _new_run(out or new_run_folder("classify")) as path:
+        run_classify(config, run, data, test, path, Console())
 
 
 def sft(
@@ -71,7 +76,8 @@ def sft(
     from npllm.finetuning.sft import sft as run_sft
 
     config = SFTConfig(sft=sft, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    run_sft(config, run, data, out or new_run_folder("sft"), Console())
+    with _new_run(out or new_run_folder("sft")) as path:
+        run_sft(config, run, data, path, Console())
 
 
 def chat(
@@ -113,7 +119,8 @@ def reward(
     from npllm.rlhf.reward import reward as run_reward
 
     config = RewardConfig(reward=reward, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    run_reward(config, run, data, out or new_run_folder("reward"), Console())
+    with _new_run(out or new_run_folder("reward")) as path:
+        run_reward(config, run, data, path, Console())
 
 
 def ppo(
@@ -140,7 +147,8 @@ def ppo(
     from npllm.rlhf.ppo_run import ppo as run_ppo
 
     config = PPOConfig(ppo=ppo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    run_ppo(config, run, reward, prompts, out or new_run_folder(ppo.method), Console())
+    with _new_run(out or new_run_folder(ppo.method)) as path:
+        run_ppo(config, run, reward, prompts, path, Console())
 
 
 def dpo(
@@ -165,7 +173,8 @@ def dpo(
     from npllm.rlhf.dpo import dpo as run_dpo
 
     config = DPOConfig(dpo=dpo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    run_dpo(config, run, data, out or new_run_folder("dpo"), Console())
+    with _new_run(out or new_run_folder("dpo")) as path:
+        run_dpo(config, run, data, path, Console())
 
 
 def rlhf(*, task: str, out: Path | None = None, seeds: int = 1) -> None:
@@ -179,6 +188,19 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1) -> None:
     from npllm.rlhf.report_card import walk_and_report
 
     walk_and_report(task, out or Path("runs") / f"rlhf-{Path(task).stem}", seeds, Console())
+
+
+@contextmanager
+def _new_run(path: Path) -> Iterator[Path]:
+    """The folder of a run to be made. One that is refused when all its parts meet, before its first checkpoint, is
+    gone again: what was wrong can be mended and the command repeated."""
+    is_new = not path.exists()
+    try:
+        yield path
+    except (ConfigError, DataError):
+        if is_new and path.exists() and not checkpoint_files(RunFolder(path).checkpoints):
+            shutil.rmtree(path)
+        raise
 
 
 def resume_stage(run: RunFolder, stage: str, console: Console) -> None:

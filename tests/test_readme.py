@@ -1,5 +1,7 @@
 """README is true: every command and every line of Python in it runs."""
 
+import io
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -8,12 +10,22 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from npllm.rlhf import report_card
+from npllm.rlhf.tasks import load_task
 from npllm.training import spike_demo
 from npllm.training.config import DataConfig
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 SHORTER = ["--train.steps", "3", "--batch.size", "8", "--batch.micro_size", "2", "--model.n_embd", "32"]
 SMALL_TEXT = ["--data.source", "pydoc", "--data.vocab_size", "300"]
+STAGES = ("sft", "reward", "ppo", "dpo")
+SHORTER_STAGE = ["--train.steps", "2", "--batch.size", "4", "--batch.micro_size", "4"]
+SHORTER_PPO = ["--ppo.rollout_size", "4", "--ppo.max_tokens", "4", "--ppo.epochs", "1"]
+RECORDS = {
+    "demonstrations.jsonl": [{"prompt": f"{i} plus 1 is ", "response": f"{i + 1}"} for i in range(40)],
+    "preferences.jsonl": [{"prompt": f"{i} is ", "chosen": "even", "rejected": "odd"} for i in range(0, 80, 2)],
+    "prompts.jsonl": [{"prompt": f"{i} is "} for i in range(8)],
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -34,6 +46,8 @@ def run(command: str) -> int:
             words += SHORTER + ([] if "--data.source" in words else SMALL_TEXT)
             if "--minutes" in words:  # instead of the steps: it is the one under test
                 words[words.index("--minutes") + 1] = "0.01"
+        if words[1] in STAGES:
+            words += SHORTER_STAGE + SHORTER_PPO * (words[1] == "ppo")
         return main(words[1:])
     assert words[:3] == ["python", "-m", "benchmarks"], f"README has a command that no test runs: {command}"
     from benchmarks.cli import main
@@ -52,9 +66,21 @@ def shorten_the_demo(monkeypatch) -> None:
     monkeypatch.setattr(spike_demo, "POISON", spike_demo.Poison(first=6, batches=2, growth=1))
 
 
+def shorten_the_tasks(monkeypatch) -> list[str]:
+    """`npllm rlhf` has no options for its size either, and a road that is cut short leads nowhere: a whole one is walked
+    in tests/rlhf/test_road.py. Returns the names of the tasks that are asked for."""
+    tasks: list[str] = []
+    monkeypatch.setattr(report_card, "walk_and_report", lambda name, *_: tasks.append(load_task(name).name))
+    return tasks
+
+
 def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shorten_the_demo(monkeypatch)
+    tasks = shorten_the_tasks(monkeypatch)
+    monkeypatch.setattr("sys.stdin", io.StringIO("def parse(text):\n"))  # what is said to `npllm chat`
+    for name, records in RECORDS.items():
+        Path(name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     for name in ("notes.txt", "tinyshakespeare.txt"):
         Path(name).write_text("\n".join(topics.values())[:100_000], encoding="utf-8")
     for command in commands():
@@ -66,6 +92,7 @@ def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
         except SystemExit as end:  # --help
             code = end.code or 0
         assert code == 0, f"{step} ended with {code}: {capsys.readouterr().err}"
+    assert tasks == ["paths", "code"]
 
 
 @pytest.mark.parametrize("code", blocks("python"))

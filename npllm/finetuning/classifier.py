@@ -8,7 +8,7 @@ while it learns from few labels. (Radford et al., "Improving language understand
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
 
+Pool = Literal["last", "mean"]  # which positions of a text the head reads
 WIDTH_STEP = 8  # rows are padded to a multiple of it
 ROWS_AT_ONCE = 32
 
@@ -51,29 +52,33 @@ def encode_texts(records: Sequence[Labelled], classes: Sequence[str], tokenizer:
 class Rows(NamedTuple):
     """A text a row, padded on the right, where no token of the text can see it.
 
-    tokens, targets: (B, W) int32; a target is the next token, or -1. last: (B,), the column of a text's last token.
-    labels: (B,).
+    tokens, targets: (B, W) int32; a target is the next token, or -1. shares: (B, W), of each position in what the head
+    reads of a text. labels: (B,).
     """
 
     tokens: np.ndarray
     targets: np.ndarray
-    last: np.ndarray
+    shares: np.ndarray
     labels: np.ndarray
 
-    def at_last(self) -> np.ndarray:
-        """The rows of the model's hidden states, (B W, C), that the head reads, (B,)."""
-        return np.arange(len(self.last)) * self.tokens.shape[1] + self.last
 
-
-def pad_texts(texts: Texts, block_size: int) -> Rows:
+def pad_texts(texts: Texts, block_size: int, pool: Pool) -> Rows:
     """W is what the longest text takes, in steps of WIDTH_STEP, but at most block_size."""
     lengths = np.array([len(ids) for ids in texts.tokens])
     width = min(block_size, -(-int(lengths.max()) // WIDTH_STEP) * WIDTH_STEP)
     tokens = np.zeros((len(lengths), width), np.int32)
     targets = np.full_like(tokens, IGNORED_TARGET)
+    shares = np.zeros(tokens.shape)
     for row, ids in enumerate(texts.tokens):
-        tokens[row, : len(ids)], targets[row, : len(ids) - 1] = ids, ids[1:]
-    return Rows(tokens, targets, lengths - 1, texts.labels)
+        n = len(ids)
+        tokens[row, :n], targets[row, : n - 1] = ids, ids[1:]
+        shares[row, 0 if pool == "mean" else n - 1 : n] = 1.0 / n if pool == "mean" else 1.0
+    return Rows(tokens, targets, shares, texts.labels)
+
+
+def pooled(hidden: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """What the head reads of each text, (B, C). hidden: (B W, C). shares: (B, W)."""
+    return (hidden.reshape(*shares.shape, -1) * shares[..., None].astype(hidden.dtype)).sum(axis=1)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,11 +117,11 @@ def classification_loss_and_grad(
         dlog_probability = np.full_like(log_probability, -aux_lm / n_targets)  # not read where the target is -1
         dhidden[...] = model.log_probability_backward(dlog_probability, None, cache)
         of_tokens = -float(log_probability.sum(dtype=np.float64)) / n_targets
-    at = rows.at_last()
-    last = trace.hidden[at]  # (B, C)
-    logits = model.readout(last)
+    read = pooled(trace.hidden, rows.shares)
+    logits = model.readout(read)
     nll, dlogits = cross_entropy(logits, rows.labels)
-    dhidden[at] += model.readout_backward((dlogits / n_texts).astype(model.dtype), last)
+    dread = model.readout_backward((dlogits / n_texts).astype(model.dtype), read)
+    dhidden += (dread[:, None] * rows.shares[..., None].astype(model.dtype)).reshape(dhidden.shape)
     model.backward(trace, dhidden)
     right = int(np.count_nonzero(logits.argmax(axis=1) == rows.labels))
     return Losses(float(nll.sum()) / n_texts, of_tokens, right)
@@ -125,14 +130,15 @@ def classification_loss_and_grad(
 class ClassifierGradients:
     """L of a batch of texts; micro-batches add up."""
 
-    def __init__(self, texts: Texts, aux_lm: float, config: LoopConfig):
+    def __init__(self, texts: Texts, aux_lm: float, pool: Pool, config: LoopConfig):
         self.texts = texts
         self.aux_lm = aux_lm
+        self.pool = pool
         self.micro_size = config.batch.micro_size
         self.sampler = RowSampler(len(texts.tokens), config.train.seed)
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
-        batch = pad_texts(self.texts.take(self.sampler.rows(ids)), model.config.block_size)
+        batch = pad_texts(self.texts.take(self.sampler.rows(ids)), model.config.block_size, self.pool)
         counts = {"n_texts": len(ids), "n_targets": int(np.count_nonzero(batch.targets != IGNORED_TARGET))}
         parts = []
         for first in range(0, len(ids), self.micro_size):
@@ -152,13 +158,13 @@ class ClassifierEvaluation(NamedTuple):
     accuracy: float
 
 
-def evaluate_classifier(model: GPT, texts: Texts) -> ClassifierEvaluation:
+def evaluate_classifier(model: GPT, texts: Texts, pool: Pool) -> ClassifierEvaluation:
     """How well the classes of texts are told. Texts of like lengths go together, which saves padding."""
     order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
     nll, right = 0.0, 0
     for first in range(0, len(order), ROWS_AT_ONCE):
-        rows = pad_texts(texts.take(order[first : first + ROWS_AT_ONCE]), model.config.block_size)
-        logits = model.readout(model.hidden(rows.tokens)[rows.at_last()])
+        rows = pad_texts(texts.take(order[first : first + ROWS_AT_ONCE]), model.config.block_size, pool)
+        logits = model.readout(pooled(model.hidden(rows.tokens), rows.shares))
         nll += float(cross_entropy(logits, rows.labels)[0].sum())
         right += int(np.count_nonzero(logits.argmax(axis=1) == rows.labels))
     return ClassifierEvaluation(nll / len(order), right / len(order))

@@ -1,6 +1,7 @@
 """The settings of `npllm classify`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import AdaptConfig
@@ -27,6 +28,8 @@ class ClassifySettings:
     """updates at least, however few the labels"""
     aux_lm: float = 0.5
     """weight of the texts' language-model loss beside that of the classes (GPT-1: 0.5)"""
+    pool: Literal["last", "mean"] = "mean"
+    """what the head reads: the final state of the last token (GPT-1), or the mean of all tokens' states"""
     test_fraction: float = 0.2
     """share of each class that is held out as the test, where there is no file for it"""
     test_texts: int = 1000

@@ -67,10 +67,10 @@ def train_point(
     config = replace(config, train=replace(config.train, seed=seed), spikes=SpikeConfig(enabled=False))
     config = config.with_steps(config.n_updates(len(subset.tokens)))
     state = begin(base, config, int(train.labels.max()) + 1, from_scratch=method == "scratch")
-    for _ in updates(state, config, ClassifierGradients(subset, config.classify.aux_lm, config)):
+    for _ in updates(state, config, ClassifierGradients(subset, config.classify.aux_lm, config.classify.pool, config)):
         if stop.requested:
             return None
-    return Point(method, labels, seed, state.step, evaluate_classifier(state.model, test).accuracy)
+    return Point(method, labels, seed, state.step, evaluate_classifier(state.model, test, config.classify.pool).accuracy)
 
 
 def begin(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bool = False) -> LoopState:

@@ -205,7 +205,8 @@ class PPOGradients:
         with the score of those that have no stop token."""
         buffer, raw = self.buffer, rewards_of(self.judges.reward, sequences)
         if buffer["rollouts"] == 0:  # nothing is learnt yet: these are the reference's
-            buffer["score_mean"], buffer["score_std"] = raw.mean(), max(raw.std(), 1e-8)
+            buffer["score_mean"], deviation = raw.mean(), raw.std()
+            buffer["score_std"] = deviation if deviation > 1e-8 else 1.0  # equal scores have no scale of their own
             if critic is not None:  # it begins as the reward model, and so does its scale
                 critic.params["readout.weight"][...] /= buffer["score_std"]
                 critic.params["readout.bias"][...] -= buffer["score_mean"]

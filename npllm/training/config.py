@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
+from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -134,7 +135,9 @@ class RunConfig(LoopConfig):
 
 def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
     """Call a dataclass or a typed function with what the arguments say; what is wrong with them is a ConfigError."""
-    _check_option_names(kind, arguments, prog)
+    options = _options(kind)
+    _check_option_names(options, arguments, prog)
+    arguments = _with_values(options, arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -147,8 +150,18 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
         raise ConfigError(_first_sentence(complaint.getvalue())) from None
 
 
-def _check_option_names(kind: Callable, arguments: list[str], prog: str) -> None:
-    known = [f"--{name}" for name in _option_names(kind)] + ["--help"]
+def _with_values(options: dict[str, Any], arguments: list[str]) -> list[str]:
+    """The arguments with True after each option that is true or false and stands alone."""
+    completed = []
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        completed.append(argument)
+        if options.get(argument.removeprefix("--").replace("-", "_")) is bool and following not in ("True", "False"):
+            completed.append("True")
+    return completed
+
+
+def _check_option_names(options: dict[str, Any], arguments: list[str], prog: str) -> None:
+    known = [f"--{name}" for name in options] + ["--help"]
     for argument in arguments:
         option = argument.split("=")[0]
         if option.startswith("--") and f"--{option[2:].replace('-', '_')}" not in known:
@@ -189,7 +202,7 @@ def load_recipe(recipe: str) -> RunConfig:
 
 def _arguments(tables: dict[str, Any], kind: type) -> list[str]:
     """The fields of a TOML file as command-line arguments."""
-    known = _option_names(kind)
+    known = list(_options(kind))
     arguments = []
     for section, table in tables.items():
         for name, value in (table if isinstance(table, dict) else {"": table}).items():
@@ -237,15 +250,15 @@ def _find_recipe(recipe: str) -> Path:
     )
 
 
-def _option_names(kind: Callable) -> list[str]:
-    """The parameters of a function or dataclass and, with dots, those of the dataclasses among them."""
-    names = []
+def _options(kind: Callable) -> dict[str, Any]:
+    """The parameters of a function or dataclass and, with dots, those of the dataclasses among them: name -> type."""
+    options: dict[str, Any] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         if is_dataclass(parameter.annotation):
-            names += [f"{name}.{inner}" for inner in _option_names(parameter.annotation)]
+            options |= {f"{name}.{inner}": kind for inner, kind in _options(parameter.annotation).items()}
         else:
-            names.append(name)
-    return names
+            options[name] = parameter.annotation
+    return options
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numba
 import pytest
 from small_runs import (
     checkpoints,
@@ -107,19 +108,19 @@ def kill_after(monkeypatch, step, *words):
                 raise Killed
             yield update
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(train, "updates", updates)
-        run(*words)
+        with pytest.raises(Killed):
+            run(*words)
 
 
 @of_every_stage
 def test_stopped_twice_and_resumed(folder, tmp_path, monkeypatch, undisturbed, stage):
     expected = undisturbed(stage)
-    assert len(untimed_metrics(expected)) == (9 if "p" in stage[1:4] and stage != "dpo" else 6) or stage == "dpo"
     out = tmp_path / "run"
     stop_after(monkeypatch, 1, 3)
     assert run(*arguments(stage, folder, out)) == 130
-    assert [path.name for path in checkpoints(out)][-1] == "step-00000001.h5"
+    assert checkpoints(out)[-1].name == "step-00000001.h5"
     assert run("resume", out) == 130
     assert untimed_metrics(out) == untimed_metrics(expected)[:3]
     assert run("resume", out) == 0
@@ -161,8 +162,6 @@ def test_killed_in_the_midst_of_a_rollout(folder, tmp_path, monkeypatch, undistu
 
 
 def test_two_threads_write_and_learn_the_same(folder, tmp_path, undisturbed):
-    import numba
-
     threads = numba.get_num_threads()
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("this process may use one thread only")

@@ -22,7 +22,9 @@ V, STOP, PROMPT = 8, 0, (0,)
 
 
 def world_config(**changes) -> ModelConfig:
-    return ModelConfig(**{"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": V, "tie_embeddings": False} | changes)
+    """A head of its own and weights of order one: no token is certain, and none is hopeless."""
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": V, "tie_embeddings": False}
+    return ModelConfig(**sizes | changes)
 
 
 def order_one(model: GPT, seed: int) -> GPT:
@@ -36,14 +38,6 @@ class World(NamedTuple):
 
     sequences: Sequences
     stopped: np.ndarray
-
-    def rows(self, tokens: np.ndarray) -> np.ndarray:
-        """Which responses the rows of tokens, (B, 8), are: (B,)."""
-        return np.array([self.index[row.tobytes()] for row in tokens.astype(np.int32)])
-
-    @property
-    def index(self) -> dict[bytes, int]:
-        return {row.tobytes(): i for i, row in enumerate(self.sequences.tokens)}
 
 
 def enumerate_responses(max_tokens: int, block_size: int = 8) -> World:

@@ -1,7 +1,7 @@
 """Small policies, critics and reward models with weights of order one, and batches of responses for them."""
 
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, small_config
@@ -12,12 +12,13 @@ from npllm.rlhf.ppo import Judges, PPOGradients, PPOSettings, networks
 from npllm.rlhf.rollout import Minibatch
 from npllm.rlhf.sequences import Sequences, join
 
-ARCHITECTURES = {"gpt2": GPT_2, "llama": LLAMA}
+ARCHITECTURES = {"gpt2": GPT_2 | {"tie_embeddings": True}, "llama": LLAMA}
 STOP = 0
 
 
 def tiny_config(**changes) -> ModelConfig:
-    return small_config(**{"n_layer": 1, "block_size": 16} | changes)
+    """With a head of its own, every token is likely enough to be written, the stop token too."""
+    return small_config(**{"n_layer": 1, "block_size": 16, "tie_embeddings": False} | changes)
 
 
 def order_one(model: GPT | ActorCritic, seed: int) -> GPT | ActorCritic:
@@ -98,11 +99,11 @@ def token_values(critic: GPT, tokens):
     return (hidden @ critic.params["readout.weight"] + critic.params["readout.bias"])[:, 0].reshape(tokens.shape)
 
 
-def named_gradients(model: GPT | ActorCritic, add_gradient) -> dict[str, np.ndarray]:
-    """A copy of what `add_gradient()` adds to the model's gradients."""
+def with_gradients(model: GPT | ActorCritic, compute, *arguments, **options) -> tuple[Any, dict[str, np.ndarray]]:
+    """What compute(model, ...) returns, and a copy of what it adds to the model's gradients."""
     model.grads.flat[:] = 0.0
-    add_gradient()
-    return {name: array.copy() for name, array in model.grads.items()}
+    result = compute(model, *arguments, **options)
+    return result, {name: array.copy() for name, array in model.grads.items()}
 
 
 def assert_equal_gradients(found, expected, rtol=1e-12):

@@ -13,11 +13,11 @@ from rlhf_cases import (
     actor_critic,
     language_model,
     minibatch_around,
-    named_gradients,
     random_sequences,
     tiny_config,
     token_figures,
     token_values,
+    with_gradients,
 )
 
 from npllm.data.sampler import RowSampler
@@ -65,11 +65,8 @@ def ppo_loss(model, case) -> float:
 
 def check_ppo(model, B, seed):
     case = minibatch_around(model, B, seed)
-    results = []
-    gradients = named_gradients(
-        model, lambda: results.append(policy_and_value_gradient(model, case.batch, case.settings, case.n_tokens))
-    )
-    assert results[0]["loss"] == pytest.approx(ppo_loss(model, case), rel=1e-11)
+    result, gradients = with_gradients(model, policy_and_value_gradient, *case)
+    assert result["loss"] == pytest.approx(ppo_loss(model, case), rel=1e-11)
     check_gradients(lambda: ppo_loss(model, case), dict(model.params), gradients, elementwise_up_to=0)
 
 
@@ -88,9 +85,8 @@ def test_bradley_terry(backend, architecture, example):
         chosen, rejected = (rewards_at_the_end(model, side) for side in pairs.take(rows))
         return float(-log_sigmoid(chosen - rejected).mean())
 
-    results = []
-    found = named_gradients(model, lambda: results.append(gradients(model, ids, 0)))
-    assert results[0].loss == pytest.approx(loss(), rel=1e-11)
+    result, found = with_gradients(model, gradients, ids, 0)
+    assert result.loss == pytest.approx(loss(), rel=1e-11)
     check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
 
 
@@ -107,11 +103,8 @@ def test_direct_preference(backend, architecture, example, beta):
         chosen, rejected = (token_figures(model, side.tokens, side.targets)[0].sum(axis=1) for side in pairs)
         return float(-log_sigmoid(beta * ((chosen - reference[0]) - (rejected - reference[1]))).sum()) / (P + 2)
 
-    results = []
-    found = named_gradients(
-        model, lambda: results.append(preference_gradient(model, pairs, reference, beta, n_pairs=P + 2))
-    )
-    assert results[0][0] == pytest.approx(loss(), rel=1e-11)
+    (result, _), found = with_gradients(model, preference_gradient, pairs, reference, beta, n_pairs=P + 2)
+    assert result == pytest.approx(loss(), rel=1e-11)
     check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
 
 

@@ -1,4 +1,4 @@
-"""What must change nothing: the composition of a minibatch, micro-batches, the width of the padding, and its content."""
+"""What must change nothing: what else a minibatch holds, micro-batches, the width and the content of the padding."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from rlhf_cases import (
     collected,
     language_model,
     minibatch_around,
-    named_gradients,
     random_sequences,
     tiny_config,
+    with_gradients,
 )
 
 from npllm.optim import BatchConfig
@@ -80,15 +80,10 @@ def test_padding_changes_nothing_in_ppo(change):
     trl#6809)."""
     model = actor_critic(tiny_config())
     batch, settings, n_tokens = minibatch_around(model, 4, seed=1)
-    results, gradients = [], []
-    for each in (batch, change(batch)):
-        gradients.append(
-            named_gradients(
-                model, lambda each=each: results.append(policy_and_value_gradient(model, each, settings, n_tokens))
-            )
-        )
-    assert results[1] == pytest.approx(results[0], rel=1e-12, abs=1e-14)
-    assert_equal_gradients(gradients[1], gradients[0])
+    figures, gradients = with_gradients(model, policy_and_value_gradient, batch, settings, n_tokens)
+    other_figures, other_gradients = with_gradients(model, policy_and_value_gradient, change(batch), settings, n_tokens)
+    assert other_figures == pytest.approx(figures, rel=1e-12, abs=1e-14)
+    assert_equal_gradients(other_gradients, gradients)
 
 
 @changes
@@ -103,18 +98,18 @@ def test_padding_changes_nothing_in_dpo_and_reward(change):
     np.testing.assert_allclose(wide[:, : narrow.shape[1]], narrow, rtol=0, atol=1e-12)
     assert not wide[:, narrow.shape[1] :].any()
 
-    reference = np.full((2, 4), -5.0)
-    for add_gradient in (
-        lambda pairs: preference_gradient(model, pairs, reference, 0.5, n_pairs=4)[0],
-        lambda pairs: RewardGradients(pairs, RewardConfig())(model, np.arange(4), 0).loss,
-    ):
-        losses = []
-        first, second = (
-            named_gradients(model, lambda each=each: losses.append(add_gradient(each)))  # noqa: B023
-            for each in (pairs, other)
+    def of_dpo(model, pairs):
+        return preference_gradient(model, pairs, np.full((2, 4), -5.0), 0.5, n_pairs=4)[0]
+
+    def of_reward(model, pairs):
+        return RewardGradients(pairs, RewardConfig())(model, np.arange(4), 0).loss
+
+    for add_gradient in (of_dpo, of_reward):
+        (loss, gradients), (other_loss, other_gradients) = (
+            with_gradients(model, add_gradient, each) for each in (pairs, other)
         )
-        assert losses[1] == pytest.approx(losses[0], rel=1e-12)
-        assert_equal_gradients(second, first)
+        assert other_loss == pytest.approx(loss, rel=1e-12)
+        assert_equal_gradients(other_gradients, gradients)
 
 
 @pytest.mark.parametrize("micro_size", [1, 3, 4])
@@ -129,14 +124,12 @@ def test_micro_batches_of_pairs_add_up(micro_size):
         return RewardGradients(pairs, RewardConfig(batch=batch)), DPOGradients(pairs, reference, dpo)
 
     for whole, parts in zip(both(P), both(micro_size), strict=True):
-        results = []
-        first, second = (
-            named_gradients(model, lambda g=g: results.append(g(model, np.arange(P), 0)))  # noqa: B023
-            for g in (whole, parts)
+        (result, gradients), (sum_of_parts, sum_of_gradients) = (
+            with_gradients(model, each, np.arange(P), 0) for each in (whole, parts)
         )
-        assert results[1].loss == pytest.approx(results[0].loss, rel=1e-12)
-        assert results[1].figures == pytest.approx(results[0].figures, rel=1e-12)
-        assert_equal_gradients(second, first)
+        assert sum_of_parts.loss == pytest.approx(result.loss, rel=1e-12)
+        assert sum_of_parts.figures == pytest.approx(result.figures, rel=1e-12)
+        assert_equal_gradients(sum_of_gradients, gradients)
 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo"])
@@ -146,12 +139,14 @@ def test_micro_batches_of_responses_add_up(method):
     model = build(tiny_config())
     gradients = collected(model, method=method, rollout_size=8, entropy_coef=0.1)
     model.params.flat[:] *= 1.05  # so that the ratios are no longer 1
-    rows, results, found = np.arange(7), [], []
-    for gradients.micro_size in (7, 3):
-        found.append(named_gradients(model, lambda: results.append(gradients.accumulate(model, rows))))
-    assert results[1].loss == pytest.approx(results[0].loss, rel=1e-12)
-    assert results[1].figures == pytest.approx(results[0].figures, rel=1e-12)
-    assert_equal_gradients(found[1], found[0])
+    rows = np.arange(7)
+    gradients.micro_size = 7
+    result, whole = with_gradients(model, gradients.accumulate, rows)
+    gradients.micro_size = 3
+    sum_of_parts, parts = with_gradients(model, gradients.accumulate, rows)
+    assert sum_of_parts.loss == pytest.approx(result.loss, rel=1e-12)
+    assert sum_of_parts.figures == pytest.approx(result.figures, rel=1e-12)
+    assert_equal_gradients(parts, whole)
 
 
 def test_reward_is_read_at_the_stop_token_and_not_at_a_pad():

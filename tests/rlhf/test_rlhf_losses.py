@@ -18,7 +18,8 @@ def test_gradient_of_bradley_terry(n, seed):
     loss, *gradients = bradley_terry(chosen, rejected, n + 2)
     assert loss == pytest.approx(-np.log(1 / (1 + np.exp(rejected - chosen))).sum() / (n + 2))
     arrays = {"chosen": chosen, "rejected": rejected}
-    check_gradients(lambda: bradley_terry(chosen, rejected, n + 2)[0], arrays, dict(zip(arrays, gradients, strict=True)))
+    gradients = dict(zip(arrays, gradients, strict=True))
+    check_gradients(lambda: bradley_terry(chosen, rejected, n + 2)[0], arrays, gradients)
 
 
 @given(n=sizes, seed=seeds, beta=st.sampled_from([0.1, 2.0]))
@@ -26,11 +27,8 @@ def test_gradient_of_direct_preference(n, seed, beta):
     chosen, rejected, *reference = 2.0 * np.random.default_rng(seed).standard_normal((4, n))
     _, *gradients = direct_preference(chosen, rejected, *reference, beta)
     arrays = {"chosen": chosen, "rejected": rejected}
-    check_gradients(
-        lambda: direct_preference(chosen, rejected, *reference, beta)[0],
-        arrays,
-        dict(zip(arrays, gradients, strict=True)),
-    )
+    gradients = dict(zip(arrays, gradients, strict=True))
+    check_gradients(lambda: direct_preference(chosen, rejected, *reference, beta)[0], arrays, gradients)
 
 
 @given(n=sizes, seed=seeds, clip=st.sampled_from([0.1, 0.2]))

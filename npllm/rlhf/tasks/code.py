@@ -41,7 +41,7 @@ def _pretraining() -> RunConfig:
 def _improvement(method: str) -> PPOConfig:
     return PPOConfig(
         ppo=PPOSettings(method=method, rollout_size=128, max_tokens=MAX_TOKENS, epochs=2, kl_coef=0.05, kl_target=0.0),
-        train=TrainConfig(steps=160, checkpoint_every=80),
+        train=TrainConfig(steps=96, checkpoint_every=48),
     )
 
 

@@ -1,0 +1,205 @@
+"""The later stages on the command line: help, resuming, checking a run's files, and everything that is refused."""
+
+import shutil
+
+import pytest
+from small_runs import checkpoints, content, refused, run, untimed_metrics
+from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
+
+from npllm.cli import STAGE_VERBS, main
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+SMALL_PPO = {"ppo__rollout_size": 4, "ppo__max_tokens": 4, "ppo__group": 2, "train__steps": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One run of each kind, and records for all."""
+    folder = tmp_path_factory.mktemp("stages")
+    write_jsonl(folder / "demonstrations.jsonl", DEMONSTRATIONS)
+    write_jsonl(folder / "preferences.jsonl", PREFERENCES)
+    write_jsonl(folder / "prompts.jsonl", PROMPTS)
+    pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
+        for verb in ("sft", "reward", "dpo", "ppo"):
+            assert run(*words_of(verb, folder, folder / verb)) == 0
+    return folder
+
+
+def words_of(verb, folder, out, **changes) -> list[str]:
+    """The command line of a verb that works."""
+    if verb == "sft":
+        files = {"data": folder / "demonstrations.jsonl"}
+        return stage_arguments(verb, folder / "pretrained", out, **files | changes)
+    if verb == "ppo":
+        files = {"reward": folder / "reward", "prompts": folder / "prompts.jsonl"}
+        return stage_arguments(verb, folder / "sft", out, **SMALL_PPO | files | changes)
+    return stage_arguments(verb, folder / "sft", out, **{"data": folder / "preferences.jsonl"} | changes)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A run of npllm sft to damage."""
+    return shutil.copytree(folder / "sft", tmp_path / "run")
+
+
+def test_the_list_of_verbs_has_those_of_the_later_stages(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for verb, summary in STAGE_VERBS.items():
+        assert f"  {verb:18}{summary}" in lines
+
+
+@pytest.mark.parametrize("verb", STAGE_VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    """In the words of the list of verbs."""
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: npllm {verb} [-h]")
+    assert "(default: " in shown
+    summary = STAGE_VERBS[verb].rstrip(".")
+    assert summary in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_resume_goes_to_the_stage_that_made_the_run(folder, tmp_path, stage):
+    """Back to the first checkpoint, and on with the losses of that stage."""
+    out = shutil.copytree(folder / stage, tmp_path / "run")
+    for name in ("metrics.jsonl", "summary.json", "checkpoints/manifest.json"):
+        (out / name).unlink()
+    for path in checkpoints(out)[1:]:
+        path.unlink()
+    assert run("resume", out) == 0
+    assert untimed_metrics(out) == untimed_metrics(folder / stage)
+
+
+@pytest.mark.parametrize("stage", ["rlhf", "chat", "", "main"])
+def test_an_unknown_stage_is_refused(copy, capsys, stage):
+    config = copy / "config.toml"
+    config.write_text(config.read_text().replace('stage = "sft"', f'stage = "{stage}"'))
+    expected = f"config.toml says that the stage is '{stage}'; restore the config.toml of the run."
+    assert expected in refused(capsys, "resume", copy, exit_code=2)
+
+
+def test_the_config_of_another_stage_is_refused(copy, folder, capsys):
+    shutil.copy(folder / "reward" / "config.toml", copy)
+    refused(capsys, "resume", copy, exit_code=3)
+    config = copy / "config.toml"
+    config.write_text(config.read_text().replace('stage = "reward"', 'stage = "sft"'))
+    assert "reward.epochs is not a field" in refused(capsys, "resume", copy, exit_code=2)
+
+
+REFUSED = {
+    "no such run": ("sft", {}, "pretrain", 3, "There is no folder"),
+    "no demonstrations": ("sft", {"data": "absent.jsonl"}, None, 3, "absent.jsonl"),
+    "a file of another stage": (
+        "sft",
+        {"data": "preferences.jsonl"},
+        None,
+        3,
+        "line 1: the field 'response' is missing",
+    ),
+    "no preferences": ("reward", {"data": "demonstrations.jsonl"}, None, 3, "line 1: the field 'chosen' is missing"),
+    "dpo without preferences": ("dpo", {"data": "prompts.jsonl"}, None, 3, "line 1: the field 'chosen' is missing"),
+    "no prompts": ("ppo", {"prompts": "absent.jsonl"}, None, 3, "absent.jsonl"),
+    "reward without stop token": ("reward", {}, "pretrained", 2, "<|endoftext|>"),
+    "dpo without stop token": ("dpo", {}, "pretrained", 2, "<|endoftext|>"),
+    "another tokenizer": ("ppo", {"reward": "pretrained"}, None, 3, "have different tokenizers"),
+    "no reward model": ("ppo", {"reward": "sft"}, None, 3, "holds no reward model"),
+    "lora on another reward model": ("ppo", {"adapt__lora_rank": 2}, None, 2, "train the reward model with it"),
+    "minibatches that do not fit": ("ppo", {"ppo__rollout_size": 6}, None, 2, "no multiple of batch.size"),
+    "ppo without steps": ("ppo", {"train__steps": None}, None, 2, "set train.steps"),
+    "responses that do not fit": ("ppo", {"ppo__max_tokens": 32}, None, 3, "lower max_tokens"),
+    "an unknown method": ("ppo", {"ppo__method": "a2c"}, None, 2, "a2c"),
+    "an option of another verb": ("dpo", {"ppo__clip": 0.1}, None, 2, "--ppo.clip is not an option of npllm dpo"),
+}
+
+
+@pytest.mark.parametrize(("verb", "changes", "base", "exit_code", "complaint"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused_in_one_sentence(folder, tmp_path, capsys, verb, changes, base, exit_code, complaint):
+    """And leaves no folder in the way of another try."""
+    files = {name: folder / changes[name] for name in ("data", "prompts", "reward") if name in changes}
+    words = words_of(verb, folder, tmp_path / "run", **changes | files)
+    if base:
+        words[1] = str(folder / base)
+    assert complaint in refused(capsys, *words, exit_code=exit_code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_written_over(folder, capsys):
+    before = content(folder / "sft")
+    assert "holds a run already" in refused(capsys, *words_of("sft", folder, folder / "sft"), exit_code=2)
+    assert content(folder / "sft") == before
+
+
+def verified(capsys, path) -> dict[str, str]:
+    """What `npllm verify` says of each file."""
+    capsys.readouterr()
+    run("verify", path)
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    return {name.rstrip(":"): " ".join([verdict, *why]) for verdict, name, *why in lines}
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_a_sound_run_is_found_sound(folder, capsys, stage):
+    found = verified(capsys, folder / stage)
+    assert set(found.values()) == {"ok"}
+    files = set(content(folder / stage))
+    assert set(found) == files
+    assert run("verify", folder / stage) == 0
+
+
+def flip_a_bit(path):
+    damaged = bytearray(path.read_bytes())
+    damaged[-9] ^= 1
+    path.write_bytes(damaged)
+
+
+def replace_with(data):
+    return lambda path: path.write_bytes(data)
+
+
+DAMAGES = {
+    "model": ("models/policy.h5", flip_a_bit, "its SHA-256 is not the one that it says"),
+    "short model": ("models/policy.h5", replace_with(b""), "is not a whole checkpoint"),
+    "checkpoint": ("checkpoints/step-00000006.h5", flip_a_bit, "its SHA-256 is not the one that it says"),
+    "cut records": ("data/train.jsonl", lambda path: path.write_bytes(path.read_bytes()[:-5]), "a whole record"),
+    "no records": ("data/val.jsonl", replace_with(b""), "does not end in a whole record"),
+    "no JSON": ("data/val.jsonl", replace_with(b'{"prompt": "a"}\n{"prompt"}\n'), "line 2, is no record"),
+    "no object": ("data/val.jsonl", replace_with(b'["prompt"]\n'), "line 1, is no record (it is no JSON object)"),
+    "no UTF-8": ("data/val.jsonl", replace_with(b'{"prompt": "\xff"}\n'), "line 1, is no record"),
+    "a key twice": ("data/val.jsonl", replace_with(b'{"prompt": "a", "prompt": "b"}\n'), "line 1, is no record"),
+    "config": ("config.toml", replace_with(b"[optim\n"), "is not valid TOML"),
+}
+
+
+@pytest.mark.parametrize(("name", "damage", "complaint"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_named(copy, capsys, name, damage, complaint):
+    damage(copy / name)
+    found = verified(capsys, copy)
+    assert found[name].startswith("damaged ")
+    assert complaint in found[name]
+    belonging = {"summary.json"} if "checkpoints" in name else set()  # which is checked against it
+    assert {other for other, verdict in found.items() if verdict != "ok"} == {name} | belonging
+    assert run("verify", copy) == 3
+
+
+def test_models_and_records_that_are_gone_are_missed(copy, capsys):
+    for name in ("models", "data"):
+        shutil.rmtree(copy / name)
+    damaged = {name for name, verdict in verified(capsys, copy).items() if verdict != "ok"}
+    assert damaged == {"models/*.h5", "data/*.jsonl"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_other_verbs_take_such_a_run(folder, capsys, stage):
+    capsys.readouterr()
+    assert run("generate", folder / stage, "--prompt", "the cat", "--max-tokens", 3) == 0
+    assert capsys.readouterr().out.startswith("the cat")
+    text = folder / "text.txt"
+    assert run("evaluate", folder / stage, "--data", text) == 0
+    assert "bits per byte" in capsys.readouterr().out

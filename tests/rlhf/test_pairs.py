@@ -1,0 +1,99 @@
+"""Preferences: how gold makes them, how tokens stand for them, and how a model is judged by them."""
+
+import numpy as np
+import pytest
+from rlhf_cases import language_model, random_sequences, tiny_config
+
+from npllm.data.records import Preference
+from npllm.errors import DataError
+from npllm.rlhf.dpo import dpo_loss, reference_log_probability
+from npllm.rlhf.losses import sigmoid
+from npllm.rlhf.preferences import compare, sample_preferences
+from npllm.rlhf.responses import Response
+from npllm.rlhf.reward import Pairs, encode_pairs, evaluate_reward
+from npllm.rlhf.sequences import rewards_of
+from npllm.tokenizer import train_char
+from npllm.tokenizer.special_tokens import with_special_tokens
+from npllm.tokenizer.tokenizer import END_OF_TEXT
+
+TOKENIZER = with_special_tokens(train_char(["abcdefghij"]), [END_OF_TEXT])  # 11 tokens, as tiny_config has
+
+
+class Length:
+    """Gold is the length of a text."""
+
+    name = "length"
+
+    def prompts(self):
+        return ["a", "b", "c", "de"]
+
+    def gold(self, response):
+        return float(len(response.text))
+
+
+class Indifferent(Length):
+    def gold(self, response):
+        return 0.5
+
+
+def test_the_better_half_is_preferred_to_the_worse():
+    """Responses that were cut off are left out, and so are pairs that gold does not tell apart."""
+    texts = ("aaa", "a", "aaaa", "aa", "aaaaa")
+    responses = [Response("p", text, stopped=text != "aaaaa") for text in texts]
+    assert compare(Length(), responses) == [Preference("p", "aaa", "a"), Preference("p", "aaaa", "aa")]
+    responses = [Response("p", text, stopped=True) for text in ("a", "aa", "bb", "cc")]
+    assert compare(Length(), responses) == [Preference("p", "bb", "a")]
+    assert compare(Length(), [Response("p", "b", True), Response("p", "a", True)]) == []
+    assert compare(Length(), responses[:1]) == []
+
+
+def sampled(task, **changes) -> list[Preference]:
+    model = language_model(tiny_config(), 3, dtype="float32")
+    options = {"responses_per_prompt": 16, "max_tokens": 6, "temperature": 1.0, "n_pairs": 1000, "seed": 0}
+    return sample_preferences(model, TOKENIZER, task, **options | changes)
+
+
+def test_sampled_preferences_are_golds():
+    pairs = sampled(Length())
+    assert len(pairs) > 5
+    assert all(len(pair.chosen) > len(pair.rejected) for pair in pairs)
+    assert {pair.prompt for pair in pairs} <= set(Length().prompts())
+    assert sampled(Length(), n_pairs=2) == pairs[:2]
+    assert sampled(Length(), seed=1) != pairs
+    with pytest.raises(DataError, match="of the task length told no two responses apart"):
+        sampled(Indifferent())
+
+
+def test_pairs_as_tokens():
+    """The prompt is read, the response and the stop token are judged; an empty prompt is the stop token."""
+    stop = TOKENIZER.eot_id
+    pairs = encode_pairs([Preference("ab", "c", "dd"), Preference("", "e", "")], TOKENIZER, 16)
+    assert [side.tokens.shape for side in pairs] == [(2, 8)] * 2
+    assert pairs.chosen.tokens[0, :4].tolist() == [0, 1, 2, stop]
+    assert pairs.chosen.targets[0].tolist() == [-1, 2, stop, -1, -1, -1, -1, -1]
+    assert pairs.rejected.tokens[0, :5].tolist() == [0, 1, 3, 3, stop]
+    assert pairs.rejected.tokens[1, :2].tolist() == [stop, stop]
+    assert [side.last.tolist() for side in pairs] == [[3, 2], [4, 1]]
+
+
+def test_evaluation_on_held_out_pairs():
+    config = tiny_config(n_outputs=1)
+    model = language_model(config)
+    pairs = Pairs(random_sequences(config, 70, 1), random_sequences(config, 70, 2))  # more than a pass takes at once
+    result = evaluate_reward(model, pairs)
+    difference = rewards_of(model, pairs.chosen) - rewards_of(model, pairs.rejected)
+    assert result.loss == pytest.approx(-np.log(sigmoid(difference)).mean())
+    assert (result.accuracy, result.margin) == pytest.approx(((difference > 0).mean(), difference.mean()))
+    assert sum(found["pairs"] for found in result.by_confidence) == 70
+    for found in result.by_confidence:
+        low = {0.6: 0.0, 0.7: 0.6, 0.8: 0.7, 0.9: 0.8, 1.0: 0.9}[found["up_to"]]
+        confidence = sigmoid(np.abs(difference))
+        inside = (confidence > low) & (confidence <= found["up_to"])
+        assert (found["pairs"], found["accuracy"]) == (inside.sum(), (difference[inside] > 0).mean())
+
+
+def test_the_loss_of_dpo_for_the_reference_itself_is_log_2():
+    config = tiny_config()
+    model = language_model(config)
+    pairs = Pairs(random_sequences(config, 5, 1), random_sequences(config, 5, 2))
+    assert dpo_loss(model, pairs, reference_log_probability(model, pairs), beta=0.3) == pytest.approx(np.log(2))

@@ -1,0 +1,127 @@
+"""What is refused, and the sentence that says so."""
+
+import numpy as np
+import pytest
+from rlhf_cases import actor_critic, language_model, ppo_gradients, tiny_config
+
+from npllm.data.records import Preference, read_preferences
+from npllm.errors import ConfigError, DataError
+from npllm.finetuning.stage_run import check_same_tokenizer
+from npllm.generation.batched import generate_batch
+from npllm.rlhf.dpo import DPOSettings
+from npllm.rlhf.ppo import PPOSettings
+from npllm.rlhf.responses import encode_prompts, stop_token
+from npllm.rlhf.reward import RewardSettings, encode_pairs
+from npllm.rlhf.sequences import join
+from npllm.tokenizer import byte_tokenizer, train_char
+from npllm.tokenizer.special_tokens import with_special_tokens
+from npllm.tokenizer.tokenizer import END_OF_TEXT
+
+
+@pytest.mark.parametrize(
+    ("prompts", "max_tokens", "message"),
+    [
+        ([[1], [2] * 13], 4, "Prompt 2 has 13 tokens; with 4 of a response it is longer than model.block_size = 16;"),
+        ([[1], []], 4, "Prompt 2 has no tokens; leave it out."),
+        ([], 4, "There is no prompt; give at least one."),
+        ([[1]], 0, "max_tokens is 0, but must be at least 1."),
+    ],
+)
+def test_prompts_that_cannot_be_answered(prompts, max_tokens, message):
+    with pytest.raises((DataError, ConfigError)) as refused:
+        generate_batch(language_model(tiny_config()), prompts, max_tokens=max_tokens, stop_id=0)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_run_is_refused_before_its_first_rollout():
+    model = actor_critic(tiny_config())
+    with pytest.raises(DataError, match=r"Prompt 2 has 13 tokens; .*shorten it, or lower max_tokens"):
+        ppo_gradients(model, prompts=[[1], [2] * 13])
+    with pytest.raises(ConfigError, match=r"ppo\.rollout_size = 16 is no multiple of batch\.size = 5"):
+        ppo_gradients(model, minibatch=5)
+
+
+def test_the_longest_prompt_that_fits():
+    written = generate_batch(language_model(tiny_config()), [[2] * 12], max_tokens=4, stop_id=99)
+    assert written.lengths.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "rloo", "group": 5}, "ppo.group = 5 must be at least 2 and divide ppo.rollout_size."),
+        ({"method": "grpo", "group": 1}, "ppo.group = 1 must be at least 2"),
+        ({"method": "trpo"}, "ppo.method is 'trpo', but must be one of ppo, rloo, grpo."),
+        ({"rollout_size": 0}, "ppo.rollout_size is 0, but must be at least 1."),
+        ({"max_tokens": 0}, "ppo.max_tokens is 0, but must be at least 1."),
+        ({"epochs": 0}, "ppo.epochs is 0, but must be at least 1."),
+        ({"kl_horizon": 0}, "ppo.kl_horizon is 0, but must be at least 1."),
+        ({"temperature": 0.0}, "ppo.temperature is 0.0, but must be above 0."),
+        ({"temperature": float("nan")}, "ppo.temperature is nan, but must be above 0."),
+        ({"clip": 0.0}, "ppo.clip is 0.0, but must be above 0."),
+        ({"value_clip": -1.0}, "ppo.value_clip is -1.0, but must be above 0."),
+        ({"max_update_kl": 0.0}, "ppo.max_update_kl is 0.0, but must be above 0."),
+        ({"kl_coef": -0.1}, "ppo.kl_coef is -0.1, but must not be negative."),
+        ({"kl_target": -1.0}, "ppo.kl_target is -1.0, but must not be negative."),
+        ({"value_coef": -1.0}, "ppo.value_coef is -1.0, but must not be negative."),
+        ({"entropy_coef": float("nan")}, "ppo.entropy_coef is nan, but must not be negative."),
+        ({"gamma": 1.1}, "ppo.gamma is 1.1, but must be from 0 to 1."),
+        ({"lam": -0.1}, "ppo.lam is -0.1, but must be from 0 to 1."),
+    ],
+)
+def test_settings_of_ppo_out_of_range(settings, message):
+    with pytest.raises(ConfigError) as refused:
+        PPOSettings(**settings)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (DPOSettings, {"beta": 0.0}, "dpo.beta is 0.0, but must be above 0."),
+        (DPOSettings, {"epochs": 0.0}, "dpo.epochs is 0.0, but must be above 0."),
+        (DPOSettings, {"val_fraction": 1.0}, "dpo.val_fraction is 1.0, but must be between 0 and 1."),
+        (RewardSettings, {"epochs": -1.0}, "reward.epochs is -1.0, but must be above 0."),
+        (RewardSettings, {"val_fraction": 0.0}, "reward.val_fraction is 0.0, but must be between 0 and 1."),
+    ],
+)
+def test_settings_of_dpo_and_reward_out_of_range(kind, settings, message):
+    with pytest.raises(ConfigError) as refused:
+        kind(**settings)
+    assert str(refused.value) == message
+
+
+def test_a_tokenizer_without_a_stop_token():
+    with pytest.raises(ConfigError, match="no stop token, so no response could ever end; run npllm sft first"):
+        stop_token(without_stop := train_char(["abc"]))
+    with_stop = with_special_tokens(without_stop, [END_OF_TEXT])
+    assert encode_prompts(["a", ""], with_stop) == [[0], [stop_token(with_stop)]]
+
+
+def test_different_tokenizers(tmp_path):
+    for name, tokenizer in (("policy", byte_tokenizer()), ("same", byte_tokenizer()), ("other", train_char(["abc"]))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text("")
+        tokenizer.save(tmp_path / name / "tokenizer.json")
+    check_same_tokenizer(tmp_path / "policy", tmp_path / "same")
+    with pytest.raises(DataError, match="have different tokenizers; train the reward model from the run whose policy"):
+        check_same_tokenizer(tmp_path / "policy", tmp_path / "other")
+
+
+def test_a_preference_between_equals(tmp_path):
+    path = tmp_path / "preferences.jsonl"
+    lines = [f'{{"prompt": "a", "chosen": "b", "rejected": "{rejected}"}}\n' for rejected in "cb"]
+    path.write_text("".join(lines))
+    with pytest.raises(DataError, match="line 2: chosen and rejected are equal"):
+        read_preferences(path)
+
+
+def test_pairs_that_do_not_fit():
+    tokenizer = with_special_tokens(train_char(["abc"]), [END_OF_TEXT])
+    short, long = Preference("a", "b", "c"), Preference("ab", "c", "a" * 6)
+    assert encode_pairs([short], tokenizer, 8).rejected.last.tolist() == [2]
+    with pytest.raises(DataError, match=r"Record 2 has 9 tokens, but there is room for 8; .*larger model\.block_size"):
+        encode_pairs([short, long], tokenizer, 8)
+    for prompt, response in (([], [1]), ([1], [])):
+        with pytest.raises(DataError, match="Record 1 has an empty prompt or response; remove it"):
+            join([prompt], [np.array(response, np.int32)], 8)
