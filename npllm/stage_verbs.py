@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def classify(
     *,
     data: str = "stdlib-topics",
     test: Path | None = None,
+    compare_scratch: bool = False,
     out: Path | None = None,
     classify: ClassifySettings = CLASSIFY.classify,
     adapt: AdaptConfig = CLASSIFY.adapt,
@@ -45,10 +47,13 @@ def classify(
         run: folder of the run to begin with, or a checkpoint in it
         data: csv, tsv or jsonl with text and label, or lines of a label and a text; or stdlib-topics
         test: texts to test on; none = a share of the data
+        compare_scratch: short for classify.compare_scratch
         out: folder of the new run; none = runs/classify
     """
     from npllm.finetuning.classify import classify as run_classify
 
+    if compare_scratch:
+        classify = replace(classify, compare_scratch=True)
     config = ClassifyConfig(classify=classify, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
     with _new_run(out or new_run_folder("classify")) as path:
         run_classify(config, run, data, test, path, Console())

@@ -10,6 +10,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from benchmarks.configs import CONFIGS, TINY
 from npllm.rlhf import report_card
 from npllm.rlhf.tasks import load_task
 from npllm.training import spike_demo
@@ -67,8 +68,8 @@ def shorten_the_demo(monkeypatch) -> None:
 
 
 def shorten_the_tasks(monkeypatch) -> list[str]:
-    """`npllm rlhf` has no options for its size either, and a road that is cut short leads nowhere: a whole one is walked
-    in tests/rlhf/test_road.py. Returns the names of the tasks that are asked for."""
+    """`npllm rlhf` has no options for its size either, and a road that is cut short leads nowhere: a whole one is
+    walked in tests/rlhf/test_road.py. Returns the names of the tasks that are asked for."""
     tasks: list[str] = []
     monkeypatch.setattr(report_card, "walk_and_report", lambda name, *_: tasks.append(load_task(name).name))
     return tasks
@@ -78,6 +79,8 @@ def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shorten_the_demo(monkeypatch)
     tasks = shorten_the_tasks(monkeypatch)
+    for name in ("cpu", "default"):  # tests/benchmarks measures them as they are
+        monkeypatch.setitem(CONFIGS, name, TINY)
     monkeypatch.setattr("sys.stdin", io.StringIO("def parse(text):\n"))  # what is said to `npllm chat`
     for name, records in RECORDS.items():
         Path(name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from npllm.errors import ConfigError
-from npllm.finetuning.adaptation import AdaptConfig
+from npllm.finetuning.stage_run import StageConfig
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training.config import LoopConfig, TrainConfig
+from npllm.training.config import TrainConfig
 from npllm.training.spikes import SpikeConfig
 
 MOST_SEEDS = 10
@@ -52,11 +52,10 @@ class ClassifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(LoopConfig):
+class ClassifyConfig(StageConfig):
     """A complete experiment in transfer. train.steps counts the updates of the run's own classifier only."""
 
     classify: ClassifySettings = field(default_factory=ClassifySettings)
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)
     )

@@ -18,12 +18,12 @@ import numpy as np
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
-from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.finetuning.classifier import ClassifierGradients, Texts, evaluate_classifier
 from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.labels import balanced_subset
+from npllm.finetuning.stage_run import new_state
 from npllm.model import GPT
-from npllm.optim import build_optimizer
 from npllm.strict_json import parse_json
 from npllm.training.interrupts import StopRequest
 from npllm.training.loop import updates
@@ -70,19 +70,18 @@ def train_point(
     for _ in updates(state, config, ClassifierGradients(subset, config.classify.aux_lm, config.classify.pool, config)):
         if stop.requested:
             return None
-    return Point(method, labels, seed, state.step, evaluate_classifier(state.model, test, config.classify.pool).accuracy)
+    return Point(
+        method, labels, seed, state.step, evaluate_classifier(state.model, test, config.classify.pool).accuracy
+    )
 
 
 def begin(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bool = False) -> LoopState:
     """A classifier before its first update, and its optimiser. From scratch nothing is frozen: it would stay random."""
     seed, dtype = config.train.seed, config.train.dtype
-    if from_scratch:
-        model = GPT(replace(base.config, n_outputs=n_classes, lora_rank=0), seed=seed, dtype=dtype)
-        scales = lr_scales(AdaptConfig(), model.config, model.params)
-    else:
-        model = adapted(base, config.adapt, n_outputs=n_classes, seed=seed, dtype=dtype)
-        scales = lr_scales(config.adapt, model.config, model.params)
-    return LoopState(model, build_optimizer(model, config.optim, scales))
+    if not from_scratch:
+        return new_state(adapted(base, config.adapt, n_outputs=n_classes, seed=seed, dtype=dtype), config)
+    model = GPT(replace(base.config, n_outputs=n_classes, lora_rank=0), seed=seed, dtype=dtype)
+    return new_state(model, replace(config, adapt=AdaptConfig()))
 
 
 def read_curve(path: Path) -> list[Point]:

@@ -18,17 +18,19 @@ from npllm.data.packing import PackedRows, pack
 from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
 from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
-from npllm.finetuning.adaptation import AdaptConfig, adapted, check_blocks, lr_scales
+from npllm.finetuning.adaptation import adapted, check_blocks
 from npllm.finetuning.stage_run import (
+    StageConfig,
     create_stage_run,
     load_model,
+    new_state,
     record_file,
     steps_of,
     trained_checkpoint,
     write_summary,
 )
 from npllm.model import GPT
-from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.optim import BatchConfig, OptimConfig
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
@@ -38,7 +40,7 @@ from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
-from npllm.training.spikes import SpikeConfig, SpikeDetector
+from npllm.training.spikes import SpikeConfig
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 
@@ -63,11 +65,10 @@ class SFTSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(LoopConfig):
+class SFTConfig(StageConfig):
     """A complete experiment in supervised fine-tuning."""
 
     sft: SFTSettings = field(default_factory=SFTSettings)
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=5e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
     )
@@ -160,9 +161,7 @@ def build_sft_state(run: RunFolder, config: SFTConfig, tokenizer: Tokenizer) -> 
         seed=config.train.seed,
         dtype=usable_dtype(config.train.dtype),
     )
-    scales = lr_scales(config.adapt, model.config, model.params)
-    detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
-    return LoopState(model, build_optimizer(model, config.optim, scales), detector)
+    return new_state(model, config)
 
 
 def encode(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> list[Example]:

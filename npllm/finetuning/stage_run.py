@@ -9,19 +9,32 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from npllm.atomic import write_atomically
 from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
-from npllm.model import GPT
+from npllm.finetuning.adaptation import AdaptConfig, lr_scales
+from npllm.model import GPT, ActorCritic
+from npllm.optim import build_optimizer
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import model_from_checkpoint
 from npllm.training.config import LoopConfig, config_text
 from npllm.training.pretrain import describe_machine
 from npllm.training.run_folder import RunFolder, create_run, run_of
+from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(LoopConfig):
+    """What every later stage has: the loop's settings, and which weights it trains."""
+
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
 
 def create_stage_run(
@@ -81,6 +94,12 @@ def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
     if not epochs > 0:
         raise ConfigError(f"The number of epochs is {epochs}, but must be above 0.")
     return config.with_steps(max(1, round(epochs * n_rows / config.batch.size)))
+
+
+def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
+    """Before the first update of a stage. extra: what the stage carries besides weights and moments."""
+    optimizer = build_optimizer(model, config.optim, lr_scales(config.adapt, model.config, model.params))
+    return LoopState(model, optimizer, SpikeDetector(config.spikes, config.optim.warmup_steps), extra=extra or {})
 
 
 def write_summary(run: RunFolder, state: LoopState, **figures: Any) -> None:

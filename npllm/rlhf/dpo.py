@@ -14,26 +14,26 @@ from rich.console import Console
 from npllm.data.records import Preference, read_preferences, split_records
 from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
-from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
+    StageConfig,
     create_stage_run,
     load_model,
+    new_state,
     record_file,
     steps_of,
     trained_checkpoint,
     write_summary,
 )
 from npllm.model import GPT
-from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import Pairs, encode_pairs
 from npllm.rlhf.sequences import sequence_log_probability
-from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.config import TrainConfig, load_config
 from npllm.training.loop import BatchResult
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
-from npllm.training.spikes import SpikeDetector
-from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 
 
@@ -57,11 +57,10 @@ class DPOSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(LoopConfig):
+class DPOConfig(StageConfig):
     """A complete experiment in direct preference optimisation. batch.size counts pairs."""
 
     dpo: DPOSettings = field(default_factory=DPOSettings)
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.0)
     )
@@ -138,9 +137,7 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         set_up_kernels(config.train, console)
         base, tokenizer = load_model(run, "policy"), run.load_tokenizer()
         model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed)
-        scales = lr_scales(config.adapt, model.config, model.params)
-        detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
-        state = LoopState(model, build_optimizer(model, config.optim, scales), detector)
+        state = new_state(model, config)
         pairs, val_pairs = (
             encode_pairs(read_preferences(record_file(run, name)), tokenizer, model.config.block_size)
             for name in ("train", "val")

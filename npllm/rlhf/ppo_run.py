@@ -10,34 +10,34 @@ from rich.console import Console
 
 from npllm.data.records import Prompt, read_prompts
 from npllm.errors import ConfigError, DataError
-from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
+    StageConfig,
     check_same_tokenizer,
     create_stage_run,
     load_model,
+    new_state,
     record_file,
     trained_checkpoint,
     write_summary,
 )
 from npllm.model import GPT, ActorCritic, Storage
 from npllm.model.lora import new_workspace
-from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients, PPOSettings
 from npllm.rlhf.responses import encode_prompts, stop_token
-from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.config import TrainConfig, load_config
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
-from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(LoopConfig):
+class PPOConfig(StageConfig):
     """A complete reinforcement learning run. batch.size counts responses in a minibatch."""
 
     ppo: PPOSettings = field(default_factory=PPOSettings)
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             name="adam", lr=2e-4, min_lr=0.0, warmup_steps=0, decay="linear", beta2=0.999, eps=1e-5, weight_decay=0.0
@@ -90,9 +90,7 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
             seed=config.train.seed,
             block_size=actors.model.config.block_size,
         )
-        scales = lr_scales(config.adapt, actors.model.config, actors.model.params)
-        optimizer = build_optimizer(actors.model, config.optim, scales)
-        state = LoopState(actors.model, optimizer, extra=gradients.buffer.arrays())
+        state = new_state(actors.model, config, gradients.buffer.arrays())
         shown = ("objective/score", "objective/kl", "policy/entropy")
         train(run, config, state, Stage(gradients, None, shown=shown), console)
         write_summary(run, state)

@@ -16,17 +16,19 @@ from npllm.data.chat import encode_demonstration
 from npllm.data.records import Demonstration, Preference, read_preferences, split_records
 from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
-from npllm.finetuning.adaptation import AdaptConfig, adapted, lr_scales
+from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
+    StageConfig,
     create_stage_run,
     load_model,
+    new_state,
     record_file,
     steps_of,
     trained_checkpoint,
     write_summary,
 )
 from npllm.model import GPT
-from npllm.optim import BatchConfig, OptimConfig, build_optimizer
+from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, width_of
 from npllm.tokenizer import Tokenizer
@@ -34,7 +36,6 @@ from npllm.training.config import LoopConfig, TrainConfig, load_config
 from npllm.training.loop import BatchResult
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
-from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 
@@ -58,11 +59,10 @@ class RewardSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig(LoopConfig):
+class RewardConfig(StageConfig):
     """A complete training of a reward model. batch.size counts pairs."""
 
     reward: RewardSettings = field(default_factory=RewardSettings)
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=3e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
     )
@@ -191,6 +191,4 @@ def build_reward_state(run: RunFolder, config: RewardConfig) -> LoopState:
     seed, dtype = config.train.seed, config.train.dtype
     base = load_model(run, "policy", dtype=dtype)
     model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=seed, dtype=dtype)
-    scales = lr_scales(config.adapt, model.config, model.params)
-    detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
-    return LoopState(model, build_optimizer(model, config.optim, scales), detector)
+    return new_state(model, config)

@@ -1,7 +1,6 @@
 """The whole road, on a task that a user wrote in a file: every stage, the report card, and going on after a stop."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
