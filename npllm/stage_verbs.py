@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional
@@ -133,6 +133,7 @@ def ppo(
     *,
     reward: Path,
     prompts: Path,
+    method: Literal["ppo", "rloo", "grpo"] | None = None,
     out: Path | None = None,
     ppo: PPOSettings = PPO.ppo,
     adapt: AdaptConfig = PPO.adapt,
@@ -141,16 +142,19 @@ def ppo(
     train: TrainConfig = PPO.train,
     spikes: SpikeConfig = PPO.spikes,
 ) -> None:
-    """Improve a policy with a reward model: PPO, or RLOO or GRPO (--ppo.method).
+    """Improve a policy with a reward model: PPO, or RLOO or GRPO.
 
     Args:
         run: folder of the run to begin with (npllm sft), or a checkpoint in it
         reward: folder of a run of npllm reward
         prompts: jsonl with prompt
+        method: short for ppo.method
         out: folder of the new run; none = runs/METHOD
     """
     from npllm.rlhf.ppo_run import ppo as run_ppo
 
+    if method is not None:
+        ppo = replace(ppo, method=method)
     config = PPOConfig(ppo=ppo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
     with _new_run(out or new_run_folder(ppo.method)) as path:
         run_ppo(config, run, reward, prompts, path, Console())

@@ -119,9 +119,7 @@ def create_sft_run(
     checkpoint, tokenizer = trained_checkpoint(base)
     chat = any(isinstance(demonstration, Conversation) for demonstration in demonstrations)
     tokenizer = with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
-    base_config = model_from_checkpoint(checkpoint).config
-    check_blocks(config.adapt, base_config)
-    examples, T = encode(demonstrations, tokenizer), base_config.block_size
+    examples, T = encode(demonstrations, tokenizer), model_from_checkpoint(checkpoint).config.block_size
     pack(examples, T)  # before the split, so that a complaint counts as the file does
     split = config.sft.val_fraction, config.train.seed
     train_records, val_records = split_records(demonstrations, *split)

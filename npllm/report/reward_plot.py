@@ -1,12 +1,13 @@
 """Gold and proxy reward against the distance from where the policy began: where they part, the proxy is fooled."""
 
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 
 def plot_overoptimisation(
-    runs: dict[str, list[dict[str, Any]]], best_of: list[tuple[float, float]], folder: Path
+    runs: dict[str, list[dict[str, Any]]], best_of: Sequence[tuple[float, float]], folder: Path
 ) -> None:
     """Draw overoptimisation.png into the folder.
 

@@ -1,7 +1,7 @@
 """How a policy is judged: what it writes, what the gold reward and the reward model say of it, how far it has gone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, sqrt
 
 import numpy as np
@@ -35,6 +35,7 @@ class Verdict:
     distinct_1: float
     distinct_2: float
     responses: list[Response]
+    curve: tuple[tuple[float, float], ...] = ()  # of best-of-n: (KL, mean gold) for n = 1, 2, 4 ...
 
 
 def interval(values: np.ndarray) -> float:
@@ -76,8 +77,15 @@ class Judge:
         """
         rounds = [self.ask(policy, number) for number in range(n)]
         proxies = np.stack([rewards_of(self.reward, sequences) for _, sequences in rounds])  # (n, prompts)
-        responses = [rounds[winner][0][i] for i, winner in enumerate(proxies.argmax(axis=0))]
-        return self._verdict(f"best of {n}", responses, proxies.max(axis=0), log(n) - (n - 1) / n)
+
+        def best_of(m: int) -> Verdict:
+            winners = proxies[:m].argmax(axis=0)
+            responses = [rounds[winner][0][i] for i, winner in enumerate(winners)]
+            return self._verdict(f"best of {m}", responses, proxies[:m].max(axis=0), log(m) - (m - 1) / m)
+
+        verdicts = [best_of(2**power) for power in range(n.bit_length()) if 2**power < n] + [best_of(n)]
+        curve = tuple((verdict.kl, float(verdict.gold.mean())) for verdict in verdicts)
+        return replace(verdicts[-1], curve=curve)
 
     def _verdict(self, method: str, responses: list[Response], proxy: np.ndarray, kl: float) -> Verdict:
         gold = np.array([self.task.gold(response) for response in responses])

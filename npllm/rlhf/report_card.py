@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
@@ -25,7 +26,7 @@ from npllm.training.metrics import read_metrics
 N_SAMPLES = 4  # responses shown, of the model before and of each method
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal distribution's.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "length", "ends", "distinct-1", "distinct-2")
+HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "length", "ends", "dist-1", "dist-2")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def walk_and_report(name: str, path: Path, seeds: int, console: Console) -> None
     write_atomically(path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     write_atomically(path / "report_card.md", report(task, grades, verdicts, accuracy).encode())
 
-    table = Table(*HEADINGS, title=title(task, verdicts))
+    columns = [Column(heading, no_wrap=True) for heading in HEADINGS]
+    table = Table(*columns, title=title(task, verdicts), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in rows(grades):
         table.add_row(*row)
     console.rule("report card")
@@ -72,7 +74,7 @@ def walk_and_report(name: str, path: Path, seeds: int, console: Console) -> None
     for text in samples(verdicts[0]):
         console.print(text, markup=False, highlight=False)
     if find_spec("matplotlib"):
-        plot_overoptimisation({run: road_metrics(roads[0], run) for run in IMPROVED}, best_of_points(verdicts[0]), path)
+        plot_overoptimisation({run: road_metrics(roads[0], run) for run in IMPROVED}, verdicts[0][1].curve, path)
     else:
         console.print(f"No plot: {NEEDS_MATPLOTLIB}", highlight=False)
     console.print(f"Report card: {path / 'report_card.md'}", markup=False, highlight=False, soft_wrap=True)
@@ -115,10 +117,10 @@ def rows(grades: dict[str, Grade]) -> list[tuple[str, ...]]:
     return [
         (
             method,
-            f"{g.gold:.3f} ± {g.gold_interval:.3f}",
+            f"{g.gold:.2f} ± {g.gold_interval:.2f}",
             f"{g.proxy:.2f}",
             f"{g.kl:.2f}",
-            f"{g.win_rate:.3f} ± {g.win_rate_interval:.3f}",
+            f"{g.win_rate:.2f} ± {g.win_rate_interval:.2f}",
             f"{g.length:.1f}",
             f"{g.stop_rate:.0%}",
             f"{g.distinct_1:.3f}",
@@ -141,7 +143,7 @@ def report(task: Task, grades: dict[str, Grade], verdicts: Sequence[Sequence[Ver
         "",
         f"The reward model ranks {accuracy:.1%} of held-out pairs rightly. KL: exact, from the fine-tuned model, in",
         "nats per response (of best-of-n its upper bound); win-rate: gold over the fine-tuned model's, half for a tie;",
-        "distinct-n: different runs of n tokens as a share of all; ±: 95 % confidence.",
+        "dist-n: different runs of n tokens as a share of all; ±: 95 % confidence.",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "| " + " | ".join("---" for _ in HEADINGS) + " |",
@@ -179,11 +181,6 @@ def reward_accuracy(road: Road) -> float:
 def road_metrics(road: Road, name: str) -> list[dict[str, Any]]:
     """The figures of a run's rollouts, in order."""
     return [record for record in read_metrics(road.run(name).metrics) if "objective/exact_kl" in record]
-
-
-def best_of_points(verdicts: Sequence[Verdict]) -> list[tuple[float, float]]:
-    """(KL, gold) of the fine-tuned model and of the best of n."""
-    return [(verdict.kl, float(verdict.gold.mean())) for verdict in verdicts[:2]]
 
 
 def _summary(path: Path) -> dict[str, Any]:

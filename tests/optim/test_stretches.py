@@ -92,7 +92,7 @@ def test_a_scale_multiplies_the_learning_rate(ops, rule):
 def test_frozen_parameters_stay_and_do_not_count(ops, rule):
     model = new_model(ops.__name__.removeprefix("npllm."))
     frozen = {"token_embedding", "position_embedding", "blocks.0.attention.qkv.weight", "blocks.0.norm_1.bias"}
-    optimizer = rule(model, lr_scales=dict.fromkeys(frozen, 0.0))
+    optimizer = rule(model, weight_decay=0.3, lr_scales=dict.fromkeys(frozen, 0.0))
     before = copies(model.params)
     add_gradient(model)
     assert all(model.grads[name].any() for name in frozen)

@@ -11,7 +11,7 @@ from npllm.rlhf.losses import sigmoid
 from npllm.rlhf.preferences import compare, sample_preferences
 from npllm.rlhf.responses import Response
 from npllm.rlhf.reward import Pairs, encode_pairs, evaluate_reward
-from npllm.rlhf.sequences import rewards_of
+from npllm.rlhf.sequences import rewards_of, sequence_log_probability
 from npllm.tokenizer import train_char
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
@@ -38,9 +38,9 @@ class Indifferent(Length):
 
 def test_the_better_half_is_preferred_to_the_worse():
     """Responses that were cut off are left out, and so are pairs that gold does not tell apart."""
-    texts = ("aaa", "a", "aaaa", "aa", "aaaaa")
-    responses = [Response("p", text, stopped=text != "aaaaa") for text in texts]
-    assert compare(Length(), responses) == [Preference("p", "aaa", "a"), Preference("p", "aaaa", "aa")]
+    texts = ("aaa", "a", "aaaa", "aaaaa", "aa")
+    responses = [Response("p", text, stopped=text != "aa") for text in texts]
+    assert compare(Length(), responses) == [Preference("p", "aaaa", "a"), Preference("p", "aaaaa", "aaa")]
     responses = [Response("p", text, stopped=True) for text in ("a", "aa", "bb", "cc")]
     assert compare(Length(), responses) == [Preference("p", "bb", "a")]
     assert compare(Length(), [Response("p", "b", True), Response("p", "a", True)]) == []
@@ -92,8 +92,16 @@ def test_evaluation_on_held_out_pairs():
         assert (found["pairs"], found["accuracy"]) == (inside.sum(), (difference[inside] > 0).mean())
 
 
-def test_the_loss_of_dpo_for_the_reference_itself_is_log_2():
+def test_the_loss_of_dpo_on_held_out_pairs():
+    """From the log-probabilities of whole responses; log 2 for the reference itself."""
     config = tiny_config()
-    model = language_model(config)
+    model, reference = language_model(config), language_model(config, 5)
     pairs = Pairs(random_sequences(config, 5, 1), random_sequences(config, 5, 2))
-    assert dpo_loss(model, pairs, reference_log_probability(model, pairs), beta=0.3) == pytest.approx(np.log(2))
+    of_reference = reference_log_probability(reference, pairs)
+    assert dpo_loss(reference, pairs, of_reference, beta=0.3) == pytest.approx(np.log(2))
+    chosen, rejected = (
+        sum(sequence_log_probability(m, side).sum(axis=1) * sign for m, sign in ((model, 1), (reference, -1)))
+        for side in pairs
+    )
+    expected = -np.log(sigmoid(0.3 * (chosen - rejected))).mean()
+    assert dpo_loss(model, pairs, of_reference, beta=0.3) == pytest.approx(expected)

@@ -87,6 +87,21 @@ def test_the_first_rollout_is_at_no_distance_from_the_reference(lora_rank):
     assert (figures["objective/kl"], figures["objective/exact_kl"]) == (0.0, 0.0)
 
 
+def test_every_rollout_has_random_numbers_of_its_own():
+    """Of one prompt and one policy, so that nothing else tells the responses apart; and the same again each time."""
+
+    def rollouts():
+        model = language_model(tiny_config(), 3)
+        gradients = ppo_gradients(model, method="grpo", rollout_size=4, max_tokens=9, prompts=[[1]])
+        for _ in range(3):
+            gradients.collect(model)
+            yield gradients.buffer.tokens.copy()
+
+    first, again = list(rollouts()), list(rollouts())
+    np.testing.assert_array_equal(first, again)
+    assert len({tuple(row) for tokens in first for row in tokens}) == 12
+
+
 def test_explained_variance():
     returns = np.array([1.0, 2.0, 4.0])
     assert explained_variance(returns, returns) == 1.0
