@@ -18,7 +18,7 @@ from npllm.data.packing import PackedRows, pack
 from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
 from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
-from npllm.finetuning.adaptation import adapted, check_blocks
+from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     StageConfig,
     create_stage_run,

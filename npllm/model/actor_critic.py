@@ -35,6 +35,8 @@ class ActorCritic:
             raise ConfigError(f"A critic has one output, but this one has {critic_config.n_outputs}.")
         if bool(policy_config.lora_rank) != bool(critic_config.lora_rank):
             raise ConfigError("Policy and critic must both have LoRA, or neither; train the reward model likewise.")
+        if policy_config.lora_rank and frozen is None:
+            raise ConfigError("With LoRA policy and critic share frozen weights, so these must be given.")
         self.configs = {"model": policy_config, "critic": critic_config}
         self.config, self.seed, self.dtype_name, self.frozen = policy_config, seed, dtype, frozen
         shapes = {

@@ -63,6 +63,6 @@ def compare(task: Task, responses: Sequence[Response]) -> list[Preference]:
     half = len(scored) // 2
     return [
         Preference(responses[0].prompt, better, worse)
-        for (low, _, worse), (high, _, better) in zip(scored[:half], scored[half:], strict=False)
+        for (low, _, worse), (high, _, better) in zip(scored[:half], scored[len(scored) - half :], strict=True)
         if high > low and better != worse
     ]

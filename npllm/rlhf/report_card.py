@@ -26,7 +26,7 @@ from npllm.training.metrics import read_metrics
 N_SAMPLES = 4  # responses shown, of the model before and of each method
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal distribution's.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "length", "ends", "dist-1", "dist-2")
+HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "tokens", "ends", "dist1", "dist2")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def report(task: Task, grades: dict[str, Grade], verdicts: Sequence[Sequence[Ver
         "",
         f"The reward model ranks {accuracy:.1%} of held-out pairs rightly. KL: exact, from the fine-tuned model, in",
         "nats per response (of best-of-n its upper bound); win-rate: gold over the fine-tuned model's, half for a tie;",
-        "dist-n: different runs of n tokens as a share of all; ±: 95 % confidence.",
+        "dist-n (dist1, dist2): different runs of n tokens as a share of all; ±: 95 % confidence.",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "| " + " | ".join("---" for _ in HEADINGS) + " |",
