@@ -18,7 +18,8 @@ from npllm.generation import KVCache
 from npllm.generation.batched import generate_batch
 from npllm.model import GPT, ActorCritic, ModelConfig
 from npllm.optim import Adam, BatchConfig
-from npllm.rlhf.ppo import Judges, PPOGradients, PPOSettings
+from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 from npllm.rlhf.sequences import join
 

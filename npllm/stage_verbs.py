@@ -16,8 +16,8 @@ from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.sft import SFTConfig, SFTSettings
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.dpo import DPOConfig, DPOSettings
-from npllm.rlhf.ppo import PPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardConfig, RewardSettings
 from npllm.training.checkpoint import checkpoint_files
 from npllm.training.config import TrainConfig

@@ -15,7 +15,6 @@ Source: Ziegler et al., "Fine-tuning language models from human preferences", 20
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
@@ -23,73 +22,16 @@ from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
 from npllm.generation.batched import check_prompts, generate_batch
 from npllm.model import GPT, ActorCritic
-from npllm.model.config import check_choices
 from npllm.reference.random import random_permutation
 from npllm.rlhf.advantages import generalised_advantages, group_relative, leave_one_out, token_rewards, whitened
 from npllm.rlhf.divergence import compare
-from npllm.rlhf.losses import clipped_policy, clipped_value
+from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import RolloutBuffer, take
 from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
 from npllm.training.loop import BatchResult
 
 SHUFFLE_SITE = 5 << 24  # random streams of the minibatches
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOSettings:
-    """Defaults are those of lm-human-preferences (Ziegler et al., 2019) unless they say otherwise."""
-
-    method: Literal["ppo", "rloo", "grpo"] = "ppo"
-    """ppo has a critic; rloo and grpo compare the responses to one prompt"""
-    rollout_size: int = 128
-    """responses per rollout; batch.size of them make one update (512, in a larger world)"""
-    group: int = 4
-    """responses per prompt in a rollout with rloo and grpo"""
-    max_tokens: int = 32
-    """longest response, the stop token included"""
-    epochs: int = 4
-    """times that a rollout is learnt from"""
-    temperature: float = 1.0
-    """of the policy, the reference and the rollouts"""
-    kl_coef: float = 0.15
-    """beta at first: what a nat of divergence from the reference costs"""
-    kl_target: float = 6.0
-    """nats per response that beta is adapted to; 0 = beta stays"""
-    kl_horizon: int = 10000
-    """responses over which beta adapts"""
-    gamma: float = 1.0
-    """discount per token"""
-    lam: float = 0.95
-    """lambda of the generalised advantage estimation"""
-    clip: float = 0.2
-    """of the ratio of new to old probabilities"""
-    value_clip: float = 0.2
-    """of the change of a value in one rollout"""
-    value_coef: float = 0.1
-    """weight of the value loss"""
-    entropy_coef: float = 0.0
-    """weight of an entropy bonus"""
-    missing_stop_score: float = -1.0
-    """score of a response without a stop token, instead of the reward model's"""
-    max_update_kl: float = 0.1
-    """nats per token from the rollout's policy at which the rest of its minibatches is left out"""
-
-    def __post_init__(self):
-        check_choices("ppo", self)
-        for field in ("rollout_size", "group", "max_tokens", "epochs", "kl_horizon"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must be at least 1.")
-        for field in ("temperature", "clip", "value_clip", "max_update_kl"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must be above 0.")
-        for field in ("kl_coef", "kl_target", "value_coef", "entropy_coef"):
-            if not getattr(self, field) >= 0:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must not be negative.")
-        for field in ("gamma", "lam"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must be from 0 to 1.")
-        if self.method != "ppo" and (self.group < 2 or self.rollout_size % self.group):
-            raise ConfigError(f"ppo.group = {self.group} must be at least 2 and divide ppo.rollout_size.")
 
 
 Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  # prompt numbers, responses, stopped
@@ -238,62 +180,6 @@ class PPOGradients:
             )
             total = {name: total.get(name, 0.0) + value for name, value in part.items()}
         return BatchResult(total.pop("loss"), len(rows) * self.buffer.tokens.shape[1], total)
-
-
-def networks(model: GPT | ActorCritic) -> tuple[GPT, GPT | None]:
-    """The policy, and the critic if there is one."""
-    return (model.policy, model.critic) if isinstance(model, ActorCritic) else (model, None)
-
-
-def policy_and_value_gradient(
-    model: GPT | ActorCritic, batch: Any, settings: PPOSettings, n_tokens: int
-) -> dict[str, float]:
-    """Add the gradient of PPO's loss for a `Minibatch`, or a part of one that has n_tokens in all.
-
-    Returns the shares in the loss, and in figures that are means over the tokens.
-    """
-    policy, critic = networks(model)
-    mask, (b, W) = batch.mask, batch.tokens.shape
-    scale = policy.dtype.type(1.0 / settings.temperature)
-    trace = policy.trace(batch.tokens)
-    log_probability, entropy, cache = policy.log_probability_forward(trace.hidden * scale, batch.targets.reshape(-1))
-    log_probability, entropy = (array.reshape(b, W)[mask].astype(np.float64) for array in (log_probability, entropy))
-    old = batch.log_probability[mask]
-    part = clipped_policy(log_probability, old, batch.advantages[mask], settings.clip, n_tokens)
-    dlog_probability, dentropy = np.zeros((b, W), policy.dtype), None
-    dlog_probability[mask] = part.dlog_probability
-    if settings.entropy_coef:
-        dentropy = np.where(mask, -settings.entropy_coef / n_tokens, 0.0).astype(policy.dtype).reshape(-1)
-    dhidden = policy.log_probability_backward(dlog_probability.reshape(-1), dentropy, cache)
-    policy.backward(trace, dhidden * scale)
-
-    log_ratio = log_probability - old
-    loss = part.loss - settings.entropy_coef * float(entropy.sum()) / n_tokens
-    figures = {
-        "policy/loss": part.loss,
-        "policy/approx_kl": float((part.ratio - 1.0 - log_ratio).sum()) / n_tokens,  # k3
-        "policy/clip_frac": float(np.count_nonzero(part.clipped)) / n_tokens,
-        "policy/ratio_mean": float(part.ratio.sum()) / n_tokens,
-        "policy/ratio_var": float(((part.ratio - 1.0) ** 2).sum()) / n_tokens,
-        "policy/entropy": float(entropy.sum()) / n_tokens,
-    }
-    if critic is not None:
-        of_value = value_gradient(critic, batch, settings, n_tokens)
-        loss += settings.value_coef * of_value["value/loss"]
-        figures |= of_value
-    return {"loss": loss, **figures}
-
-
-def value_gradient(critic: GPT, batch: Any, settings: PPOSettings, n_tokens: int) -> dict[str, float]:
-    """Add the gradient of the value loss, times its coefficient, to the critic's."""
-    trace = critic.trace(batch.tokens)
-    values = critic.readout(trace.hidden)[:, 0].reshape(batch.mask.shape)[batch.mask].astype(np.float64)
-    old, returns = batch.values[batch.mask], batch.returns[batch.mask]
-    part = clipped_value(values, old, returns, settings.value_clip, n_tokens)
-    dvalues = np.zeros(batch.mask.shape, critic.dtype)
-    dvalues[batch.mask] = settings.value_coef * part.dvalue
-    critic.backward(trace, critic.readout_backward(dvalues.reshape(-1, 1), trace.hidden))
-    return {"value/loss": part.loss, "value/clip_frac": float(np.count_nonzero(part.clipped)) / n_tokens}
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:

@@ -24,7 +24,8 @@ from npllm.finetuning.stage_run import (
 from npllm.model import GPT, ActorCritic, Storage
 from npllm.model.lora import new_workspace
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.rlhf.ppo import Gold, Judges, PPOGradients, PPOSettings
+from npllm.rlhf.ppo import Gold, Judges, PPOGradients
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.responses import encode_prompts, stop_token
 from npllm.training.config import TrainConfig, load_config
 from npllm.training.pretrain import set_up_kernels

@@ -8,7 +8,9 @@ from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, small_conf
 
 from npllm.model import GPT, ActorCritic, ModelConfig, Parameters
 from npllm.model.parameters import weight_shapes
-from npllm.rlhf.ppo import Judges, PPOGradients, PPOSettings, networks
+from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo_gradient import networks
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import Minibatch
 from npllm.rlhf.sequences import Sequences, join
 

@@ -9,8 +9,10 @@ from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.model import GPT
 from npllm.optim import OptimConfig, build_optimizer
-from npllm.rlhf.ppo import Judges, PPOGradients, PPOSettings, networks
+from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.ppo_run import PPOConfig, build_actors
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rewards_of, sequence_log_probability
 from npllm.training.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
 from npllm.training.state import LoopState

@@ -16,7 +16,8 @@ from gradient_check import derivative
 from npllm.model import GPT
 from npllm.rlhf.advantages import generalised_advantages, token_rewards
 from npllm.rlhf.divergence import categorical_kl, compare, exact_kl
-from npllm.rlhf.ppo import PPOSettings, policy_and_value_gradient
+from npllm.rlhf.ppo_gradient import policy_and_value_gradient
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import Minibatch
 from npllm.rlhf.sequences import Sequences, values_of
 

@@ -19,7 +19,8 @@ from npllm.model import GPT, ActorCritic
 from npllm.optim import BatchConfig, OptimConfig, build_optimizer
 from npllm.rlhf import ppo
 from npllm.rlhf.losses import sigmoid
-from npllm.rlhf.ppo import Judges, PPOGradients, PPOSettings
+from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 from npllm.rlhf.sequences import Sequences, rewards_of
 

@@ -7,7 +7,8 @@ from rlhf_cases import STOP, actor_critic, collected, language_model, ppo_gradie
 from npllm.model import ActorCritic
 from npllm.optim import OptimConfig, build_optimizer
 from npllm.rlhf.advantages import last_columns
-from npllm.rlhf.ppo import explained_variance, networks
+from npllm.rlhf.ppo import explained_variance
+from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.sequences import Sequences, rewards_of, sequence_log_probability, values_of
 
 

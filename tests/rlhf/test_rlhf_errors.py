@@ -9,7 +9,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.finetuning.stage_run import check_same_tokenizer
 from npllm.generation.batched import generate_batch
 from npllm.rlhf.dpo import DPOSettings
-from npllm.rlhf.ppo import PPOSettings
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.responses import encode_prompts, stop_token
 from npllm.rlhf.reward import RewardSettings, encode_pairs
 from npllm.rlhf.sequences import join

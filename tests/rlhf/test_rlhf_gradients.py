@@ -23,7 +23,7 @@ from rlhf_cases import (
 from npllm.data.sampler import RowSampler
 from npllm.optim import BatchConfig
 from npllm.rlhf.dpo import preference_gradient
-from npllm.rlhf.ppo import networks, policy_and_value_gradient
+from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)

@@ -17,7 +17,7 @@ from rlhf_cases import (
 from npllm.optim import BatchConfig
 from npllm.rlhf.dpo import DPOConfig, DPOGradients, DPOSettings, preference_gradient
 from npllm.rlhf.losses import clipped_policy
-from npllm.rlhf.ppo import policy_and_value_gradient
+from npllm.rlhf.ppo_gradient import policy_and_value_gradient
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 from npllm.rlhf.rollout import take
 from npllm.rlhf.sequences import Sequences, rewards_of, sequence_log_probability
@@ -36,7 +36,7 @@ def test_the_ratio_is_exactly_1_before_the_first_update(monkeypatch, temperature
         ratios.append(clipped_policy(*arguments))
         return ratios[-1]
 
-    monkeypatch.setattr("npllm.rlhf.ppo.clipped_policy", recorded)
+    monkeypatch.setattr("npllm.rlhf.ppo_gradient.clipped_policy", recorded)
     rng = np.random.default_rng(0)
     for size in (1, 2, 3, 5, 8, 31, 33, 40):
         batch = take(gradients.buffer, rng.permutation(40)[:size])

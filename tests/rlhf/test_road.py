@@ -22,7 +22,7 @@ from npllm.finetuning.sft import SFTConfig
 from npllm.model import Architecture
 from npllm.optim import BatchConfig
 from npllm.rlhf.dpo import DPOConfig
-from npllm.rlhf.ppo import PPOSettings
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.reward import RewardConfig
 from npllm.rlhf.tasks import Recipe, Task

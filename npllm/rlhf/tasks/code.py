@@ -14,8 +14,8 @@ from npllm.data.records import Demonstration
 from npllm.finetuning.sft import SFTConfig, SFTSettings
 from npllm.optim import OptimConfig
 from npllm.rlhf.dpo import DPOConfig
-from npllm.rlhf.ppo import PPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.responses import Response
 from npllm.rlhf.reward import RewardConfig, RewardSettings
 from npllm.rlhf.tasks.task import Recipe, Task

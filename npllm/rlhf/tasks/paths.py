@@ -16,8 +16,8 @@ from npllm.finetuning.sft import SFTConfig
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.dpo import DPOConfig, DPOSettings
-from npllm.rlhf.ppo import PPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardConfig, RewardSettings
 from npllm.rlhf.tasks.task import Recipe, Response, Task
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
