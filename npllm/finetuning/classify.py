@@ -69,7 +69,7 @@ def resume_classify(run: RunFolder, console: Console) -> None:
     with run.lock():
         config = load_config(run.config, ClassifyConfig)
         set_up_kernels(config.train, console)
-        base = load_model(run, "pretrained", dtype=config.train.dtype)
+        base = load_model(run, "pretrained")
         classes, sides = read_sides(run, base)
         console.print(
             f"{len(classes)} classes; {len(sides.train.tokens):,} texts to learn from, {len(sides.test.tokens):,} to "

@@ -23,7 +23,7 @@ from npllm.model import GPT, ActorCritic
 from npllm.optim import build_optimizer
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import model_from_checkpoint
-from npllm.training.config import LoopConfig, config_text
+from npllm.training.config import LoopConfig, TrainConfig, config_text
 from npllm.training.pretrain import describe_machine
 from npllm.training.run_folder import RunFolder, create_run, run_of
 from npllm.training.spikes import SpikeDetector
@@ -35,6 +35,11 @@ class StageConfig(LoopConfig):
     """What every later stage has: the loop's settings, and which weights it trains."""
 
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.train.minutes != TrainConfig().minutes:
+            raise ConfigError("train.minutes is for pretraining; set train.steps, or the stage's epochs.")
 
 
 def create_stage_run(
@@ -68,9 +73,9 @@ def record_file(run: RunFolder, name: str) -> Path:
     return run.path / "data" / f"{name}.jsonl"
 
 
-def load_model(run: RunFolder, name: str, *, dtype: str | None = None) -> GPT:
+def load_model(run: RunFolder, name: str) -> GPT:
     """A model that the stage began with."""
-    return model_from_checkpoint(model_file(run, name), dtype=dtype)
+    return model_from_checkpoint(model_file(run, name))
 
 
 def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
@@ -98,8 +103,18 @@ def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
 
 def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
     """Before the first update of a stage. extra: what the stage carries besides weights and moments."""
-    optimizer = build_optimizer(model, config.optim, lr_scales(config.adapt, model.config, model.params))
+    scales = {
+        name: scale
+        for part, of_part in model.configs.items()
+        for name, scale in lr_scales(config.adapt, of_part, names_of(part, model)).items()
+    }
+    optimizer = build_optimizer(model, config.optim, scales)
     return LoopState(model, optimizer, SpikeDetector(config.spikes, config.optim.warmup_steps), extra=extra or {})
+
+
+def names_of(part: str, model: GPT | ActorCritic) -> list[str]:
+    """The parameters of the "model" or of the "critic"."""
+    return [name for name in model.params if name.startswith("critic.") == (part == "critic")]
 
 
 def write_summary(run: RunFolder, state: LoopState, **figures: Any) -> None:

@@ -318,9 +318,10 @@ class GPT:
         """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""
         tokens, _ = self._check(tokens, None)
         if starts is not None:
-            starts = np.ascontiguousarray(starts, np.int32)
+            starts = self._whole_numbers("starts", starts)
             if starts.shape != tokens.shape or starts.min() < 0 or (starts > np.arange(tokens.shape[1])).any():
                 raise DataError("starts must be (B, T) integers like tokens, each from 0 to the place where it stands.")
+            starts = starts.astype(np.int32, copy=False)
         return tokens, starts
 
     def _check(self, tokens, targets):
@@ -337,15 +338,20 @@ class GPT:
         return tokens, targets
 
     def _check_ids(self, name: str, ids, lowest: int) -> np.ndarray:
-        ids = np.ascontiguousarray(ids)
-        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise DataError(f"{name} must be a (B, T) array of integers, not {ids.shape} of {ids.dtype}.")
+        ids = self._whole_numbers(name, ids)
         if ids.min() < lowest or ids.max() >= self.config.vocab_size:
             raise DataError(
                 f"{name} holds ids from {ids.min()} to {ids.max()}, but the vocabulary has the ids 0 to "
                 f"{self.config.vocab_size - 1}."
             )
         return ids.astype(np.int32, copy=False)
+
+    @staticmethod
+    def _whole_numbers(name: str, ids) -> np.ndarray:
+        ids = np.ascontiguousarray(ids)
+        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise DataError(f"{name} must be a (B, T) array of integers, not {ids.shape} of {ids.dtype}.")
+        return ids
 
     @staticmethod
     def _count(targets) -> int:

@@ -32,6 +32,7 @@ from npllm.rlhf.reward import Pairs, encode_pairs
 from npllm.rlhf.sequences import sequence_log_probability
 from npllm.training.config import TrainConfig, load_config
 from npllm.training.loop import BatchResult
+from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.train import Stage, train
@@ -136,7 +137,8 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         config = load_config(run.config, DPOConfig)
         set_up_kernels(config.train, console)
         base, tokenizer = load_model(run, "policy"), run.load_tokenizer()
-        model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed)
+        dtype = usable_dtype(config.train.dtype)
+        model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed, dtype=dtype)
         state = new_state(model, config)
         pairs, val_pairs = (
             encode_pairs(read_preferences(record_file(run, name)), tokenizer, model.config.block_size)

@@ -88,6 +88,24 @@ class PPOGradients:
             model.grads.flat[:] = 0.0  # the policy has left what wrote these responses: write new ones
             buffer["used"] = 0
 
+    def check_rollout(self, arrays: dict[str, np.ndarray]) -> None:
+        """Raise ValueError unless these arrays of a checkpoint can be those of a rollout of this run."""
+        settings, found = self.settings, RolloutBuffer(*self.buffer.tokens.shape, kl_coef=0.0)
+        found.ids[:], found.floats[:] = arrays["rollout_tokens"], arrays["rollout_numbers"]
+        vocab_size = self.judges.reference.config.vocab_size
+        counts = {"rollouts": 2**31, "used": settings.rollout_size // self.minibatch * settings.epochs}
+        rules = {
+            "a token is not in the vocabulary": found.tokens.min() >= 0 and found.tokens.max() < vocab_size,
+            "a target is not in the vocabulary": found.targets.min() >= -1 and found.targets.max() < vocab_size,
+            "a response is empty": found["rollouts"] == 0 or found.mask.any(axis=1).all(),
+            "the scores have no deviation": found["score_std"] > 0,
+            "beta is negative": found["kl_coef"] >= 0,
+            **{f"{name} is out of range": found[name] in range(most + 1) for name, most in counts.items()},
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"of its rollout {rule}")
+
     def shuffled(self, epoch: int) -> np.ndarray:
         """The order of the rows in an epoch of the present rollout: a fresh one each time."""
         step = int(self.buffer["rollouts"]) * self.settings.epochs + epoch

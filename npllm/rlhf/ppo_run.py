@@ -28,6 +28,7 @@ from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.responses import encode_prompts, stop_token
 from npllm.training.config import TrainConfig, load_config
+from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
@@ -81,6 +82,7 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         set_up_kernels(config.train, console)
         tokenizer = run.load_tokenizer()
         actors = build_actors(load_model(run, "policy"), load_model(run, "reward"), config)
+        check_dtype(actors, config)
         gradients = PPOGradients(
             config.ppo,
             encode_prompts(read_prompts(record_file(run, "prompts")), tokenizer),
@@ -92,10 +94,21 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
             block_size=actors.model.config.block_size,
         )
         state = new_state(actors.model, config, gradients.buffer.arrays())
+        state.check_extra = gradients.check_rollout
         shown = ("objective/score", "objective/kl", "policy/entropy")
         train(run, config, state, Stage(gradients, None, shown=shown), console)
         write_summary(run, state)
         console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check_dtype(actors: Actors, config: PPOConfig) -> None:
+    """Raise ConfigError unless all networks compute in train.dtype: others would not agree on a ratio of 1."""
+    for who, model in (("policy", actors.model), ("reward model", actors.reward)):
+        if model.dtype_name != usable_dtype(config.train.dtype):
+            raise ConfigError(
+                f"train.dtype is {config.train.dtype}, but the {who} was trained in {model.dtype_name}; train them all "
+                "in the same."
+            )
 
 
 def build_actors(policy: GPT, reward: GPT, config: PPOConfig) -> Actors:

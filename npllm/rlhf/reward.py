@@ -34,6 +34,7 @@ from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, width_o
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig, TrainConfig, load_config
 from npllm.training.loop import BatchResult
+from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
@@ -188,7 +189,6 @@ def resume_reward(run: RunFolder, console: Console) -> None:
 
 def build_reward_state(run: RunFolder, config: RewardConfig) -> LoopState:
     """The base model with a second head, and its optimiser."""
-    seed, dtype = config.train.seed, config.train.dtype
-    base = load_model(run, "policy", dtype=dtype)
-    model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=seed, dtype=dtype)
+    base, dtype = load_model(run, "policy"), usable_dtype(config.train.dtype)
+    model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=config.train.seed, dtype=dtype)
     return new_state(model, config)

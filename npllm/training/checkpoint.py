@@ -236,7 +236,7 @@ def restore_checkpoint(path: Path, state: LoopState, *, listed_sha256: str | Non
     try:
         state.restore(arrays, description["counters"])
     except ValueError as error:
-        raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error
+        raise DataError(f"{path} describes no state of this run ({error}); use another checkpoint.") from error
     return description["val_loss"]
 
 

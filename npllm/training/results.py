@@ -14,6 +14,7 @@ from npllm.atomic import write_atomically
 from npllm.data.compression import bits_per_byte_of_compressors
 from npllm.data.corpora import read_text
 from npllm.data.shards import TokenShard, read_shard
+from npllm.errors import ConfigError
 from npllm.generation import generate
 from npllm.model import GPT
 from npllm.report.plots import NEEDS_MATPLOTLIB, RunHistory, plot_loss
@@ -111,6 +112,8 @@ def evaluate_run(path: Path, data: Path | None) -> Evaluation:
     """Evaluate a run, or a checkpoint, on a text file or on the run's own validation text."""
     model, tokenizer = load(path)
     if data is None:
+        if not run_of(path).val_shard.exists():
+            raise ConfigError(f"{path} holds no validation text; name one with --data.")
         shard = read_shard(run_of(path).val_shard)
         return evaluate(model, shard.tokens, shard.n_bytes)
     text = read_text(data)

@@ -1,5 +1,6 @@
 """The state of a training loop: one object that can be saved, restored, and then goes on bit for bit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -27,6 +28,7 @@ class LoopState:
     seconds: float = 0.0  # spent in the loop, over all its starts
     rollbacks: int = 0  # that lie behind this state: which part of the ledger it knows of
     extra: dict[str, np.ndarray] = field(default_factory=dict)  # what else a stage carries from update to update
+    check_extra: Callable[[dict[str, np.ndarray]], None] | None = None  # ValueError for arrays that cannot be such
 
     @property
     def step(self) -> int:
@@ -61,6 +63,8 @@ class LoopState:
         Raises ValueError, before anything changes, when the counters cannot be those of a loop.
         """
         _check(counters)
+        if self.check_extra is not None:
+            self.check_extra(arrays)
         for name, array in self.arrays().items():
             array[:] = arrays[name]
         self.model.grads.flat[:] = 0

@@ -84,7 +84,7 @@ def test_bad_starts_are_refused(starts):
     model = GPT(small_config())
     tokens = np.array([[1, 2, 3]])
     for use in (model.trace, model.hidden):
-        with pytest.raises(DataError, match="starts must be .B, T. integers like tokens"):
+        with pytest.raises(DataError, match="starts must be "):
             use(tokens, starts=np.array(starts))
     with pytest.raises(DataError, match="starts must be"):
         model.loss_and_grad(tokens, tokens, starts=np.array(starts))
