@@ -29,7 +29,7 @@ from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.train import Stage, train
 
-EMBEDDED = "stdlib-topics"
+EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4
 
 
 class Sides(NamedTuple):
@@ -44,7 +44,7 @@ def classify(config: ClassifyConfig, base: Path, data: str, test: Path | None, o
 
     test: a file of texts to test on; None = a share of the data, by whole files where it says which text is from which.
     """
-    records = stdlib_topics() if data == EMBEDDED else read_labelled(data)
+    records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else read_labelled(data)
     run = create_classify_run(config, base, records, read_labelled(test) if test else None, out)
     resume_classify(run, console)
 
@@ -77,11 +77,13 @@ def resume_classify(run: RunFolder, console: Console) -> None:
             highlight=False,
         )
         state = begin(base, config, len(classes))
-        gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config)
-        validate = lambda model: evaluate_classifier(model, sides.test).loss  # noqa: E731
+        gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config.classify.pool, config)
+        validate = lambda model: evaluate_classifier(model, sides.test, config.classify.pool).loss  # noqa: E731
         train(run, config, state, Stage(gradients, validate, shown=("accuracy", "lm_loss")), console)
         points = finish_curve(run, config, base, sides, console)
-        report_classify(run, state, classes, evaluate_classifier(state.model, sides.test), points, console)
+        report_classify(
+            run, state, classes, evaluate_classifier(state.model, sides.test, config.classify.pool), points, console
+        )
 
 
 def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:

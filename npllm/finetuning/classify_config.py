@@ -57,9 +57,9 @@ class ClassifyConfig(StageConfig):
 
     classify: ClassifySettings = field(default_factory=ClassifySettings)
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=1e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)
+        default_factory=lambda: OptimConfig(lr=3e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)
     )
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=16, micro_size=16))
     train: TrainConfig = field(default_factory=TrainConfig)
     # A classifier's loss falls to nearly nothing; beside such a window every hard text would count as a spike.
     spikes: SpikeConfig = field(default_factory=lambda: SpikeConfig(enabled=False))

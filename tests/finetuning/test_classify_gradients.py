@@ -12,6 +12,7 @@ from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, shapes, sm
 from npllm.finetuning.adaptation import AdaptConfig
 from npllm.finetuning.classifier import (
     ClassifierGradients,
+    Pool,
     Rows,
     Texts,
     classification_loss_and_grad,
@@ -47,16 +48,18 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def forward_loss(model: GPT, rows: Rows, *, aux_lm: float, step: int = 0, first_row: int = 0) -> float:
-    """The equation at the top of classifier.py, text by text, from the hidden states."""
-    hidden = model.trace(rows.tokens, step=step, first_row=first_row).hidden.reshape(*rows.tokens.shape, -1)
+def forward_loss(model: GPT, texts: Texts, rows: Rows, pool: Pool, *, aux_lm: float, **how) -> float:
+    """The equation at the top of classifier.py, text by text, from the hidden states of the padded rows."""
+    hidden = model.trace(rows.tokens, **how).hidden.reshape(*rows.tokens.shape, -1)
     head = model.merged()[model.head_name]
     of_classes, of_tokens = [], []
-    for row, last, tokens, label in zip(hidden, rows.last, rows.tokens, rows.labels, strict=True):
-        logits = row[last] @ model.params["readout.weight"] + model.params["readout.bias"]
+    for row, tokens, label in zip(hidden, *texts, strict=True):
+        states = row[: len(tokens)]
+        read = states[-1] if pool == "last" else states.mean(axis=0)
+        logits = read @ model.params["readout.weight"] + model.params["readout.bias"]
         of_classes.append(-log_softmax(logits[None])[0, label])
-        log_p = log_softmax(row @ head.T)
-        of_tokens += [-log_p[t, tokens[t + 1]] for t in range(last)]
+        log_p = log_softmax(states @ head.T)
+        of_tokens += [-log_p[t, token] for t, token in enumerate(tokens[1:])]
     return float(np.mean(of_classes) + aux_lm * np.mean(of_tokens or [0.0]))
 
 
@@ -76,18 +79,24 @@ def gradient_of(model: GPT, rows: Rows, *, aux_lm: float, **how) -> tuple[float,
     lora_rank=st.sampled_from([0, 2]),
     dropout=st.sampled_from([0.0, 0.3]),
     aux_lm=st.sampled_from([0.0, 0.5, 2.0]),
+    pool=st.sampled_from(["last", "mean"]),
     seed=st.integers(0, 2**32),
 )
-def test_gradient_of_every_parameter(architecture, case, n_classes, lora_rank, dropout, aux_lm, seed):
+def test_gradient_of_every_parameter(architecture, case, n_classes, lora_rank, dropout, aux_lm, pool, seed):
     fields, B, _ = case
     fields |= {name: value for name, value in architecture.items() if name != "n_kv_head"}
     config = ModelConfig(**fields, n_outputs=n_classes, lora_rank=lora_rank, dropout=dropout)
     model = order_one_model(config, seed)
-    rows = pad_texts(random_texts(config, B + 1, seed), config.block_size)
+    texts = random_texts(config, B + 1, seed)
+    rows = pad_texts(texts, config.block_size, pool)
     how = {"aux_lm": aux_lm, "step": seed % 5, "first_row": 3}
     loss, gradients = gradient_of(model, rows, **how)
-    assert loss == pytest.approx(forward_loss(model, rows, **how), rel=1e-12)
-    check_gradients(lambda: forward_loss(model, rows, **how), dict(model.params), gradients, elementwise_up_to=8)
+
+    def loss_now():
+        return forward_loss(model, texts, rows, pool, **how)
+
+    assert loss == pytest.approx(loss_now(), rel=1e-12)
+    check_gradients(loss_now, dict(model.params), gradients, elementwise_up_to=0)
 
 
 def test_cross_entropy_of_large_logits():
@@ -96,15 +105,17 @@ def test_cross_entropy_of_large_logits():
     np.testing.assert_allclose(dlogits, [[1.0, -1.0], [-0.75, 0.75]])
 
 
-def test_padding_changes_neither_loss_nor_gradient():
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_padding_changes_neither_loss_nor_gradient(pool):
     config = small_config(block_size=24, n_outputs=3)
     model = order_one_model(config, 1)
     texts = random_texts(config, 4, 2)._replace(tokens=[np.arange(n, dtype=np.int32) for n in (3, 8, 1, 5)])
-    narrow = pad_texts(texts, config.block_size)
+    narrow = pad_texts(texts, config.block_size, pool)
     assert narrow.tokens.shape == (4, 8)
     wide = narrow._replace(
         tokens=np.pad(narrow.tokens, ((0, 0), (0, 16)), constant_values=7),
         targets=np.pad(narrow.targets, ((0, 0), (0, 16)), constant_values=-1),
+        shares=np.pad(narrow.shares, ((0, 0), (0, 16))),
     )
     loss, gradients = gradient_of(model, narrow, aux_lm=0.5)
     wide_loss, wide_gradients = gradient_of(model, wide, aux_lm=0.5)
@@ -113,13 +124,14 @@ def test_padding_changes_neither_loss_nor_gradient():
         np.testing.assert_allclose(wide_gradients[name], gradient, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_the_width_of_rows_and_their_targets():
+def test_rows_their_width_targets_and_what_the_head_reads():
     texts = Texts([np.array([5, 6, 7], np.int32), np.arange(9, dtype=np.int32)], np.array([1, 0]))
-    rows = pad_texts(texts, block_size=10)
+    rows = pad_texts(texts, 10, "last")
     assert rows.tokens.tolist() == [[5, 6, 7, 0, 0, 0, 0, 0, 0, 0], [*range(9), 0]]
     assert rows.targets.tolist() == [[6, 7, *[-1] * 8], [*range(1, 9), -1, -1]]
-    assert rows.at_last().tolist() == [2, 10 + 8]
-    assert pad_texts(texts, block_size=128).tokens.shape == (2, 16)
+    assert rows.shares.tolist() == [[0, 0, 1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, 1, 0]]
+    assert pad_texts(texts, 10, "mean").shares.tolist() == [[1 / 3] * 3 + [0] * 7, [1 / 9] * 9 + [0]]
+    assert pad_texts(texts, 128, "last").tokens.shape == (2, 16)
 
 
 def config_of(**changes) -> ClassifyConfig:
@@ -135,7 +147,7 @@ def test_micro_batches_add_up(micro_size):
     results = []
     for size in (7, micro_size):
         model.grads.flat[:] = 0.0
-        gradients = ClassifierGradients(texts, 0.5, config_of(batch=BatchConfig(size=7, micro_size=size)))
+        gradients = ClassifierGradients(texts, 0.5, "mean", config_of(batch=BatchConfig(size=7, micro_size=size)))
         results.append((gradients(model, ids, 2), model.grads.flat.copy()))
     (whole, gradient), (parts, sum_of_gradients) = results
     assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
@@ -150,7 +162,7 @@ def updated(adapt: AdaptConfig, *, from_scratch: bool = False):
     state = begin(base, config, 3, from_scratch=from_scratch)
     before = {name: array.copy() for name, array in state.model.params.items()}
     texts = random_texts(state.model.config, 6, 7)
-    ClassifierGradients(texts, 0.5, config)(state.model, np.arange(6), 0)
+    ClassifierGradients(texts, 0.5, "mean", config)(state.model, np.arange(6), 0)
     state.optimizer.step()
     moved = {name: np.abs(state.model.params[name] - before[name]).max() for name in before}
     return base, state.model, before, moved
@@ -188,14 +200,20 @@ def test_layers_further_down_learn_more_slowly():
         assert distance == pytest.approx(1e-2 * 0.5 ** (4 - layer), rel=1e-3), name
 
 
-def test_evaluation_counts_every_text_once_and_has_no_dropout():
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_evaluation_counts_every_text_once_and_has_no_dropout(pool):
     config = small_config(block_size=20, dropout=0.5, n_outputs=3)
     model = order_one_model(config, 8)
     texts = random_texts(config, 70, 9)
-    result = evaluate_classifier(model, texts)
+    result = evaluate_classifier(model, texts, pool)
     quiet = GPT(small_config(block_size=20, n_outputs=3), dtype="float64")
     quiet.params.flat[:] = model.params.flat
-    alone = [pad_texts(texts.take(np.array([i])), 20) for i in range(70)]
-    assert result.loss == pytest.approx(np.mean([forward_loss(quiet, rows, aux_lm=0.0) for rows in alone]), rel=1e-10)
-    logits = [quiet.readout(quiet.hidden(rows.tokens)[rows.at_last()])[0] for rows in alone]
-    assert result.accuracy == np.mean(np.argmax(logits, axis=1) == texts.labels)
+    losses, right = [], 0
+    for number in range(70):
+        alone = texts.take(np.array([number]))
+        losses.append(forward_loss(quiet, alone, pad_texts(alone, 20, pool), pool, aux_lm=0.0))
+        states = quiet.hidden(alone.tokens[0][None])
+        read = states[-1:] if pool == "last" else states.mean(axis=0, keepdims=True)
+        right += int(quiet.readout(read).argmax() == alone.labels[0])
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-10)
+    assert result.accuracy == right / 70
