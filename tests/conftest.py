@@ -1,6 +1,10 @@
 """What every test shares: reproducible hypothesis examples, the two backends, and runs that end soon."""
 
 import importlib
+import os
+
+# Before any kernel is loaded: two processes of tests share the cores, and threads that wait must not keep them busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from hypothesis import settings

@@ -19,9 +19,12 @@ from npllm.training.config import DataConfig
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 SHORTER = ["--train.steps", "3", "--batch.size", "8", "--batch.micro_size", "2", "--model.n_embd", "32"]
 SMALL_TEXT = ["--data.source", "pydoc", "--data.vocab_size", "300"]
-STAGES = ("sft", "reward", "ppo", "dpo")
+STAGES = ("classify", "sft", "reward", "ppo", "dpo")
 SHORTER_STAGE = ["--train.steps", "2", "--batch.size", "4", "--batch.micro_size", "4"]
-SHORTER_PPO = ["--ppo.rollout_size", "4", "--ppo.max_tokens", "4", "--ppo.epochs", "1"]
+SHORTEST = {
+    "classify": ["labels", "2", "seeds", "2", "min_updates", "1", "epochs", "0.1", "test_texts", "8"],
+    "ppo": ["rollout_size", "4", "max_tokens", "4", "epochs", "1"],
+}
 RECORDS = {
     "demonstrations.jsonl": [{"prompt": f"{i} plus 1 is ", "response": f"{i + 1}"} for i in range(40)],
     "preferences.jsonl": [{"prompt": f"{i} is ", "chosen": "even", "rejected": "odd"} for i in range(0, 80, 2)],
@@ -48,7 +51,8 @@ def run(command: str) -> int:
             if "--minutes" in words:  # instead of the steps: it is the one under test
                 words[words.index("--minutes") + 1] = "0.01"
         if words[1] in STAGES:
-            words += SHORTER_STAGE + SHORTER_PPO * (words[1] == "ppo")
+            own = SHORTEST.get(words[1], [])
+            words += SHORTER_STAGE + [word if i % 2 else f"--{words[1]}.{word}" for i, word in enumerate(own)]
         return main(words[1:])
     assert words[:3] == ["python", "-m", "benchmarks"], f"README has a command that no test runs: {command}"
     from benchmarks.cli import main

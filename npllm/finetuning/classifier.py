@@ -1,10 +1,13 @@
-"""A language model as a classifier: a second head reads the final hidden state of a text's last token.
+"""A language model as a classifier: a second head reads the final hidden states of a text.
 
     L = -1/B sum_b log softmax(z_b)[class_b]  +  aux_lm * (mean negative log-likelihood of the texts' tokens)
 
-The last token's state is the only one that has seen the whole text. The second term keeps the network a language model
-while it learns from few labels. (Radford et al., "Improving language understanding by generative pre-training" (GPT-1),
-2018, equation 5, with aux_lm = 0.5.)
+z_b is the head's output for text b. The second term keeps the network a language model while it learns from few labels.
+(Radford et al., "Improving language understanding by generative pre-training" (GPT-1), 2018, equation 5, with
+aux_lm = 0.5.)
+
+GPT-1's head reads the last token, whose state alone has seen the whole text. In a small model that state is about the
+next token and little else, which no few labels change; the mean over all tokens says what the text is about.
 """
 
 from collections.abc import Sequence
@@ -37,7 +40,7 @@ class Texts(NamedTuple):
 
 
 def encode_texts(records: Sequence[Labelled], classes: Sequence[str], tokenizer: Tokenizer, block_size: int) -> Texts:
-    """Of a text with more tokens than block_size the last ones are kept, because the head reads the last of all.
+    """Of a text with more tokens than block_size the last ones are kept, among them the one that a head reads.
 
     A record's class is the place of its label in `classes`. Raises DataError for a text without tokens.
     """

@@ -107,9 +107,18 @@ def packed_loss(model: GPT, rows: PackedRows) -> float:
 
 def sft(config: SFTConfig, base: Path, data: str, out: Path, console: Console) -> None:
     """Fine-tune the model of the run `base` on demonstrations: a jsonl file, or the embedded ones."""
-    demonstrations = stdlib_docstrings() if data == EMBEDDED else read_demonstrations(data)
+    demonstrations = embedded_demonstrations(base) if data == EMBEDDED else read_demonstrations(data)
     run = create_sft_run(config, base, demonstrations, out)
     resume_sft(run, console)
+
+
+def embedded_demonstrations(base: Path) -> list[Demonstration]:
+    """Signatures and docstrings, those that the model has room for. Of a user's file none would be left out."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    T = model_from_checkpoint(checkpoint).config.block_size
+    demonstrations = stdlib_docstrings()
+    examples = encode(demonstrations, with_special_tokens(tokenizer, [END_OF_TEXT]))
+    return [record for record, example in zip(demonstrations, examples, strict=True) if len(example.tokens) <= T + 1]
 
 
 def create_sft_run(

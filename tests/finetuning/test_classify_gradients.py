@@ -150,6 +150,9 @@ def test_micro_batches_add_up(micro_size):
         gradients = ClassifierGradients(texts, 0.5, "mean", config_of(batch=BatchConfig(size=7, micro_size=size)))
         results.append((gradients(model, ids, 2), model.grads.flat.copy()))
     (whole, gradient), (parts, sum_of_gradients) = results
+    batch = texts.take(gradients.sampler.rows(ids))
+    rows = pad_texts(batch, config.block_size, "mean")
+    assert whole.loss == pytest.approx(forward_loss(model, batch, rows, "mean", aux_lm=0.5, step=2), rel=1e-12)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
     assert parts.figures == pytest.approx(dict(whole.figures), rel=1e-12)
     np.testing.assert_allclose(sum_of_gradients, gradient, rtol=0, atol=1e-12 * np.linalg.norm(gradient))

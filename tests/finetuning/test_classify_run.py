@@ -23,7 +23,7 @@ from npllm.training.config import TrainConfig, load_config
 from npllm.training.run_folder import RunFolder
 
 CONFIG = ClassifyConfig(
-    classify=ClassifySettings(labels=(2, 4, 64), seeds=2, compare_scratch=True, min_updates=3, test_texts=6),
+    classify=ClassifySettings(labels=(2, 4, 64), seeds=2, compare_scratch=True, min_updates=4, test_texts=6),
     optim=OptimConfig(lr=1e-2, min_lr=0.0, warmup_steps=1, decay="linear"),
     batch=BatchConfig(size=4, micro_size=4),
     train=TrainConfig(steps=6, checkpoint_every=2, eval_every=3),
@@ -87,7 +87,7 @@ def test_it_ends_in_a_table_a_plot_and_a_summary(finished):
     assert str(out / "accuracy.png") in text
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     points = read_curve(out / "curve.jsonl")
-    assert {(point.labels, point.updates) for point in points} == {(2, 3), (4, 6)}  # at least 3; 3 epochs of 8 / 4
+    assert {(point.labels, point.updates) for point in points} == {(2, 4), (4, 6)}  # at least 4; 3 epochs of 8 / 4
     assert [(point.method, point.seed) for point in points[:4]] == [
         ("pretrained", 0),
         ("pretrained", 1),
@@ -139,7 +139,14 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(finished, base, tmp_path
     }
 
 
-def test_pretrained_only_and_a_test_file(base, tmp_path, quick):
+def test_pretrained_only_and_a_test_file(base, tmp_path, quick, monkeypatch):
+    seeds, real_begin = [], learning_curve.begin
+
+    def begin(base, config, *args, **options):
+        seeds.append(config.train.seed)
+        return real_begin(base, config, *args, **options)
+
+    monkeypatch.setattr(learning_curve, "begin", begin)
     write_records(tmp_path / "texts.jsonl", records(4))
     write_records(tmp_path / "test.jsonl", records(12))
     settings = replace(CONFIG.classify, compare_scratch=False, labels=(2,))
@@ -149,6 +156,7 @@ def test_pretrained_only_and_a_test_file(base, tmp_path, quick):
     text = shown(out, lambda console: classify(config, base, *paths, out, console))
     assert "scratch" not in text
     assert list(summary(out)["accuracy_by_labels_per_class"]) == ["pretrained"]
+    assert seeds == [0, 1]
     assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 8
     assert len((out / "data" / "test.jsonl").read_text().splitlines()) == 6  # test_texts
     assert summary(out)["steps"] == 6  # 3 epochs of 8 texts in batches of 4
