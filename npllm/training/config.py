@@ -155,7 +155,8 @@ def _with_values(options: dict[str, Any], arguments: list[str]) -> list[str]:
     completed = []
     for argument, following in zip_longest(arguments, arguments[1:]):
         completed.append(argument)
-        if options.get(argument.removeprefix("--").replace("-", "_")) is bool and following not in ("True", "False"):
+        is_flag = argument.startswith("--") and options.get(argument[2:].replace("-", "_")) is bool
+        if is_flag and (following is None or following.startswith("--")):
             completed.append("True")
     return completed
 

@@ -13,7 +13,15 @@ from npllm.errors import ConfigError, DataError
 from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
 from npllm.optim.config import LARGEST_BATCH
 from npllm.training import pretrain
-from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text, load_config, load_recipe
+from npllm.training.config import (
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    config_text,
+    load_config,
+    load_recipe,
+    parse_arguments,
+)
 from npllm.training.spikes import SpikeConfig
 
 RECIPES = sorted(path.name.removesuffix(".toml") for path in (resources.files("npllm") / "recipes").iterdir())
@@ -228,3 +236,17 @@ def test_the_help_shows_the_values_of_the_recipe(capsys, tmp_path):
         refused(capsys, "pretrain", "--recipe", path, "--help", exit_code=0)
     assert stop.value.code == 0
     assert "(default: 77)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--spikes.enabled"], True),
+        (["--spikes.enabled", "--train.steps", "3"], True),
+        (["--spikes.enabled", "False"], False),
+        (["--spikes.enabled=False"], False),
+    ],
+)
+def test_an_option_that_stands_alone_is_true(arguments, expected):
+    defaults = ["--spikes.enabled", "False", *arguments]
+    assert parse_arguments(RunConfig, defaults, prog="test").spikes.enabled is expected
