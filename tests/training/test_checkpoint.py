@@ -191,7 +191,8 @@ def test_counters_that_cannot_be(saved, state, changes):
     restore_checkpoint(saved, build_state(CONFIG, V))
     described(counters=GOOD | changes)(saved)
     before = state.counters()
-    with pytest.raises(DataError, match=rf"step-00000003\.h5 describes no state of this run \({next(iter(changes))} is"):
+    complaint = rf"step-00000003\.h5 describes no state of this run \({next(iter(changes))} is"
+    with pytest.raises(DataError, match=complaint):
         restore_checkpoint(saved, state)
     assert state.counters() == before
 
