@@ -6,7 +6,6 @@ from typing import Literal
 from npllm.errors import ConfigError
 from npllm.finetuning.stage_run import StageConfig
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training.config import TrainConfig
 from npllm.training.spikes import SpikeConfig
 
 MOST_SEEDS = 10
@@ -60,7 +59,6 @@ class ClassifyConfig(StageConfig):
         default_factory=lambda: OptimConfig(lr=3e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)
     )
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=16, micro_size=16))
-    train: TrainConfig = field(default_factory=TrainConfig)
     # A classifier's loss falls to nearly nothing; beside such a window every hard text would count as a spike.
     spikes: SpikeConfig = field(default_factory=lambda: SpikeConfig(enabled=False))
 

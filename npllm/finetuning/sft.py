@@ -17,9 +17,9 @@ from npllm.data.docstrings import stdlib_docstrings
 from npllm.data.packing import PackedRows, pack
 from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
 from npllm.data.sampler import RowSampler
-from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
+    RecordSettings,
     StageConfig,
     create_stage_run,
     load_model,
@@ -35,12 +35,11 @@ from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.checkpoint import model_from_checkpoint
-from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.config import LoopConfig, load_config
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
-from npllm.training.spikes import SpikeConfig
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 
@@ -49,19 +48,14 @@ ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTSettings:
+class SFTSettings(RecordSettings):
     """How the demonstrations are used."""
 
+    section = "sft"
     epochs: float = 3.0
     """times that each demonstration is learnt from, where train.steps is none"""
     val_fraction: float = 0.05
     """share of the demonstrations that is held out"""
-
-    def __post_init__(self):
-        if not self.epochs > 0:
-            raise ConfigError(f"sft.epochs is {self.epochs}, but must be above 0.")
-        if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"sft.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +67,6 @@ class SFTConfig(StageConfig):
         default_factory=lambda: OptimConfig(lr=5e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
     )
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=16, micro_size=8))
-    train: TrainConfig = field(default_factory=TrainConfig)
-    spikes: SpikeConfig = field(default_factory=SpikeConfig)
 
 
 class PackedGradients:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,23 @@ class StageConfig(LoopConfig):
         super().__post_init__()
         if self.train.minutes != TrainConfig().minutes:
             raise ConfigError("train.minutes is for pretraining; set train.steps, or the stage's epochs.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSettings:
+    """How a stage uses its records. A subclass names its section, which the complaints name."""
+
+    section: ClassVar[str]
+    epochs: float = 1.0
+    """times that each record is learnt from, where train.steps is none"""
+    val_fraction: float = 0.1
+    """share of the records that is held out"""
+
+    def __post_init__(self):
+        if not self.epochs > 0:
+            raise ConfigError(f"{self.section}.epochs is {self.epochs}, but must be above 0.")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"{self.section}.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
 
 
 def create_stage_run(
@@ -96,8 +113,6 @@ def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
     """The config with its number of updates fixed: train.steps, or as many as `epochs` over n_rows take."""
     if config.train.steps is not None:
         return config
-    if not epochs > 0:
-        raise ConfigError(f"The number of epochs is {epochs}, but must be above 0.")
     return config.with_steps(max(1, round(epochs * n_rows / config.batch.size)))
 
 

@@ -16,6 +16,7 @@ from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
+    RecordSettings,
     StageConfig,
     create_stage_run,
     load_model,
@@ -30,7 +31,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import Pairs, encode_pairs
 from npllm.rlhf.sequences import sequence_log_probability
-from npllm.training.config import TrainConfig, load_config
+from npllm.training.config import load_config
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
@@ -39,22 +40,17 @@ from npllm.training.train import Stage, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings:
+class DPOSettings(RecordSettings):
     """How the pairs are used."""
 
+    section = "dpo"
     beta: float = 0.1
     """how much a nat of divergence from the reference costs (Rafailov et al., 2023: 0.1)"""
-    epochs: float = 1.0
-    """times that each pair is learnt from, where train.steps is none"""
-    val_fraction: float = 0.1
-    """share of the pairs that is held out"""
 
     def __post_init__(self):
-        for field_name in ("beta", "epochs"):
-            if not getattr(self, field_name) > 0:
-                raise ConfigError(f"dpo.{field_name} is {getattr(self, field_name)}, but must be above 0.")
-        if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"dpo.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+        super().__post_init__()
+        if not self.beta > 0:
+            raise ConfigError(f"dpo.beta is {self.beta}, but must be above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,6 @@ class DPOConfig(StageConfig):
         default_factory=lambda: OptimConfig(lr=1e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.0)
     )
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
-    train: TrainConfig = field(default_factory=TrainConfig)
 
 
 class DPOGradients:

@@ -15,9 +15,9 @@ from rich.console import Console
 from npllm.data.chat import encode_demonstration
 from npllm.data.records import Demonstration, Preference, read_preferences, split_records
 from npllm.data.sampler import RowSampler
-from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
+    RecordSettings,
     StageConfig,
     create_stage_run,
     load_model,
@@ -32,7 +32,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, width_of
 from npllm.tokenizer import Tokenizer
-from npllm.training.config import LoopConfig, TrainConfig, load_config
+from npllm.training.config import LoopConfig, load_config
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
@@ -44,19 +44,10 @@ CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings:
-    """How the pairs are used."""
+class RewardSettings(RecordSettings):
+    """How the pairs are used: once each, as in Ziegler et al., 2019."""
 
-    epochs: float = 1.0
-    """times that each pair is learnt from, where train.steps is none (Ziegler et al., 2019: once)"""
-    val_fraction: float = 0.1
-    """share of the pairs that is held out"""
-
-    def __post_init__(self):
-        if not self.epochs > 0:
-            raise ConfigError(f"reward.epochs is {self.epochs}, but must be above 0.")
-        if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"reward.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+    section = "reward"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +59,6 @@ class RewardConfig(StageConfig):
         default_factory=lambda: OptimConfig(lr=3e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
     )
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
-    train: TrainConfig = field(default_factory=TrainConfig)
 
 
 class Pairs(NamedTuple):

@@ -144,7 +144,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
         status.update("compiling kernels (kept for the next run)")
         warm_up(config, train_shard.vocab_size, train_shard.tokens)
         check_disk(draft.path, build_state(config, train_shard.vocab_size), config.train.keep)
-        write_atomically(draft.config, config_text(config, describe_machine("demo spike")).encode())
+        write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
     run = RunFolder(path)
     first, end = POISON.sample_ids(config.batch.size)
     say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
