@@ -16,7 +16,7 @@ from npllm.data.shards import TokenShard
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training import recovery, spike_demo, train
-from npllm.training.config import DataConfig, RunConfig, TrainConfig
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, stage_of
 from npllm.training.ledger import Ledger
 from npllm.training.loop import BatchResult, build_state
 from npllm.training.run_folder import RunFolder
@@ -219,3 +219,8 @@ def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch):
     run_demo(tmp_path / "run", 0, Console(file=printed))
     assert "No plot: it needs matplotlib (pip install 'npllm[plot]')." in printed.getvalue()
     assert not (tmp_path / "run" / "spike.png").exists()
+
+
+def test_the_run_of_the_demo_is_one_of_pretraining(demo):
+    """So `npllm resume` goes on with it."""
+    assert stage_of(demo.run.config) == "pretrain"
