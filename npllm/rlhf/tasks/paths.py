@@ -15,7 +15,7 @@ from npllm.data.records import Demonstration
 from npllm.finetuning.sft import SFTConfig
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.rlhf.dpo import DPOConfig, DPOSettings
+from npllm.rlhf.dpo import DPOConfig
 from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardConfig, RewardSettings
@@ -70,15 +70,16 @@ class Paths(Task):
             batch=BatchConfig(size=64, micro_size=64),
             train=TrainConfig(eval_every=100, checkpoint_every=1000),
         ),
-        ppo=PPOConfig(ppo=PPOSettings(rollout_size=128, max_tokens=LONGEST_WALK, kl_coef=0.02, kl_target=0.0)),
+        ppo=PPOConfig(ppo=PPOSettings(rollout_size=128, max_tokens=LONGEST_WALK, kl_coef=0.1, kl_target=0.0)),
         rloo=PPOConfig(
-            ppo=PPOSettings(method="rloo", rollout_size=128, max_tokens=LONGEST_WALK, kl_coef=0.02, kl_target=0.0)
+            ppo=PPOSettings(method="rloo", rollout_size=128, max_tokens=LONGEST_WALK, kl_coef=0.1, kl_target=0.0)
         ),
         grpo=PPOConfig(
-            ppo=PPOSettings(method="grpo", rollout_size=128, max_tokens=LONGEST_WALK, kl_coef=0.02, kl_target=0.0)
+            ppo=PPOSettings(method="grpo", rollout_size=128, max_tokens=LONGEST_WALK, kl_coef=0.1, kl_target=0.0)
         ),
-        dpo=DPOConfig(dpo=DPOSettings(epochs=2), train=TrainConfig(eval_every=100, checkpoint_every=1000)),
-        responses_per_prompt=400,
+        dpo=DPOConfig(train=TrainConfig(eval_every=100, checkpoint_every=1000)),
+        responses_per_prompt=800,
+        n_pairs=8000,
         preference_temperature=1.5,
     )
 
