@@ -186,17 +186,18 @@ def dpo(
         run_dpo(config, run, data, path, Console())
 
 
-def rlhf(*, task: str, out: Path | None = None, seeds: int = 1) -> None:
+def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bool = False) -> None:
     """The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card. Continues what it began.
 
     Args:
         task: paths (a few minutes), code (a quarter of an hour), or a Python file with a Task
         out: folder of the road; none = runs/rlhf-TASK
         seeds: how many times to walk it, each with a seed of its own; figures are then means over them
+        overoptimise: also let policies fool reward models that learnt from few pairs; twice as long altogether
     """
     from npllm.rlhf.report_card import walk_and_report
 
-    walk_and_report(task, out or Path("runs") / f"rlhf-{Path(task).stem}", seeds, Console())
+    walk_and_report(task, out or Path("runs") / f"rlhf-{Path(task).stem}", seeds, Console(), overoptimise=overoptimise)
 
 
 @contextmanager

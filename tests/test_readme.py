@@ -75,7 +75,7 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
     """`npllm rlhf` has no options for its size either, and a road that is cut short leads nowhere: a whole one is
     walked in tests/rlhf/test_road.py. Returns the names of the tasks that are asked for."""
     tasks: list[str] = []
-    monkeypatch.setattr(report_card, "walk_and_report", lambda name, *_: tasks.append(load_task(name).name))
+    monkeypatch.setattr(report_card, "walk_and_report", lambda name, *_, **__: tasks.append(load_task(name).name))
     return tasks
 
 
@@ -99,7 +99,7 @@ def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
         except SystemExit as end:  # --help
             code = end.code or 0
         assert code == 0, f"{step} ended with {code}: {capsys.readouterr().err}"
-    assert tasks == ["paths", "code"]
+    assert tasks == ["paths", "code", "paths"]
 
 
 @pytest.mark.parametrize("code", blocks("python"))

@@ -1,31 +1,59 @@
-"""Gold and proxy reward against the distance from where the policy began: where they part, the proxy is fooled."""
+"""Gold and proxy reward against the distance from where the policy began: where they part, the proxy is fooled.
 
-from collections.abc import Sequence
-from math import sqrt
+The axis is sqrt(KL), as in Gao, Schulman & Hilton, "Scaling laws for reward model overoptimization", 2022.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 
-def plot_overoptimisation(
-    runs: dict[str, list[dict[str, Any]]], best_of: Sequence[tuple[float, float]], folder: Path
-) -> None:
-    """Draw overoptimisation.png into the folder.
+from npllm.atomic import write_atomically
 
-    runs: for each method the records of its rollouts, with objective/{exact_kl, gold, proxy}. best_of: (KL, gold) of
-    best-of-n for growing n. The axis is sqrt(KL), as in Gao, Schulman & Hilton, "Scaling laws for reward model
-    overoptimization", 2022.
-    """
+if TYPE_CHECKING:  # an optional dependency, and slow to import
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("gold", "proxy"), strict=True):
-        for method, records in runs.items():
-            points = [(sqrt(max(r["objective/exact_kl"], 0.0)), r[f"objective/{name}"]) for r in records]
-            axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, label=method)
-        if name == "gold":
-            axes.plot([sqrt(kl) for kl, _ in best_of], [gold for _, gold in best_of], "k--o", label="best of n")
-        axes.set_xlabel("√KL from the fine-tuned model (KL in nats per response)")
-        axes.set_ylabel(f"{name} reward")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(folder / "overoptimisation.png", dpi=110)
+AXIS = "√KL from the fine-tuned model (KL in nats per response)"
+
+
+class Trace(NamedTuple):
+    """One method's way, (k,) each: sqrt(KL), and the mean gold and proxy rewards there. fitted: points (x, y) of the
+    law that its gold was fitted to."""
+
+    label: str
+    distance: np.ndarray
+    gold: np.ndarray
+    proxy: np.ndarray | None = None
+    fitted: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def plot_rewards(panels: Mapping[str, Sequence[Trace]], path: Path, *, lines: bool = True) -> None:
+    """Draw the panels into a PNG."""
+    image = io.BytesIO()
+    reward_figure(panels, lines=lines).savefig(image, format="png", dpi=110)
+    write_atomically(path, image.getbuffer())
+
+
+def reward_figure(panels: Mapping[str, Sequence[Trace]], *, lines: bool) -> "Figure":
+    """A row for each panel, by its title: gold on the left, proxy on the right. lines: join the points of a trace."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.7 + 3.3 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), 2, sharex="col", squeeze=False)
+    for (title, traces), row in zip(panels.items(), grid, strict=True):
+        for number, trace in enumerate(traces):
+            style = {"color": f"C{number}", "marker": ".", "markersize": 5, "linewidth": 1 if lines else 0}
+            for axes, values in zip(row, (trace.gold, trace.proxy), strict=True):
+                if values is not None:
+                    axes.plot(trace.distance, values, label=trace.label, **style)
+            if trace.fitted is not None:
+                row[0].plot(*trace.fitted, color=f"C{number}", linewidth=1.5)
+        for axes, name in zip(row, ("gold", "proxy"), strict=True):
+            axes.set(title=title, ylabel=f"{name} reward")
+            axes.grid(alpha=0.3)
+        row[0].legend()
+    for axes in grid[-1]:
+        axes.set_xlabel(AXIS)
+    return figure

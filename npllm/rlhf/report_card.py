@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -16,12 +15,14 @@ from rich.table import Column, Table
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
 from npllm.report.plots import NEEDS_MATPLOTLIB
-from npllm.report.reward_plot import plot_overoptimisation
+from npllm.report.reward_plot import Trace, plot_rewards
 from npllm.rlhf.judging import Verdict, interval
+from npllm.rlhf.overoptimisation import HEADINGS as STUDY_HEADINGS
+from npllm.rlhf.overoptimisation import Figures, figures_of, panels, study_overoptimisation, study_section
+from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
 from npllm.rlhf.road import IMPROVED, Road
 from npllm.rlhf.tasks import Task, load_task
 from npllm.strict_json import parse_json
-from npllm.training.metrics import read_metrics
 
 N_SAMPLES = 4  # responses shown, of the model before and of each method
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal distribution's.
@@ -48,36 +49,56 @@ class Grade:
     distinct_2: float
 
 
-def walk_and_report(name: str, path: Path, seeds: int, console: Console) -> None:
-    """Walk the road of a task once for each seed, then write report_card.md, summary.json and a plot."""
+def walk_and_report(name: str, path: Path, seeds: int, console: Console, *, overoptimise: bool = False) -> None:
+    """Walk the road of a task once for each seed, then write report_card.md, summary.json and plots.
+
+    overoptimise: at its end go astray on purpose too; see overoptimisation.py.
+    """
     task = load_task(name)
     roads = [Road(task, path / f"seed-{seed}", seed, console) for seed in range(seeds)]
     verdicts = [road.walk() for road in roads]
+    study = study_overoptimisation(roads) if overoptimise else []
     grades = {of_method[0].method: grade(of_method) for of_method in zip(*verdicts, strict=True)}
     accuracy = float(np.mean([reward_accuracy(road) for road in roads]))
+    astray = [figures_of(of_seeds) for of_seeds in study]
     summary = {
         "task": task.name,
         "seeds": seeds,
         "reward_accuracy": accuracy,
         "methods": {method: vars(of_method) for method, of_method in grades.items()},
+        "overoptimisation": [vars(figures) for figures in astray],
     }
     write_atomically(path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    write_atomically(path / "report_card.md", report(task, grades, verdicts, accuracy).encode())
+    write_atomically(path / "report_card.md", report(task, grades, verdicts, accuracy, astray).encode())
 
-    columns = [Column(heading, no_wrap=True) for heading in HEADINGS]
-    table = Table(*columns, title=title(task, verdicts), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for row in rows(grades):
-        table.add_row(*row)
     console.rule("report card")
-    console.print(table)
+    console.print(console_table(title(task, verdicts), HEADINGS, rows(grades)))
     console.print(f"The reward model ranks {accuracy:.1%} of held-out pairs rightly.", highlight=False)
     for text in samples(verdicts[0]):
         console.print(text, markup=False, highlight=False)
+    if astray:
+        console.print(console_table("over-optimisation", STUDY_HEADINGS, [figures.row() for figures in astray]))
     if find_spec("matplotlib"):
-        plot_overoptimisation({run: road_metrics(roads[0], run) for run in IMPROVED}, verdicts[0][1].curve, path)
+        plot_rewards({"": road_traces(roads[0], verdicts[0][1])}, path / "overoptimisation.png")
+        if study:
+            plot_rewards(panels([pooled(of_seeds) for of_seeds in study]), path / "reward_hacking.png", lines=False)
     else:
         console.print(f"No plot: {NEEDS_MATPLOTLIB}", highlight=False)
     console.print(f"Report card: {path / 'report_card.md'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def console_table(heading: str, headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> Table:
+    """As narrow as a terminal."""
+    columns = [Column(name, no_wrap=True) for name in headings]
+    table = Table(*columns, title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Its lines."""
+    return ["| " + " | ".join(row) + " |" for row in (headings, ["---"] * len(headings), *cells)]
 
 
 def grade(verdicts: Sequence[Verdict]) -> Grade:
@@ -136,8 +157,15 @@ def title(task: Task, verdicts: Sequence[Sequence[Verdict]]) -> str:
     return f"{task.name}: {n} responses each" + (f", {n_seeds} seeds" if n_seeds > 1 else "")
 
 
-def report(task: Task, grades: dict[str, Grade], verdicts: Sequence[Sequence[Verdict]], accuracy: float) -> str:
+def report(
+    task: Task,
+    grades: dict[str, Grade],
+    verdicts: Sequence[Sequence[Verdict]],
+    accuracy: float,
+    astray: Sequence[Figures],
+) -> str:
     """The report card in Markdown."""
+    section = study_section(markdown_table(STUDY_HEADINGS, [figures.row() for figures in astray])) if astray else ()
     lines = [
         f"# {title(task, verdicts)}",
         "",
@@ -145,12 +173,11 @@ def report(task: Task, grades: dict[str, Grade], verdicts: Sequence[Sequence[Ver
         "nats per response (of best-of-n its upper bound); win-rate: gold over the fine-tuned model's, half for a tie;",
         "dist-n (dist1, dist2): different runs of n tokens as a share of all; ±: 95 % confidence.",
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "| " + " | ".join("---" for _ in HEADINGS) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows(grades)),
+        *markdown_table(HEADINGS, rows(grades)),
         "",
         "![gold and proxy against the distance from the fine-tuned model](overoptimisation.png)",
         "",
+        *section,
         "## Samples",
         "",
         "```",
@@ -175,13 +202,11 @@ def samples(verdicts: Sequence[Verdict]) -> list[str]:
 
 def reward_accuracy(road: Road) -> float:
     """Of a road's reward model on held-out pairs."""
-    return float(_summary(road.run("reward").summary)["accuracy"])
+    return float(parse_json(read_bounded(road.run("reward").summary, 1 << 20))["accuracy"])
 
 
-def road_metrics(road: Road, name: str) -> list[dict[str, Any]]:
-    """The figures of a run's rollouts, in order."""
-    return [record for record in read_metrics(road.run(name).metrics) if "objective/exact_kl" in record]
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    return parse_json(read_bounded(path, 1 << 20))
+def road_traces(road: Road, best_of: Verdict) -> list[Trace]:
+    """Of the methods that write, a point for each rollout; and gold of best-of-n for growing n."""
+    traces = [Trace(name, *distance_gold_proxy(road.rollouts(name))) for name in IMPROVED]
+    kl, gold = np.array(best_of.curve).T
+    return [*traces, Trace("best of n", np.sqrt(kl), gold)]

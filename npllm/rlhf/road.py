@@ -5,7 +5,7 @@ Every stage is a run folder of its own below the road's. A stage that is finishe
 goes on: the command that began the road also continues it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from npllm.rlhf.dpo import create_dpo_run, resume_dpo
 from npllm.rlhf.judging import Judge, Verdict, gold_of
 from npllm.rlhf.ppo_run import PPOConfig, create_ppo_run, resume_ppo
 from npllm.rlhf.preferences import sample_preferences
-from npllm.rlhf.reward import create_reward_run, resume_reward
+from npllm.rlhf.reward import RewardConfig, create_reward_run, resume_reward
 from npllm.rlhf.tasks import Task
 from npllm.training.config import LoopConfig
+from npllm.training.metrics import read_metrics
 from npllm.training.pretrain import pretrain, resume
 from npllm.training.run_folder import RunFolder, load
 
@@ -49,13 +50,9 @@ class Road:
             ),
             lambda run: resume_sft(run, self.console),
         )
-        self.stage(
-            "reward",
-            lambda out: create_reward_run(self.seeded(recipe.reward), self.path / "sft", self.preferences(), out),
-            lambda run: resume_reward(run, self.console),
-        )
+        self.learn_reward("reward", recipe.reward, self.preferences())
         for name in IMPROVED:
-            self.improve(name, getattr(recipe, name))
+            self.improve(name, getattr(recipe, name), "reward")
         self.stage(
             "dpo",
             lambda out: create_dpo_run(self.seeded(recipe.dpo), self.path / "sft", self.preferences(), out),
@@ -106,26 +103,39 @@ class Road:
             write_records(file, pairs)
         return read_preferences(file)
 
-    def improve(self, name: str, config: PPOConfig) -> None:
-        """One of the methods that write and learn from the reward model."""
+    def learn_reward(self, name: str, config: RewardConfig, preferences: Sequence[Preference]) -> None:
+        """A reward model, from the fine-tuned model."""
+        self.stage(
+            name,
+            lambda out: create_reward_run(self.seeded(config), self.path / "sft", preferences, out),
+            lambda run: resume_reward(run, self.console),
+        )
+
+    def improve(self, name: str, config: PPOConfig, reward: str) -> None:
+        """One of the methods that write and learn from a reward model; `reward` is the name of its stage."""
         prompts = self.task.prompts()
         tokenizer = self.run("sft").load_tokenizer()
         self.stage(
             name,
-            lambda out: create_ppo_run(self.seeded(config), self.path / "sft", self.path / "reward", prompts, out),
+            lambda out: create_ppo_run(self.seeded(config), self.path / "sft", self.path / reward, prompts, out),
             lambda run: resume_ppo(run, self.console, gold_of(self.task, prompts, tokenizer)),
         )
 
     def judge(self) -> list[Verdict]:
         """Every method on the same prompts; the fine-tuned model first, which the others are compared with."""
-        recipe = self.task.recipe
-        reference, tokenizer = load(self.path / "sft")
-        reward, _ = load(self.path / "reward")
-        judge = Judge(
-            self.task, tokenizer, reward=reward, reference=reference, max_tokens=recipe.ppo.ppo.max_tokens,
-            n=recipe.n_judged,
-        )  # fmt: skip
+        judge, reference = self.new_judge(), load(self.path / "sft")[0]
         with self.console.status("judging"):
             verdicts = [judge.judge("sft", reference), judge.judge_best_of(BEST_OF, reference)]
             verdicts += [judge.judge(name, load(self.path / name)[0]) for name in (*IMPROVED, "dpo")]
         return verdicts
+
+    def new_judge(self) -> Judge:
+        """With the road's own reward model."""
+        reference, tokenizer = load(self.path / "sft")
+        reward, _ = load(self.path / "reward")
+        recipe = self.task.recipe
+        return Judge(self.task, tokenizer, reference, reward, max_tokens=recipe.ppo.ppo.max_tokens, n=recipe.n_judged)
+
+    def rollouts(self, name: str) -> list[dict[str, Any]]:
+        """The figures of the rollouts of a run that writes, in order."""
+        return [record for record in read_metrics(self.run(name).metrics) if "objective/exact_kl" in record]

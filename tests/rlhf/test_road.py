@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 from small_runs import refused, run
 
+from npllm.rlhf import overoptimisation
 from npllm.rlhf.judging import Verdict, distinct
+from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.report_card import grade, interval_over_seeds
 from npllm.rlhf.tasks import Response
 from npllm.rlhf.tasks.code import parses
 from npllm.rlhf.tasks.paths import LONGEST_WALK, NODES, Paths
+from npllm.training.checkpoint import checkpoint_files
+from npllm.training.config import load_config
+from npllm.training.metrics import read_metrics
 
 TASK = '''
 """Answer a letter with as many of the same letter as you like, up to four."""
@@ -113,6 +118,72 @@ def test_the_same_command_goes_on(road, capsys):
     for path, content in before.items():
         made, kept = json.loads(path.read_text()), json.loads(content)
         assert made | {"seconds": 0} == kept | {"seconds": 0}, path
+
+
+@pytest.fixture(scope="module")
+def study(road):
+    """The road once more, with over-optimisation at its end; smaller in every respect."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overoptimisation, "PAIRS", (4, 8, 10_000))
+        patch.setattr(overoptimisation, "PENALTIES", (0.3,))
+        patch.setattr(overoptimisation, "MOST_OF", 4)
+        assert run("rlhf", "--task", road / "echo.py", "--out", road / "out", "--seeds", 2, "--overoptimise") == 0
+    return road / "out"
+
+
+def test_reward_models_learn_from_nested_subsets_of_what_the_roads_own_learns_from(study):
+    """Of pairs that are not held out: their ranking by these models would be no test."""
+    below = study / "seed-0" / "overoptimise"
+
+    def learnt_from(folder) -> list[str]:
+        return [*folder.glob("data/train.jsonl"), *folder.glob("data/val.jsonl")]
+
+    few, more = (
+        {line for path in learnt_from(below / f"reward-{size}") for line in path.read_text().splitlines()}
+        for size in (4, 8)
+    )
+    all_of_them = set((study / "seed-0" / "reward" / "data" / "train.jsonl").read_text().splitlines())
+    assert few < more <= all_of_them
+    assert not (below / "reward-10000").exists()
+
+
+def test_policies_differ_in_their_penalty_and_reward_model_only(study):
+    below = study / "seed-1" / "overoptimise"
+    configs = {path.name: load_config(path / "config.toml", PPOConfig) for path in below.glob("ppo-*")}
+    assert {name: (config.ppo.kl_coef, config.ppo.kl_target) for name, config in configs.items()} == {
+        "ppo-4-kl-0": (0.0, 0.0),
+        "ppo-8-kl-0": (0.0, 0.0),
+        "ppo-4-kl-0.3": (0.3, 0.0),
+    }
+    assert {config.train.steps for config in configs.values()} == {2 * 8}
+    assert {config.train.seed for config in configs.values()} == {1}
+    for size in (4, 8):
+        own = (below / f"ppo-{size}-kl-0" / "models" / "reward.h5").read_bytes()
+        assert own == checkpoint_files(below / f"reward-{size}" / "checkpoints")[-1].read_bytes()
+
+
+def test_the_figures_of_overoptimisation(study):
+    rows = json.loads((study / "summary.json").read_text())["overoptimisation"]
+    keys = [(row["method"], row["pairs"], row["kl_coef"]) for row in rows]
+    assert keys == [("ppo", 4, 0), ("ppo", 8, 0), ("ppo", 4, 0.3), ("best of n", 4, 0), ("best of n", 8, 0)]
+    logs = [read_metrics(study / f"seed-{seed}/overoptimise/ppo-4-kl-0/metrics.jsonl") for seed in range(2)]
+    rollouts = [[line for line in log if "rollout/length" in line] for log in logs]
+    for name, place in {"gold_first": 0, "gold_last": -1}.items():
+        assert rows[0][name] == pytest.approx(np.mean([of_seed[place]["objective/gold"] for of_seed in rollouts]))
+    assert rows[0]["kl_last"] == pytest.approx(np.mean([of_seed[-1]["objective/exact_kl"] for of_seed in rollouts]))
+    assert rows[2]["alpha"] is None
+    assert rows[3]["kl_last"] == pytest.approx(np.log(4) - 3 / 4)
+    assert rows[3]["gold_first"] == rows[4]["gold_first"], "the best of one depends on the reward model"
+    assert rows[3]["proxy_last"] > 0.5, "the best of 4 by the proxy is hardly better than the mean"
+    card = (study / "report_card.md").read_text()
+    assert "| ppo | 4 | 0.3 |" in card
+    assert "](reward_hacking.png)" in card
+    assert (study / "reward_hacking.png").stat().st_size > 10_000
+
+
+def test_too_few_preferences_to_overoptimise_are_an_error(road, capsys):
+    arguments = ("--task", road / "echo.py", "--out", road / "out", "--seeds", 2, "--overoptimise")
+    assert "needs 64 preferences" in refused(capsys, "rlhf", *arguments, exit_code=2)
 
 
 def test_wrong_tasks_are_refused(tmp_path, capsys):
