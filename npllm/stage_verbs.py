@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from tyro.conf import Positional
 
-from npllm.errors import ConfigError, DataError
+from npllm.errors import ConfigError, DataError, ResourceError
 from npllm.finetuning.adaptation import AdaptConfig
 from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.sft import SFTConfig, SFTSettings
@@ -207,7 +207,7 @@ def _new_run(path: Path) -> Iterator[Path]:
     is_new = not path.exists()
     try:
         yield path
-    except (ConfigError, DataError):
+    except (ConfigError, DataError, ResourceError):
         if is_new and path.exists() and not checkpoint_files(RunFolder(path).checkpoints):
             shutil.rmtree(path)
         raise

@@ -21,13 +21,13 @@ from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.classify_report import report_classify
 from npllm.finetuning.labels import capped, check_labels, split_by_group
 from npllm.finetuning.learning_curve import Point, begin, planned, read_curve, train_point, write_curve
-from npllm.finetuning.stage_run import create_stage_run, load_model, record_file, trained_checkpoint
+from npllm.finetuning.stage_run import checked_records, create_stage_run, load_model, train_stage, trained_checkpoint
 from npllm.model import GPT
 from npllm.training.config import load_config
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
-from npllm.training.train import Stage, train
+from npllm.training.train import Stage
 
 EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4
 
@@ -79,7 +79,7 @@ def resume_classify(run: RunFolder, console: Console) -> None:
         state = begin(base, config, len(classes))
         gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config.classify.pool, config)
         validate = lambda model: evaluate_classifier(model, sides.test, config.classify.pool).loss  # noqa: E731
-        train(run, config, state, Stage(gradients, validate, shown=("accuracy", "lm_loss")), console)
+        train_stage(run, config, state, Stage(gradients, validate, shown=("accuracy", "lm_loss")), console)
         points = finish_curve(run, config, base, sides, console)
         report_classify(
             run, state, classes, evaluate_classifier(state.model, sides.test, config.classify.pool), points, console
@@ -88,7 +88,7 @@ def resume_classify(run: RunFolder, console: Console) -> None:
 
 def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:
     """The names of the classes, sorted, and the texts of a run."""
-    records = {name: read_labelled(record_file(run, name)) for name in Sides._fields}
+    records = {name: read_labelled(checked_records(run, name)) for name in Sides._fields}
     classes = sorted({record.label for record in records["train"]})
     tokenizer, T = run.load_tokenizer(), base.config.block_size
     return classes, Sides(*(encode_texts(side, classes, tokenizer, T) for side in records.values()))

@@ -21,11 +21,12 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
+    checked_records,
     create_stage_run,
     load_model,
     new_state,
-    record_file,
     steps_of,
+    train_stage,
     trained_checkpoint,
     write_summary,
 )
@@ -41,7 +42,7 @@ from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
-from npllm.training.train import Stage, train
+from npllm.training.train import Stage
 
 EMBEDDED = "stdlib-docstrings"
 ROWS_AT_ONCE = 16
@@ -139,7 +140,7 @@ def resume_sft(run: RunFolder, console: Console) -> None:
         state = build_sft_state(run, config, tokenizer)
         T = state.model.config.block_size
         rows, val_rows = (
-            pack(encode(read_demonstrations(record_file(run, name)), tokenizer), T) for name in ("train", "val")
+            pack(encode(read_demonstrations(checked_records(run, name)), tokenizer), T) for name in ("train", "val")
         )
         console.print(
             f"{state.model.params.count / 1e6:.2f} M parameters to train; {config.train.steps:,} steps of "
@@ -147,7 +148,7 @@ def resume_sft(run: RunFolder, console: Console) -> None:
             highlight=False,
         )
         validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
-        train(run, config, state, Stage(PackedGradients(rows, config), validate), console)
+        train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console)
         report_sft(run, state, validate(state.model), console)
 
 

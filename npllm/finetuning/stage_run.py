@@ -2,7 +2,7 @@
 
 config.toml, tokenizer.json, metrics.jsonl, checkpoints/ ...    as in pretraining
 models/NAME.h5          checkpoints of the models that it began with, copied
-data/NAME.jsonl         its records
+data/NAME.jsonl         its records, with their hashes beside them
 """
 
 import hashlib
@@ -14,20 +14,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from rich.console import Console
 
 from npllm.atomic import write_atomically
+from npllm.data.checksums import checked, write_checksums
 from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
 from npllm.model import GPT, ActorCritic
 from npllm.optim import build_optimizer
 from npllm.tokenizer import Tokenizer
-from npllm.training.checkpoint import model_from_checkpoint
+from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.training.config import LoopConfig, TrainConfig, config_text
-from npllm.training.pretrain import describe_machine
+from npllm.training.machine import check_memory
+from npllm.training.pretrain import check_disk, describe_machine
 from npllm.training.run_folder import RunFolder, create_run, run_of
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
+from npllm.training.train import Stage, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,7 @@ def create_stage_run(
             shutil.copyfile(checkpoint, model_file(draft, name))
         for name, rows in records.items():
             write_records(record_file(draft, name), rows)
+        write_checksums(draft.path / "data")
         tokenizer.save(draft.tokenizer)
         write_atomically(draft.config, config_text(config, describe_machine(stage)).encode())
     return RunFolder(path)
@@ -88,6 +93,11 @@ def model_file(run: RunFolder, name: str) -> Path:
 def record_file(run: RunFolder, name: str) -> Path:
     """Where records of the stage lie."""
     return run.path / "data" / f"{name}.jsonl"
+
+
+def checked_records(run: RunFolder, name: str) -> Path:
+    """Where they lie, once it is known that they are those that the stage began with. Raises DataError for others."""
+    return checked(record_file(run, name))
 
 
 def load_model(run: RunFolder, name: str) -> GPT:
@@ -117,7 +127,12 @@ def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
 
 
 def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
-    """Before the first update of a stage. extra: what the stage carries besides weights and moments."""
+    """Before the first update of a stage. extra: what the stage carries besides weights and moments.
+
+    Raises ResourceError when a part of the model is larger than the memory.
+    """
+    for of_part in model.configs.values():
+        check_memory(of_part, config.batch.micro_size)
     scales = {
         name: scale
         for part, of_part in model.configs.items()
@@ -130,6 +145,13 @@ def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np
 def names_of(part: str, model: GPT | ActorCritic) -> list[str]:
     """The parameters of the "model" or of the "critic"."""
     return [name for name in model.params if name.startswith("critic.") == (part == "critic")]
+
+
+def train_stage(run: RunFolder, config: StageConfig, state: LoopState, stage: Stage, console: Console) -> None:
+    """Train to the last step. Raises ResourceError before the first one when the checkpoints do not fit on the disk."""
+    if not checkpoint_files(run.checkpoints):
+        check_disk(run.path, state, config.train.keep)
+    train(run, config, state, stage, console)
 
 
 def write_summary(run: RunFolder, state: LoopState, **figures: Any) -> None:

@@ -18,11 +18,12 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
+    checked_records,
     create_stage_run,
     load_model,
     new_state,
-    record_file,
     steps_of,
+    train_stage,
     trained_checkpoint,
     write_summary,
 )
@@ -36,7 +37,7 @@ from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
-from npllm.training.train import Stage, train
+from npllm.training.train import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +137,14 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed, dtype=dtype)
         state = new_state(model, config)
         pairs, val_pairs = (
-            encode_pairs(read_preferences(record_file(run, name)), tokenizer, model.config.block_size)
+            encode_pairs(read_preferences(checked_records(run, name)), tokenizer, model.config.block_size)
             for name in ("train", "val")
         )
         val_reference = reference_log_probability(base, val_pairs)
         validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
-        train(run, config, state, Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",)), console)
+        train_stage(
+            run, config, state, Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",)), console
+        )
         val_loss = validate(state.model)
         write_summary(run, state, val_loss=val_loss)
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError
-from npllm.finetuning.stage_run import record_file
+from npllm.finetuning.stage_run import checked_records
 from npllm.reference.random import random_permutation
 from npllm.report.reward_plot import Trace
 from npllm.rlhf.reward import encode_pairs, evaluate_reward
@@ -60,7 +60,7 @@ def lead_astray(road: Road, sizes: Sequence[int]) -> list[Curve]:
 
 def preferences_of(road: Road, side: Literal["train", "val"]) -> list[Preference]:
     """What the road's own reward model learnt from, or was tested on."""
-    return read_preferences(record_file(road.run("reward"), side))
+    return read_preferences(checked_records(road.run("reward"), side))
 
 
 def reward_name(pairs: int) -> str:

@@ -14,10 +14,11 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     StageConfig,
     check_same_tokenizer,
+    checked_records,
     create_stage_run,
     load_model,
     new_state,
-    record_file,
+    train_stage,
     trained_checkpoint,
     write_summary,
 )
@@ -32,7 +33,7 @@ from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
-from npllm.training.train import Stage, train
+from npllm.training.train import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         check_dtype(actors, config)
         gradients = PPOGradients(
             config.ppo,
-            encode_prompts(read_prompts(record_file(run, "prompts")), tokenizer),
+            encode_prompts(read_prompts(checked_records(run, "prompts")), tokenizer),
             Judges(actors.reference, actors.reward, gold),
             stop_id=stop_token(tokenizer),
             minibatch=config.batch.size,
@@ -96,7 +97,7 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         state = new_state(actors.model, config, gradients.buffer.arrays())
         state.check_extra = gradients.check_rollout
         shown = ("objective/score", "objective/kl", "policy/entropy")
-        train(run, config, state, Stage(gradients, None, shown=shown), console)
+        train_stage(run, config, state, Stage(gradients, None, shown=shown), console)
         write_summary(run, state)
         console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
 

@@ -19,11 +19,12 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
+    checked_records,
     create_stage_run,
     load_model,
     new_state,
-    record_file,
     steps_of,
+    train_stage,
     trained_checkpoint,
     write_summary,
 )
@@ -38,7 +39,7 @@ from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
-from npllm.training.train import Stage, train
+from npllm.training.train import Stage
 
 CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -163,11 +164,11 @@ def resume_reward(run: RunFolder, console: Console) -> None:
         state = build_reward_state(run, config)
         tokenizer, T = run.load_tokenizer(), state.model.config.block_size
         pairs, val_pairs = (
-            encode_pairs(read_preferences(record_file(run, name)), tokenizer, T) for name in ("train", "val")
+            encode_pairs(read_preferences(checked_records(run, name)), tokenizer, T) for name in ("train", "val")
         )
         validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
         stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
-        train(run, config, state, stage, console)
+        train_stage(run, config, state, stage, console)
         result = evaluate_reward(state.model, val_pairs)
         write_summary(run, state, **result._asdict())
         console.print(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from npllm.bounded_read import read_bounded
-from npllm.data.records import LARGEST_FILE
+from npllm.data.checksums import NAME, check_list, checked
 from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
 from npllm.strict_json import parse_json
@@ -55,23 +55,8 @@ def _inputs(run: RunFolder) -> list[Check]:
         shards = (run.train_shard, run.val_shard)
         return [(run.config, load_config), *((path, lambda path: _shard(run, path)) for path in shards)]
     models, records = (sorted(run.path.glob(names)) or [run.path / names] for names in ("models/*.h5", "data/*.jsonl"))
-    copies = [(path, load_checkpoint) for path in models] + [(path, _records) for path in records]
-    return [(run.config, stage_of), *copies]
-
-
-def _records(path: Path) -> None:
-    """One JSON object a line, and at least one."""
-    lines = read_bounded(path, LARGEST_FILE).split(b"\n")
-    if lines.pop() or not lines:
-        raise DataError(f"{path} does not end in a whole record; put back the file that belongs to the run.")
-    for number, line in enumerate(lines, 1):
-        try:
-            if not isinstance(parse_json(line.decode("utf-8")), dict):
-                raise ValueError("it is no JSON object")
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}, is no record ({error}); put back the file that belongs to the run."
-            ) from error
+    copies = [(path, load_checkpoint) for path in models] + [(path, checked) for path in records]
+    return [(run.config, stage_of), *copies, (run.path / "data" / NAME, check_list)]
 
 
 def _shard(run: RunFolder, path: Path) -> None:

@@ -1,6 +1,9 @@
 """The later stages on the command line: help, resuming, checking a run's files, and everything that is refused."""
 
+import hashlib
+import os
 import shutil
+from collections import namedtuple
 
 import pytest
 from small_runs import checkpoints, content, refused, run, untimed_metrics
@@ -167,12 +170,8 @@ DAMAGES = {
     "model": ("models/policy.h5", flip_a_bit, "its SHA-256 is not the one that it says"),
     "short model": ("models/policy.h5", replace_with(b""), "is not a whole checkpoint"),
     "checkpoint": ("checkpoints/step-00000006.h5", flip_a_bit, "its SHA-256 is not the one that it says"),
-    "cut records": ("data/train.jsonl", lambda path: path.write_bytes(path.read_bytes()[:-5]), "a whole record"),
-    "no records": ("data/val.jsonl", replace_with(b""), "does not end in a whole record"),
-    "no JSON": ("data/val.jsonl", replace_with(b'{"prompt": "a"}\n{"prompt"}\n'), "line 2, is no record"),
-    "no object": ("data/val.jsonl", replace_with(b'["prompt"]\n'), "line 1, is no record (it is no JSON object)"),
-    "no UTF-8": ("data/val.jsonl", replace_with(b'{"prompt": "\xff"}\n'), "line 1, is no record"),
-    "a key twice": ("data/val.jsonl", replace_with(b'{"prompt": "a", "prompt": "b"}\n'), "line 1, is no record"),
+    "records": ("data/train.jsonl", flip_a_bit, "train.jsonl is not what SHA256SUMS beside it says"),
+    "no records": ("data/val.jsonl", replace_with(b""), "val.jsonl is not what SHA256SUMS beside it says"),
     "config": ("config.toml", replace_with(b"[optim\n"), "is not valid TOML"),
 }
 
@@ -192,7 +191,44 @@ def test_models_and_records_that_are_gone_are_missed(copy, capsys):
     for name in ("models", "data"):
         shutil.rmtree(copy / name)
     damaged = {name for name, verdict in verified(capsys, copy).items() if verdict != "ok"}
-    assert damaged == {"models/*.h5", "data/*.jsonl"}
+    assert damaged == {"models/*.h5", "data/*.jsonl", "data/SHA256SUMS"}
+
+
+def test_a_file_of_records_that_is_gone_is_missed(copy, capsys):
+    (copy / "data" / "val.jsonl").unlink()
+    found = verified(capsys, copy)
+    assert "names 'val.jsonl', which is not there" in found["data/SHA256SUMS"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_a_run_does_not_go_on_with_other_records(folder, tmp_path, capsys, stage):
+    path = shutil.copytree(folder / stage, tmp_path / "run")
+    records = path / "data" / ("prompts.jsonl" if stage == "ppo" else "train.jsonl")
+    flip_a_bit(records)
+    message = refused(capsys, "resume", path, exit_code=3)
+    assert f"{records} is not what SHA256SUMS beside it says; put back the file" in message
+
+
+def test_the_list_of_hashes_is_one_that_sha256sum_reads(folder):
+    lines = (folder / "sft" / "data" / "SHA256SUMS").read_text().splitlines()
+    files = [folder / "sft" / "data" / f"{name}.jsonl" for name in ("train", "val")]
+    assert lines == [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
+
+
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "ppo"])
+def test_what_the_machine_has_no_room_for_is_refused(folder, tmp_path, capsys, monkeypatch, verb):
+    """Before the first step, and leaves no folder in the way of another try."""
+    usage = namedtuple("usage", "free")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage(1000))
+        message = refused(capsys, *words_of(verb, folder, tmp_path / "run"), exit_code=5)
+        assert "checkpoints need" in message
+        assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sysconf", lambda name: 50)
+        message = refused(capsys, *words_of(verb, folder, tmp_path / "run"), exit_code=5)
+        assert "Training needs at least" in message
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
