@@ -118,7 +118,7 @@ def reward(
 
     Args:
         run: folder of the run to begin with (npllm sft), or a checkpoint in it
-        data: jsonl with prompt, chosen and rejected
+        data: jsonl with prompt (a text, or messages), chosen and rejected
         out: folder of the new run; none = runs/reward
     """
     from npllm.rlhf.reward import reward as run_reward
@@ -147,7 +147,7 @@ def ppo(
     Args:
         run: folder of the run to begin with (npllm sft), or a checkpoint in it
         reward: folder of a run of npllm reward
-        prompts: jsonl with prompt
+        prompts: jsonl with prompt (a text, or messages)
         method: short for ppo.method
         out: folder of the new run; none = runs/METHOD
     """
@@ -176,7 +176,7 @@ def dpo(
 
     Args:
         run: folder of the run to begin with (npllm sft), or a checkpoint in it
-        data: jsonl with prompt, chosen and rejected
+        data: jsonl with prompt (a text, or messages), chosen and rejected
         out: folder of the new run; none = runs/dpo
     """
     from npllm.rlhf.dpo import dpo as run_dpo

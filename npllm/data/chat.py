@@ -10,7 +10,9 @@ and systems say, and the tokens that say whose turn it is.
     conversation     <|user|> content <|end|>      <|assistant|> content <|end|>
     is_target        -        -       -            -             x       x
 
-Contents are encoded as ordinary text: a user who types <|assistant|> sends these letters, not the token.
+A tokenizer with the roles' tokens belongs to a model that learns from conversations; to it a demonstration is one of
+a single turn, and a prompt what the user says. Contents are encoded as ordinary text: a user who types <|assistant|>
+sends these letters, not the token.
 """
 
 from collections.abc import Iterable
@@ -35,16 +37,13 @@ class Example(NamedTuple):
 
 
 def encode_demonstration(tokenizer: Tokenizer, demonstration: Demonstration) -> Example:
-    """Prompt, response, end of text; the targets are the response and the end of text.
+    """Prompt, response, stop token; the targets are the response and the stop token.
 
-    Prompt and response are encoded apart, as they are when the model answers a prompt, so no token spans both. An empty
-    prompt becomes the end-of-text token, which is what stands before a document. Raises ConfigError when the tokenizer
-    has no end-of-text token.
+    Prompt and response are encoded apart, as they are when the model answers a prompt, so no token spans both. Raises
+    ConfigError when the tokenizer has no stop token.
     """
-    end = _special_id(tokenizer, END_OF_TEXT)
-    prompt = tokenizer.encode(demonstration.prompt) or [end]
-    response = [*tokenizer.encode(demonstration.response), end]
-    return _example([(prompt, False), (response, True)])
+    prompt = encode_prompt(tokenizer, demonstration.prompt)
+    return _example([(prompt, False), (encode_response(tokenizer, demonstration.response), True)])
 
 
 def encode_conversation(tokenizer: Tokenizer, conversation: Conversation) -> Example:
@@ -58,14 +57,35 @@ def encode_conversation(tokenizer: Tokenizer, conversation: Conversation) -> Exa
     return _example(parts)
 
 
-def encode_messages_prompt(tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int]:
-    """The ids after which the assistant speaks: all messages, then the assistant's role token. Raises ConfigError when
-    the tokenizer lacks one of CHAT_TOKENS."""
+def encode_prompt(tokenizer: Tokenizer, prompt: str | Iterable[Message]) -> list[int]:
+    """The ids after which a response begins.
+
+    Of messages, and of a text for a model that learns from conversations: they all, then the assistant's role token. Of
+    a text for another model: itself; an empty one is what stands before a document, the end of text. Raises ConfigError
+    when the tokenizer lacks a special token that it takes.
+    """
+    if isinstance(prompt, str) and not learns_conversations(tokenizer):
+        return tokenizer.encode(prompt) or [stop_token(tokenizer)]
     end = _special_id(tokenizer, END)
     ids: list[int] = []
-    for message in messages:
+    for message in [Message("user", prompt)] if isinstance(prompt, str) else prompt:
         ids += [_role_id(tokenizer, message), *tokenizer.encode(message.content), end]
     return [*ids, _special_id(tokenizer, ASSISTANT)]
+
+
+def encode_response(tokenizer: Tokenizer, response: str) -> list[int]:
+    """The ids of a response that ends by itself. Raises ConfigError when the tokenizer has no stop token."""
+    return [*tokenizer.encode(response), stop_token(tokenizer)]
+
+
+def learns_conversations(tokenizer: Tokenizer) -> bool:
+    """Whether prompts and responses are turns of a conversation to its model."""
+    return ASSISTANT in tokenizer.special_tokens
+
+
+def stop_token(tokenizer: Tokenizer) -> int:
+    """The id of the token that ends a response. Raises ConfigError where there is none."""
+    return _special_id(tokenizer, END if learns_conversations(tokenizer) else END_OF_TEXT)
 
 
 def _example(parts: list[tuple[list[int], bool]]) -> Example:
@@ -79,5 +99,6 @@ def _role_id(tokenizer: Tokenizer, message: Message) -> int:
 
 def _special_id(tokenizer: Tokenizer, text: str) -> int:
     if text not in tokenizer.special_tokens:
-        raise ConfigError(f"the tokenizer has no special token {text}: use a run that npllm sft made, which adds it.")
+        needed = "" if text == END_OF_TEXT else " from messages"
+        raise ConfigError(f"the tokenizer has no special token {text}: begin with a run of npllm sft{needed}.")
     return tokenizer.special_tokens[text]

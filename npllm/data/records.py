@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
@@ -49,18 +49,22 @@ class Conversation:
     messages: tuple[Message, ...]
 
 
+# A text, or perhaps a system message, then user and assistant in turn, the user last.
+PromptText = str | tuple[Message, ...]
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What a response is asked for."""
 
-    prompt: str
+    prompt: PromptText
 
 
 @dataclass(frozen=True)
 class Preference:
     """Two responses to a prompt, of which people or a rule prefer one."""
 
-    prompt: str
+    prompt: PromptText
     chosen: str
     rejected: str
 
@@ -83,13 +87,14 @@ def read_demonstrations(path: str | PathLike) -> list[Demonstration | Conversati
 
 
 def read_preferences(path: str | PathLike) -> list[Preference]:
-    """Read jsonl whose lines hold `prompt`, `chosen` and `rejected`. Raises DataError with file and line."""
+    """Read jsonl whose lines hold `prompt`, `chosen` and `rejected`; prompt: a string, or a list of messages as above.
+    Raises DataError with file and line."""
     return _read_jsonl(Path(path), _preference)
 
 
-def read_prompts(path: str | PathLike) -> list[str]:
+def read_prompts(path: str | PathLike) -> list[PromptText]:
     """Read `prompt` from each line of a jsonl file, such as one of demonstrations or preferences. Raises DataError."""
-    return _read_jsonl(Path(path), lambda fields, place: _string(fields, "prompt", place))
+    return _read_jsonl(Path(path), _prompt)
 
 
 def read_labelled(path: str | PathLike) -> list[Labelled]:
@@ -146,6 +151,10 @@ def _demonstration(fields: dict, place: str) -> Demonstration | Conversation:
 
 
 def _conversation(entries: object, place: str) -> Conversation:
+    return Conversation(_messages(entries, place, last="assistant"))
+
+
+def _messages(entries: object, place: str, last: Literal["user", "assistant"]) -> tuple[Message, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{place}: messages must be a list of objects with role and content.")
     messages = tuple(Message(_string(entry, "role", place), _string(entry, "content", place)) for entry in entries)
@@ -154,17 +163,24 @@ def _conversation(entries: object, place: str) -> Conversation:
         if role not in ROLES:
             raise DataError(f"{place}: the role {role!r:.80} is unknown: write {', '.join(ROLES[:-1])} or {ROLES[-1]}.")
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+    if turns[-1:] != [last] or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         raise DataError(
             f"{place}: the roles are {', '.join(roles)[:200] or 'missing'}: after at most one system message, user and "
-            "assistant must take turns, the user first and the assistant last."
+            f"assistant must take turns, the user first and the {last} last."
         )
     _refuse_empty("".join(message.content for message in messages), "the content of every message", place)
-    return Conversation(messages)
+    return messages
+
+
+def _prompt(fields: dict, place: str) -> PromptText:
+    if isinstance(fields.get("prompt"), list):
+        return _messages(fields["prompt"], place, last="user")
+    return _string(fields, "prompt", place)
 
 
 def _preference(fields: dict, place: str) -> Preference:
-    preference = Preference(*(_string(fields, name, place) for name in ("prompt", "chosen", "rejected")))
+    responses = (_string(fields, name, place) for name in ("chosen", "rejected"))
+    preference = Preference(_prompt(fields, place), *responses)
     if preference.chosen == preference.rejected:
         raise DataError(f"{place}: chosen and rejected are equal, which says nothing: remove the line.")
     return preference

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from npllm.data.chat import ASSISTANT, END, encode_messages_prompt
+from npllm.data.chat import encode_prompt, learns_conversations, stop_token
 from npllm.data.records import Message, read_prompts
-from npllm.errors import ConfigError, DataError
+from npllm.errors import DataError
 from npllm.finetuning.stage_run import record_file
 from npllm.generation import generate_tokens
 from npllm.generation.sampling import check_sampling
@@ -21,30 +21,21 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
     """
     check_sampling(max_tokens, temperature, None, top_p, seed)
     model, tokenizer = load(path)
-    end = "" if ASSISTANT in tokenizer.special_tokens else prompt_end(run_of(path))
+    has_memory = learns_conversations(tokenizer)
+    end = "" if has_memory else prompt_end(run_of(path))
     messages: list[Message] = []
     while line := _ask():
         messages = [*messages, Message("user", line)]
-        ids, stop_id = prompt_of(messages, tokenizer, end)
+        prompt = encode_prompt(tokenizer, messages if has_memory else line + end)
         tokens = generate_tokens(
-            model, ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed + len(messages)
+            model, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed + len(messages)
         )
         answer = ""
-        for piece in _pieces(tokens, tokenizer, stop_id):
+        for piece in _pieces(tokens, tokenizer):
             print(piece, end="", flush=True)
             answer += piece
         print()
         messages = [*messages, Message("assistant", answer)]
-
-
-def prompt_of(messages: list[Message], tokenizer: Tokenizer, end: str) -> tuple[list[int], int]:
-    """The ids to continue, and the token that ends the answer. end: of a prompt that stands alone. Raises ConfigError
-    where there is no such token."""
-    if ASSISTANT in tokenizer.special_tokens:
-        return encode_messages_prompt(tokenizer, messages), tokenizer.special_tokens[END]
-    if tokenizer.eot_id is None:
-        raise ConfigError("The model has no token that ends an answer; run npllm sft first.")
-    return tokenizer.encode(messages[-1].content + end), tokenizer.eot_id
 
 
 def prompt_end(run: RunFolder) -> str:
@@ -55,9 +46,9 @@ def prompt_end(run: RunFolder) -> str:
     return ""
 
 
-def _pieces(tokens: Iterator[int], tokenizer: Tokenizer, stop_id: int) -> Iterator[str]:
+def _pieces(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
     """The text of tokens up to the stop token, in whole characters."""
-    decoder = tokenizer.stream_decoder()
+    decoder, stop_id = tokenizer.stream_decoder(), stop_token(tokenizer)
     for token in tokens:
         if token == stop_id:
             break

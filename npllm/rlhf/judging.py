@@ -6,10 +6,11 @@ from math import log, sqrt
 
 import numpy as np
 
+from npllm.data.chat import encode_prompt
 from npllm.model import GPT
 from npllm.rlhf.divergence import exact_kl
 from npllm.rlhf.ppo import Gold
-from npllm.rlhf.responses import decode_responses, encode_prompts, respond
+from npllm.rlhf.responses import decode_responses, respond
 from npllm.rlhf.sequences import Sequences, join, rewards_of, width_of
 from npllm.rlhf.tasks import Response, Task
 from npllm.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ class Judge:
         self.max_tokens = max_tokens
         prompts = task.judged_prompts()
         self.prompts = [prompts[i % len(prompts)] for i in range(n)]
-        longest = max(map(len, encode_prompts(self.prompts, tokenizer))) + max_tokens
+        longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in self.prompts) + max_tokens
         self.width = width_of(longest, reference.config.block_size)
         self.baseline: np.ndarray | None = None  # gold of the first policy judged
 

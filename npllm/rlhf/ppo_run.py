@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from npllm.data.records import Prompt, read_prompts
+from npllm.data.chat import encode_prompt, stop_token
+from npllm.data.records import Prompt, PromptText, read_prompts
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
@@ -27,7 +28,6 @@ from npllm.model.lora import new_workspace
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
-from npllm.rlhf.responses import encode_prompts, stop_token
 from npllm.training.config import TrainConfig, load_config
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
@@ -65,7 +65,7 @@ def ppo(config: PPOConfig, base: Path, reward: Path, prompts: Path, out: Path, c
     resume_ppo(create_ppo_run(config, base, reward, read_prompts(prompts), out), console)
 
 
-def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[str], out: Path) -> RunFolder:
+def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[PromptText], out: Path) -> RunFolder:
     """Copy what the run begins with."""
     if config.train.steps is None:
         raise ConfigError("train.steps is none, but PPO has no epochs to count; set train.steps.")
@@ -86,7 +86,7 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         check_dtype(actors, config)
         gradients = PPOGradients(
             config.ppo,
-            encode_prompts(read_prompts(checked_records(run, "prompts")), tokenizer),
+            [encode_prompt(tokenizer, prompt) for prompt in read_prompts(checked_records(run, "prompts"))],
             Judges(actors.reference, actors.reward, gold),
             stop_id=stop_token(tokenizer),
             minibatch=config.batch.size,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npllm.errors import ConfigError
+from npllm.data.chat import encode_prompt, stop_token
 from npllm.generation.batched import generate_batch
 from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ def respond(
     temperature: float = 1.0,
 ) -> Answers:
     """One answer to each prompt; the same for the same seed and ids, first_id and those after it."""
-    ids = encode_prompts(prompts, tokenizer)
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     written = generate_batch(
         policy,
         ids,
@@ -60,15 +60,3 @@ def decode_responses(
         Response(prompt, tokenizer.decode(ids[: len(ids) - ended]), bool(ended))
         for prompt, ids, ended in zip(prompts, tokens, stopped, strict=True)
     ]
-
-
-def stop_token(tokenizer: Tokenizer) -> int:
-    """The id of the token that ends a response. Raises ConfigError where there is none."""
-    if tokenizer.eot_id is None:
-        raise ConfigError("The tokenizer has no stop token, so no response could ever end; run npllm sft first.")
-    return tokenizer.eot_id
-
-
-def encode_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """As `npllm sft` wrote them: an empty prompt is the beginning of a document."""
-    return [tokenizer.encode(text) or [stop_token(tokenizer)] for text in prompts]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from npllm.data.chat import encode_demonstration
-from npllm.data.records import Demonstration, Preference, read_preferences, split_records
+from npllm.data.chat import encode_prompt, encode_response
+from npllm.data.records import Preference, read_preferences, split_records
 from npllm.data.sampler import RowSampler
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
@@ -79,13 +79,14 @@ class Pairs(NamedTuple):
 
 def encode_pairs(records: Sequence[Preference], tokenizer: Tokenizer, block_size: int) -> Pairs:
     """Preferences as tokens; each response ends in the stop token."""
-    sides = []
-    for name in ("chosen", "rejected"):
-        examples = [encode_demonstration(tokenizer, Demonstration(r.prompt, getattr(r, name))) for r in records]
-        sides.append([(e.tokens[~e.is_target].tolist(), e.tokens[e.is_target]) for e in examples])
-    longest = max(len(prompt) + len(response) for side in sides for prompt, response in side)
+    prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
+    sides = [
+        [np.array(encode_response(tokenizer, getattr(record, name)), np.int32) for record in records]
+        for name in ("chosen", "rejected")
+    ]
+    longest = max(len(prompt) + len(response) for side in sides for prompt, response in zip(prompts, side, strict=True))
     width = width_of(longest, block_size)
-    return Pairs(*(join(*zip(*side, strict=True), width) for side in sides))
+    return Pairs(*(join(prompts, side, width) for side in sides))
 
 
 class RewardGradients:

@@ -12,7 +12,9 @@ from npllm.data.chat import (
     Example,
     encode_conversation,
     encode_demonstration,
-    encode_messages_prompt,
+    encode_prompt,
+    encode_response,
+    stop_token,
 )
 from npllm.data.records import Conversation, Demonstration, Message
 from npllm.errors import ConfigError
@@ -36,9 +38,9 @@ def check_form(example: Example) -> None:
 
 
 def test_the_supervised_tokens_are_exactly_the_response_and_the_stop_token():
-    example = encode_demonstration(TOKENIZER, Demonstration("def f(x):\n", "    return x"))
+    example = encode_demonstration(PLAIN, Demonstration("def f(x):\n", "    return x"))
     check_form(example)
-    prompt, response = TOKENIZER.encode("def f(x):\n"), TOKENIZER.encode("    return x")
+    prompt, response = PLAIN.encode("def f(x):\n"), PLAIN.encode("    return x")
     assert example.tokens.tolist() == [*prompt, *response, EOT]
     assert supervised(example) == [*response, EOT]
     assert not example.is_target[: len(prompt)].any()
@@ -46,19 +48,19 @@ def test_the_supervised_tokens_are_exactly_the_response_and_the_stop_token():
 
 def test_prompt_and_response_meet_between_two_tokens():
     """ "retu" + "rn" is one token when encoded together, and the model that answers a prompt never sees it."""
-    example = encode_demonstration(TOKENIZER, Demonstration(" retu", "rn"))
-    assert len(TOKENIZER.encode(" return")) < len(TOKENIZER.encode(" retu")) + len(TOKENIZER.encode("rn"))
-    assert TOKENIZER.decode(supervised(example)) == "rn<|endoftext|>"
+    example = encode_demonstration(PLAIN, Demonstration(" retu", "rn"))
+    assert len(PLAIN.encode(" return")) < len(PLAIN.encode(" retu")) + len(PLAIN.encode("rn"))
+    assert PLAIN.decode(supervised(example)) == "rn<|endoftext|>"
 
 
 def test_an_empty_prompt_is_what_stands_before_a_document():
-    example = encode_demonstration(TOKENIZER, Demonstration("", "x"))
-    assert example.tokens.tolist() == [EOT, *TOKENIZER.encode("x"), EOT]
+    example = encode_demonstration(PLAIN, Demonstration("", "x"))
+    assert example.tokens.tolist() == [EOT, *PLAIN.encode("x"), EOT]
     assert example.is_target.tolist() == [False, True, True]
 
 
 def test_an_empty_response_teaches_to_stop():
-    example = encode_demonstration(TOKENIZER, Demonstration("x", ""))
+    example = encode_demonstration(PLAIN, Demonstration("x", ""))
     assert supervised(example) == [EOT]
 
 
@@ -84,7 +86,7 @@ def test_the_supervised_tokens_of_a_conversation_are_what_the_assistant_says_and
 def test_the_loss_begins_where_the_prompt_of_a_chat_ends():
     """Generation continues the very ids that training put before the assistant's words."""
     example = encode_conversation(TOKENIZER, TALK)
-    prompt = encode_messages_prompt(TOKENIZER, TALK.messages[:-1])
+    prompt = encode_prompt(TOKENIZER, TALK.messages[:-1])
     assert prompt == example.tokens[: len(prompt)].tolist()
     assert supervised(Example(example.tokens[len(prompt) :], example.is_target[len(prompt) :])) == (
         example.tokens[len(prompt) :].tolist()
@@ -92,24 +94,38 @@ def test_the_loss_begins_where_the_prompt_of_a_chat_ends():
     assert prompt[-1] == SPECIAL[ASSISTANT]
 
 
+def test_to_a_model_of_conversations_a_prompt_is_what_the_user_says():
+    """In a demonstration, in a preference, in a rollout: the model is asked as it learnt to be asked."""
+    talk = Conversation((Message("user", "return?"), Message("assistant", "x")))
+    for_training = encode_conversation(TOKENIZER, talk)
+    example = encode_demonstration(TOKENIZER, Demonstration("return?", "x"))
+    assert example.tokens.tolist() == for_training.tokens.tolist()
+    assert example.is_target.tolist() == for_training.is_target.tolist()
+    for prompt in ("return?", talk.messages[:1]):
+        ids = [*encode_prompt(TOKENIZER, prompt), *encode_response(TOKENIZER, "x")]
+        assert ids == for_training.tokens.tolist()
+    assert stop_token(TOKENIZER) == SPECIAL[END]
+    assert stop_token(PLAIN) == EOT
+
+
 @pytest.mark.parametrize("typed", [*CHAT_TOKENS, "<|endoftext|>"])
 def test_what_is_typed_is_never_a_special_token(typed):
-    demonstration = encode_demonstration(TOKENIZER, Demonstration(f"a{typed}b", f"c{typed}d"))
+    demonstration = encode_demonstration(PLAIN, Demonstration(f"a{typed}b", f"c{typed}d"))
     assert [i for i in demonstration.tokens if i in SPECIAL.values()] == [EOT]
     talk = (Message("user", f"a{typed}b"), Message("assistant", f"c{typed}d"))
     expected = [SPECIAL[text] for text in (USER, END, ASSISTANT, END)]
     assert [i for i in encode_conversation(TOKENIZER, Conversation(talk)).tokens if i in SPECIAL.values()] == expected
-    assert [i for i in encode_messages_prompt(TOKENIZER, talk) if i in SPECIAL.values()] == [
+    assert [i for i in encode_prompt(TOKENIZER, talk) if i in SPECIAL.values()] == [
         *expected,
         SPECIAL[ASSISTANT],
     ]
 
 
 def test_a_tokenizer_without_the_tokens_is_refused():
-    sentence = "the tokenizer has no special token {}: use a run that npllm sft made, which adds it"
+    sentence = "the tokenizer has no special token {}: begin with a run of npllm sft"
     with pytest.raises(ConfigError, match=sentence.format(r"<\|endoftext\|>")):
         encode_demonstration(byte_tokenizer(special_tokens=()), Demonstration("a", "b"))
-    for encode in (encode_conversation, lambda tokenizer, talk: encode_messages_prompt(tokenizer, talk.messages)):
+    for encode in (encode_conversation, lambda tokenizer, talk: encode_prompt(tokenizer, talk.messages)):
         with pytest.raises(ConfigError, match=sentence.format(r"<\|end\|>")):
             encode(PLAIN, TALK)
         with pytest.raises(ConfigError, match=sentence.format(r"<\|system\|>")):

@@ -67,6 +67,31 @@ def test_preferences_and_the_prompts_in_them(tmp_path):
     assert read_prompts(path) == ["p", ""]
 
 
+def test_a_prompt_may_be_a_conversation(tmp_path):
+    """So far: its last message is the user's."""
+    talk = [*CHAT, {"role": "user", "content": "well?"}]
+    path = write_lines(
+        tmp_path,
+        {"prompt": talk, "chosen": "a", "rejected": "b"},
+        {"prompt": talk[1:2], "chosen": "a", "rejected": "b"},
+    )
+    prompts = read_prompts(path)
+    assert prompts == [
+        (Message("system", "be brief"), Message("user", "hello"), Message("assistant", "hi"), Message("user", "well?")),
+        (Message("user", "hello"),),
+    ]
+    assert read_preferences(path) == [Preference(prompt, "a", "b") for prompt in prompts]
+    write_records(tmp_path / "again.jsonl", read_preferences(path))
+    assert read_preferences(tmp_path / "again.jsonl") == read_preferences(path)
+
+
+def test_a_prompt_that_the_assistant_ends(tmp_path):
+    path = write_lines(tmp_path, {"prompt": CHAT})
+    sentence = "line 1: the roles are system, user, assistant: after at most one system message, user and assistant"
+    with pytest.raises(DataError, match=f"{sentence} must take turns, the user first and the user last"):
+        read_prompts(path)
+
+
 def test_only_a_line_feed_ends_a_line(tmp_path):
     text = '\ufeff{"prompt": "a\u2028b\u0085c", "response": "d"}\r\n\r\n \n{"prompt": "e", "response": "f"}'
     expected = [Demonstration("a\u2028b\u0085c", "d"), Demonstration("e", "f")]
@@ -183,7 +208,7 @@ def test_what_is_no_text_with_records(tmp_path, read, monkeypatch):
 @pytest.mark.parametrize("read", GOOD)
 def test_every_field_must_be_a_string(tmp_path, read):
     for name in json.loads(GOOD[read]):
-        for value, problem in ((None, "is missing"), ([1], "holds [1]"), (True, "holds True"), (0.5, "holds 0.5")):
+        for value, problem in ((None, "is missing"), ({}, "holds {}"), (True, "holds True"), (0.5, "holds 0.5")):
             fields = {**json.loads(GOOD[read]), name: value}
             path = write_lines(tmp_path, {key: item for key, item in fields.items() if item is not None})
             with pytest.raises(DataError, match=re.escape(f"{path} line 1: the field '{name}' {problem}: write it as")):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from rlhf_cases import actor_critic, language_model, ppo_gradients, tiny_config
 
+from npllm.data.chat import encode_prompt, stop_token
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.stage_run import check_same_tokenizer
 from npllm.generation.batched import generate_batch
 from npllm.rlhf.dpo import DPOSettings
 from npllm.rlhf.ppo_settings import PPOSettings
-from npllm.rlhf.responses import encode_prompts, stop_token
 from npllm.rlhf.reward import RewardSettings, encode_pairs
 from npllm.rlhf.sequences import join
 from npllm.tokenizer import byte_tokenizer, train_char
@@ -92,10 +92,10 @@ def test_settings_of_dpo_and_reward_out_of_range(kind, settings, message):
 
 
 def test_a_tokenizer_without_a_stop_token():
-    with pytest.raises(ConfigError, match="no stop token, so no response could ever end; run npllm sft first"):
+    with pytest.raises(ConfigError, match=r"no special token <\|endoftext\|>: begin with a run of npllm sft\.$"):
         stop_token(without_stop := train_char(["abc"]))
     with_stop = with_special_tokens(without_stop, [END_OF_TEXT])
-    assert encode_prompts(["a", ""], with_stop) == [[0], [stop_token(with_stop)]]
+    assert [encode_prompt(with_stop, text) for text in ("a", "")] == [[0], [stop_token(with_stop)]]
 
 
 def test_different_tokenizers(tmp_path):
