@@ -75,6 +75,7 @@ def operation_cases(dtype) -> list[Case]:
         ("cached attention", f"1×{H}×1×{D}, {T} kept", partial(_cached_attention, inputs)),
         ("embedding", f"{B}×{T}×{C}", partial(_embedding, inputs)),
         ("head + cross-entropy", f"{N}×{C}×{V}", partial(_lm_head_loss, inputs), head_flops),
+        ("head + entropy", f"{N}×{C}×{V}", partial(_lm_head_policy, inputs), 8.0 * N * C * V),
         ("gradient norm", f"{12 * C * F}", partial(_gradient_norm, inputs)),
         ("AdamW", f"{12 * C * F}", partial(_adamw, inputs)),
         ("SGD", f"{12 * C * F}", partial(_sgd, inputs)),
@@ -147,6 +148,13 @@ def _lm_head_loss(inputs, ops, empty):
     dhead = np.zeros_like(inputs.head)
     loss, dx = ops.lm_head_loss_and_grad(inputs.x, inputs.head, inputs.tokens.reshape(-1), N, dhead, empty=empty)
     return np.asarray(loss), dx, dhead
+
+
+def _lm_head_policy(inputs, ops, empty):
+    """Its backward makes the logits again: a product more than the cross-entropy's."""
+    dhead = np.zeros_like(inputs.head)
+    *outputs, cache = ops.lm_head_policy_forward(inputs.x, inputs.head, inputs.tokens.reshape(-1), empty=empty)
+    return *outputs, ops.lm_head_policy_backward(*outputs, cache, inputs.head, dhead, empty=empty), dhead
 
 
 def _gradient_norm(inputs, ops, empty):

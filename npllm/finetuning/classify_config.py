@@ -21,6 +21,8 @@ class ClassifySettings:
     """trainings for each number of labels, from 2 to 10"""
     compare_scratch: bool = False
     """train the same network from random weights too, with the same labels and as many updates"""
+    scratch_lr: float = 3e-3
+    """its learning rate: random weights have further to go than pretrained ones, whose rate is optim.lr"""
     epochs: float = 3.0
     """times that each text is learnt from (GPT-1: 3), where that is more than min_updates"""
     min_updates: int = 60
@@ -39,6 +41,8 @@ class ClassifySettings:
             raise ConfigError(f"classify.labels is {self.labels}, but must be numbers above 0 that rise.")
         if not 2 <= self.seeds <= MOST_SEEDS:
             raise ConfigError(f"classify.seeds is {self.seeds}, but must be from 2 to {MOST_SEEDS}.")
+        if not self.scratch_lr > 0:
+            raise ConfigError(f"classify.scratch_lr is {self.scratch_lr}, but must be above 0.")
         if not self.epochs > 0:
             raise ConfigError(f"classify.epochs is {self.epochs}, but must be above 0.")
         if not self.aux_lm >= 0:
@@ -56,7 +60,7 @@ class ClassifyConfig(StageConfig):
 
     classify: ClassifySettings = field(default_factory=ClassifySettings)
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=3e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)
+        default_factory=lambda: OptimConfig(lr=1e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)
     )
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=16, micro_size=16))
     # A classifier's loss falls to nearly nothing; beside such a window every hard text would count as a spike.

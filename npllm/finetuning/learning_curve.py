@@ -2,9 +2,9 @@
 
 Every point of the curve is a training of its own: a method, a number of labels per class, and a seed, which decides the
 subset of the labels, the order of training and the initial values of the head (of all weights, from scratch). Both
-methods get the same subsets and the same number of updates, of the same batches, with the same schedule. They are
-short, so none keeps checkpoints; each result is written down, and a stopped curve goes on with the first that is
-missing.
+methods get the same subsets and the same number of updates, of the same batches, with the same schedule up to its
+height: each has a learning rate of its own. They are short, so none keeps checkpoints; each result is written down, and
+a stopped curve goes on with the first that is missing.
 """
 
 import json
@@ -65,6 +65,8 @@ def train_point(
     method, labels, seed = plan
     subset = train.take(balanced_subset(train.labels, labels, seed))
     config = replace(config, train=replace(config.train, seed=seed), spikes=SpikeConfig(enabled=False))
+    if method == "scratch":
+        config = replace(config, optim=replace(config.optim, lr=config.classify.scratch_lr))
     config = config.with_steps(config.n_updates(len(subset.tokens)))
     state = begin(base, config, int(train.labels.max()) + 1, from_scratch=method == "scratch")
     for _ in updates(state, config, ClassifierGradients(subset, config.classify.aux_lm, config.classify.pool, config)):

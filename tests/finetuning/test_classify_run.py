@@ -167,6 +167,21 @@ def create(base, tmp_path, train, test=None, **settings):
     return create_classify_run(config, base, train, test, tmp_path / "refused")
 
 
+def test_each_method_has_its_learning_rate(base, tmp_path, quick, monkeypatch):
+    rates = []
+
+    def watched(state, config, gradients):
+        rates.append((state.step, config.optim.lr))
+        return learn(state, config, gradients)
+
+    learn = learning_curve.updates
+    monkeypatch.setattr(learning_curve, "updates", watched)
+    settings = replace(CONFIG.classify, labels=(2,), scratch_lr=0.25)
+    run_folder = create_classify_run(replace(CONFIG, classify=settings), base, records(), None, tmp_path / "run")
+    resume_classify(run_folder, Console(file=io.StringIO()))
+    assert rates == [(0, 1e-2), (0, 1e-2), (0, 0.25), (0, 0.25)]
+
+
 def test_refusals_about_texts(base, tmp_path):
     of_one_class = [Labelled("cat", "c")] * 5
     with pytest.raises(DataError, match="at least two classes"):
@@ -198,6 +213,7 @@ def test_an_empty_text_is_refused(base, tmp_path):
         ("labels", (32, 8)),
         ("seeds", 1),
         ("seeds", 11),
+        ("scratch_lr", 0.0),
         ("epochs", 0.0),
         ("min_updates", 0),
         ("aux_lm", -0.1),
