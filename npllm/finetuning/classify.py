@@ -79,7 +79,8 @@ def resume_classify(run: RunFolder, console: Console) -> None:
         state = begin(base, config, len(classes))
         gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config.classify.pool, config)
         validate = lambda model: evaluate_classifier(model, sides.test, config.classify.pool).loss  # noqa: E731
-        train_stage(run, config, state, Stage(gradients, validate, shown=("accuracy", "lm_loss")), console)
+        stage, width = Stage(gradients, validate, shown=("accuracy", "lm_loss")), max(map(len, sides.train.tokens))
+        train_stage(run, config, state, stage, console, width=width, others=[base])
         points = finish_curve(run, config, base, sides, console)
         report_classify(
             run, state, classes, evaluate_classifier(state.model, sides.test, config.classify.pool), points, console

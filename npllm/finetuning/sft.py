@@ -148,7 +148,7 @@ def resume_sft(run: RunFolder, console: Console) -> None:
             highlight=False,
         )
         validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
-        train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console)
+        train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console, width=T)
         report_sft(run, state, validate(state.model), console)
 
 

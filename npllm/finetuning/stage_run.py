@@ -26,7 +26,7 @@ from npllm.optim import build_optimizer
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.training.config import LoopConfig, TrainConfig, config_text
-from npllm.training.machine import check_memory
+from npllm.training.machine import activations, require_memory
 from npllm.training.pretrain import check_disk, describe_machine
 from npllm.training.run_folder import RunFolder, create_run, run_of
 from npllm.training.spikes import SpikeDetector
@@ -127,12 +127,7 @@ def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
 
 
 def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
-    """Before the first update of a stage. extra: what the stage carries besides weights and moments.
-
-    Raises ResourceError when a part of the model is larger than the memory.
-    """
-    for of_part in model.configs.values():
-        check_memory(of_part, config.batch.micro_size)
+    """Before the first update of a stage. extra: what the stage carries besides weights and moments."""
     scales = {
         name: scale
         for part, of_part in model.configs.items()
@@ -147,11 +142,41 @@ def names_of(part: str, model: GPT | ActorCritic) -> list[str]:
     return [name for name in model.params if name.startswith("critic.") == (part == "critic")]
 
 
-def train_stage(run: RunFolder, config: StageConfig, state: LoopState, stage: Stage, console: Console) -> None:
-    """Train to the last step. Raises ResourceError before the first one when the checkpoints do not fit on the disk."""
+def train_stage(
+    run: RunFolder,
+    config: StageConfig,
+    state: LoopState,
+    stage: Stage,
+    console: Console,
+    *,
+    width: int,
+    others: Sequence[GPT] = (),
+    rollout: int = 0,
+) -> None:
+    """Train to the last step. Raises ResourceError before the first one when the memory is too small for it, or the
+    disk for the checkpoints.
+
+    width: tokens that a sample of the batch takes at most. others: models that stay beside the one that is trained.
+    rollout: responses that are written at once.
+    """
+    model, tokens = state.model, width * min(config.batch.size, config.batch.micro_size)
+    sizes = model.config
+    cache = 2 * rollout * sizes.n_layer * sizes.kv_heads * sizes.block_size * sizes.head_width  # keys and values
+    of_passes = cache + sum(activations(of_part, tokens) for of_part in model.configs.values())
+    require_memory(bytes_of_weights(state, others) + model.dtype.itemsize * of_passes)
     if not checkpoint_files(run.checkpoints):
         check_disk(run.path, state, config.train.keep)
     train(run, config, state, stage, console)
+
+
+def bytes_of_weights(state: LoopState, others: Sequence[GPT]) -> int:
+    """Of all that does not depend on the batch: what a checkpoint holds, and the copy that it is written from;
+    gradients; with LoRA the merged weights and theirs; other models, of which some share their frozen weights."""
+    model, saved = state.model, list(state.arrays().values())
+    of_others = [part.flat for other in others for part in (other.params, other.frozen) if part is not None]
+    held = {id(flat): flat.nbytes for flat in (*saved, model.grads.flat, *of_others)}
+    merged = 0 if model.frozen is None else 2 * model.frozen.flat.nbytes
+    return sum(held.values()) + sum(flat.nbytes for flat in saved) + merged
 
 
 def write_summary(run: RunFolder, state: LoopState, **figures: Any) -> None:

@@ -142,9 +142,8 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         )
         val_reference = reference_log_probability(base, val_pairs)
         validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
-        train_stage(
-            run, config, state, Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",)), console
-        )
+        stage = Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",))
+        train_stage(run, config, state, stage, console, width=2 * pairs.chosen.tokens.shape[1], others=[base])
         val_loss = validate(state.model)
         write_summary(run, state, val_loss=val_loss)
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)

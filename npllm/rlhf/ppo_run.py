@@ -97,7 +97,9 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         state = new_state(actors.model, config, gradients.buffer.arrays())
         state.check_extra = gradients.check_rollout
         shown = ("objective/score", "objective/kl", "policy/entropy")
-        train_stage(run, config, state, Stage(gradients, None, shown=shown), console)
+        stage, (rollout, width) = Stage(gradients, None, shown=shown), gradients.buffer.tokens.shape
+        others = [actors.reference, actors.reward]
+        train_stage(run, config, state, stage, console, width=width, others=others, rollout=rollout)
         write_summary(run, state)
         console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
 

@@ -169,7 +169,7 @@ def resume_reward(run: RunFolder, console: Console) -> None:
         )
         validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
         stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
-        train_stage(run, config, state, stage, console)
+        train_stage(run, config, state, stage, console, width=2 * pairs.chosen.tokens.shape[1])
         result = evaluate_reward(state.model, val_pairs)
         write_summary(run, state, **result._asdict())
         console.print(

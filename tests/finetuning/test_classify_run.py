@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import shutil
 import signal
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from rich.console import Console
 from small_runs import pretrain_arguments, run, state_digests, stop_after, summary, write_text
 
 from npllm.data.records import Labelled, write_records
-from npllm.errors import ConfigError, DataError, Interrupted
+from npllm.errors import ConfigError, DataError, Interrupted, ResourceError
 from npllm.finetuning import learning_curve
 from npllm.finetuning.classify import classify, create_classify_run, resume_classify
 from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
@@ -203,6 +206,25 @@ def test_an_empty_text_is_refused(base, tmp_path):
     path.write_text("".join(json.dumps({"text": text, "label": text[:1] or "c"}) + "\n" for text in ("cat", "", "dog")))
     with pytest.raises(DataError, match=r"texts.jsonl line 2: the text is empty"):
         classify(CONFIG, base, str(path), None, tmp_path / "refused", Console())
+
+
+@pytest.mark.parametrize("thing", ["memory", "disk"])
+def test_what_the_machine_has_no_room_for_is_refused(base, tmp_path, quick, monkeypatch, thing):
+    out = create(base, tmp_path, records())
+    if thing == "memory":
+        monkeypatch.setattr(os, "sysconf", lambda name: 50)
+    else:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
+    with pytest.raises(ResourceError, match="Training needs at least" if thing == "memory" else "checkpoints need"):
+        resume_classify(out, Console(file=io.StringIO()))
+
+
+def test_other_texts_are_refused(base, tmp_path):
+    out = create(base, tmp_path, records())
+    file = out.path / "data" / "test.jsonl"
+    file.write_text(file.read_text().replace("cat", "bat", 1))
+    with pytest.raises(DataError, match=r"test\.jsonl is not what SHA256SUMS beside it says; put back the file"):
+        resume_classify(out, Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize(

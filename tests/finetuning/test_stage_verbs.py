@@ -10,6 +10,7 @@ from small_runs import checkpoints, content, refused, run, untimed_metrics
 from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
 
 from npllm.cli import STAGE_VERBS, main
+from npllm.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -229,6 +230,27 @@ def test_what_the_machine_has_no_room_for_is_refused(folder, tmp_path, capsys, m
         message = refused(capsys, *words_of(verb, folder, tmp_path / "run"), exit_code=5)
         assert "Training needs at least" in message
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory"),
+    [
+        ({}, lambda state: 3.1 * state),  # enough for policy and critic, but not for reference and reward model too
+        ({"ppo__rollout_size": 400}, lambda state: 4 * state + 1e6),  # their keys and values alone take 1.6 MB
+    ],
+)
+def test_ppo_needs_memory_for_all_that_it_holds(folder, tmp_path, capsys, monkeypatch, settings, memory):
+    state = sum(array.nbytes for array in load_checkpoint(checkpoints(folder / "ppo")[-1]).arrays.values())
+    pages = {"SC_PHYS_PAGES": int(memory(state)), "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    words = words_of("ppo", folder, tmp_path / "run", **settings)
+    assert "ppo.rollout_size" in refused(capsys, *words, exit_code=5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_checkpoints_are_there_needs_no_room_for_them(copy, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
+    assert run("resume", copy) == 0
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
