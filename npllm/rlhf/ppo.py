@@ -100,7 +100,10 @@ class PPOGradients:
             "a response is empty": found["rollouts"] == 0 or found.mask.any(axis=1).all(),
             "the scores have no deviation": found["score_std"] > 0,
             "beta is negative": found["kl_coef"] >= 0,
-            **{f"{name} is out of range": found[name] in range(most + 1) for name, most in counts.items()},
+            **{
+                f"{name} is out of range": 0 <= found[name] <= most and found[name] % 1 == 0
+                for name, most in counts.items()
+            },
         }
         for rule, holds in rules.items():
             if not holds:
