@@ -80,7 +80,7 @@ def encode_response(tokenizer: Tokenizer, response: str) -> list[int]:
 
 def learns_conversations(tokenizer: Tokenizer) -> bool:
     """Whether prompts and responses are turns of a conversation to its model."""
-    return ASSISTANT in tokenizer.special_tokens
+    return all(token in tokenizer.special_tokens for token in CHAT_TOKENS)
 
 
 def stop_token(tokenizer: Tokenizer) -> int:

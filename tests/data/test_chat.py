@@ -106,6 +106,7 @@ def test_to_a_model_of_conversations_a_prompt_is_what_the_user_says():
         assert ids == for_training.tokens.tolist()
     assert stop_token(TOKENIZER) == SPECIAL[END]
     assert stop_token(PLAIN) == EOT
+    assert stop_token(with_special_tokens(PLAIN, [ASSISTANT])) == EOT, "some tokens of a chat are no chat"
 
 
 @pytest.mark.parametrize("typed", [*CHAT_TOKENS, "<|endoftext|>"])
