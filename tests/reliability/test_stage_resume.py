@@ -40,7 +40,8 @@ def folder(tmp_path_factory):
     write_jsonl(folder / "demonstrations.jsonl", DEMONSTRATIONS + conversations(DEMONSTRATIONS[:2]))
     write_jsonl(folder / "preferences.jsonl", PREFERENCES)
     write_jsonl(folder / "prompts.jsonl", PROMPTS)
-    base = pretrained(folder, model__dropout=0.2, train__steps=30, optim__lr=1e-2)
+    spacious = {"model__block_size": 48}  # to a model of conversations a pair takes three tokens more
+    base = pretrained(folder, model__dropout=0.2, train__steps=30, optim__lr=1e-2, **spacious)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "matmul_peak", lambda dtype: 1e9)
         data = folder / "demonstrations.jsonl"
