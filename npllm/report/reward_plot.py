@@ -41,7 +41,7 @@ def reward_figure(panels: Mapping[str, Sequence[Trace]], *, lines: bool) -> "Fig
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.7 + 3.3 * len(panels)), layout="constrained")
-    grid = figure.subplots(len(panels), 2, sharex="col", squeeze=False)
+    grid = figure.subplots(len(panels), 2, squeeze=False)
     for (title, traces), row in zip(panels.items(), grid, strict=True):
         for number, trace in enumerate(traces):
             style = {"color": f"C{number}", "marker": ".", "markersize": 5, "linewidth": 1 if lines else 0}

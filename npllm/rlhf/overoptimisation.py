@@ -27,7 +27,7 @@ PENALTIES = (0.02, 0.1, 0.3)  # kl_coef, besides 0, with the fewest pairs
 OVERTIME = 2  # times the updates of the recipe
 MOST_OF = 64  # the largest n of best-of-n
 SUBSET_SITE = 8 << 24  # random stream of the choice of the preferences
-HEADINGS = ("method", "pairs", "kl_coef", "accuracy", "gold", "proxy", "KL", "alpha", "beta", "R²")
+HEADINGS = ("method", "pairs", "coef", "acc", "gold", "proxy", "KL", "alpha", "beta", "R²")
 
 
 def study_overoptimisation(roads: Sequence[Road]) -> list[tuple[Curve, ...]]:
@@ -184,11 +184,12 @@ def study_section(table: Sequence[str]) -> list[str]:
     return [
         "## Over-optimisation",
         "",
-        "PPO with and without a penalty on the KL, and best-of-n, with reward models that learnt from so many pairs,",
-        "and rank so many of the same held-out ones rightly (accuracy). Gold: at first, at its best, at last.",
+        "PPO with and without a penalty on the KL (coef: what a nat costs), and best-of-n, with reward models that",
+        "learnt from so many pairs and rank so many of the same held-out ones rightly (acc).",
+        "Gold: at first, at best, at last.",
         "alpha, beta: of the law that the lines in the plot follow, with d = √KL: gold grows by d (alpha - beta log d)",
         "with PPO without a penalty, and by d (alpha - beta d) with best-of-n (Gao, Schulman & Hilton, 2022).",
-        "R²: how much of gold's variance it explains.",
+        "R²: how much of gold's variance it explains; the law of PPO does not know that gold cannot fall below 0.",
         "",
         *table,
         "",
