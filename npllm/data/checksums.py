@@ -5,10 +5,11 @@ from pathlib import Path
 
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
+from npllm.data.records import LARGEST_FILE
 from npllm.errors import DataError
 
 NAME = "SHA256SUMS"
-LARGEST_LIST, LARGEST_FILE = 1 << 20, 1 << 30  # bytes
+LARGEST_LIST = 1 << 20  # bytes
 
 
 def write_checksums(folder: Path) -> None:

@@ -166,7 +166,7 @@ def read_text(path: Path) -> str:
 def _split(documents: list[Document], val_fraction: float) -> tuple[list[Document], list[Document]]:
     if len(documents) == 1:
         return _split_inside(documents[0], val_fraction)
-    places = [_place(document.name) for document in documents]
+    places = [place_of(document.name) for document in documents]
     held_out = {index for index, place in enumerate(places) if place < val_fraction}
     if not held_out:  # a handful of files can all fall on one side: move the one nearest to the border
         held_out = {places.index(min(places))}
@@ -184,7 +184,7 @@ def _split_inside(document: Document, val_fraction: float) -> tuple[list[Documen
     return [Document(document.name, text[:border])], [Document(document.name, text[border:])]
 
 
-def _place(name: str) -> float:
+def place_of(name: str) -> float:
     """A point in [0, 1) fixed by the name alone."""
     return int.from_bytes(hashlib.sha256(_name_bytes(name)).digest()[:6], "big") / 2**48  # 48 bits: exact in a float
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from npllm.finetuning.classifier import ClassifierEvaluation
-from npllm.finetuning.learning_curve import Point, accuracies, mean_and_interval
+from npllm.finetuning.learning_curve import Point, accuracies
 from npllm.finetuning.stage_run import write_summary
+from npllm.report.confidence import half_width
 from npllm.report.plots import NEEDS_MATPLOTLIB
 from npllm.report.transfer_plot import plot_transfer
 from npllm.training.run_folder import RunFolder
@@ -25,7 +27,7 @@ def report_classify(
 ) -> None:
     """Write summary.json and accuracy.png, and show the table. The intervals are half as wide as 95 % confidence."""
     curves = {
-        method: {labels: mean_and_interval(values) for labels, values in by_labels.items()}
+        method: {labels: (float(np.mean(values)), half_width(values)) for labels, values in by_labels.items()}
         for method, by_labels in accuracies(points).items()
     }
     write_summary(

@@ -10,7 +10,6 @@ a stopped curve goes on with the first that is missing.
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +30,6 @@ from npllm.training.spikes import SpikeConfig
 from npllm.training.state import LoopState
 
 LARGEST_CURVE = 1 << 20  # bytes
-# Student's t: with n values 95 % of the means lie within T_95[n] standard errors.
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,6 @@ def read_curve(path: Path) -> list[Point]:
 def write_curve(path: Path, points: list[Point]) -> None:
     """All points, whole or not at all."""
     write_atomically(path, "".join(json.dumps(asdict(point)) + "\n" for point in points).encode())
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % confidence interval by Student's t. values: from 2 to 10."""
-    return float(np.mean(values)), T_95[len(values)] * float(np.std(values, ddof=1)) / sqrt(len(values))
 
 
 def accuracies(points: list[Point]) -> dict[str, dict[int, list[float]]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # an optional dependency, and slow to import
 AXIS = "√KL from the fine-tuned model (KL in nats per response)"
 
 
-class Trace(NamedTuple):
+class Series(NamedTuple):
     """One method's way, (k,) each: sqrt(KL), and the mean gold and proxy rewards there. fitted: points (x, y) of the
     law that its gold was fitted to."""
 
@@ -29,27 +29,27 @@ class Trace(NamedTuple):
     fitted: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def plot_rewards(panels: Mapping[str, Sequence[Trace]], path: Path, *, lines: bool = True) -> None:
+def plot_rewards(panels: Mapping[str, Sequence[Series]], path: Path, *, lines: bool = True) -> None:
     """Draw the panels into a PNG."""
     image = io.BytesIO()
     reward_figure(panels, lines=lines).savefig(image, format="png", dpi=110)
     write_atomically(path, image.getbuffer())
 
 
-def reward_figure(panels: Mapping[str, Sequence[Trace]], *, lines: bool) -> "Figure":
-    """A row for each panel, by its title: gold on the left, proxy on the right. lines: join the points of a trace."""
+def reward_figure(panels: Mapping[str, Sequence[Series]], *, lines: bool) -> "Figure":
+    """A row for each panel, by its title: gold on the left, proxy on the right. lines: join the points of a series."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.7 + 3.3 * len(panels)), layout="constrained")
     grid = figure.subplots(len(panels), 2, squeeze=False)
-    for (title, traces), row in zip(panels.items(), grid, strict=True):
-        for number, trace in enumerate(traces):
+    for (title, series), row in zip(panels.items(), grid, strict=True):
+        for number, one in enumerate(series):
             style = {"color": f"C{number}", "marker": ".", "markersize": 5, "linewidth": 1 if lines else 0}
-            for axes, values in zip(row, (trace.gold, trace.proxy), strict=True):
+            for axes, values in zip(row, (one.gold, one.proxy), strict=True):
                 if values is not None:
-                    axes.plot(trace.distance, values, label=trace.label, **style)
-            if trace.fitted is not None:
-                row[0].plot(*trace.fitted, color=f"C{number}", linewidth=1.5)
+                    axes.plot(one.distance, values, label=one.label, **style)
+            if one.fitted is not None:
+                row[0].plot(*one.fitted, color=f"C{number}", linewidth=1.5)
         for axes, name in zip(row, ("gold", "proxy"), strict=True):
             axes.set(title=title, ylabel=f"{name} reward")
             axes.grid(alpha=0.3)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import log, sqrt
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from npllm.model import GPT
 from npllm.rlhf.divergence import exact_kl
 from npllm.rlhf.ppo import Gold
 from npllm.rlhf.responses import decode_responses, respond
+from npllm.rlhf.reward_curves import best_of_divergence, best_of_mean, doubled
 from npllm.rlhf.sequences import Sequences, join, rewards_of, width_of
 from npllm.rlhf.tasks import Response, Task
 from npllm.tokenizer import Tokenizer
@@ -37,11 +37,6 @@ class Verdict:
     distinct_2: float
     responses: list[Response]
     curve: tuple[tuple[float, float], ...] = ()  # of best-of-n: (KL, mean gold) for n = 1, 2, 4 ...
-
-
-def interval(values: np.ndarray) -> float:
-    """Half the width of a 95 % confidence interval of the mean."""
-    return 1.96 * float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 class Judge:
@@ -71,22 +66,19 @@ class Judge:
         return self._verdict(method, responses, rewards_of(self.reward, sequences), kl)
 
     def judge_best_of(self, n: int, policy: GPT) -> Verdict:
-        """Judge the one of n responses that the reward model likes best.
-
-        Its divergence is not more than log n - (n - 1) / n (Beirami et al., "Theoretical guarantees on the best-of-n
-        alignment policy", 2024).
-        """
-        rounds = [self.ask(policy, number) for number in range(n)]
+        """Judge the one of n responses that the reward model likes best, and how gold grows with n up to there."""
+        rounds, gold = self.ask_often(policy, n)
         proxies = np.stack([rewards_of(self.reward, sequences) for _, sequences in rounds])  # (n, prompts)
+        winners = proxies.argmax(axis=0)
+        responses = [rounds[winner][0][i] for i, winner in enumerate(winners)]
+        verdict = self._verdict(f"best of {n}", responses, proxies.max(axis=0), best_of_divergence(n))
+        curve = ((best_of_divergence(m), best_of_mean(gold, proxies, m)) for m in doubled(n))
+        return replace(verdict, curve=tuple(curve))
 
-        def best_of(m: int) -> Verdict:
-            winners = proxies[:m].argmax(axis=0)
-            responses = [rounds[winner][0][i] for i, winner in enumerate(winners)]
-            return self._verdict(f"best of {m}", responses, proxies[:m].max(axis=0), log(m) - (m - 1) / m)
-
-        verdicts = [best_of(2**power) for power in range(n.bit_length()) if 2**power < n] + [best_of(n)]
-        curve = tuple((verdict.kl, float(verdict.gold.mean())) for verdict in verdicts)
-        return replace(verdicts[-1], curve=curve)
+    def ask_often(self, policy: GPT, n: int) -> tuple[list[tuple[list[Response], Sequences]], np.ndarray]:
+        """n rounds of one response to each prompt, and their gold, (n, prompts)."""
+        rounds = [self.ask(policy, number) for number in range(n)]
+        return rounds, np.array([[self.task.gold(response) for response in responses] for responses, _ in rounds])
 
     def _verdict(self, method: str, responses: list[Response], proxy: np.ndarray, kl: float) -> Verdict:
         gold = np.array([self.task.gold(response) for response in responses])

@@ -15,9 +15,9 @@ from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError
 from npllm.finetuning.stage_run import checked_records
 from npllm.reference.random import random_permutation
-from npllm.report.reward_plot import Trace
+from npllm.report.reward_plot import Series
 from npllm.rlhf.reward import encode_pairs, evaluate_reward
-from npllm.rlhf.reward_curves import Curve, best_of_divergence, best_of_mean, distance_gold_proxy, pooled
+from npllm.rlhf.reward_curves import Curve, best_of_divergence, best_of_mean, distance_gold_proxy, doubled, pooled
 from npllm.rlhf.road import Road
 from npllm.rlhf.sequences import rewards_of
 from npllm.training.run_folder import load
@@ -90,9 +90,8 @@ def best_of_curves(road: Road, accuracies: dict[int, float]) -> list[Curve]:
     The proxy is normalised as in PPO: mean 0 and deviation 1 over the fine-tuned model's responses.
     """
     judge, reference = road.new_judge(), load(road.path / "sft")[0]
-    rounds = [judge.ask(reference, number) for number in range(MOST_OF)]
-    gold = np.array([[road.task.gold(response) for response in responses] for responses, _ in rounds])  # (N, prompts)
-    sizes = [2**power for power in range(MOST_OF.bit_length())]
+    rounds, gold = judge.ask_often(reference, MOST_OF)
+    sizes = doubled(MOST_OF)
     distance = np.array([sqrt(best_of_divergence(n)) for n in sizes])
     curves = []
     for pairs, accuracy in accuracies.items():
@@ -106,7 +105,7 @@ def best_of_curves(road: Road, accuracies: dict[int, float]) -> list[Curve]:
 
 @dataclass(frozen=True)
 class Figures:
-    """One method's, means over the seeds: gold at first, at its best and at last.
+    """One method's, means over the seeds: gold of the first rollout, of the best one and of the last.
 
     alpha, beta, r_squared: the law that gold follows where nothing holds the policy back (see reward_curves), and how
     much of gold's variance it explains; None with a penalty.
@@ -156,14 +155,14 @@ def figures_of(same: Sequence[Curve]) -> Figures:
     )
 
 
-def panels(curves: Sequence[Curve]) -> dict[str, list[Trace]]:
+def panels(curves: Sequence[Curve]) -> dict[str, list[Series]]:
     """What the picture shows: gold and proxy of each method, and the law that gold follows."""
     fewest = min(curve.pairs for curve in curves)
     ppo = [curve for curve in curves if curve.method == "ppo"]
 
-    def traces(of: Iterable[Curve], label: Callable[[Curve], str]) -> list[Trace]:
+    def series(of: Iterable[Curve], label: Callable[[Curve], str]) -> list[Series]:
         return [
-            Trace(label(curve), curve.distance, curve.gold, curve.proxy, None if curve.kl_coef else curve.fitted())
+            Series(label(curve), curve.distance, curve.gold, curve.proxy, None if curve.kl_coef else curve.fitted())
             for curve in of
         ]
 
@@ -171,11 +170,11 @@ def panels(curves: Sequence[Curve]) -> dict[str, list[Trace]]:
         return f"{curve.pairs:,} pairs"
 
     return {
-        "PPO without a penalty": traces((curve for curve in ppo if not curve.kl_coef), pairs),
-        f"PPO, {fewest} pairs": traces(
+        "PPO without a penalty": series((curve for curve in ppo if not curve.kl_coef), pairs),
+        f"PPO, {fewest} pairs": series(
             (c for c in ppo if c.pairs == fewest), lambda curve: f"kl_coef {curve.kl_coef:g}"
         ),
-        "best of n": traces((curve for curve in curves if curve.method != "ppo"), pairs),
+        "best of n": series((curve for curve in curves if curve.method != "ppo"), pairs),
     }
 
 

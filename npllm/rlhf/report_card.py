@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,10 @@ from rich.table import Column, Table
 
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
+from npllm.report.confidence import half_width
 from npllm.report.plots import NEEDS_MATPLOTLIB
-from npllm.report.reward_plot import Trace, plot_rewards
-from npllm.rlhf.judging import Verdict, interval
+from npllm.report.reward_plot import Series, plot_rewards
+from npllm.rlhf.judging import Verdict
 from npllm.rlhf.overoptimisation import HEADINGS as STUDY_HEADINGS
 from npllm.rlhf.overoptimisation import Figures, figures_of, panels, study_overoptimisation, study_section
 from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
@@ -25,8 +25,6 @@ from npllm.rlhf.tasks import Task, load_task
 from npllm.strict_json import parse_json
 
 N_SAMPLES = 4  # responses shown, of the model before and of each method
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal distribution's.
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "tokens", "ends", "dist1", "dist2")
 
 
@@ -79,7 +77,7 @@ def walk_and_report(name: str, path: Path, seeds: int, console: Console, *, over
     if astray:
         console.print(console_table("over-optimisation", STUDY_HEADINGS, [figures.row() for figures in astray]))
     if find_spec("matplotlib"):
-        plot_rewards({"": road_traces(roads[0], verdicts[0][1])}, path / "overoptimisation.png")
+        plot_rewards({"": road_series(roads[0], verdicts[0][1])}, path / "overoptimisation.png")
         if study:
             plot_rewards(panels([pooled(of_seeds) for of_seeds in study]), path / "reward_hacking.png", lines=False)
     else:
@@ -107,30 +105,22 @@ def grade(verdicts: Sequence[Verdict]) -> Grade:
     def mean(name: str) -> float:
         return float(np.mean([np.mean(getattr(verdict, name)) for verdict in verdicts]))
 
-    def half_width(name: str) -> float:
-        if len(verdicts) == 1:
-            return interval(getattr(verdicts[0], name))
-        return interval_over_seeds([float(getattr(verdict, name).mean()) for verdict in verdicts])
+    def interval(name: str) -> float:
+        one_seed = len(verdicts) == 1
+        return half_width(getattr(verdicts[0], name) if one_seed else [getattr(v, name).mean() for v in verdicts])
 
     return Grade(
         gold=mean("gold"),
-        gold_interval=half_width("gold"),
+        gold_interval=interval("gold"),
         proxy=mean("proxy"),
         kl=mean("kl"),
         win_rate=mean("won"),
-        win_rate_interval=half_width("won"),
+        win_rate_interval=interval("won"),
         length=mean("length"),
         stop_rate=mean("stop_rate"),
         distinct_1=mean("distinct_1"),
         distinct_2=mean("distinct_2"),
     )
-
-
-def interval_over_seeds(values: Sequence[float]) -> float:
-    """Half the width of a 95 % confidence interval of the mean of a few independent runs (Student's t)."""
-    n = len(values)
-    quantile = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else 1.96
-    return quantile * float(np.std(values, ddof=1)) / sqrt(n)
 
 
 def rows(grades: dict[str, Grade]) -> list[tuple[str, ...]]:
@@ -205,8 +195,8 @@ def reward_accuracy(road: Road) -> float:
     return float(parse_json(read_bounded(road.run("reward").summary, 1 << 20))["accuracy"])
 
 
-def road_traces(road: Road, best_of: Verdict) -> list[Trace]:
+def road_series(road: Road, best_of: Verdict) -> list[Series]:
     """Of the methods that write, a point for each rollout; and gold of best-of-n for growing n."""
-    traces = [Trace(name, *distance_gold_proxy(road.rollouts(name))) for name in IMPROVED]
+    series = [Series(name, *distance_gold_proxy(road.rollouts(name))) for name in IMPROVED]
     kl, gold = np.array(best_of.curve).T
-    return [*traces, Trace("best of n", np.sqrt(kl), gold)]
+    return [*series, Series("best of n", np.sqrt(kl), gold)]

@@ -65,8 +65,14 @@ def distance_gold_proxy(rollouts: Sequence[Mapping[str, float]]) -> tuple[np.nda
 
 
 def best_of_divergence(n: int) -> float:
-    """The bound log n - (n - 1) / n on the divergence of best-of-n, in nats."""
+    """The bound log n - (n - 1) / n on the divergence of best-of-n, in nats (Beirami et al., "Theoretical guarantees on
+    the best-of-n alignment policy", 2024)."""
     return log(n) - (n - 1) / n
+
+
+def doubled(most: int) -> list[int]:
+    """1, 2, 4 ... up to `most`, which is the last in any case."""
+    return [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
 
 
 def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:

@@ -26,14 +26,12 @@ class ProgressView:
         tokens_per_byte: float | None,
         shown: tuple[str, ...] = (),
         flops_per_token: float,
-        peak: float,
     ):
         self.console = console
         self.n_steps = config.train.steps
         self.tokens_per_byte = tokens_per_byte
         self.shown = shown
         self.flops_per_token = flops_per_token
-        self.peak = peak
         self._loss: float | None = None
         self._seconds_per_token: float | None = None
         self._bar = Progress(
@@ -57,8 +55,8 @@ class ProgressView:
     def __exit__(self, *_) -> None:
         self._bar.stop()
 
-    def show(self, update: Update) -> None:
-        """Take in one update."""
+    def show(self, update: Update, peak: float) -> None:
+        """Take in one update. peak: operations per second that the machine can do."""
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
         speed = 1.0 / self._seconds_per_token
@@ -67,7 +65,7 @@ class ProgressView:
                 f"loss {self._loss:.3f}",
                 *self._others(update),
                 f"{speed / 1e3:.1f}k tokens/s",
-                f"{100.0 * speed * self.flops_per_token / self.peak:.0f} % of peak",
+                f"{100.0 * speed * self.flops_per_token / peak:.0f} % of peak",
             ]
         )
         step = f"step {update.step}/{self.n_steps}"

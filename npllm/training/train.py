@@ -63,7 +63,6 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
             tokens_per_byte=stage.tokens_per_byte,
             shown=stage.shown,
             flops_per_token=flops_per_token,
-            peak=peak,
         )
         with view:
             for event in updates(state, config, stage.gradients, ledger.skipped):
@@ -74,11 +73,13 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
                     continue
                 store.check()
                 stopping, is_last = stop.requested, event.step == config.train.steps
+                # A machine that was busy while its peak was measured can do more: as much as it has just done.
+                peak = max(peak, flops_per_token * event.batch_tokens / event.seconds)
                 record = measurements(event, flops_per_token, peak)
                 if stage.validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = stage.validate(state.model)
                 append_metrics(run.metrics, record)
-                view.show(event)
+                view.show(event, peak)
                 if store.scheduled(event.step) or is_last or stopping:
                     sync(run.metrics)  # the log must not end before the checkpoint
                     store.save(state, record.get("val_loss"))

@@ -234,7 +234,6 @@ def test_other_texts_are_refused(base, tmp_path):
         ("labels", (0, 8)),
         ("labels", (32, 8)),
         ("seeds", 1),
-        ("seeds", 11),
         ("scratch_lr", 0.0),
         ("epochs", 0.0),
         ("min_updates", 0),

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from npllm.report.reward_plot import Trace, reward_figure
+from npllm.report.reward_plot import Series, reward_figure
 from npllm.rlhf.overoptimisation import figures_of, panels
 from npllm.rlhf.reward_curves import Curve, best_of_mean, pooled
 
@@ -69,7 +69,7 @@ def test_the_picture_shows_every_curve_in_its_panel():
     pytest.importorskip("matplotlib")
     curves = [curve(), curve(pairs=256), curve(kl_coef=0.1), curve("best of n"), curve("best of n", pairs=256)]
     shown = panels(curves)
-    assert {title: [trace.label for trace in traces] for title, traces in shown.items()} == {
+    assert {title: [one.label for one in series] for title, series in shown.items()} == {
         "PPO without a penalty": ["64 pairs", "256 pairs"],
         "PPO, 64 pairs": ["kl_coef 0", "kl_coef 0.1"],
         "best of n": ["64 pairs", "256 pairs"],
@@ -80,7 +80,7 @@ def test_the_picture_shows_every_curve_in_its_panel():
     assert axes[1].lines[0].get_xydata().tolist() == np.stack([DISTANCE, curve().proxy], axis=1).tolist()
 
 
-def test_a_trace_without_a_proxy_is_drawn_with_gold_only():
+def test_a_series_without_a_proxy_is_drawn_with_gold_only():
     pytest.importorskip("matplotlib")
-    gold, proxy = reward_figure({"": [Trace("best of n", DISTANCE, DISTANCE)]}, lines=True).axes
+    gold, proxy = reward_figure({"": [Series("best of n", DISTANCE, DISTANCE)]}, lines=True).axes
     assert (len(gold.lines), len(proxy.lines)) == (1, 0)

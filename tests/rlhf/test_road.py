@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from small_runs import refused, run
 
+from npllm.report.confidence import half_width
 from npllm.rlhf import overoptimisation
 from npllm.rlhf.judging import Verdict, distinct
 from npllm.rlhf.ppo_run import PPOConfig
-from npllm.rlhf.report_card import grade, interval_over_seeds
+from npllm.rlhf.report_card import grade
 from npllm.rlhf.tasks import Response
 from npllm.rlhf.tasks.code import parses
 from npllm.rlhf.tasks.paths import LONGEST_WALK, NODES, Paths
@@ -237,10 +238,9 @@ def test_distinct_n():
     assert distinct([[1]], 2) == 0.0
 
 
-def test_intervals():
-    """Two seeds a standard deviation of sqrt(2)/2 apart: t(1) = 12.706; and one seed: over its responses."""
-    assert interval_over_seeds([0.0, 1.0]) == pytest.approx(12.706 * np.sqrt(0.5) / np.sqrt(2))
+def test_a_grade_is_sure_of_responses_or_of_seeds():
+    """Over the responses of one seed; of two seeds that agree in their means, over these."""
     gold = np.array([0.0, 1.0] * 50)
     verdict = Verdict("x", gold, gold, gold, 0.0, 1.0, 1.0, 1.0, 1.0, [])
-    assert grade([verdict]).gold_interval == pytest.approx(1.96 * gold.std(ddof=1) / 10)
+    assert grade([verdict]).gold_interval == half_width(gold) > 0
     assert grade([verdict, verdict]).gold_interval == 0.0

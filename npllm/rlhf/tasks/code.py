@@ -5,10 +5,10 @@ more in it than white space and comments. What the body does is not judged.
 """
 
 import ast
-import hashlib
 import warnings
 from dataclasses import replace
 
+from npllm.data.corpora import place_of
 from npllm.data.docstrings import stdlib_functions
 from npllm.data.records import Demonstration
 from npllm.finetuning.sft import SFTConfig, SFTSettings
@@ -77,8 +77,8 @@ class Code(Task):
             and len(record.response) <= LONGEST_BODY
             and record.response.count("\n") >= SHORTEST_BODY
         ]
-        self.judged = [record for record in fitting if _fraction(record.prompt) < JUDGED_SHARE]
-        self.learnt = [record for record in fitting if _fraction(record.prompt) >= JUDGED_SHARE]
+        self.judged = [record for record in fitting if place_of(record.prompt) < JUDGED_SHARE]
+        self.learnt = [record for record in fitting if place_of(record.prompt) >= JUDGED_SHARE]
 
     def demonstrations(self) -> list[Demonstration]:
         """Signatures and bodies."""
@@ -106,8 +106,3 @@ def parses(source: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
-
-
-def _fraction(text: str) -> float:
-    """A hash of the text, from 0 to 1."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
