@@ -193,7 +193,7 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
         task: paths (a few minutes), code (a quarter of an hour), or a Python file with a Task
         out: folder of the road; none = runs/rlhf-TASK
         seeds: how many times to walk it, each with a seed of its own; figures are then means over them
-        overoptimise: also let policies fool reward models that learnt from few pairs; twice as long altogether
+        overoptimise: also let policies fool reward models that learnt from few pairs; four times as long altogether
     """
     from npllm.rlhf.report_card import walk_and_report
 
