@@ -6,11 +6,13 @@ state, and that buys three things. A run resumed at id 70,000 sees what the unin
 nothing has to be replayed. A stretch of bad data is skipped by leaving out a range of ids, and no later sample moves.
 And ids, unlike step numbers, keep their meaning when the batch size ramps up or the number of processes changes.
 
-Window i of an epoch starts at shift + i * block_size and covers block_size + 1 tokens: block_size inputs and, one
-place later, their targets. With a fixed shift the tokens just behind a window's edge would be predicted from a short
-context in every epoch; so each epoch draws its own shift, and the edges move. The number of windows does not depend on
-the shift (the leftover at both ends of the text pays for it), otherwise an id could not be turned into its epoch by one
-division.
+The windows of an epoch lie one behind the other, block_size + 1 tokens each: block_size inputs and, one place later,
+their targets. No token is a target twice in an epoch, so a range of ids that is left out is left out for the epoch.
+Between the windows a few tokens are left out, another number each time, and each epoch begins at a shift of its own:
+so every window has its own offset, and the edges move. Edges that stayed would leave the tokens just behind them with
+a short context in every epoch. And one offset for a whole epoch would show, of a text that repeats itself, such as
+lines of equal length, a part of the phases only, until the turn of the epoch is a shock. The number of windows does not
+depend on what is drawn, otherwise an id could not be turned into its epoch by one division.
 """
 
 import functools
@@ -21,8 +23,9 @@ import numpy as np
 from npllm.errors import DataError
 from npllm.reference.random import random_permutation, random_words
 
+WINDOW_TOKENS_PER_GAP_TOKEN = 32  # an epoch leaves out one token of 33, and others than the epoch before
 # Addresses in the random stream: "DATA" in hexadecimal letters, far from the small numbers that layers use as sites.
-SHIFT_SITE = 0xDA7A0000
+GAP_SITE = 0xDA7A0000
 ORDER_SITE = 0xDA7A0001
 ROW_SITE = 0xDA7A0002
 IGNORED_TARGET = -1
@@ -43,9 +46,11 @@ class WindowSampler:
             )
         self.block_size = block_size
         self.seed = seed
-        self.windows_per_epoch = max((n_tokens - block_size) // block_size, 1)
-        # All T shifts fit, except when the text is so short that it holds a single window.
-        self.n_shifts = min(block_size, n_tokens - self.windows_per_epoch * block_size)
+        share = WINDOW_TOKENS_PER_GAP_TOKEN
+        self.windows_per_epoch = max((n_tokens - block_size) * share // ((share + 1) * block_size), 1)
+        spare = n_tokens - 1 - self.windows_per_epoch * block_size
+        self.n_shifts = min(block_size, spare + 1)  # all T, except when the text is so short that it holds one window
+        self.gap_tokens = spare - (self.n_shifts - 1)  # between the windows and behind the last one
         # Two, because a batch at the turn of an epoch needs both.
         self._epoch_starts = functools.lru_cache(maxsize=2)(self._draw_epoch)
 
@@ -63,10 +68,11 @@ class WindowSampler:
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         """Start offsets of one epoch in the order of training, (windows_per_epoch,) int64."""
-        word = random_words(1, seed=self.seed, step=epoch, site=SHIFT_SITE)[0]
-        shift = int(word) * self.n_shifts >> 32  # uniform: the word is a fraction of 2^32
+        words = random_words(self.windows_per_epoch + 1, seed=self.seed, step=epoch, site=GAP_SITE).astype(np.int64)
+        shift = words[-1] * self.n_shifts >> 32  # uniform: a word is a fraction of 2^32
+        gaps_before = np.sort(words[:-1] * (self.gap_tokens + 1) >> 32)  # of each window: never falls, so none overlap
         order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, site=ORDER_SITE)
-        return shift + self.block_size * order
+        return shift + self.block_size * order + gaps_before[order]
 
 
 def next_ids(first: int, count: int, skipped: Sequence[tuple[int, int]]) -> np.ndarray:
