@@ -2,6 +2,7 @@
 
     {"event": "rollback", "time", "step", "loss", "grad_norm", "tokens", "samples", "reason", "restored_step",
      "skipped": [start, end]}      the spike that was seen, the checkpoint restored, the sample ids that are left out
+    {"event": "left_out", "time", "step", "loss", ..., "samples", "reason"}     an update that was not made, no more
     {"event": "refused", "time", "checkpoint", "reason"}             a checkpoint that could not be used
     {"event": "gave_up", "time", "step", "loss", ..., "reason"}      a spike, with no rollback left
 
@@ -22,7 +23,7 @@ from npllm.atomic import append
 from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
 from npllm.strict_json import parse_json
-from npllm.training.spikes import Spike
+from npllm.training.spikes import Spike, log_norm
 
 LARGEST_LEDGER = 64 << 20  # bytes
 NUMBER = (float, int, type(None))  # none: it was NaN or infinite, which JSON has not
@@ -30,6 +31,7 @@ SPIKE = {"step": int, "loss": NUMBER, "grad_norm": NUMBER, "tokens": int, "sampl
 FIELDS: dict[str, dict[str, Any]] = {
     "rollback": SPIKE | {"restored_step": int, "skipped": list},
     "refused": {"checkpoint": str, "reason": str},
+    "left_out": SPIKE | {"loss": (float, int), "grad_norm": (float, int)},
     "gave_up": SPIKE,
 }
 
@@ -42,17 +44,43 @@ class Ledger:
         self.events, whole = _read(path)
         if writable and path.exists() and whole < path.stat().st_size:
             os.truncate(path, whole)  # a line that a crash cut off: it never happened
-        self.skipped = [tuple(event["skipped"]) for event in self.rollbacks]  # ranges of sample ids, [start, end)
+        self.skipped: list[tuple[int, int]] = []  # ranges of sample ids, [start, end)
+        self.left_out_at: dict[int, list[dict[str, Any]]] = {}  # step -> updates that were not made there, of this past
+        for event in self.events:
+            self._take_in(event)
 
     @property
     def rollbacks(self) -> list[dict[str, Any]]:
         """In the order in which they happened."""
         return [event for event in self.events if event["event"] == "rollback"]
 
+    def _take_in(self, event: dict[str, Any]) -> None:
+        """What an event means for the data, and for the past of the run."""
+        if event["event"] == "rollback":
+            self.skipped.append(tuple(event["skipped"]))
+            later = [step for step in self.left_out_at if step > event["restored_step"]]
+            for step in later:
+                del self.left_out_at[step]
+        elif event["event"] == "left_out":
+            self.skipped.append(tuple(event["samples"]))
+            self.left_out_at.setdefault(event["step"], []).append(event)
+
+    def levels(self, least: int) -> dict[int, list[list[float]]]:
+        """Updates made before -> [loss, log gradient norm] of the updates that were left out there, where they were at
+        least so many."""
+        return {
+            step - 1: [[event["loss"], log_norm(event["grad_norm"])] for event in events]
+            for step, events in self.left_out_at.items()
+            if len(events) >= least
+        }
+
     def rolled_back(self, spike: Spike, restored_step: int, skipped: tuple[int, int]) -> None:
         """Record a rollback; from now on `skipped` says so too."""
         self._append("rollback", **_fields(spike), restored_step=restored_step, skipped=skipped)
-        self.skipped.append(skipped)
+
+    def left_out(self, spike: Spike) -> None:
+        """Record an update that was not made; from now on `skipped` has its samples."""
+        self._append("left_out", **_fields(spike))
 
     def refused(self, checkpoint: Path, reason: str) -> None:
         """Record that a checkpoint could not be used."""
@@ -71,6 +99,7 @@ class Ledger:
         record = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
         append(self.path, (json.dumps(record) + "\n").encode(), durably=True)
         self.events.append(record)
+        self._take_in(record)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -80,15 +80,11 @@ class ProgressView:
         bits = self._loss * self.tokens_per_byte / log(2)  # nats per token -> bits per byte
         return [f"{bits:.3f} bits/byte"]
 
-    def rolled_back(self, spike: Spike, step: int, skipped: tuple[int, int]) -> None:
-        """Say what was seen and done; the bar goes back to `step`."""
-        start, end = skipped
-        self.console.print(
-            f"Loss spike at step {spike.step}: {spike.reason}. Back to step {step}, without the samples {start:,} to "
-            f"{end - 1:,}.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def recovered(self, spike: Spike, done: str, step: int) -> None:
+        """Say what was seen and done, if it is new; the bar goes back to `step`."""
+        if done:
+            line = f"Loss spike at step {spike.step}: {spike.reason}. {done}"
+            self.console.print(line, highlight=False, soft_wrap=True)
         self._loss = None
         self._bar.update(self._task, completed=sum(self._sequences[:step]))
 

@@ -1,17 +1,19 @@
 """Going back: the newest checkpoint that can be trusted, after a stop, a crash or a loss spike."""
 
 from collections.abc import Callable, Iterator
+from math import isfinite
 
 from npllm.errors import DataError, TrainingError
 from npllm.model import GPT
 from npllm.training.checkpoint import restore_checkpoint
 from npllm.training.checkpoint_store import CheckpointStore
 from npllm.training.ledger import Ledger
-from npllm.training.spikes import Spike, SpikeConfig
+from npllm.training.spikes import ROLLBACK_PERIOD, Spike, SpikeConfig
 from npllm.training.state import LoopState
 
 Validate = Callable[[GPT], float]  # the validation loss of a model, in nats; always on the same text
 
+RUINED = 0.2  # of a checkpoint's validation loss: a rise that no sound stretch of training makes
 MUCH_WORSE = 0.1  # nats: equal weights have equal losses, and another CPU changes less than a hundredth of this
 
 
@@ -46,19 +48,71 @@ def record_refusals(store: CheckpointStore, ledger: Ledger) -> list[str]:
     return reasons
 
 
+def recover(
+    spike: Spike,
+    config: SpikeConfig,
+    store: CheckpointStore,
+    ledger: Ledger,
+    state: LoopState,
+    validate: Validate | None,
+) -> str:
+    """Make the state one that can train on, and say in a sentence what was done ("" = the same as just before).
+
+    A first spike: back to a checkpoint, and on without that data. A second one in the same place met other data, so the
+    data are not to blame. Where the weights are not either, only this update is left out, and after min_history of them
+    in a row their loss and norm count as the level of the data from now on. Where the weights are ruined, or anything
+    is not finite, an older checkpoint is used. Raises TrainingError as `roll_back` does.
+    """
+    if in_the_same_place(spike, config, ledger) and _is_sound(spike, store, state, validate):
+        return _leave_out(spike, config, ledger, state)
+    restored, (start, end) = roll_back(spike, config, store, ledger, state, validate)
+    return f"Back to step {restored}, without the samples {start:,} to {end - 1:,}."
+
+
+def _is_sound(spike: Spike, store: CheckpointStore, state: LoopState, validate: Validate | None) -> bool:
+    """Whether nothing is wrong with the weights and moments that saw this spike."""
+    if not (isfinite(spike.loss) and isfinite(spike.grad_norm)) or state.not_finite():
+        return False
+    store.wait()
+    records = [entry.val_loss for _, entry in sorted(store.entries.items()) if entry.val_loss is not None]
+    return validate is None or not records or validate(state.model) <= records[-1] * (1.0 + RUINED)
+
+
+def _leave_out(spike: Spike, config: SpikeConfig, ledger: Ledger, state: LoopState) -> str:
+    """Go on behind this batch, with everything else as it is."""
+    ledger.left_out(spike)
+    state.model.grads.flat[:] = 0
+    state.next_sample = spike.samples[1]
+    state.detector.levels = ledger.levels(config.min_history)
+    in_a_row = len(ledger.left_out_at[spike.step])
+    if in_a_row == 1:
+        return "Other data met the same spike, and the weights are sound: only this update is left out."
+    if in_a_row == config.min_history:
+        return f"{in_a_row} updates in a row were left out, so this is how the data are now: going on with them."
+    return ""
+
+
 def roll_back(
-    spike: Spike, config: SpikeConfig, store: CheckpointStore, ledger: Ledger, state: LoopState, validate: Validate
-) -> None:
+    spike: Spike,
+    config: SpikeConfig,
+    store: CheckpointStore,
+    ledger: Ledger,
+    state: LoopState,
+    validate: Validate | None,
+) -> tuple[int, tuple[int, int]]:
     """Restore the checkpoint before a spike and mark the samples from there to `margin` behind the spike as skipped.
+    Returns the step restored, and that range of samples.
 
     A second spike in the same place means that the checkpoint itself was no good: an older one is used. Raises
     TrainingError after max_rollbacks, or when there is no checkpoint left.
     """
-    if len(ledger.rollbacks) >= config.max_rollbacks:
+    recent = [event for event in ledger.rollbacks if event["step"] > spike.step - ROLLBACK_PERIOD]
+    if len(recent) >= config.max_rollbacks:
         ledger.gave_up(spike)
         raise TrainingError(
-            f"Gave up at step {spike.step} after {len(ledger.rollbacks)} rollbacks: {spike.reason}; look at the "
-            f"samples in {ledger.path}, lower optim.lr, or raise spikes.max_rollbacks in config.toml and resume."
+            f"Gave up at step {spike.step} after {len(recent)} rollbacks: {spike.reason}; look at the samples in "
+            f"{ledger.path}, lower optim.lr, raise spikes.max_rollbacks, or set spikes.enabled to false, in "
+            "config.toml, and resume."
         )
     store.wait()
     steps = [step for step in sorted(store.entries, reverse=True) if store.scheduled(step)]
@@ -73,9 +127,12 @@ def roll_back(
             f"Gave up at step {spike.step}: {spike.reason}, and no checkpoint before it can be used; lower optim.lr or "
             "lengthen optim.warmup_steps, and begin again."
         )
-    ledger.rolled_back(spike, restored, (state.next_sample, spike.samples[1] + config.margin))
+    skipped = (state.next_sample, spike.samples[1] + config.margin)
+    ledger.rolled_back(spike, restored, skipped)
     store.drop({step for step in store.entries if step > restored})
     state.rollbacks = len(ledger.rollbacks)
+    state.detector.levels = ledger.levels(config.min_history)
+    return restored, skipped
 
 
 def in_the_same_place(spike: Spike, config: SpikeConfig, ledger: Ledger) -> bool:

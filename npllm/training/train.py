@@ -15,7 +15,7 @@ from npllm.training.loop import Gradients, Update, updates
 from npllm.training.machine import matmul_peak
 from npllm.training.metrics import append_metrics, drop_metrics_after
 from npllm.training.progress import ProgressView
-from npllm.training.recovery import Validate, restore_newest, roll_back
+from npllm.training.recovery import Validate, recover, restore_newest
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import Spike
 from npllm.training.state import LoopState
@@ -48,6 +48,7 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
     ):
         for reason in restore_newest(store, ledger, state, stage.validate):
             console.print(f"Refused: {reason}", highlight=False, markup=False, soft_wrap=True)
+        state.detector.levels = ledger.levels(config.spikes.min_history)
         drop_metrics_after(run.metrics, state.step)
         if not store.entries:
             store.save(state, val_loss=None)
@@ -67,9 +68,10 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
         with view:
             for event in updates(state, config, stage.gradients, ledger.skipped):
                 if isinstance(event, Spike):
-                    roll_back(event, config.spikes, store, ledger, state, stage.validate)
-                    drop_metrics_after(run.metrics, state.step)
-                    view.rolled_back(event, state.step, ledger.skipped[-1])
+                    done = recover(event, config.spikes, store, ledger, state, stage.validate)
+                    if state.step < event.step - 1:
+                        drop_metrics_after(run.metrics, state.step)
+                    view.recovered(event, done, state.step)
                     continue
                 store.check()
                 stopping, is_last = stop.requested, event.step == config.train.steps

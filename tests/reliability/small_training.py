@@ -97,6 +97,11 @@ def assert_same_bits(one: LoopState, other: LoopState) -> None:
     assert one.counters() | ignored == other.counters() | ignored
 
 
+def skipped_ranges(run: RunFolder) -> list[tuple[int, int]]:
+    """What the ledger leaves out, [start, end) of sample ids."""
+    return Ledger(run.ledger).skipped
+
+
 def events(run: RunFolder, *kinds: str) -> list[dict]:
     """The ledger's events of these kinds, or all, without their times."""
     found = [{name: value for name, value in event.items() if name != "time"} for event in Ledger(run.ledger).events]

@@ -39,17 +39,13 @@ def heavy(rng, n):
     return rng.standard_t(8, n)
 
 
-@pytest.mark.parametrize(("tail", "most"), [(normal, 0), (heavy, 1)], ids=["normal", "heavy tails"])
-def test_03_a_hundred_thousand_noisy_losses_cause_no_alarm(tail, most):
+@pytest.mark.parametrize("tail", [normal, heavy], ids=["normal", "heavy tails"])
+def test_03_a_hundred_thousand_noisy_losses_cause_no_alarm(tail):
     detector = SpikeDetector(SpikeConfig(), OPTIM.warmup_steps)
     losses, norms = simulated(np.random.default_rng(0), tail)
-    alarms = []
     for step, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
-        if reason := detector.reason(step, loss, norm):
-            alarms.append((step, reason))
-        else:
-            detector.accept(loss, norm)
-    assert len(alarms) <= most, alarms
+        assert detector.reason(step, loss, norm) is None, step
+        detector.accept(loss, norm)
 
 
 @pytest.mark.parametrize("step", [2000, 5000, 19_999, 40_000, 99_000])
@@ -58,9 +54,12 @@ def test_03_and_yet_a_spike_in_the_same_run_is_seen(step):
     losses, norms = simulated(np.random.default_rng(0), normal)
     for loss, norm in zip(losses[:step].tolist(), norms[:step].tolist(), strict=True):
         detector.accept(loss, norm)
+    noise = 1 / np.sqrt(batch_size(step, BATCH))
     usual, usual_norm = losses[step], norms[step]
-    assert detector.reason(step, usual + 2.0, usual_norm) is not None
-    assert detector.reason(step, usual, 20 * usual_norm) is not None
+    assert detector.reason(step, usual + 25 * 0.8 * noise, usual_norm) is not None
+    assert detector.reason(step, usual, 50 * usual_norm) is not None
+    both = usual + 12 * 0.8 * noise, usual_norm * np.exp(12 * max(0.15, 0.05 + 0.5 * noise))
+    assert detector.reason(step, *both) is not None
     assert detector.reason(step, usual, usual_norm) is None
 
 
@@ -73,8 +72,14 @@ def steady(config=SpikeConfig(), warmup_steps=0, n=64, loss=3.0, norm=1.0):  # n
 
 def test_not_armed_before_there_is_enough_history():
     assert steady(n=63).reason(63, 1000.0, 1000.0) is None
-    assert steady(n=64).reason(64, 1000.0, 1.0) == "the loss is 1000, above 3.6 (mean 3)"
-    assert steady(n=64).reason(64, 3.0, 1000.0) == "the gradient norm is 1000, above 4 (mean 1)"
+    assert steady(n=64).reason(64, 1000.0, 1.0) is not None
+    assert steady(n=64).reason(64, 3.0, 1000.0) is not None
+
+
+def test_the_reason_says_what_was_seen_and_what_is_usual():
+    assert steady(norm=0.5).reason(64, 4.0, 0.5) == (
+        "the loss is 4 (mean 3) and the gradient norm 0.5 (mean 0.5), together 20 times their noise"
+    )
 
 
 def test_not_armed_before_warm_up_is_over():
@@ -84,9 +89,31 @@ def test_not_armed_before_warm_up_is_over():
 
 
 def test_a_mild_outlier_of_a_steady_run_is_left_to_clipping():
-    assert steady().reason(64, 3.59, 3.99) is None
-    assert steady().reason(64, 3.61, 1.0) is not None
-    assert steady().reason(64, 3.0, 4.01) is not None
+    """The floors of the noise: 0.05 nats, and 0.15 of the logarithm, 18 of which are a factor of 15."""
+    assert steady().reason(64, 3.0 + 17.9 * 0.05, 1.0) is None
+    assert steady().reason(64, 3.0 + 18.1 * 0.05, 1.0) is not None
+    assert steady().reason(64, 3.0, 14.8) is None
+    assert steady().reason(64, 3.0, 15.0) is not None
+
+
+def test_a_norm_far_beyond_any_tail_is_enough():
+    """With a noise of 0.3 of the logarithm, a factor of 30 is 11 times as much."""
+    detector = SpikeDetector(SpikeConfig(), 0)
+    for log_norm in np.random.default_rng(3).normal(0.0, 0.3, 128):
+        detector.accept(3.0, np.exp(log_norm))
+    assert detector.reason(128, 3.0, 25.0) is None
+    assert detector.reason(128, 3.0, 35.0) is not None
+
+
+def test_loss_and_norm_count_together():
+    assert steady().reason(64, 3.0 + 10 * 0.05, np.exp(10 * 0.15)) is not None
+    assert steady().reason(64, 3.0 + 8 * 0.05, np.exp(8 * 0.15)) is None
+    assert steady().reason(64, 1.0, np.exp(17 * 0.15)) is None, "a low loss takes nothing away, and adds nothing"
+
+
+def test_a_norm_that_falls_counts_only_while_the_loss_is_up():
+    assert steady().reason(64, 3.1, np.exp(-20 * 0.15)) is not None
+    assert steady().reason(64, 2.9, np.exp(-20 * 0.15)) is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -115,7 +142,7 @@ def test_a_loss_that_falls_fast_hides_no_spike():
     for level in np.linspace(8.0, 2.0, 128):
         detector.accept(level + 0.05 * rng.standard_normal(), 1.0)
     assert detector.reason(128, 6.5, 1.0) is not None
-    assert detector.reason(128, 5.5, 1.0) is None, "a fifth above the mean of 5"
+    assert detector.reason(128, 5.5, 1.0) is None, "0.5 above the mean of 5"
 
 
 def test_a_gradient_of_zero_is_no_spike_and_no_error():
@@ -124,12 +151,17 @@ def test_a_gradient_of_zero_is_no_spike_and_no_error():
     detector.accept(3.0, 0.0)
 
 
+def test_a_gradient_that_vanishes_with_the_loss_up_is_a_spike():
+    """So do weights that an exponent bit has blown up: softmax saturates, and nothing is learnt any more."""
+    assert steady().reason(64, 3.01, 0.0) is not None
+
+
 def test_the_window_survives_being_saved():
     detector, again = steady(n=64, loss=2.5, norm=0.3), SpikeDetector(SpikeConfig(), 0)
     detector.accept(7.0, 4.0)
     again.restore(detector.history())
     assert again.history() == detector.history()
-    assert again.reason(65, 8.0, 1.0) == detector.reason(65, 8.0, 1.0)
+    assert again.reason(65, 80.0, 1.0) == detector.reason(65, 80.0, 1.0)
     shorter = SpikeDetector(SpikeConfig(window=10, min_history=5), 0)
     shorter.restore(detector.history())
     assert shorter.history() == detector.history()[-10:]

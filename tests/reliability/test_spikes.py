@@ -15,19 +15,23 @@ from reliability.small_training import (
     events,
     fifty_fold,
     make_run,
+    skipped_ranges,
     train_on,
     with_spikes,
     with_training,
 )
 
 from npllm.errors import TrainingError
+from npllm.training.checkpoint_store import CheckpointStore
+from npllm.training.ledger import Ledger
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
+from npllm.training.recovery import recover
 from npllm.training.spikes import Spike
 
 BAD = 57  # a sample of step 14; the checkpoint before it is that of step 12
 
 
-@pytest.mark.parametrize("bad", [[BAD], [BAD, BAD + 30], [20]], ids=["one", "two", "in the ramp"])
+@pytest.mark.parametrize("bad", [[BAD], [BAD, BAD + 48], [20]], ids=["one", "two", "in the ramp"])
 def test_01_after_a_spike_the_bits_are_those_of_a_clean_run_without_that_data(tmp_path, bad):
     run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, bad, fifty_fold)
     state = train_on(run, CONFIG, gradients)
@@ -58,12 +62,12 @@ def test_01_what_the_ledger_says_is_what_happened(tmp_path):
 
 
 def test_01_only_the_loss_or_only_the_gradient_is_enough():
-    for harm, what in ((lambda model, loss: 50 * loss, "the loss is"), (only_gradient, "the gradient norm is")):
+    for harm, what in ((lambda model, loss: 50 * loss, "the loss is 1"), (only_gradient, "the loss is 2")):
         gradients = Poison(CONFIG, [BAD], harm)
         state = build_state(CONFIG, V)
         last = [event for event, _ in zip(updates(state, CONFIG, gradients), range(14), strict=False)][-1]
         assert isinstance(last, Spike)
-        assert last.reason.startswith(what)
+        assert what in last.reason
 
 
 def only_gradient(model, loss):
@@ -120,14 +124,83 @@ def test_02_a_run_recovers_from_what_is_not_finite(tmp_path, harm):
     assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"])]))
 
 
-def test_a_second_spike_in_the_same_place_goes_back_further(tmp_path):
-    """The batch behind the skipped range is bad too: the checkpoint of step 12 is not trusted again."""
-    run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, range(BAD, BAD + 10), fifty_fold)
+def test_a_second_spike_in_the_same_place_with_other_data_goes_back_no_further(tmp_path):
+    """The data behind the skipped range are bad too, and the weights are sound: batch after batch is left out."""
+    run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, range(BAD, BAD + 16), fifty_fold)
     state = train_on(run, CONFIG, gradients)
-    rollbacks = events(run)
-    assert [event["restored_step"] for event in rollbacks] == [12, 8]
-    assert rollbacks[1]["skipped"][0] < rollbacks[0]["skipped"][0]
-    assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"]) for event in rollbacks]))
+    found = events(run)
+    assert [event["event"] for event in found] == ["rollback", "left_out", "left_out"]
+    assert found[0]["restored_step"] == 12
+    assert found[1]["step"] == found[2]["step"]
+    assert found[1]["samples"][1] == found[2]["samples"][0]
+    assert state.rollbacks == 1
+    assert_same_bits(state, clean_state(CONFIG, skipped_ranges(run)))
+
+
+def test_weights_that_are_ruined_are_not_trained_on(tmp_path):
+    """The checkpoint of step 12 leads to weights that the held-out text finds bad: an older one is used."""
+    run = make_run(tmp_path / "run")
+
+    class Ruin(Poison):
+        def __call__(self, model, ids, step):
+            result = super().__call__(model, ids, step)
+            if step == 13 and len(events(run)) < 2:
+                model.params.flat[:] *= 30.0
+                result = result._replace(loss=50 * result.loss)
+            return result
+
+    state = train_on(run, CONFIG, Ruin(CONFIG, [], None))
+    found = events(run)
+    assert [event["event"] for event in found] == ["rollback", "rollback"]
+    assert [event["restored_step"] for event in found] == [12, 8]
+    assert_same_bits(state, clean_state(CONFIG, skipped_ranges(run)))
+
+
+@pytest.mark.parametrize("end", [None, 17], ids=["in one go", "stopped on the way"])
+def test_a_lasting_change_of_the_data_is_learnt_from(tmp_path, end):
+    """After as many updates left out as the detector needs for a level, theirs is the level."""
+    run, config = make_run(tmp_path / "run"), with_training(CONFIG, steps=30)
+    harm = lambda model, loss: loss + 20.0  # noqa: E731
+    gradients = Poison(config, range(BAD, 10**6), harm)
+    if end:
+        with pytest.raises(StopAsked):
+            train_on(run, config, stopping(gradients, at=end))
+    state = train_on(run, config, gradients)
+    kinds = [event["event"] for event in events(run)]
+    assert kinds == ["rollback"] + ["left_out"] * config.spikes.min_history
+    assert state.step == 30
+    assert min(state.detector.losses) > 20.0
+    assert_same_bits(state, train_on(make_run(tmp_path / "whole"), config, Poison(config, range(BAD, 10**6), harm)))
+
+
+class StopAsked(Exception):
+    """What a test stops a training with: it is as sudden as a kill."""
+
+
+def stopping(gradients, at: int):
+    """The same gradients until update `at` is asked for."""
+
+    def call(model, ids, step):
+        if step == at:
+            raise StopAsked
+        return gradients(model, ids, step)
+
+    return call
+
+
+def test_rollbacks_are_counted_within_ten_thousand_updates(tmp_path):
+    run = make_run(tmp_path / "run")
+    ledger = Ledger(run.ledger, writable=True)
+    for step in (3, 10_010):
+        ledger.rolled_back(Spike(step, 9.0, 1.0, 0, (0, 1), "planted"), 0, (0, 0))
+    state, config = build_state(CONFIG, V), with_spikes(CONFIG, max_rollbacks=2).spikes
+    with CheckpointStore(run.checkpoints, keep=2, every=4) as store:
+        store.save(state, None)
+        spike = Spike(10_020, math.nan, 1.0, 0, (0, 1), "the loss is nan")
+        recover(spike, config, store, ledger, state, None)
+        assert len(ledger.rollbacks) == 3
+        with pytest.raises(TrainingError, match=r"after 2 rollbacks: the loss is nan; .*spikes\.enabled"):
+            recover(spike, config, store, ledger, state, None)
 
 
 def test_a_later_spike_elsewhere_goes_back_to_the_checkpoint_before_it(tmp_path):
