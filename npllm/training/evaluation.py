@@ -9,6 +9,8 @@ from npllm.data.sampler import IGNORED_TARGET, batch, evaluation_batches
 from npllm.model import GPT
 
 ROWS_AT_ONCE = 16
+MOST_COUNTED = 1 << 22  # tokens of a table of pairs
+PRIOR_PAIRS = 5.0
 
 
 class Evaluation(NamedTuple):
@@ -34,6 +36,24 @@ def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
     loss = nll / n_targets
     bits = nll / log(2) + log2(model.config.vocab_size)
     return Evaluation(loss, exp(min(loss, 700.0)), bits / n_bytes, n_targets, n_bytes)
+
+
+def pair_table_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> float:
+    """Nats per token of `val`, (n_val,), for a table that knows only how often each token followed each other one in
+    `train`, (n_train,): what a model must beat to have learnt more than counting.
+
+    p(b | a) = (n(a, b) + k p(b)) / (n(a) + k) with k = PRIOR_PAIRS, and p(b) smoothed by one. (MacKay & Peto, "A
+    hierarchical Dirichlet language model", 1995.)
+    """
+    train, val = train[:MOST_COUNTED].astype(np.int64), val.astype(np.int64)
+    single = np.bincount(train, minlength=vocab_size)  # (V,)
+    first = np.bincount(train[:-1], minlength=vocab_size)
+    pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
+    wanted = val[:-1] * vocab_size + val[1:]  # (n_val - 1,)
+    at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    seen = np.where(pairs[at] == wanted, counts[at], 0)
+    prior = (single[val[1:]] + 1) / (len(train) + vocab_size)
+    return float(-np.log((seen + PRIOR_PAIRS * prior) / (first[val[:-1]] + PRIOR_PAIRS)).mean())
 
 
 def quick_loss(model: GPT, tokens: np.ndarray, n_windows: int = 32) -> float:

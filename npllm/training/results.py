@@ -19,7 +19,7 @@ from npllm.generation import generate
 from npllm.model import GPT
 from npllm.report.plots import NEEDS_MATPLOTLIB, RunHistory, plot_loss
 from npllm.tokenizer import Tokenizer
-from npllm.training.evaluation import Evaluation, evaluate
+from npllm.training.evaluation import Evaluation, evaluate, pair_table_loss
 from npllm.training.ledger import Ledger
 from npllm.training.metrics import read_metrics
 from npllm.training.run_folder import RunFolder, load, run_of
@@ -44,6 +44,8 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         table.add_row(f"{name} -9", f"{bits:.3f}")
     console.print(table)
     console.print(f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}", highlight=False)
+    if warning := learnt_too_little(run, state.model, val_shard, result.loss):
+        console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for prompt, text in samples:
         console.rule("sample", style="dim")
         console.print(prompt, style="dim", end="", markup=False, highlight=False)
@@ -56,6 +58,17 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         plot = f"No loss plot: {NEEDS_MATPLOTLIB}"
     for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # a command must stay in one line
+
+
+def learnt_too_little(run: RunFolder, model: GPT, val_shard: TokenShard, loss: float) -> str | None:
+    """A word about a model that counting pairs of tokens would beat: a rate too high ends so, and says nothing else."""
+    table = pair_table_loss(read_shard(run.train_shard).tokens, val_shard.tokens, model.config.vocab_size)
+    if loss <= table:
+        return None
+    return (
+        f"A table of which token follows which predicts this text better, in {table:.4f} nats per token: lower "
+        "optim.lr, or train longer."
+    )
 
 
 def next_command(path: Path, prompt: str) -> str:

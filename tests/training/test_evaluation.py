@@ -9,7 +9,7 @@ from npllm.data.sampler import batch
 from npllm.errors import DataError
 from npllm.model import GPT, ModelConfig
 from npllm.training import evaluation
-from npllm.training.evaluation import evaluate, quick_loss
+from npllm.training.evaluation import PRIOR_PAIRS, evaluate, pair_table_loss, quick_loss
 
 T, V = 5, 11
 TOKENS = np.random.default_rng(0).integers(0, V, 43).astype(np.uint16)
@@ -83,3 +83,15 @@ def test_a_hopeless_model_has_a_perplexity():
     result = evaluate(model, TOKENS, n_bytes=43)
     assert result.loss > 710
     assert np.isfinite(result.perplexity)
+
+
+def test_the_table_of_pairs_against_counting_by_hand():
+    train, val = np.array([0, 1, 0, 1, 2, 0, 1]), np.array([0, 1, 2, 2])
+    single = {0: (3 + 1) / (7 + 4), 1: (3 + 1) / (7 + 4), 2: (1 + 1) / (7 + 4)}
+    k = PRIOR_PAIRS
+    p = [
+        (3 + k * single[1]) / (3 + k),  # 1 behind 0: three times of three
+        (1 + k * single[2]) / (2 + k),  # 2 behind 1: once of two, for the last 1 has nothing behind it
+        (0 + k * single[2]) / (1 + k),  # 2 behind 2: never
+    ]
+    assert pair_table_loss(train, val, 4) == pytest.approx(-np.log(p).mean(), rel=1e-12)

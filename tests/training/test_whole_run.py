@@ -17,6 +17,7 @@ from npllm.data.shards import read_shard
 from npllm.model import GPT
 from npllm.tokenizer import train_bpe, train_char
 from npllm.training import results
+from npllm.training.evaluation import pair_table_loss
 from npllm.training.metrics import read_metrics
 from npllm.training.results import next_command, sample_positions, shard_text
 from npllm.training.run_folder import RunFolder, open_run
@@ -95,6 +96,18 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
     assert run(*arguments, "--max_tokens", "5") == 0
     prompt = arguments[-1].removeprefix("--prompt=")
     assert capsys.readouterr().out.startswith(prompt)
+
+
+def test_a_model_that_counting_would_beat_is_told_so(tmp_path, capsys):
+    """A learning rate a thousand times too high: the run comes to its end, and its figures alone look like figures."""
+    text, out = write_text(tmp_path), tmp_path / "run"
+    assert run(*pretrain_arguments(text, out, **SETTINGS | {"optim__lr": 20.0})) == 0
+    assert "predicts this text better" in capsys.readouterr().out
+    train_shard, val_shard = RunFolder(out).load_shards()
+    model, _ = npllm.load(out)
+    table = pair_table_loss(train_shard.tokens, val_shard.tokens, model.config.vocab_size)
+    assert results.learnt_too_little(RunFolder(out), model, val_shard, table) is None
+    assert f"{table:.4f} nats" in results.learnt_too_little(RunFolder(out), model, val_shard, table + 1e-9)
 
 
 def check_evaluate(out, text, figures, capsys):
@@ -183,7 +196,7 @@ def test_text_of_nothing_but_spaces_in_the_prompt(tmp_path, capsys):
     [
         ("def main(): pass", "npllm generate runs/x --prompt='def '"),
         ("  \n\tindented", "npllm generate runs/x --prompt=indented"),
-        ('"""Doc', "npllm generate runs/x --prompt='\"\"\"Doc'"),
+        ('"""Doc', 'npllm generate runs/x --prompt=\'"""Doc\''),
         ("it's $HOME", """npllm generate runs/x --prompt='it'"'"'s '"""),
         ("--help me", "npllm generate runs/x --prompt='--help '"),
         (" \n", "npllm generate runs/x"),
