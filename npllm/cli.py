@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from rich.console import Console
 from tyro.conf import Positional
 
-from npllm.errors import ConfigError, DataError, NpllmError
+from npllm.errors import ConfigError, DataError, NpllmError, NpllmWarning
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe, nearest, parse_arguments
@@ -82,8 +83,8 @@ def generate(
 
     Args:
         run: folder of the run, or a checkpoint in it
-        prompt: text to go on from; empty = the beginning of a document
-        max_tokens: longest continuation, in tokens
+        prompt: text to go on from, or to answer (a model that learnt from conversations); empty = begin a document
+        max_tokens: longest continuation, in tokens; past the model's window it forgets the older half of the text
         temperature: 0 = always the likeliest token, 1 = as the model says, above = more surprising
         top_k: choose among the k likeliest tokens only
         top_p: choose among the fewest likeliest tokens that together reach this probability
@@ -91,8 +92,11 @@ def generate(
         dtype: bf16 = with weights rounded to bfloat16, half as many bytes to read; none = as in training
     """
     import npllm
+    from npllm.data.prompt_format import PromptFormat
+    from npllm.generation import check_writes
 
     model, tokenizer = npllm.load(run, dtype=dtype)
+    check_writes(model, run)
     pieces = npllm.generate(
         model,
         tokenizer,
@@ -103,7 +107,8 @@ def generate(
         top_p=top_p,
         seed=seed,
     )
-    print(prompt, end="", flush=True)
+    if not PromptFormat(tokenizer).is_chat:  # what continues the prompt stands behind it; what answers it, alone
+        print(prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
@@ -241,7 +246,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(_usage())
         return 0 if len(words) < len(arguments) else 2
     try:
-        _run_verb(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NpllmWarning)
+            warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+            _run_verb(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, such as `head`, has left; Python's last flush must not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -253,6 +261,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"npllm: {message}", file=sys.stderr)
         return exit_code
     return 0
+
+
+def _show_warning(otherwise: Callable[..., None], message: Warning, category: type[Warning], *place) -> None:
+    if issubclass(category, NpllmWarning):
+        print(f"npllm: {message}", file=sys.stderr)
+    else:
+        otherwise(message, category, *place)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

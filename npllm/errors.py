@@ -1,4 +1,4 @@
-"""Every exception that npllm raises on purpose.
+"""Every exception that npllm raises on purpose, and its warning.
 
 The message of each is one plain sentence that names the file or field and says how to mend it;
 the command line prints it without a traceback and ends with the class's exit code.
@@ -9,6 +9,10 @@ class NpllmError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 1
+
+
+class NpllmWarning(UserWarning):
+    """Something went otherwise than asked for, and on. The command line prints it as one line to standard error."""
 
 
 class ConfigError(NpllmError):

@@ -1,15 +1,13 @@
 """`npllm chat`: a conversation with a fine-tuned model."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from npllm.data.chat import encode_prompt, learns_conversations, stop_token
+from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Message, read_prompts
 from npllm.errors import DataError
 from npllm.finetuning.stage_run import record_file
-from npllm.generation import generate_tokens
+from npllm.generation import check_writes, generate
 from npllm.generation.sampling import check_sampling
-from npllm.tokenizer import Tokenizer
 from npllm.training.run_folder import RunFolder, load, run_of
 
 
@@ -21,39 +19,37 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
     """
     check_sampling(max_tokens, temperature, None, top_p, seed)
     model, tokenizer = load(path)
-    has_memory = learns_conversations(tokenizer)
-    end = "" if has_memory else prompt_end(run_of(path))
+    check_writes(model, path)
+    asked = PromptFormat(tokenizer)
+    asked.stop_id()  # who cannot stop cannot talk
+    end = "" if asked.is_chat else prompt_end(run_of(path))
     messages: list[Message] = []
     while line := _ask():
-        messages = [*messages, Message("user", line)]
-        prompt = encode_prompt(tokenizer, messages if has_memory else line + end)
-        tokens = generate_tokens(
-            model, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed + len(messages)
-        )
+        messages.append(Message("user", line))
+        prompt = tuple(messages) if asked.is_chat else line + end
         answer = ""
-        for piece in _pieces(tokens, tokenizer):
+        for piece in generate(
+            model,
+            tokenizer,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=(seed + len(messages)) % 2**64,
+        ):
             print(piece, end="", flush=True)
             answer += piece
         print()
-        messages = [*messages, Message("assistant", answer)]
+        messages.append(Message("assistant", answer))
 
 
 def prompt_end(run: RunFolder) -> str:
     """A line feed where the prompts that the model learnt from end in one, which a line of input never does."""
     for path in (record_file(run, "train"), record_file(run, "prompts")):
         if path.exists():
-            return "\n" if read_prompts(path)[0].endswith("\n") else ""
+            prompt = read_prompts(path)[0]
+            return "\n" if isinstance(prompt, str) and prompt.endswith("\n") else ""
     return ""
-
-
-def _pieces(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """The text of tokens up to the stop token, in whole characters."""
-    decoder, stop_id = tokenizer.stream_decoder(), stop_token(tokenizer)
-    for token in tokens:
-        if token == stop_id:
-            break
-        yield decoder.push(token)
-    yield decoder.finish()
 
 
 def _ask() -> str:

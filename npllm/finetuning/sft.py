@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from npllm.data.chat import CHAT_TOKENS, Example, encode_conversation, encode_demonstration
+from npllm.data.chat import Example, encode_conversation, encode_demonstration
 from npllm.data.docstrings import stdlib_docstrings
 from npllm.data.packing import PackedRows, pack
+from npllm.data.prompt_format import CHAT_TOKENS
 from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
 from npllm.data.sampler import RowSampler
 from npllm.finetuning.adaptation import adapted
@@ -25,9 +26,9 @@ from npllm.finetuning.stage_run import (
     create_stage_run,
     load_model,
     new_state,
+    policy_checkpoint,
     steps_of,
     train_stage,
-    trained_checkpoint,
     write_summary,
 )
 from npllm.model import GPT
@@ -107,7 +108,7 @@ def sft(config: SFTConfig, base: Path, data: str, out: Path, console: Console) -
 
 def embedded_demonstrations(base: Path) -> list[Demonstration]:
     """Signatures and docstrings, those that the model has room for. Of a user's file none would be left out."""
-    checkpoint, tokenizer = trained_checkpoint(base)
+    checkpoint, tokenizer = policy_checkpoint(base)
     T = model_from_checkpoint(checkpoint).config.block_size
     demonstrations = stdlib_docstrings()
     examples = encode(demonstrations, with_special_tokens(tokenizer, [END_OF_TEXT]))
@@ -118,7 +119,7 @@ def create_sft_run(
     config: SFTConfig, base: Path, demonstrations: Sequence[Demonstration | Conversation], out: Path
 ) -> RunFolder:
     """Check and split the demonstrations, and fix the number of updates."""
-    checkpoint, tokenizer = trained_checkpoint(base)
+    checkpoint, tokenizer = policy_checkpoint(base)
     chat = any(isinstance(demonstration, Conversation) for demonstration in demonstrations)
     tokenizer = with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
     examples, T = encode(demonstrations, tokenizer), model_from_checkpoint(checkpoint).config.block_size

@@ -21,6 +21,7 @@ from npllm.data.checksums import checked, write_checksums
 from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
+from npllm.generation import check_writes
 from npllm.model import GPT, ActorCritic
 from npllm.optim import build_optimizer
 from npllm.tokenizer import Tokenizer
@@ -109,6 +110,13 @@ def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
     """The checkpoint that a run (or a checkpoint in it) stands for, and its tokenizer."""
     run = run_of(path)
     return (Path(path) if Path(path).is_file() else run.newest_checkpoint()), run.load_tokenizer()
+
+
+def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
+    """The same, of a run that goes on to write texts. Raises ConfigError for one that judges them."""
+    checkpoint, tokenizer = trained_checkpoint(path)
+    check_writes(model_from_checkpoint(checkpoint), path)
+    return checkpoint, tokenizer
 
 
 def check_same_tokenizer(one: Path, other: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from npllm.data.chat import encode_prompt
+from npllm.data.prompt_format import PromptFormat
 from npllm.model import GPT
 from npllm.rlhf.divergence import exact_kl
 from npllm.rlhf.ppo import Gold
@@ -47,7 +47,8 @@ class Judge:
         self.max_tokens = max_tokens
         prompts = task.judged_prompts()
         self.prompts = [prompts[i % len(prompts)] for i in range(n)]
-        longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in self.prompts) + max_tokens
+        asked = PromptFormat(tokenizer)
+        longest = max(len(asked.encode(prompt)) for prompt in self.prompts) + max_tokens
         self.width = width_of(longest, reference.config.block_size)
         self.baseline: np.ndarray | None = None  # gold of the first policy judged
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from npllm.data.chat import encode_prompt, stop_token
+from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Prompt, PromptText, read_prompts
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import adapted
@@ -19,6 +19,7 @@ from npllm.finetuning.stage_run import (
     create_stage_run,
     load_model,
     new_state,
+    policy_checkpoint,
     train_stage,
     trained_checkpoint,
     write_summary,
@@ -70,7 +71,7 @@ def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequenc
     if config.train.steps is None:
         raise ConfigError("train.steps is none, but PPO has no epochs to count; set train.steps.")
     check_same_tokenizer(base, reward)
-    policy_file, tokenizer = trained_checkpoint(base)
+    policy_file, tokenizer = policy_checkpoint(base)
     reward_file, _ = trained_checkpoint(reward)
     models, records = {"policy": policy_file, "reward": reward_file}, {"prompts": [Prompt(text) for text in prompts]}
     return create_stage_run(out, "ppo", config, tokenizer, models=models, records=records)
@@ -81,14 +82,14 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
     with run.lock():
         config = load_config(run.config, PPOConfig)
         set_up_kernels(config.train, console)
-        tokenizer = run.load_tokenizer()
+        asked = PromptFormat(run.load_tokenizer())
         actors = build_actors(load_model(run, "policy"), load_model(run, "reward"), config)
         check_dtype(actors, config)
         gradients = PPOGradients(
             config.ppo,
-            [encode_prompt(tokenizer, prompt) for prompt in read_prompts(checked_records(run, "prompts"))],
+            [asked.encode(prompt) for prompt in read_prompts(checked_records(run, "prompts"))],
             Judges(actors.reference, actors.reward, gold),
-            stop_id=stop_token(tokenizer),
+            stop_id=asked.stop_id(),
             minibatch=config.batch.size,
             micro_size=config.batch.micro_size,
             seed=config.train.seed,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npllm.data.chat import encode_prompt, stop_token
+from npllm.data.prompt_format import PromptFormat
 from npllm.generation.batched import generate_batch
 from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
@@ -38,12 +38,13 @@ def respond(
     temperature: float = 1.0,
 ) -> Answers:
     """One answer to each prompt; the same for the same seed and ids, first_id and those after it."""
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    asked = PromptFormat(tokenizer)
+    ids = [asked.encode(prompt) for prompt in prompts]
     written = generate_batch(
         policy,
         ids,
         max_tokens=max_tokens,
-        stop_id=stop_token(tokenizer),
+        stop_id=asked.stop_id(),
         temperature=temperature,
         seed=seed,
         first_id=first_id,
@@ -55,8 +56,9 @@ def respond(
 def decode_responses(
     prompts: Sequence[str], tokens: Sequence[np.ndarray], stopped: np.ndarray, tokenizer: Tokenizer
 ) -> list[Response]:
-    """Responses as texts, without the stop token."""
+    """Responses as texts: what `generate` would print of them."""
+    asked = PromptFormat(tokenizer)
     return [
-        Response(prompt, tokenizer.decode(ids[: len(ids) - ended]), bool(ended))
+        Response(prompt, asked.decode(ids.tolist()), bool(ended))
         for prompt, ids, ended in zip(prompts, tokens, stopped, strict=True)
     ]

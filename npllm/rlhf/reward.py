@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from npllm.data.chat import encode_prompt, encode_response
+from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Preference, read_preferences, split_records
 from npllm.data.sampler import RowSampler
 from npllm.finetuning.adaptation import adapted
@@ -79,9 +79,10 @@ class Pairs(NamedTuple):
 
 def encode_pairs(records: Sequence[Preference], tokenizer: Tokenizer, block_size: int) -> Pairs:
     """Preferences as tokens; each response ends in the stop token."""
-    prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
+    asked = PromptFormat(tokenizer)
+    prompts = [asked.encode(record.prompt) for record in records]
     sides = [
-        [np.array(encode_response(tokenizer, getattr(record, name)), np.int32) for record in records]
+        [np.array(asked.encode_response(getattr(record, name)), np.int32) for record in records]
         for name in ("chosen", "rejected")
     ]
     longest = max(len(prompt) + len(response) for side in sides for prompt, response in zip(prompts, side, strict=True))

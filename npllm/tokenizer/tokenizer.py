@@ -101,18 +101,14 @@ class Tokenizer:
 class StreamDecoder:
     """Decodes ids one by one and never gives half a character.
 
-    A token of a byte-level tokenizer may end inside a character: its bytes wait for those of the next token.
-    All that push and finish return, joined, is what Tokenizer.decode gives for all ids at once.
+    A token of a byte-level tokenizer may end inside a character: its bytes wait for those of the next token, and are
+    lost where none comes. But for these, all that push returns, joined, is what Tokenizer.decode gives for all ids.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token_id: int) -> str:
-        """The text that this token completes, often "" in the middle of a character."""
-        return self._utf8.decode(self._tokenizer.decode_bytes([token_id]))
-
-    def finish(self) -> str:
-        """What is left at the end: "" or one U+FFFD for the bytes of an unfinished character."""
-        return self._utf8.decode(b"", final=True)
+    def push(self, ids: int | Sequence[int]) -> str:
+        """The text that this token completes, or these; often "" in the middle of a character."""
+        return self._utf8.decode(self._tokenizer.decode_bytes(np.atleast_1d(ids)))

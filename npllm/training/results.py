@@ -1,5 +1,6 @@
 """What a run ends with: the full validation loss beside the compressors' figures, a plot, samples, the next command."""
 
+import codecs
 import hashlib
 import json
 import re
@@ -85,11 +86,17 @@ def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: T
         beginning = val_shard.tokens[start : start + SAMPLE_PROMPT_TOKENS].tolist()
         if val_shard.eot_id in beginning:
             beginning = beginning[: beginning.index(val_shard.eot_id)]
-        prompt = tokenizer.decode(beginning)
+        prompt = whole_characters(tokenizer.decode_bytes(beginning))
         samples.append((prompt, "".join(generate(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, seed=seed))))
     lines = [f"=== sample {i}: prompt, then continuation ===\n{p}|{text}\n" for i, (p, text) in enumerate(samples, 1)]
     write_atomically(run.samples, "\n".join(lines).encode())
     return samples
+
+
+def whole_characters(excerpt: bytes) -> str:
+    """Bytes out of the midst of a text as text, without the halves of characters at both ends."""
+    continuation = bytes(range(0x80, 0xC0))
+    return codecs.getincrementaldecoder("utf-8")(errors="replace").decode(excerpt.lstrip(continuation))
 
 
 def sample_positions(shard: TokenShard) -> list[int]:

@@ -3,19 +3,8 @@
 import numpy as np
 import pytest
 
-from npllm.data.chat import (
-    ASSISTANT,
-    CHAT_TOKENS,
-    END,
-    SYSTEM,
-    USER,
-    Example,
-    encode_conversation,
-    encode_demonstration,
-    encode_prompt,
-    encode_response,
-    stop_token,
-)
+from npllm.data.chat import Example, encode_conversation, encode_demonstration
+from npllm.data.prompt_format import ASSISTANT, CHAT_TOKENS, END, SYSTEM, USER, PromptFormat
 from npllm.data.records import Conversation, Demonstration, Message
 from npllm.errors import ConfigError
 from npllm.tokenizer import byte_tokenizer, train_bpe
@@ -86,7 +75,7 @@ def test_the_supervised_tokens_of_a_conversation_are_what_the_assistant_says_and
 def test_the_loss_begins_where_the_prompt_of_a_chat_ends():
     """Generation continues the very ids that training put before the assistant's words."""
     example = encode_conversation(TOKENIZER, TALK)
-    prompt = encode_prompt(TOKENIZER, TALK.messages[:-1])
+    prompt = PromptFormat(TOKENIZER).encode(TALK.messages[:-1])
     assert prompt == example.tokens[: len(prompt)].tolist()
     assert supervised(Example(example.tokens[len(prompt) :], example.is_target[len(prompt) :])) == (
         example.tokens[len(prompt) :].tolist()
@@ -102,11 +91,13 @@ def test_to_a_model_of_conversations_a_prompt_is_what_the_user_says():
     assert example.tokens.tolist() == for_training.tokens.tolist()
     assert example.is_target.tolist() == for_training.is_target.tolist()
     for prompt in ("return?", talk.messages[:1]):
-        ids = [*encode_prompt(TOKENIZER, prompt), *encode_response(TOKENIZER, "x")]
+        asked = PromptFormat(TOKENIZER)
+        ids = [*asked.encode(prompt), *asked.encode_response("x")]
         assert ids == for_training.tokens.tolist()
-    assert stop_token(TOKENIZER) == SPECIAL[END]
-    assert stop_token(PLAIN) == EOT
-    assert stop_token(with_special_tokens(PLAIN, [ASSISTANT])) == EOT, "some tokens of a chat are no chat"
+    assert PromptFormat(TOKENIZER).stop_id() == SPECIAL[END]
+    assert PromptFormat(PLAIN).stop_id() == EOT
+    some = with_special_tokens(PLAIN, [ASSISTANT])
+    assert PromptFormat(some).stop_id() == EOT, "some tokens of a chat are no chat"
 
 
 @pytest.mark.parametrize("typed", [*CHAT_TOKENS, "<|endoftext|>"])
@@ -116,7 +107,7 @@ def test_what_is_typed_is_never_a_special_token(typed):
     talk = (Message("user", f"a{typed}b"), Message("assistant", f"c{typed}d"))
     expected = [SPECIAL[text] for text in (USER, END, ASSISTANT, END)]
     assert [i for i in encode_conversation(TOKENIZER, Conversation(talk)).tokens if i in SPECIAL.values()] == expected
-    assert [i for i in encode_prompt(TOKENIZER, talk) if i in SPECIAL.values()] == [
+    assert [i for i in PromptFormat(TOKENIZER).encode(talk) if i in SPECIAL.values()] == [
         *expected,
         SPECIAL[ASSISTANT],
     ]
@@ -126,7 +117,7 @@ def test_a_tokenizer_without_the_tokens_is_refused():
     sentence = "the tokenizer has no special token {}: begin with a run of npllm sft"
     with pytest.raises(ConfigError, match=sentence.format(r"<\|endoftext\|>")):
         encode_demonstration(byte_tokenizer(special_tokens=()), Demonstration("a", "b"))
-    for encode in (encode_conversation, lambda tokenizer, talk: encode_prompt(tokenizer, talk.messages)):
+    for encode in (encode_conversation, lambda tokenizer, talk: PromptFormat(tokenizer).encode(talk.messages)):
         with pytest.raises(ConfigError, match=sentence.format(r"<\|end\|>")):
             encode(PLAIN, TALK)
         with pytest.raises(ConfigError, match=sentence.format(r"<\|system\|>")):

@@ -1,12 +1,12 @@
 """`npllm chat`: what the model is shown, when its answer ends, and who can talk at all."""
 
 import io
+from importlib import import_module
 
 import pytest
 from small_runs import refused, run
 from stage_runs import DEMONSTRATIONS, conversations, pretrained, stage_arguments, write_jsonl
 
-from npllm.finetuning import chat
 from npllm.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -51,7 +51,8 @@ def shown_to_the_model(monkeypatch) -> list[list[int]]:
         prompts.append(list(prompt))
         return iter([0])
 
-    monkeypatch.setattr(chat, "generate_tokens", one_token)
+    module = import_module("npllm.generation.generate")  # the package has a function of this name
+    monkeypatch.setattr(module, "generate_tokens", one_token)
     return prompts
 
 

@@ -5,8 +5,9 @@ import pytest
 from small_runs import checkpoints, content, refused, run, summary, untimed_metrics
 from stage_runs import DEMONSTRATIONS, conversations, pretrained, stage_arguments, write_jsonl
 
-from npllm.data.chat import CHAT_TOKENS, END, Example
+from npllm.data.chat import Example
 from npllm.data.packing import pack
+from npllm.data.prompt_format import CHAT_TOKENS, END
 from npllm.data.records import read_demonstrations
 from npllm.finetuning.sft import PackedGradients, SFTConfig, encode, packed_loss
 from npllm.model import GPT, ModelConfig

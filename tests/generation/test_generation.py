@@ -135,11 +135,12 @@ def test_dropout_is_off():
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Let the model say these ids."""
+    """scripted(tokenizer, ids): what `generate` gives where the model says these ids."""
 
-    def script(ids):
+    def script(tokenizer, ids, prompt="x"):
         module = import_module("npllm.generation.generate")  # the package has a function of this name
         monkeypatch.setattr(module, "generate_tokens", lambda *_, **__: iter(ids))
+        return generate(lively_model("kernels", vocab_size=tokenizer.vocab_size), tokenizer, prompt)
 
     return script
 
@@ -147,11 +148,11 @@ def scripted(monkeypatch):
 def test_no_piece_ends_inside_a_character(scripted):
     tokenizer = byte_tokenizer()
     text = "é 漢字 🦜!"
-    scripted(tokenizer.encode(text))
-    pieces = list(generate(None, tokenizer, "x"))
-    assert pieces == list(text)
-    scripted(tokenizer.encode("a🦜")[:-1])
-    assert list(generate(None, tokenizer, "x")) == ["a", "\ufffd"]
+    assert list(scripted(tokenizer, tokenizer.encode(text))) == list(text)
+    cut = tokenizer.encode("a🦜")[:-1]
+    assert list(scripted(tokenizer, cut)) == ["a"]
+    assert list(scripted(tokenizer, [*cut, tokenizer.eot_id])) == ["a"]
+    assert "".join(scripted(tokenizer, [*cut, *tokenizer.encode("b")])) == "a\ufffdb"
 
 
 def test_the_pieces_are_the_text_of_all_tokens():
@@ -161,14 +162,14 @@ def test_the_pieces_are_the_text_of_all_tokens():
     ids = list(generate_tokens(model, tokenizer.encode("é"), max_tokens=60, temperature=0.8, seed=2))
     assert tokenizer.eot_id not in ids
     pieces = list(generate(model, tokenizer, "é", max_tokens=60, temperature=0.8, seed=2))
-    assert "".join(pieces) == tokenizer.decode(ids)
+    assert "".join(pieces) == tokenizer.stream_decoder().push(ids)
     assert "" not in pieces
 
 
 def test_the_end_of_text_ends_it(scripted):
     tokenizer = train_bpe(["the cat sat on the mat"], 260)
-    scripted([*tokenizer.encode("cat"), tokenizer.eot_id, *tokenizer.encode("never")])
-    assert "".join(generate(None, tokenizer, "the ")) == "cat"
+    ids = [*tokenizer.encode("cat"), tokenizer.eot_id, *tokenizer.encode("never")]
+    assert "".join(scripted(tokenizer, ids)) == "cat"
 
 
 def test_pieces_come_one_by_one(scripted):
@@ -181,8 +182,7 @@ def test_pieces_come_one_by_one(scripted):
             asked.append(token)
             yield token
 
-    scripted(ids())
-    pieces = generate(None, tokenizer, "x")
+    pieces = scripted(tokenizer, ids())
     assert asked == []
     assert next(pieces) == "a"
     assert len(asked) == 1
@@ -192,7 +192,7 @@ def test_an_empty_prompt_is_the_beginning_of_a_document():
     tokenizer = byte_tokenizer()
     model = lively_model("kernels", vocab_size=tokenizer.vocab_size)
     expected = list(generate_tokens(model, [tokenizer.eot_id], max_tokens=9, temperature=0.8))
-    assert "".join(generate(model, tokenizer, max_tokens=9)) == tokenizer.decode(expected)
+    assert "".join(generate(model, tokenizer, max_tokens=9)) == tokenizer.stream_decoder().push(expected)
 
     characters = train_char("ab\n")
     model = lively_model("kernels", vocab_size=3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rlhf_cases import actor_critic, language_model, ppo_gradients, tiny_config
 
-from npllm.data.chat import encode_prompt, stop_token
+from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.stage_run import check_same_tokenizer
@@ -93,9 +93,9 @@ def test_settings_of_dpo_and_reward_out_of_range(kind, settings, message):
 
 def test_a_tokenizer_without_a_stop_token():
     with pytest.raises(ConfigError, match=r"no special token <\|endoftext\|>: begin with a run of npllm sft\.$"):
-        stop_token(without_stop := train_char(["abc"]))
-    with_stop = with_special_tokens(without_stop, [END_OF_TEXT])
-    assert [encode_prompt(with_stop, text) for text in ("a", "")] == [[0], [stop_token(with_stop)]]
+        PromptFormat(without_stop := train_char(["abc"])).stop_id()
+    with_stop = PromptFormat(with_special_tokens(without_stop, [END_OF_TEXT]))
+    assert [with_stop.encode(text) for text in ("a", "")] == [[0], [with_stop.stop_id()]]
 
 
 def test_different_tokenizers(tmp_path):

@@ -88,8 +88,10 @@ def test_a_character_that_was_not_in_training_is_named(unknown, name):
 
 @given(ids=st.lists(st.integers(0, 289), max_size=40))
 def test_streaming_gives_the_text_of_decoding(bpe, ids):
-    decoder = bpe.stream_decoder()
-    assert "".join([decoder.push(i) for i in ids]) + decoder.finish() == bpe.decode(ids)
+    decoder, at_once = bpe.stream_decoder(), bpe.stream_decoder().push(ids)
+    text = "".join([decoder.push(i) for i in ids])
+    assert text == at_once
+    assert bpe.decode(ids) in (text, text + "\ufffd")  # where the last character is not complete
 
 
 @given(text=st.text())
@@ -98,14 +100,12 @@ def test_streaming_never_gives_half_a_character(text):
     decoder = tokenizer.stream_decoder()
     given_out = [decoder.push(i) for i in tokenizer.encode(text)]
     assert [part for part in given_out if part] == list(text)
-    assert decoder.finish() == ""
 
 
 def test_a_stream_that_ends_inside_a_character():
     tokenizer = byte_tokenizer()
     decoder = tokenizer.stream_decoder()
     assert [decoder.push(i) for i in tokenizer.encode("a👋")[:-1]] == ["a", "", "", ""]
-    assert decoder.finish() == "\ufffd"
 
 
 @pytest.mark.skipif(not TINY_SHAKESPEARE.exists(), reason="the shared data folder is not here")
