@@ -6,6 +6,7 @@ Source: Radford et al., "Language models are unsupervised multitask learners" (G
 rmsnorm, position = rotary, mlp = swiglu are those of Touvron et al., "LLaMA", 2023.
 """
 
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
 from npllm.model.parameters import Parameters, initialise, parameter_shapes, weight_shapes, within
 from npllm.model.rounded_weights import RoundedWeights
+from npllm.model.threads import Memory, one_thread_at_a_time
 from npllm.reference.linear import LinearCache
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.rotary import rotary_tables
@@ -38,7 +40,7 @@ class Storage(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A forward pass and what its backward needs. Valid until the model's next pass."""
+    """A forward pass and what its backward needs. Valid until the model's next pass in the same thread."""
 
     hidden: np.ndarray  # (N, C): the rows before the heads
     context: Context
@@ -53,6 +55,9 @@ class GPT:
 
     dtype "bf16": parameters, gradients and everything between two matrix products are float32; what is multiplied is
     rounded to bfloat16, and the products are summed in float32.
+
+    Threads may use one model at once: they take turns, pass by pass, and each gets what it would get alone. Who changes
+    the parameters (an optimiser) must see to it that no other thread is in the midst of something.
     """
 
     def __init__(
@@ -78,7 +83,8 @@ class GPT:
         self.dtype_name = dtype
         self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)  # of parameters and activations
         self.ops = import_module(f"npllm.{backend}")
-        self.arena, self.scratch = Arena(), Arena()
+        self.memory = Memory()
+        self.turn = threading.RLock()
         self._take(storage)
         self._rounded = RoundedWeights(self.weights, self.head_name) if dtype == "bf16" else None
         weights = self.weights if self._rounded is None else self._rounded
@@ -108,16 +114,28 @@ class GPT:
             self.weights, self.dweights = workspace
 
     @property
+    def arena(self) -> Arena:
+        """Of this thread: what a pass keeps for its backward."""
+        return self.memory.arena
+
+    @property
+    def scratch(self) -> Arena:
+        """Of this thread: everything else."""
+        return self.memory.scratch
+
+    @property
     def head_name(self) -> str:
         """The parameter that is the last layer's weight, (V, C)."""
         return "token_embedding" if self.config.tie_embeddings else "lm_head"
 
+    @one_thread_at_a_time
     def merged(self) -> Mapping[str, np.ndarray]:
         """The weights as the next pass would find them; with LoRA valid until then."""
         if self._lora is not None:
             self._lora.merge()
         return self.weights
 
+    @one_thread_at_a_time
     def trace(self, tokens, *, starts=None, step: int = 0, first_row: int = 0) -> Trace:
         """A forward pass of training, with dropout, for `backward`.
 
@@ -131,32 +149,39 @@ class GPT:
         context = self._context(tokens.shape[1], rate=rate, step=step, first_row=first_row, starts=starts)
         return Trace(*self._forward(context, tokens))
 
+    @one_thread_at_a_time
     def backward(self, trace: Trace, dhidden) -> None:
         """Add the gradients of all parameters below the heads, for the gradient of the trace's hidden, (N, C)."""
         self._backward(trace.context, dhidden, trace.caches)
         if self._lora is not None:
             self._lora.take_gradients()
 
+    @one_thread_at_a_time
     def hidden(self, tokens, *, starts=None) -> np.ndarray:
-        """The rows before the heads, (N, C), without dropout and without a backward; valid until the next pass."""
+        """The rows before the heads, (N, C), without dropout and without a backward; valid until the next pass in
+        this thread."""
         tokens, starts = self._check_rows(tokens, starts)
         return self._evaluate(tokens, starts=starts)
 
+    @one_thread_at_a_time
     def log_probability_forward(self, hidden, targets):
         """Of each row's target, (N,), in nats, and the entropy of its distribution, (N,); both 0 where the target is
         -1. hidden: (N, C). targets: (N,). Also returns the cache."""
         return self.ops.lm_head_policy_forward(hidden, self._head, targets, empty=self.arena.empty)
 
+    @one_thread_at_a_time
     def log_probability_backward(self, dlog_probability, dentropy, cache) -> np.ndarray:
         """dhidden, (N, C), for the gradients of both, (N,); dentropy: None = zeros. Adds to the head's gradient."""
         return self.ops.lm_head_policy_backward(
             dlog_probability, dentropy, cache, self._head, self.dweights[self.head_name], empty=self.arena.empty
         )
 
+    @one_thread_at_a_time
     def readout(self, hidden) -> np.ndarray:
         """The second head: (n, C) -> (n, n_outputs)."""
         return self.ops.linear_forward(hidden, self.params["readout.weight"], self.params["readout.bias"])[0]
 
+    @one_thread_at_a_time
     def readout_backward(self, doutputs, hidden) -> np.ndarray:
         """dhidden, (n, C), for doutputs, (n, n_outputs). Adds to the second head's gradients."""
         return self.ops.linear_backward(
@@ -167,6 +192,7 @@ class GPT:
             self.grads["readout.bias"],
         )
 
+    @one_thread_at_a_time
     def loss_and_grad(
         self, tokens, targets, *, n_targets: int | None = None, starts=None, step: int = 0, first_row: int = 0
     ) -> float:
@@ -196,6 +222,7 @@ class GPT:
         nll = self.negative_log_likelihood(tokens, targets, starts=starts)
         return float(nll.sum(dtype=np.float64)) / self._count(targets)
 
+    @one_thread_at_a_time
     def negative_log_likelihood(self, tokens, targets, *, starts=None) -> np.ndarray:
         """Of each target, in nats, (B, T); 0 where the target is -1. Without dropout."""
         tokens, targets = self._check(tokens, targets)
@@ -207,10 +234,12 @@ class GPT:
         """Unnormalised log-probabilities of every next token, (B, T, V). Without dropout."""
         return self.logits_of(self.hidden(tokens)).reshape(*np.shape(tokens), -1)
 
+    @one_thread_at_a_time
     def logits_of(self, hidden) -> np.ndarray:
         """The logits of rows before the head, (n, C): (n, V)."""
         return self.ops.linear_forward(hidden, self._head.T)[0]
 
+    @one_thread_at_a_time
     def extend(self, tokens, kv_cache) -> np.ndarray:
         """Logits of the token after the last, (B, V), where kv_cache holds the positions before these tokens, (B, T).
 

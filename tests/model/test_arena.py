@@ -137,7 +137,7 @@ def test_no_stale_memory_is_read(backend, architecture, dropout):
     results = []
     for kind in (Arena, PoisonedArena):
         model = GPT(config, backend=backend)
-        model.arena, model.scratch = kind(), kind()
+        model.memory.arena, model.memory.scratch = kind(), kind()
         losses = []
         for step in range(3):
             batch = random_batch(config, B=3, T=4 + step % 2, seed=step)
