@@ -92,7 +92,7 @@ def chat(
 
     Args:
         run: folder of the run, or a checkpoint in it
-        max_tokens: longest answer, in tokens
+        max_tokens: longest answer, in tokens; past the model's window it forgets the oldest of the conversation
         temperature: 0 = always the likeliest token, 1 = as the model says
         top_p: choose among the fewest likeliest tokens that together reach this probability
         seed: same seed and same questions, same answers

@@ -48,7 +48,7 @@ def shown_to_the_model(monkeypatch) -> list[list[int]]:
     prompts = []
 
     def one_token(model, prompt, **how):
-        prompts.append(list(prompt))
+        prompts.append(how["last"](prompt, model.config.block_size))
         return iter([0])
 
     module = import_module("npllm.generation.generate")  # the package has a function of this name
@@ -60,6 +60,15 @@ def test_it_answers_as_it_learnt_to_and_stops(talker, monkeypatch, capsys):
     for demonstration in DEMONSTRATIONS:
         answers = talk(monkeypatch, capsys, talker, demonstration["prompt"])
         assert answers == [demonstration["response"], ""]
+
+
+def test_generate_asks_and_stops_as_chat_does(talker, capsys):
+    """And prints the answer alone: to a model of conversations it does not continue the question."""
+    for demonstration in DEMONSTRATIONS:
+        capsys.readouterr()
+        assert run("generate", talker, "--prompt", demonstration["prompt"], "--temperature", 0) == 0
+        shown = capsys.readouterr()
+        assert (shown.out, shown.err) == (demonstration["response"] + "\n", "")
 
 
 def test_an_empty_line_ends_it(talker, monkeypatch, capsys):
@@ -86,6 +95,19 @@ def test_a_long_answer_takes_no_room_from_the_question(talker, monkeypatch, caps
     prompts = shown_to_the_model(monkeypatch)
     talk(monkeypatch, capsys, talker, "under the roof", options=("--max-tokens", 1000))
     assert len(prompts[0]) == len("under the roof") + 3
+
+
+def test_what_the_window_has_no_room_for_is_left_out_with_a_word(talker, monkeypatch, capsys):
+    """Each time, in one line: first the oldest turns, then the beginning of the question."""
+    prompts = shown_to_the_model(monkeypatch)
+    lines = "under the roof", "on a mat and a roof", "the cat and the dog and the roof"
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    assert run("chat", talker) == 0
+    said = "npllm: The prompt has {} tokens, but the model sees 32 at once; its beginning is left out."
+    assert capsys.readouterr().err.splitlines() == [said.format(41), said.format(78)]
+    decode = Tokenizer.load(talker).decode
+    assert decode(prompts[1]) == "<|user|>on a mat and a roof<|end|><|assistant|>"
+    assert decode(prompts[2]) == "<|user|> cat and the dog and the roof<|end|><|assistant|>"
 
 
 @pytest.mark.parametrize("end", ["", "\n"], ids=["as it is", "with a line feed"])

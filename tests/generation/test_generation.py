@@ -6,10 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from npllm.errors import ConfigError, DataError
+from npllm.data.prompt_format import CHAT_TOKENS
+from npllm.data.records import Message
+from npllm.errors import ConfigError, DataError, NpllmWarning
 from npllm.generation import KVCache, generate, generate_tokens
 from npllm.model import GPT, ModelConfig
 from npllm.tokenizer import byte_tokenizer, train_bpe, train_char
+from npllm.tokenizer.special_tokens import with_special_tokens
 
 T, V = 8, 13
 ARCHITECTURES = [
@@ -172,6 +175,45 @@ def test_the_end_of_text_ends_it(scripted):
     assert "".join(scripted(tokenizer, ids)) == "cat"
 
 
+CHAT = with_special_tokens(byte_tokenizer(), CHAT_TOKENS)
+
+
+def test_an_answer_ends_with_its_turn_and_shows_no_special_token(scripted):
+    """A model that learnt from conversations also stops where a document ends."""
+    for end in ("<|end|>", "<|endoftext|>"):
+        ids = CHAT.encode(f"<|assistant|>yes{end}no", allowed_special=True)
+        assert "".join(scripted(CHAT, ids)) == "yes"
+
+
+def test_a_question_longer_than_the_window_is_cut_with_a_word(monkeypatch):
+    """What the model is shown begins with a role token, at first and whenever the window slides."""
+    model = lively_model("kernels", vocab_size=CHAT.vocab_size)
+    extend, shown = model.extend, []
+
+    def watched(tokens, cache):
+        if tokens.shape[1] > 1:
+            shown.append(CHAT.decode(tokens[0]))
+        return extend(tokens, cache)
+
+    monkeypatch.setattr(model, "extend", watched)
+    talk = (Message("user", "old"), Message("assistant", "talk"), Message("user", "question"))
+    complaint = r"The prompt has 22 tokens, but the model sees 8 at once; its beginning is left out\."
+    with pytest.warns(NpllmWarning, match=complaint) as said:
+        list(generate(model, CHAT, talk, max_tokens=7, seed=3))
+    assert [each.filename for each in said] == [__file__]
+    assert shown[0] == "<|user|>stion<|end|><|assistant|>"
+    assert len(shown) > 1
+    for window in shown[1:]:
+        assert window.startswith(("<|user|>", "<|assistant|>"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_question_that_fits_is_asked_without_a_word():
+    list(generate(lively_model("kernels", vocab_size=CHAT.vocab_size), CHAT, "fits.", max_tokens=1))
+    with pytest.raises(NpllmWarning, match="The prompt has 9 tokens"):
+        generate(lively_model("kernels", vocab_size=CHAT.vocab_size), byte_tokenizer(), "too long.")
+
+
 def test_pieces_come_one_by_one(scripted):
     """Streaming: a piece is there before the next token is asked for."""
     tokenizer = byte_tokenizer()
@@ -211,3 +253,7 @@ def test_what_is_wrong_is_said_at_once():
         generate_tokens(model, [0], max_tokens=1, top_k=0)
     with pytest.raises(DataError, match="'x'"):
         generate(model, tokenizer, "x")
+    for n_outputs, kind in ((1, "a reward model"), (3, "a classifier")):
+        judge = lively_model("kernels", vocab_size=3, n_outputs=n_outputs)
+        with pytest.raises(ConfigError, match=f"^This model is {kind}: it judges texts and does not write; take the"):
+            generate(judge, tokenizer, "a")

@@ -229,6 +229,27 @@ def test_a_sample_prompt_ends_with_its_document(tmp_path):
         assert re.fullmatch(r"short \d+\n", prompt)
 
 
+def test_an_excerpt_loses_the_halves_of_characters_at_its_ends():
+    text = "é🦜漢".encode()
+    spans = [(first, last) for first in range(4) for last in range(4, 10)]
+    excerpts = {(first, last): results.whole_characters(text[first:last]) for first, last in spans}
+    assert excerpts[0, 6] == excerpts[0, 8] == "é🦜"
+    assert excerpts[1, 9] == excerpts[2, 9] == "🦜漢"
+    assert excerpts[3, 9] == "漢"
+    assert not any("\ufffd" in excerpt for excerpt in excerpts.values())
+
+
+@pytest.mark.usefixtures("quick")
+def test_samples_have_whole_characters(tmp_path):
+    """The prompts are 16 bytes from anywhere in the text; each character has 3."""
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("".join(chr(0x4E00 + i) for i in range(999)), encoding="utf-8")
+    assert run(*pretrain_arguments(text, out, data__tokenizer="byte")) == 0
+    prompts = re.findall(r"continuation ===\n([^|]*)\|", (out / "samples.txt").read_text(encoding="utf-8"))
+    assert [len(prompt) for prompt in prompts] == [5, 4, 5]
+    assert "\ufffd" not in "".join(prompts)
+
+
 @pytest.mark.usefixtures("quick")
 def test_without_matplotlib_there_is_no_plot(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(results, "find_spec", lambda name: None)
