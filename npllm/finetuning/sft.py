@@ -36,7 +36,6 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
-from npllm.training.checkpoint import model_from_checkpoint
 from npllm.training.config import LoopConfig, load_config
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
@@ -108,9 +107,8 @@ def sft(config: SFTConfig, base: Path, data: str, out: Path, console: Console) -
 
 def embedded_demonstrations(base: Path) -> list[Demonstration]:
     """Signatures and docstrings, those that the model has room for. Of a user's file none would be left out."""
-    checkpoint, tokenizer = policy_checkpoint(base)
-    T = model_from_checkpoint(checkpoint).config.block_size
-    demonstrations = stdlib_docstrings()
+    _, tokenizer, model_config = policy_checkpoint(base)
+    T, demonstrations = model_config.block_size, stdlib_docstrings()
     examples = encode(demonstrations, with_special_tokens(tokenizer, [END_OF_TEXT]))
     return [record for record, example in zip(demonstrations, examples, strict=True) if len(example.tokens) <= T + 1]
 
@@ -119,10 +117,10 @@ def create_sft_run(
     config: SFTConfig, base: Path, demonstrations: Sequence[Demonstration | Conversation], out: Path
 ) -> RunFolder:
     """Check and split the demonstrations, and fix the number of updates."""
-    checkpoint, tokenizer = policy_checkpoint(base)
+    checkpoint, tokenizer, model_config = policy_checkpoint(base)
     chat = any(isinstance(demonstration, Conversation) for demonstration in demonstrations)
     tokenizer = with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
-    examples, T = encode(demonstrations, tokenizer), model_from_checkpoint(checkpoint).config.block_size
+    examples, T = encode(demonstrations, tokenizer), model_config.block_size
     pack(examples, T)  # before the split, so that a complaint counts as the file does
     split = config.sft.val_fraction, config.train.seed
     train_records, val_records = split_records(demonstrations, *split)

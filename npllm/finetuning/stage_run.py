@@ -22,7 +22,7 @@ from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
 from npllm.generation import check_writes
-from npllm.model import GPT, ActorCritic
+from npllm.model import GPT, ActorCritic, ModelConfig
 from npllm.optim import build_optimizer
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
@@ -112,11 +112,13 @@ def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
     return (Path(path) if Path(path).is_file() else run.newest_checkpoint()), run.load_tokenizer()
 
 
-def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
-    """The same, of a run that goes on to write texts. Raises ConfigError for one that judges them."""
+def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer, ModelConfig]:
+    """The same, and the shape of the model, for a stage whose model writes texts. Raises ConfigError for a run whose
+    model judges them."""
     checkpoint, tokenizer = trained_checkpoint(path)
-    check_writes(model_from_checkpoint(checkpoint), path)
-    return checkpoint, tokenizer
+    model = model_from_checkpoint(checkpoint)
+    check_writes(model, path)
+    return checkpoint, tokenizer, model.config
 
 
 def check_same_tokenizer(one: Path, other: Path) -> None:

@@ -120,7 +120,7 @@ def dpo(config: DPOConfig, base: Path, data: Path, out: Path, console: Console) 
 
 def create_dpo_run(config: DPOConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
     """Check and split the preferences, and fix the number of updates."""
-    checkpoint, tokenizer = policy_checkpoint(base)
+    checkpoint, tokenizer, _ = policy_checkpoint(base)
     train_records, val_records = split_records(preferences, config.dpo.val_fraction, config.train.seed)
     records = {"train": train_records, "val": val_records}
     config = steps_of(config.dpo.epochs, len(train_records), config)

@@ -71,7 +71,7 @@ def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequenc
     if config.train.steps is None:
         raise ConfigError("train.steps is none, but PPO has no epochs to count; set train.steps.")
     check_same_tokenizer(base, reward)
-    policy_file, tokenizer = policy_checkpoint(base)
+    policy_file, tokenizer, _ = policy_checkpoint(base)
     reward_file, _ = trained_checkpoint(reward)
     models, records = {"policy": policy_file, "reward": reward_file}, {"prompts": [Prompt(text) for text in prompts]}
     return create_stage_run(out, "ppo", config, tokenizer, models=models, records=records)
