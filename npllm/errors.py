@@ -12,7 +12,7 @@ class NpllmError(Exception):
 
 
 class NpllmWarning(UserWarning):
-    """Something went otherwise than asked for, and on. The command line prints it as one line to standard error."""
+    """It goes on, but not quite as asked. The command line prints one line to stderr."""
 
 
 class ConfigError(NpllmError):

@@ -10,8 +10,8 @@ and systems say, and the tokens that say whose turn it is.
     conversation     <|user|> content <|end|>      <|assistant|> content <|end|>
     is_target        -        -       -            -             x       x
 
-A model that learns from conversations also learns from demonstrations, as conversations of a single turn: see
-`prompt_format.py`.
+A model that learns from conversations also learns from demonstrations, as conversations of
+a single turn: see `prompt_format.py`.
 """
 
 from typing import NamedTuple

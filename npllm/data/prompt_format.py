@@ -3,8 +3,9 @@
     without the roles' tokens    prompt                                response <|endoftext|>
     with them                    <|user|> prompt <|end|> <|assistant|> response <|end|>
 
-A tokenizer with the roles' tokens belongs to a model that learns from conversations: to it a text is what the user
-says. Contents are encoded as ordinary text: a user who types <|assistant|> sends these letters, not the token.
+A tokenizer with the roles' tokens belongs to a model that learns from conversations: to
+it a text is what the user says. Contents are encoded as ordinary text: a user who types
+<|assistant|> sends these letters, not the token.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,30 +21,33 @@ ROLE_TOKENS = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}
 
 
 class PromptFormat:
-    """How the models of one tokenizer are asked. is_chat: prompts and responses are turns of a conversation."""
+    """How the models of one tokenizer are asked.
+
+    is_chat: prompts and responses are turns of a conversation.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.is_chat = all(token in tokenizer.special_tokens for token in CHAT_TOKENS)
-        self._specials = set(tokenizer.special_tokens.values())
-        ends = (END_OF_TEXT, END) if self.is_chat else (END_OF_TEXT,)
-        self._ends = {tokenizer.special_tokens.get(text) for text in ends}
+        self._special_ids = set(tokenizer.special_tokens.values())
 
     def stop_id(self) -> int:
-        """The token with which a response is complete. Raises ConfigError where there is none."""
+        """The token with which a response is complete. Raises ConfigError without one."""
         return self._special_id(END if self.is_chat else END_OF_TEXT)
 
     def encode(self, prompt: PromptText) -> list[int]:
         """The ids after which a response begins, at least one.
 
-        Of messages, and of a text for a model that learns from conversations: they all, then the assistant's role
-        token. Of a text for another model: itself; of an empty one what stands before a document. Raises ConfigError
-        when the tokenizer lacks a special token that it takes, DataError for a text that it cannot write.
+        Of messages, and of a text for a model that learns from conversations: they all,
+        then the assistant's role token. Of a text for another model: itself; of an empty
+        one what stands before a document. Raises ConfigError when the tokenizer lacks a
+        special token that it takes, DataError for a text that it cannot write.
         """
         if isinstance(prompt, str) and not self.is_chat:
             return self.tokenizer.encode(prompt) or self._document_start()
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
-        return [id for message in messages for id in self.encode_message(message)] + [self._special_id(ASSISTANT)]
+        ids = [token for message in messages for token in self.encode_message(message)]
+        return [*ids, self._special_id(ASSISTANT)]
 
     def encode_message(self, message: Message) -> list[int]:
         """Its role token, its content and the end token."""
@@ -55,10 +59,11 @@ class PromptFormat:
         return [*self.tokenizer.encode(response), self.stop_id()]
 
     def last(self, ids: list[int], room: int) -> list[int]:
-        """The last ids that there is room for, at least one, in a form that the model knows.
+        """The last ids that there is room for, at least one, as the model knows texts.
 
-        A conversation loses its oldest turns and keeps its system message, unless that takes more than half of the
-        room. Where the last question alone is too long, it loses its beginning.
+        A conversation loses its oldest turns and keeps its system message, unless that
+        takes more than half of the room. Where the last question alone is too long, it
+        loses its beginning.
         """
         if len(ids) <= room or not self.is_chat:
             return ids[-room:]
@@ -69,12 +74,16 @@ class PromptFormat:
         if special[USER] in ids[first:]:
             return system + ids[ids.index(special[USER], first) :]
         roles = {special[token] for token in ROLE_TOKENS.values()}
-        role = next(id for id in reversed(ids[: first + 1]) if id in roles)  # of the turn that is cut
+        role = next(token for token in reversed(ids[: first + 1]) if token in roles)  # of the turn that is cut
         return [*system, role, *ids[first + 1 :]]
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """What a response says, piece by piece, in whole characters: up to its stop token, or the end of the text.
-        Special tokens say nothing."""
+        """What a response says, piece by piece, in whole characters.
+
+        It ends with the first special token: its stop token, or one with which another
+        turn or document would begin. Bytes that are not UTF-8 become U+FFFD, but for half
+        a character at the end, of which nothing is left.
+        """
         decoder = self.tokenizer.stream_decoder()
         for token in self._said(tokens):
             if piece := decoder.push(token):
@@ -85,8 +94,7 @@ class PromptFormat:
         return self.tokenizer.stream_decoder().push(list(self._said(tokens)))
 
     def _said(self, tokens: Iterable[int]) -> Iterator[int]:
-        before_the_end = takewhile(lambda token: token not in self._ends, tokens)
-        return (token for token in before_the_end if token not in self._specials)
+        return takewhile(lambda token: token not in self._special_ids, tokens)
 
     def _document_start(self) -> list[int]:
         """The end of the document before or, in a vocabulary without that token, a newline."""

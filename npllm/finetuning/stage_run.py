@@ -113,8 +113,10 @@ def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
 
 
 def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer, ModelConfig]:
-    """The same, and the shape of the model, for a stage whose model writes texts. Raises ConfigError for a run whose
-    model judges them."""
+    """The same, and the shape of the model, for a stage whose model writes texts.
+
+    Raises ConfigError for a run whose model judges them.
+    """
     checkpoint, tokenizer = trained_checkpoint(path)
     model = model_from_checkpoint(checkpoint)
     check_writes(model, path)

@@ -28,9 +28,11 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Yield up to max_tokens token ids that follow the prompt (at least one id).
 
-    The n-th choice depends on (seed, n) and the logits only. A model knows positions up to block_size: when they are
-    used up, the older half of the text is forgotten and the younger half takes its place at the front. last(ids, room)
-    says what is kept where there is room for so many, as in `PromptFormat`.
+    The n-th choice depends on (seed, n) and the logits only. A model knows positions up to
+    block_size: when they are used up, the older half of the text is forgotten and the
+    younger half takes its place at the front. last(ids, room): what is kept of a text where
+    there is room for so many ids, as in `PromptFormat`.
+
     Raises ConfigError for a setting outside its range, at once and not at the first token.
     """
     check_sampling(max_tokens, temperature, top_k, top_p, seed)
@@ -67,12 +69,14 @@ def generate(
 ) -> Iterator[str]:
     """Yield the text that follows the prompt, piece by piece, until the model ends it or max_tokens.
 
-    An empty prompt stands for the beginning of a document. A model that learnt from conversations is asked as it learnt
-    to be, and its answer follows; prompt may then be the messages of a conversation. No piece ends inside a character.
-    A prompt longer than the model's window loses its beginning, with an NpllmWarning: see `PromptFormat.last`.
+    An empty prompt stands for the beginning of a document. A model that learnt from
+    conversations is asked as it learnt to be, and what follows is its answer; its prompt may
+    also be the messages of a conversation. No special token is given out and no half of a
+    character. A prompt longer than model.block_size loses its beginning, or its oldest turns
+    (see `PromptFormat.last`), with an NpllmWarning.
 
-    Raises ConfigError for a setting outside its range and for a model that judges texts, DataError for a prompt that
-    the tokenizer cannot write; at once and not at the first piece.
+    Raises ConfigError for a setting outside its range and for a model that judges texts,
+    DataError for a prompt that the tokenizer cannot write; at once and not at the first piece.
     """
     check_writes(model, "This model")
     asked = PromptFormat(tokenizer)

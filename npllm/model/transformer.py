@@ -56,8 +56,9 @@ class GPT:
     dtype "bf16": parameters, gradients and everything between two matrix products are float32; what is multiplied is
     rounded to bfloat16, and the products are summed in float32.
 
-    Threads may use one model at once: they take turns, pass by pass, and each gets what it would get alone. Who changes
-    the parameters (an optimiser) must see to it that no other thread is in the midst of something.
+    Threads may use one model at once: they take turns, and each gets what it would get
+    alone. Who changes the parameters (an optimiser) must see to it that no other thread is
+    in the midst of something.
     """
 
     def __init__(
@@ -158,8 +159,10 @@ class GPT:
 
     @one_thread_at_a_time
     def hidden(self, tokens, *, starts=None) -> np.ndarray:
-        """The rows before the heads, (N, C), without dropout and without a backward; valid until the next pass in
-        this thread."""
+        """The rows before the heads, (N, C), without dropout and without a backward.
+
+        Valid until the next pass in the same thread.
+        """
         tokens, starts = self._check_rows(tokens, starts)
         return self._evaluate(tokens, starts=starts)
 

@@ -101,8 +101,9 @@ class Tokenizer:
 class StreamDecoder:
     """Decodes ids one by one and never gives half a character.
 
-    A token of a byte-level tokenizer may end inside a character: its bytes wait for those of the next token, and are
-    lost where none comes. But for these, all that push returns, joined, is what Tokenizer.decode gives for all ids.
+    A token of a byte-level tokenizer may end inside a character: its bytes wait for those of
+    the next token, and are lost where none comes. But for these, all that push returns,
+    joined, is what Tokenizer.decode gives for all ids.
     """
 
     def __init__(self, tokenizer: Tokenizer):

@@ -78,7 +78,7 @@ def test_a_plain_text_loses_its_beginning():
 def test_the_text_of_a_response_has_no_special_tokens_and_no_half_character():
     assert CHAT.decode(ids("yes<|end|>no")) == "yes"
     assert CHAT.decode(ids("yes<|endoftext|>no")) == "yes"
-    assert CHAT.decode(ids("y<|user|>es")) == "yes"
+    assert CHAT.decode(ids("yes<|user|>no<|end|>")) == "yes", "the model would go on for the user"
     assert CHAT.decode(ids("é")[:1]) == ""
     assert CHAT.decode([*ids("aé")[:2], *ids("<|end|>")]) == "a"
     assert PLAIN.decode(byte_tokenizer().encode("<|end|>")) == "<|end|>", "typed, in a vocabulary without the token"

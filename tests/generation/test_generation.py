@@ -179,9 +179,9 @@ CHAT = with_special_tokens(byte_tokenizer(), CHAT_TOKENS)
 
 
 def test_an_answer_ends_with_its_turn_and_shows_no_special_token(scripted):
-    """A model that learnt from conversations also stops where a document ends."""
-    for end in ("<|end|>", "<|endoftext|>"):
-        ids = CHAT.encode(f"<|assistant|>yes{end}no", allowed_special=True)
+    """A model that learnt from conversations also stops where a document ends, or where it would speak for the user."""
+    for end in ("<|end|>", "<|endoftext|>", "<|user|>"):
+        ids = CHAT.encode(f"yes{end}no", allowed_special=True)
         assert "".join(scripted(CHAT, ids)) == "yes"
 
 
