@@ -81,9 +81,9 @@ def next_command(path: Path, prompt: str) -> str:
 
 def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: TokenShard) -> list[tuple[str, str]]:
     """Continue three beginnings from the validation text. Returns (prompt, continuation) and writes samples.txt."""
-    samples = []
+    samples, length = [], min(SAMPLE_PROMPT_TOKENS, -(-model.config.block_size // 2))
     for seed, start in enumerate(sample_positions(val_shard)):
-        beginning = val_shard.tokens[start : start + SAMPLE_PROMPT_TOKENS].tolist()
+        beginning = val_shard.tokens[start : start + length].tolist()
         if val_shard.eot_id in beginning:
             beginning = beginning[: beginning.index(val_shard.eot_id)]
         prompt = whole_characters(tokenizer.decode_bytes(beginning))

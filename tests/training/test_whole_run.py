@@ -221,7 +221,7 @@ def test_a_sample_prompt_ends_with_its_document(tmp_path):
     folder.mkdir()
     for number in range(30):
         (folder / f"{number}").write_text(f"short {number}\n")
-    settings = {"data__tokenizer": "byte", "data__val_fraction": 0.3}
+    settings = {"data__tokenizer": "byte", "data__val_fraction": 0.3, "model__block_size": 32}
     assert run(*pretrain_arguments(folder, out, **settings)) == 0
     prompts = re.findall(r"continuation ===\n([^|]*)\|", (out / "samples.txt").read_text())
     assert len(prompts) == 3
@@ -244,7 +244,7 @@ def test_samples_have_whole_characters(tmp_path):
     """The prompts are 16 bytes from anywhere in the text; each character has 3."""
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("".join(chr(0x4E00 + i) for i in range(999)), encoding="utf-8")
-    assert run(*pretrain_arguments(text, out, data__tokenizer="byte")) == 0
+    assert run(*pretrain_arguments(text, out, data__tokenizer="byte", model__block_size=32)) == 0
     prompts = re.findall(r"continuation ===\n([^|]*)\|", (out / "samples.txt").read_text(encoding="utf-8"))
     assert [len(prompt) for prompt in prompts] == [5, 4, 5]
     assert "\ufffd" not in "".join(prompts)
