@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from rlhf_cases import ARCHITECTURES, STOP, language_model, random_sequences, tiny_config
 
+from npllm.data.prompt_format import CHAT_TOKENS
 from npllm.generation.batched import generate_batch
 from npllm.generation.kv_cache import KVCache
 from npllm.generation.sampling import BATCH_SAMPLING_SITE, choose_token
 from npllm.model import GPT
 from npllm.reference.random import random_words
 from npllm.rlhf.divergence import log_softmax
+from npllm.rlhf.responses import decode_responses
 from npllm.rlhf.sequences import join, sequence_log_probability
+from npllm.tokenizer import byte_tokenizer
+from npllm.tokenizer.special_tokens import with_special_tokens
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 PROMPTS = [[3], [5, 9, 1, 4, 7], [2, 2], [8, 10, 6, 1], [3], [1, 2, 3, 4, 5, 6], [10], [9, 9, 9]]
@@ -106,3 +110,14 @@ def test_join_names_the_columns_that_predict():
         columns = np.flatnonzero(targets >= 0)
         assert targets[columns].tolist() == tokens[columns + 1].tolist()
         assert columns.tolist() == list(range(columns[0], last))
+
+
+def test_the_text_of_a_response_is_what_generate_would_print():
+    """Cut in the midst of a character, or ended there; and a turn that is not the model's is not its text."""
+    tokenizer = with_special_tokens(byte_tokenizer(), CHAT_TOKENS)
+    texts = {"aé<|end|>": "aé", "a<|user|>b": "a"}
+    tokens = [np.array(tokenizer.encode(text, allowed_special=True)) for text in texts]
+    tokens += [tokens[0][:2], tokens[0][[0, 1, 3]]]
+    found = decode_responses(["?"] * 4, tokens, np.array([True, False, False, True]), tokenizer)
+    assert [response.text for response in found] == [*texts.values(), "a", "a"]
+    assert [response.stopped for response in found] == [True, False, False, True]
