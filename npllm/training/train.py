@@ -75,9 +75,11 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
                     continue
                 store.check()
                 stopping, is_last = stop.requested, event.step == config.train.steps
-                # A machine that was busy while its peak was measured can do more: as much as it has just done.
-                peak = max(peak, flops_per_token * event.batch_tokens / event.seconds)
-                record = measurements(event, flops_per_token, peak)
+                speed = flops_per_token * event.batch_tokens / event.seconds
+                # A machine that was busy while its peak was measured can do more: as much
+                # as it has just done. So speed / peak is never above 1, rounding included.
+                peak = max(peak, speed)
+                record = measurements(event, speed / peak)
                 if stage.validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = stage.validate(state.model)
                 append_metrics(run.metrics, record)
@@ -90,9 +92,9 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
                     raise Interrupted(f"Stopped and saved after step {event.step}; go on with: npllm resume {run.path}")
 
 
-def measurements(update: Update, flops_per_token: float, peak: float) -> dict[str, Any]:
+def measurements(update: Update, mfu: float) -> dict[str, Any]:
     """The line of metrics.jsonl for an update. mfu: share of the machine's peak."""
     record = dict(vars(update))
-    speed = record.pop("batch_tokens") / update.seconds
+    tokens_per_s = record.pop("batch_tokens") / update.seconds
     figures = record.pop("figures")
-    return record | {"tokens_per_s": speed, "mfu": speed * flops_per_token / peak} | figures
+    return record | {"tokens_per_s": tokens_per_s, "mfu": mfu} | figures

@@ -1,6 +1,7 @@
 """What a run says of its speed."""
 
 import re
+from dataclasses import replace
 
 from small_runs import pretrain_arguments, run, write_text
 
@@ -9,12 +10,21 @@ from npllm.training.metrics import read_metrics
 
 
 def test_a_share_of_the_peak_is_never_above_it(tmp_path, capsys, monkeypatch, quick):
-    """As where other work held the machine up while its peak was measured."""
+    """As where other work held the machine up while its peak was measured.
+
+    Every update but the last is faster than those before it, so it is the peak itself:
+    1, whatever its seconds round to. The last takes twice as long.
+    """
+    seconds = [0.1 / n for n in range(3, 42)]
+    seconds.append(2 * seconds[-1])
+    made = train.updates
+    monkeypatch.setattr(
+        train, "updates", lambda *how: (replace(each, seconds=seconds[each.step - 1]) for each in made(*how))
+    )
     monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1.0)
-    assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run")) == 0
+    assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run", train__steps=40)) == 0
     shares = [record["mfu"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
-    assert shares[0] == 1.0
-    assert 0 < min(shares) <= max(shares) <= 1.0
+    assert shares == [1.0] * 39 + [0.5]
     shown = [int(percent) for percent in re.findall(r"(\d+) % of peak", capsys.readouterr().out)]
-    assert shown
+    assert len(shown) == 10
     assert max(shown) <= 100
