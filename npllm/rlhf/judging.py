@@ -67,7 +67,10 @@ class Judge:
         return self._verdict(method, responses, rewards_of(self.reward, sequences), kl)
 
     def judge_best_of(self, n: int, policy: GPT) -> Verdict:
-        """Judge the one of n responses that the reward model likes best, and how gold grows with n up to there."""
+        """Judge the one of n responses that the reward model likes best, and how gold grows with n up to there.
+
+        Of several that it likes equally the first is judged: they stand in a random order.
+        """
         rounds, gold = self.ask_often(policy, n)
         proxies = np.stack([rewards_of(self.reward, sequences) for _, sequences in rounds])  # (n, prompts)
         winners = proxies.argmax(axis=0)

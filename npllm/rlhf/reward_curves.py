@@ -79,11 +79,14 @@ def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:
     """The mean value of the one of n responses that the proxy likes best, without bias from all N responses there are.
 
     values, proxy: (N, prompts). Sorted by proxy, the i-th of N is the best of C(i - 1, n - 1) of the C(N, n) choices.
+    Of responses that the proxy likes equally each is chosen as often as the others: they count as their mean.
     (Nakano et al., "WebGPT", 2021, appendix I.)
     """
     N = len(proxy)
     weights = np.array([comb(i - 1, n - 1) / comb(N, n) for i in range(1, N + 1)])
     order = proxy.argsort(axis=0, kind="stable")
+    equal = proxy[:, None] == proxy  # (N, N, prompts)
+    values = (equal * values).sum(axis=1) / equal.sum(axis=1)
     return float((weights[:, None] * np.take_along_axis(values, order, axis=0)).sum(axis=0).mean())
 
 

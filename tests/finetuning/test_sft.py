@@ -9,12 +9,14 @@ from npllm.data.chat import Example
 from npllm.data.packing import pack
 from npllm.data.prompt_format import CHAT_TOKENS, END
 from npllm.data.records import read_demonstrations
+from npllm.data.sampler import RowSampler
 from npllm.finetuning.sft import PackedGradients, SFTConfig, encode, packed_loss
 from npllm.model import GPT, ModelConfig
 from npllm.optim import AdamW, BatchConfig
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.checkpoint import load_checkpoint, model_from_checkpoint
+from npllm.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -135,21 +137,26 @@ def uneven_rows():
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_eight_rows_at_once_or_one_after_the_other(lora_rank):
-    """The loss is per target of the whole batch, whatever share of them a micro-batch has; dropout is on."""
-    rows, ids = uneven_rows(), np.arange(5, 13)
-    assert len(rows.tokens) >= 8
+    """The loss is per target of the whole batch, whatever share of them a micro-batch has; dropout is on. The rows are
+    those that the sampler names: a part of an epoch is not the first rows of the file."""
+    rows, ids = uneven_rows(), np.arange(3, 11)
+    rows = type(rows)(*(np.concatenate([array, array[::-1]]) for array in rows))  # far more than the batch has
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=8, vocab_size=11, dropout=0.2, lora_rank=lora_rank)
     results = []
     for micro_size in (8, 1):
-        config = ModelConfig(
-            n_layer=2, n_head=2, n_embd=8, block_size=8, vocab_size=11, dropout=0.2, lora_rank=lora_rank
-        )
         model = GPT(config, dtype="float64")
-        gradients = PackedGradients(rows, SFTConfig(batch=BatchConfig(size=8, micro_size=micro_size)))
+        batch, train = BatchConfig(size=8, micro_size=micro_size), TrainConfig(seed=6)
+        gradients = PackedGradients(rows, SFTConfig(batch=batch, train=train))
         result = gradients(model, ids, step=3)
         gradient = model.grads.flat.copy()
         AdamW(model, lr=0.1).step(grad_clip=1.0)
         results.append((result, gradient, model.params.flat.copy()))
     (whole, gradient, weights), (parts, sum_of_gradients, same_weights) = results
+    tokens, targets, starts = (array[RowSampler(len(rows.tokens), seed=6).rows(ids)] for array in rows)
+    model = GPT(config, dtype="float64")
+    assert whole.loss == pytest.approx(model.loss_and_grad(tokens, targets, starts=starts, step=3), rel=1e-12)
+    np.testing.assert_allclose(gradient, model.grads.flat, rtol=0, atol=1e-14)
+    assert whole.figures == {"n_targets": np.count_nonzero(targets >= 0)}
     assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
     assert parts.figures == whole.figures
     assert np.linalg.norm(gradient) > 0

@@ -38,9 +38,9 @@ class PlainAdam:
         self.v = {name: np.zeros_like(p) for name, p in params.items()}
         self.decoupled = decoupled
 
-    def update(self, params, gradients, t, lr, weight_decay):
+    def update(self, params, gradients, t, rate, weight_decay):
         for name, p in params.items():
-            decay = weight_decay if p.ndim == 2 else 0.0
+            decay, lr = weight_decay if p.ndim == 2 else 0.0, rate * SCALES.get(name, 1.0)
             g = gradients[name] if self.decoupled else gradients[name] + decay * p
             self.m[name] = 0.8 * self.m[name] + 0.2 * g
             self.v[name] = 0.9 * self.v[name] + 0.1 * g * g
@@ -58,9 +58,9 @@ class PlainSGD:
     def __init__(self, params):
         self.velocity = {name: np.zeros_like(p) for name, p in params.items()}
 
-    def update(self, params, gradients, t, lr, weight_decay):
+    def update(self, params, gradients, t, rate, weight_decay):
         for name, p in params.items():
-            decay = weight_decay if p.ndim == 2 else 0.0
+            decay, lr = weight_decay if p.ndim == 2 else 0.0, rate * SCALES.get(name, 1.0)
             self.velocity[name] = 0.8 * self.velocity[name] + gradients[name] + decay * p
             params[name] = p - lr * self.velocity[name]
 
@@ -69,24 +69,26 @@ class PlainSGD:
         return {"velocity": self.velocity}
 
 
+SCALES = {"token_embedding": 0.25, "blocks.0.mlp.up.weight": 2.0, "final_norm.bias": 0.5}
 RULES = {
     "adamw": (
-        lambda model: AdamW(model, lr=0.01, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.5),
+        lambda model, **how: AdamW(model, lr=0.01, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.5, **how),
         lambda params: PlainAdam(params, decoupled=True),
     ),
     "adam": (
-        lambda model: Adam(model, lr=0.01, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.5),
+        lambda model, **how: Adam(model, lr=0.01, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.5, **how),
         lambda params: PlainAdam(params, decoupled=False),
     ),
-    "sgd": (lambda model: SGD(model, lr=0.01, momentum=0.8, weight_decay=0.5), PlainSGD),
+    "sgd": (lambda model, **how: SGD(model, lr=0.01, momentum=0.8, weight_decay=0.5, **how), PlainSGD),
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_five_updates_follow_the_published_algorithm(model, rule):
-    """With decay on matrices only, a new learning rate in one of them, and clipping in some."""
+    """With decay on matrices only, a new learning rate in one of them, clipping in some, and for some parameters a
+    share of the learning rate, whoever gives it."""
     make, make_plain = RULES[rule]
-    optimizer, params = make(model), copies(model.params)
+    optimizer, params = make(model, lr_scales=SCALES), copies(model.params)
     plain = make_plain(params)
     norms = []
     for update, (grad_clip, lr) in enumerate([(0.0, 0.01), (0.2, 0.01), (1e9, 0.03), (0.2, 0.01), (0.0, 0.01)]):

@@ -13,9 +13,13 @@ from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import Minibatch
 from npllm.rlhf.sequences import Sequences, join
+from npllm.tokenizer import train_char
+from npllm.tokenizer.special_tokens import with_special_tokens
+from npllm.tokenizer.tokenizer import END_OF_TEXT
 
 ARCHITECTURES = {"gpt2": GPT_2 | {"tie_embeddings": True}, "llama": LLAMA}
 STOP = 0
+TOKENIZER = with_special_tokens(train_char(["abcdefghij"]), [END_OF_TEXT])  # 11 tokens, as tiny_config has
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -99,6 +103,24 @@ def token_values(critic: GPT, tokens):
     """The second head after every column, (B, W)."""
     hidden = critic.trace(tokens).hidden
     return (hidden @ critic.params["readout.weight"] + critic.params["readout.bias"])[:, 0].reshape(tokens.shape)
+
+
+def ppo_loss(model: GPT | ActorCritic, case: Case) -> float:
+    """The equation of each token in turn."""
+    (tokens, targets, mask, old, old_values, advantages, returns), setting, n_tokens = case
+    policy, critic = networks(model)
+    log_probability, entropy = token_figures(policy, tokens, targets, setting.temperature)
+    values = None if critic is None else token_values(critic, tokens)
+    total = 0.0
+    for place in zip(*np.nonzero(mask), strict=True):
+        ratio, A = np.exp(log_probability[place] - old[place]), advantages[place]
+        total -= min(A * ratio, A * min(max(ratio, 1 - setting.clip), 1 + setting.clip))
+        total -= setting.entropy_coef * entropy[place]
+        if values is not None:
+            V, V_old, R, clip = values[place], old_values[place], returns[place], setting.value_clip
+            limited = min(max(V, V_old - clip), V_old + clip)
+            total += setting.value_coef * 0.5 * max((V - R) ** 2, (limited - R) ** 2)
+    return total / n_tokens
 
 
 def with_gradients(model: GPT | ActorCritic, compute, *arguments, **options) -> tuple[Any, dict[str, np.ndarray]]:

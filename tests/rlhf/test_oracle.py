@@ -81,10 +81,11 @@ def test_the_gradient_of_ppo_is_that_of_the_objective(world, models, gold, tempe
         assert found == pytest.approx(expected, abs=1e-9 * length)
 
 
-def test_estimates_of_the_divergence_have_the_exact_mean(world, models):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_estimates_of_the_divergence_have_the_exact_mean(world, models, temperature):
     """k1, k3 and the exact sum over the vocabulary, weighted with the probabilities, are all E[log pi - log ref]."""
     policy, reference = models
-    log_pi, log_ref = (log_probabilities(model, world) for model in models)
+    log_pi, log_ref = (log_probabilities(model, world, temperature) for model in models)
     pi = np.exp(log_pi)
     kl = float(pi @ (log_pi - log_ref))
     assert kl > 0.1
@@ -92,7 +93,7 @@ def test_estimates_of_the_divergence_have_the_exact_mean(world, models):
     assert k3.min() >= 0
     assert (log_pi - log_ref).min() < 0  # k1 of a response may be
     assert float(pi @ k3) == pytest.approx(kl, rel=1e-10)
-    compared = compare(policy, reference, world.sequences)
+    compared = compare(policy, reference, world.sequences, temperature)
     assert float(pi @ compared.kl) == pytest.approx(kl, rel=1e-10)
     k1 = (compared.log_probability - compared.reference).sum(axis=1)
     assert float(pi @ k1) == pytest.approx(kl, rel=1e-10)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rlhf_cases import language_model, random_sequences, tiny_config
+from rlhf_cases import TOKENIZER, language_model, random_sequences, tiny_config
 
 from npllm.data.records import Preference
 from npllm.errors import DataError
@@ -12,11 +12,6 @@ from npllm.rlhf.preferences import compare, sample_preferences
 from npllm.rlhf.responses import Response
 from npllm.rlhf.reward import Pairs, encode_pairs, evaluate_reward
 from npllm.rlhf.sequences import rewards_of, sequence_log_probability
-from npllm.tokenizer import train_char
-from npllm.tokenizer.special_tokens import with_special_tokens
-from npllm.tokenizer.tokenizer import END_OF_TEXT
-
-TOKENIZER = with_special_tokens(train_char(["abcdefghij"]), [END_OF_TEXT])  # 11 tokens, as tiny_config has
 
 
 class Length:

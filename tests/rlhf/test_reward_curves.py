@@ -1,6 +1,6 @@
 """The law of over-optimisation, and the figures that it is fitted to."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -54,6 +54,19 @@ def test_best_of_n_is_the_mean_over_all_choices():
         choices = [np.array(choice) for choice in combinations(range(6), n)]
         best = [values[choice[proxy[choice, p].argmax()], p] for choice in choices for p in range(3)]
         assert best_of_mean(values, proxy, n) == pytest.approx(np.mean(best))
+
+
+def test_of_equally_liked_responses_each_is_chosen_as_often():
+    """The mean over all orders in which they can stand, where the later of two that are equal wins."""
+    values, proxy = np.array([3.0, 1.0, 8.0, 5.0, 2.0]), np.array([1.0, 0.0, 1.0, 2.0, 1.0])
+    for n in range(1, 6):
+        best = []
+        for order in permutations(range(5)):
+            choice = sorted(order[:n], key=lambda i: proxy[i])  # stable
+            best.append(values[choice[-1]])
+        both = np.stack([values, values[::-1]], axis=1), np.stack([proxy, np.zeros(5)], axis=1)
+        assert best_of_mean(values[:, None], proxy[:, None], n) == pytest.approx(np.mean(best))
+        assert best_of_mean(*both, n) == pytest.approx((np.mean(best) + values.mean()) / 2)
 
 
 def test_figures_are_of_the_first_best_and_last_point_of_each_seed():

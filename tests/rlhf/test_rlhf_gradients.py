@@ -13,6 +13,7 @@ from rlhf_cases import (
     actor_critic,
     language_model,
     minibatch_around,
+    ppo_loss,
     random_sequences,
     tiny_config,
     token_figures,
@@ -22,9 +23,10 @@ from rlhf_cases import (
 
 from npllm.data.sampler import RowSampler
 from npllm.optim import BatchConfig
-from npllm.rlhf.dpo import preference_gradient
-from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
+from npllm.rlhf.dpo import DPOConfig, DPOGradients, DPOSettings
+from npllm.rlhf.ppo_gradient import policy_and_value_gradient
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
+from npllm.training.config import TrainConfig
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 examples = st.fixed_dictionaries(
@@ -45,24 +47,6 @@ def rewards_at_the_end(model, sequences):
     return np.array([values[row, column] for row, column in enumerate(sequences.last)])
 
 
-def ppo_loss(model, case) -> float:
-    """The equation of each token in turn."""
-    (tokens, targets, mask, old, old_values, advantages, returns), setting, n_tokens = case
-    policy, critic = networks(model)
-    log_probability, entropy = token_figures(policy, tokens, targets, setting.temperature)
-    values = None if critic is None else token_values(critic, tokens)
-    total = 0.0
-    for place in zip(*np.nonzero(mask), strict=True):
-        ratio, A = np.exp(log_probability[place] - old[place]), advantages[place]
-        total -= min(A * ratio, A * min(max(ratio, 1 - setting.clip), 1 + setting.clip))
-        total -= setting.entropy_coef * entropy[place]
-        if values is not None:
-            V, V_old, R, clip = values[place], old_values[place], returns[place], setting.value_clip
-            limited = min(max(V, V_old - clip), V_old + clip)
-            total += setting.value_coef * 0.5 * max((V - R) ** 2, (limited - R) ** 2)
-    return total / n_tokens
-
-
 def check_ppo(model, B, seed):
     case = minibatch_around(model, B, seed)
     result, gradients = with_gradients(model, policy_and_value_gradient, *case)
@@ -70,23 +54,34 @@ def check_ppo(model, B, seed):
     check_gradients(lambda: ppo_loss(model, case), dict(model.params), gradients, elementwise_up_to=0)
 
 
+def part_of_an_epoch(n_pairs, P, seed) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of P pairs in the midst of the second epoch, and the pairs that they are: in an order of the seed's."""
+    ids = n_pairs + 1 + np.arange(P)
+    return ids, RowSampler(n_pairs, seed).rows(ids)
+
+
 @architectures
 @settings(max_examples=3)
 @given(example=examples)
 def test_bradley_terry(backend, architecture, example):
+    """Of a batch that is less than an epoch, in micro-batches."""
     config = tiny_config(**architecture, n_outputs=1, lora_rank=example["lora_rank"])
     P, seed = example["B"] + 1, example["seed"]
-    model, pairs = language_model(config, seed, backend=backend), random_pairs(config, P, seed)
-    gradients = RewardGradients(pairs, RewardConfig(batch=BatchConfig(size=P, micro_size=2)))
-    ids = np.arange(P)
-    rows = RowSampler(P, 0).rows(ids)
+    model, pairs = language_model(config, seed, backend=backend), random_pairs(config, 7, seed)
+    ids, rows = part_of_an_epoch(7, P, seed=5)
+    batch, train = BatchConfig(size=P, micro_size=2), TrainConfig(seed=5)
+    gradients = RewardGradients(pairs, RewardConfig(batch=batch, train=train))
+
+    def margins():
+        chosen, rejected = (rewards_at_the_end(model, side) for side in pairs.take(rows))
+        return chosen - rejected
 
     def loss():
-        chosen, rejected = (rewards_at_the_end(model, side) for side in pairs.take(rows))
-        return float(-log_sigmoid(chosen - rejected).mean())
+        return float(-log_sigmoid(margins()).mean())
 
     result, found = with_gradients(model, gradients, ids, 0)
     assert result.loss == pytest.approx(loss(), rel=1e-11)
+    assert result.figures == pytest.approx({"accuracy": (margins() > 0).mean(), "margin": margins().mean()}, rel=1e-9)
     check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
 
 
@@ -94,17 +89,27 @@ def test_bradley_terry(backend, architecture, example):
 @settings(max_examples=3)
 @given(example=examples, beta=st.sampled_from([0.1, 1.0]))
 def test_direct_preference(backend, architecture, example, beta):
+    """Likewise; each pair is held against what the reference says of that very pair."""
     config = tiny_config(**architecture, lora_rank=example["lora_rank"])
-    P, seed = example["B"], example["seed"]
-    model, pairs = language_model(config, seed, backend=backend), random_pairs(config, P, seed)
-    reference = np.random.default_rng(seed).uniform(-9.0, -1.0, (2, P))
+    P, seed = example["B"] + 1, example["seed"]
+    model, pairs = language_model(config, seed, backend=backend), random_pairs(config, 7, seed)
+    reference = language_model(tiny_config(**architecture), seed + 1)
+    ids, rows = part_of_an_epoch(7, P, seed=5)
+    batch, train = BatchConfig(size=P, micro_size=2), TrainConfig(seed=5)
+    gradients = DPOGradients(pairs, reference, DPOConfig(batch=batch, train=train, dpo=DPOSettings(beta=beta)))
+
+    def margins(of):
+        chosen, rejected = (token_figures(of, side.tokens, side.targets)[0].sum(axis=1) for side in pairs.take(rows))
+        return chosen - rejected
+
+    of_reference = margins(reference)
 
     def loss():
-        chosen, rejected = (token_figures(model, side.tokens, side.targets)[0].sum(axis=1) for side in pairs)
-        return float(-log_sigmoid(beta * ((chosen - reference[0]) - (rejected - reference[1]))).sum()) / (P + 2)
+        return float(-log_sigmoid(beta * (margins(model) - of_reference)).mean())
 
-    (result, _), found = with_gradients(model, preference_gradient, pairs, reference, beta, n_pairs=P + 2)
-    assert result == pytest.approx(loss(), rel=1e-11)
+    result, found = with_gradients(model, gradients, ids, 0)
+    assert result.loss == pytest.approx(loss(), rel=1e-11)
+    assert result.figures == {"accuracy": (margins(model) > of_reference).mean()}
     check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
 
 
