@@ -18,6 +18,9 @@ from npllm.training.metrics import read_metrics
 # Started as `[*NPLLM, VERB, ...]` with this environment, a test's process runs the package under test, wherever it is.
 NPLLM = [sys.executable, "-m", "npllm"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent)}
+# Seconds after which a process that hangs is given up. What works takes a few, on the
+# busiest machine a minute or two: no verdict depends on it.
+PATIENCE = 3600
 
 TINY = {
     "data.tokenizer": "char",

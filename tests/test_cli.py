@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import ENVIRONMENT, NPLLM, pretrain_arguments, refused, run, write_text
+from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, refused, run, write_text
 
 from npllm import cli
 from npllm.cli import VERBS
@@ -111,7 +111,7 @@ def test_an_error_that_is_a_bug_is_not_hidden(monkeypatch):
 
 
 def test_the_process_ends_with_the_exit_code():
-    process = subprocess.run([*NPLLM, "frobnicate"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    process = subprocess.run([*NPLLM, "frobnicate"], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     assert process.returncode == 2
     assert process.stdout == ""
     assert process.stderr.startswith("npllm: 'frobnicate' is not a verb")
@@ -123,7 +123,8 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     os.close(read_end)
     command = [*NPLLM, "tokenizer", "encode", str(tmp_path), "text"]
     buffered = ENVIRONMENT | {"PYTHONUNBUFFERED": ""}  # then the output meets the closed pipe only at the end
-    process = subprocess.run(command, env=buffered, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60)
+    pipes = {"stdout": write_end, "stderr": subprocess.PIPE}
+    process = subprocess.run(command, env=buffered, **pipes, text=True, timeout=PATIENCE)
     os.close(write_end)
     assert (process.returncode, process.stderr) == (1, "")
 

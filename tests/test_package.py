@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ENVIRONMENT
+from small_runs import ENVIRONMENT, PATIENCE
 
 import npllm
 
@@ -20,7 +20,7 @@ def modules_after(code: str) -> set[str]:
     """The top-level modules that a fresh interpreter holds after running the code."""
     report = "; import sys; print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
     command = [sys.executable, "-c", code + report]
-    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return set(process.stderr.split())
 
 
@@ -51,7 +51,7 @@ def test_imports_point_one_way_only():
     """The contracts of pyproject.toml."""
     checker = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     process = subprocess.run(
-        [sys.executable, "-c", checker], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", checker], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert " 0 broken" in process.stdout

@@ -9,13 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from small_runs import ENVIRONMENT, PATIENCE
 
-import npllm
 from npllm.data.shards import read_shard, write_shard
 from npllm.errors import DataError
 
 TOKENS = np.arange(200, dtype=np.uint16)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent)}
 
 
 @pytest.fixture
@@ -254,6 +253,6 @@ print(refused)
 def test_mutated_files_are_refused_or_mean_the_same(shard):
     """In a process of its own: a crash of the HDF5 library must fail this test and not end the others."""
     command = [sys.executable, "-c", FUZZ, str(shard)]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 500

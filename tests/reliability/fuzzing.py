@@ -16,10 +16,12 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +47,8 @@ from npllm.training.loop import build_state
 from npllm.training.state import LoopState
 
 MEMORY = 400 << 20  # bytes above what the process has when everything is imported; without the limit it is gigabytes
-LONGEST_READING = 10  # seconds
+LONGEST_READING = 10  # seconds of processor time
+LONGEST_WAIT = 600  # seconds, at a pipe that nobody writes to; no machine is so busy that a reading takes as long
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent), "NUMBA_NUM_THREADS": "1"}
 
 INTERESTING_BYTES = (0, 1, 0x20, 0x7F, 0x80, 0xFF)
@@ -273,6 +276,20 @@ def tokenizer_targets() -> list[Target]:
     ]
 
 
+@contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """End this process, and say where it was, if what is inside takes longer, or waits for LONGEST_WAIT. What else the
+    machine does in the meantime does not count."""
+    faulthandler.register(signal.SIGVTALRM, file=sys.__stderr__, chain=True)  # and then the signal's own: the end
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    faulthandler.dump_traceback_later(LONGEST_WAIT, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+
+
 def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[Target]) -> tuple[int, int]:
     """Mutate and read, each target in turn; how many there were and how many of them were refused. What is not a typed
     error that names the file is raised; what takes too long ends the process."""
@@ -282,15 +299,13 @@ def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[
             return count, refused
         path = folder / target.name
         path.write_bytes(target.make(rng))
-        faulthandler.dump_traceback_later(LONGEST_READING, exit=True, file=sys.__stderr__)
         try:
-            target.read(path)
+            with processor_time(LONGEST_READING):
+                target.read(path)
         except NpllmError as error:
             if str(path) not in str(error) or len(str(error)) > 1000 + len(str(path)):
                 raise AssertionError(f"{target.name} is not named, or at too great a length") from error
             refused += 1
-        finally:
-            faulthandler.cancel_dump_traceback_later()
     return mutations, refused
 
 

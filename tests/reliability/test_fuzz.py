@@ -1,9 +1,14 @@
 """Mutated checkpoints, shards and tokenizers, some thousand of them; tools/fuzz.py reads more."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 
 import pytest
-from fuzzing import Target, fuzz, mutated, mutated_json, run_fuzzer, sealed
+from fuzzing import ENVIRONMENT, Target, fuzz, mutated, mutated_json, run_fuzzer, sealed
+from small_runs import PATIENCE
 
 from npllm.errors import DataError
 
@@ -13,6 +18,18 @@ def test_mutated_files_are_refused_or_mean_the_same(tmp_path):
     assert not report.failure, f"{report.file}: {report.failure}"
     assert report.mutations == 3000
     assert 1500 < report.refused < 2850  # neither does everything fail at the first hurdle, nor is nothing changed
+
+
+@pytest.mark.parametrize("busy", ["while True: pass", "import regex; regex.match('(a|a)+$', 'a' * 40 + 'b')"])
+def test_what_keeps_a_program_busy_ends_it_and_is_named(busy):
+    """In Python as in what is called from there, whatever else the machine does."""
+    inside = f"import fuzzing\nwith fuzzing.processor_time(0.2):\n    {busy}"
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([ENVIRONMENT["PYTHONPATH"], *sys.path])}
+    process = subprocess.run(
+        [sys.executable, "-c", inside], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert process.returncode == -signal.SIGVTALRM
+    assert "line 3 in <module>" in process.stderr
 
 
 def raising(error):

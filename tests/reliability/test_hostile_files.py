@@ -5,7 +5,6 @@ one that stops it. One process with little memory reads them all and says what c
 another one, that is a named pipe, at which whoever opens it waits for ever.
 """
 
-import faulthandler
 import json
 import os
 import resource
@@ -18,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 from checkpoint_files import edit, reseal, write_checkpoint
-from fuzzing import ENVIRONMENT, checkpoint_file, sealed, tiny_state
+from fuzzing import ENVIRONMENT, checkpoint_file, processor_time, sealed, tiny_state
+from small_runs import PATIENCE
 
 from npllm.data.plain_hdf5 import open_file
 from npllm.data.shards import read_shard, write_shard
@@ -33,7 +33,7 @@ from npllm.training.loop import RunConfig, build_state
 from npllm.training.metrics import read_metrics
 
 MEMORY = 500 << 20  # bytes above what the process has when everything is imported
-LONGEST_READING = 20  # seconds
+LONGEST_READING = 20  # seconds of processor time
 NAMES = {
     "checkpoint": "step-00000000.h5",
     "shard": "train.h5",
@@ -290,7 +290,7 @@ def outcomes(tmp_path_factory) -> dict[str, dict]:
         change(case / NAMES[kind])
     command = [sys.executable, "-X", "faulthandler", __file__, str(folder)]
     environment = ENVIRONMENT | {"PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{Path(__file__).parent.parent}"}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 
@@ -359,17 +359,15 @@ def readers() -> dict[str, list]:
 
 
 def outcome(read, path: Path) -> dict[str, str]:
-    faulthandler.dump_traceback_later(LONGEST_READING, exit=True)
     try:
-        read(path)
+        with processor_time(LONGEST_READING):
+            read(path)
     except NpllmError as error:
         return {"type": type(error).__name__, "message": str(error)}
     except BaseException as error:  # also what would end the process quietly
         return {"type": f"not typed: {type(error).__name__}", "message": str(error)[:1000]}
     else:
         return {"type": "none", "message": "it was read"}
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def read_all(folder: Path) -> None:
