@@ -6,7 +6,8 @@ from rlhf_cases import TOKENIZER, language_model, random_sequences, tiny_config
 
 from npllm.data.records import Preference
 from npllm.errors import DataError
-from npllm.rlhf.dpo import dpo_loss, reference_log_probability
+from npllm.optim import BatchConfig
+from npllm.rlhf.dpo import DPOConfig, DPOGradients, dpo_loss, reference_log_probability
 from npllm.rlhf.losses import sigmoid
 from npllm.rlhf.preferences import compare, sample_preferences
 from npllm.rlhf.responses import Response
@@ -100,3 +101,14 @@ def test_the_loss_of_dpo_on_held_out_pairs():
     )
     expected = -np.log(sigmoid(0.3 * (chosen - rejected))).mean()
     assert dpo_loss(model, pairs, of_reference, beta=0.3) == pytest.approx(expected)
+
+
+def test_dpo_is_right_where_it_prefers_the_chosen_more_than_the_reference_does():
+    """Not where it finds the chosen likelier: that says little of what it has learnt."""
+    config, P = tiny_config(), 20
+    model, reference = language_model(config), language_model(config, 5)
+    pairs = Pairs(random_sequences(config, P, 1), random_sequences(config, P, 2))
+    result = DPOGradients(pairs, reference, DPOConfig(batch=BatchConfig(size=P, micro_size=6)))(model, np.arange(P), 0)
+    ours, theirs = (np.subtract(*reference_log_probability(m, pairs)) for m in (model, reference))
+    assert result.figures == {"accuracy": (ours > theirs).mean()}
+    assert (ours > theirs).mean() != (ours > 0).mean()
