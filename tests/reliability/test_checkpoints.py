@@ -12,6 +12,7 @@ from reliability.small_training import (
     TOKENS,
     Poison,
     V,
+    WrittenAtOnce,
     assert_same_bits,
     clean_state,
     events,
@@ -82,8 +83,10 @@ def test_04_a_poisoned_newest_checkpoint_gives_way_to_an_older_one(stopped, chan
     assert_same_bits(state, after_16(stopped.path.parent))
 
 
-def test_04_a_poisoned_checkpoint_before_a_spike_is_not_rolled_back_to(tmp_path):
-    """The spike is that of step 22; the checkpoint of step 20 is poisoned on the disk while the training runs."""
+def test_04_a_poisoned_checkpoint_before_a_spike_is_not_rolled_back_to(tmp_path, monkeypatch):
+    """The spike is that of step 22; the checkpoint of step 20 is poisoned on the disk while the training runs. It is
+    there by then: written at once, and not beside the training for as long as that takes."""
+    monkeypatch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
     run = make_run(tmp_path / "run")
     cursor = []
 

@@ -14,6 +14,7 @@ from reliability.faulty_disk import Crashed, FaultyDisk
 from reliability.small_training import (
     CONFIG,
     Poison,
+    WrittenAtOnce,
     assert_same_bits,
     events,
     fifty_fold,
@@ -32,19 +33,6 @@ SHORT = with_training(CONFIG, steps=10, checkpoint_every=3, keep=2)
 BAD = [21, 33]  # in step 8 and, after the rollback, in step 8 again: the second one goes back further
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
-
-
-class WrittenAtOnce:
-    """A thread that has ended when `start` returns."""
-
-    def __init__(self, target, args, daemon):
-        self.work = lambda: target(*args)
-
-    def start(self):
-        self.work()
-
-    def join(self):
-        """There is nothing to wait for."""
 
 
 @pytest.fixture(autouse=True)
