@@ -1,4 +1,4 @@
-"""Real `npllm` processes, killed at moments that hypothesis chooses, twenty times over one run.
+"""Real `npllm` processes, killed at moments that dice choose, twenty times over one run.
 
 Its text has broken lines in it, so the run spikes by itself and goes back: some of the moments lie in rollbacks.
 """
@@ -6,14 +6,9 @@ Its text has broken lines in it, so the run spikes by itself and goes back: some
 import random
 import signal
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, run, state_digests, untimed_metrics, write_text
 
 from npllm.training.ledger import Ledger
@@ -76,44 +71,19 @@ class Process:
         return self.popen.returncode, said
 
 
-class KilledRun(RuleBasedStateMachine):
-    """One run; each step is a process that goes on with it and is ended. `teardown` finishes it and compares."""
-
-    def __init__(self):
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.text, self.out = broken_text(Path(self.folder.name)), Path(self.folder.name) / "run"
-        self.ends: list[str] = []
-
-    @rule(seed=st.integers(0, 2**32 - 1))
-    def end_a_process(self, seed):
-        """After some lines of its log. Between two of them lie a step, a checkpoint being written beside it, a
-        rollback. By a seed, so that the simplest example, all zeros, is as good as any."""
-        dice = random.Random(seed + len(self.ends))
-        how = dice.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"])
-        self.ends.append(how)
-        more_lines = dice.randrange(30) + (how != "SIGKILL")
-        process = Process(self.text, self.out, more_lines, NUMBA_NUM_THREADS=dice.choice("12"))
-        code, said = process.end(*[signal.Signals[how.split()[0]]] * (2 if "twice" in how else 1))
-        if process.lines() == STEPS:  # on a busy machine it may have been done before the signal came
-            return
+def end_a_process(text, out, dice) -> str:
+    """Go on with the run, and end it after some lines of its log; how. Between two lines lie a step, a checkpoint being
+    written beside it, a rollback."""
+    how = dice.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"])
+    more_lines = dice.randrange(30) + (how != "SIGKILL")
+    process = Process(text, out, more_lines, NUMBA_NUM_THREADS=dice.choice("12"))
+    code, said = process.end(*[signal.Signals[how.split()[0]]] * (2 if "twice" in how else 1))
+    if process.lines() < STEPS:  # on a busy machine it may have been done before the signal came
         assert code == (-signal.SIGKILL if how == "SIGKILL" else 130), said
         if how in ("SIGINT", "SIGTERM"):
             step = process.lines()
-            assert said == f"npllm: Stopped and saved after step {step}; go on with: npllm resume {self.out}\n"
-
-    def teardown(self):
-        with self.folder:
-            assert {"SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"} == set(self.ends)
-            assert len(self.ends) == 20
-            assert run("resume", self.out) == 0
-            undisturbed = Path(self.folder.name) / "undisturbed"
-            assert run(*pretrain_arguments(self.text, undisturbed, **SETTINGS)) == 0
-            assert len(rollbacks(undisturbed)) > 3
-            assert rollbacks(self.out) == rollbacks(undisturbed)
-            assert not [event for event in Ledger(self.out / "ledger.jsonl").events if event["event"] != "rollback"]
-            assert state_digests(self.out) == state_digests(undisturbed)
-            assert untimed_metrics(self.out) == untimed_metrics(undisturbed)
+            assert said == f"npllm: Stopped and saved after step {step}; go on with: npllm resume {out}\n"
+    return how
 
 
 def rollbacks(out):
@@ -121,9 +91,17 @@ def rollbacks(out):
 
 
 @pytest.mark.usefixtures("quick")
-def test_06_07_11_a_run_killed_twenty_times_is_the_run_that_was_never_killed():
-    """What is asserted stands in KilledRun."""
-    run_state_machine_as_test(KilledRun, settings=settings(max_examples=1, stateful_step_count=20, deadline=None))
+def test_06_07_11_a_run_killed_twenty_times_is_the_run_that_was_never_killed(tmp_path):
+    text, out, undisturbed = broken_text(tmp_path), tmp_path / "run", tmp_path / "undisturbed"
+    ends = [end_a_process(text, out, random.Random(number)) for number in range(20)]
+    assert set(ends) == {"SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"}
+    assert run("resume", out) == 0
+    assert run(*pretrain_arguments(text, undisturbed, **SETTINGS)) == 0
+    assert len(rollbacks(undisturbed)) > 3
+    assert rollbacks(out) == rollbacks(undisturbed)
+    assert not [event for event in Ledger(out / "ledger.jsonl").events if event["event"] != "rollback"]
+    assert state_digests(out) == state_digests(undisturbed)
+    assert untimed_metrics(out) == untimed_metrics(undisturbed)
 
 
 def test_12_a_second_process_on_the_same_run_is_refused(tmp_path):
