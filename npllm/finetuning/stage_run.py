@@ -23,7 +23,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
 from npllm.generation import check_writes
 from npllm.model import GPT, ActorCritic, ModelConfig
-from npllm.optim import build_optimizer
+from npllm.optim import build_optimizer, warmup_updates
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.training.config import LoopConfig, TrainConfig, config_text
@@ -146,7 +146,8 @@ def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np
         for name, scale in lr_scales(config.adapt, of_part, names_of(part, model)).items()
     }
     optimizer = build_optimizer(model, config.optim, scales)
-    return LoopState(model, optimizer, SpikeDetector(config.spikes, config.optim.warmup_steps), extra=extra or {})
+    detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
+    return LoopState(model, optimizer, detector, extra=extra or {})
 
 
 def names_of(part: str, model: GPT | ActorCritic) -> list[str]:

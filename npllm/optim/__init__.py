@@ -2,7 +2,7 @@
 
 from npllm.optim.config import BatchConfig, OptimConfig
 from npllm.optim.optimizers import SGD, Adam, AdamW, Optimizer, build_optimizer
-from npllm.optim.schedules import batch_size, learning_rate
+from npllm.optim.schedules import batch_size, learning_rate, warmup_updates
 
 __all__ = [
     "SGD",
@@ -14,4 +14,5 @@ __all__ = [
     "batch_size",
     "build_optimizer",
     "learning_rate",
+    "warmup_updates",
 ]

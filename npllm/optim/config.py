@@ -20,7 +20,7 @@ class OptimConfig:
     min_lr: float = 1e-4
     """learning rate at the end of the decay; a tenth of the peak, as GPT-3 has it"""
     warmup_steps: int = 100
-    """steps of linear warm-up from 0 to the peak"""
+    """steps of linear warm-up from 0 to the peak; at most a tenth of the run"""
     decay: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
     """shape of the way down; wsd = warm-up, stable, then linear over the last fifth"""
     beta1: float = 0.9

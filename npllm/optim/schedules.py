@@ -7,29 +7,44 @@ from math import cos, pi, sqrt
 
 from npllm.optim.config import BatchConfig, OptimConfig
 
+LONGEST_WARMUP = 0.1  # of a run
 WSD_DECAY_FRACTION = 0.2  # Haegele et al., "Scaling laws and compute-optimal training beyond fixed durations", 2024
+
+
+def warmup_updates(n_updates: int | None, config: OptimConfig) -> int:
+    """How many of a run's updates are warm-up: warmup_steps, but at most a tenth of all.
+
+    A run of few updates would otherwise end before it had reached its learning rate.
+    n_updates: None = the run has no length yet, so nothing is cut.
+    """
+    if n_updates is None:
+        return config.warmup_steps
+    return min(config.warmup_steps, int(LONGEST_WARMUP * n_updates))
 
 
 def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
     """Learning rate of update 0 ... n_updates - 1.
 
-    Warm-up climbs in equal stairs, of which the first is not zero and the last is the peak. The decay starts at the
-    peak and its last update has exactly min_lr; inverse_sqrt is lr sqrt(warmup / (update + 1)), but not below
-    min_lr.
+    Warm-up climbs in equal stairs, of which the first is not zero and the last is the
+    peak. The decay starts at the peak, and its last update has exactly min_lr;
+    inverse_sqrt is lr sqrt(warmup / (update + 1)), but not below min_lr. So some update
+    has the rate lr whatever the length of the run, and where there is one only, it has.
     (Cosine: Loshchilov & Hutter, "SGDR", 2016. Inverse square root: Vaswani et al., 2017.)
     """
-    if update < config.warmup_steps:
-        return config.lr * ((update + 1) / config.warmup_steps)
+    warmup = warmup_updates(n_updates, config)
+    if update < warmup:
+        return config.lr * ((update + 1) / warmup)
     if config.decay == "constant":
         return config.lr
     if config.decay == "inverse_sqrt":
-        return max(config.min_lr, config.lr * sqrt(max(1, config.warmup_steps) / (update + 1)))
-    first, last = config.warmup_steps, n_updates - 1
+        return max(config.min_lr, config.lr * sqrt(max(1, warmup) / (update + 1)))
+    first, last = warmup, n_updates - 1
     if config.decay == "wsd":
         first = max(first, last - max(1, round(WSD_DECAY_FRACTION * n_updates)))
     progress = min(1.0, max(0.0, (update - first) / max(1, last - first)))
     share = 0.5 * (1.0 + cos(pi * progress)) if config.decay == "cosine" else 1.0 - progress
-    return config.min_lr + share * (config.lr - config.min_lr)
+    # The sum may be rounded to a little more than the larger of the two.
+    return min(config.lr, share * config.lr + (1.0 - share) * config.min_lr)
 
 
 def batch_size(update: int, config: BatchConfig) -> int:

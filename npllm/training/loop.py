@@ -10,7 +10,7 @@ import numpy as np
 
 from npllm.data.sampler import WindowSampler, batch, next_ids
 from npllm.model import GPT, ModelConfig
-from npllm.optim import batch_size, build_optimizer, learning_rate
+from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.training.config import LoopConfig, RunConfig
 from npllm.training.machine import check_memory, usable_dtype
 from npllm.training.spikes import Spike, SpikeDetector
@@ -51,7 +51,7 @@ def build_state(config: RunConfig, vocab_size: int) -> LoopState:
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
     check_memory(model_config, min(config.batch.size, config.batch.micro_size))
     model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
-    detector = SpikeDetector(config.spikes, config.optim.warmup_steps)
+    detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
     return LoopState(model, build_optimizer(model, config.optim), detector)
 
 

@@ -1,12 +1,12 @@
 """Learning rate and batch size against numbers worked out by hand."""
 
-from math import sqrt
+from math import cos, radians, sqrt
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npllm.optim import BatchConfig, OptimConfig, batch_size, learning_rate
+from npllm.optim import BatchConfig, OptimConfig, batch_size, learning_rate, warmup_updates
 
 DECAYS = ["cosine", "linear", "constant", "inverse_sqrt", "wsd"]
 
@@ -18,24 +18,23 @@ def rates(n_updates, **fields):
 
 HALF_ROOT_3 = sqrt(3) / 2
 
-# Peak 8, end 2, four updates of warm-up: 2, 4, 6, 8. Then nine updates, the first at the peak and the last at the end.
+# Peak 8, end 2, two updates of warm-up: 4, 8. Then 19 updates, the first at the peak and the last at the end.
 AFTER_WARMUP = {
-    "linear": [8.0, 7.25, 6.5, 5.75, 5.0, 4.25, 3.5, 2.75, 2.0],
-    # 5 + 3 cos of 0, 22.5, 45, ... 180 degrees
-    "cosine": [8.0, 7.771638597533861, 7.121320343559643, 6.148050297095269, 5.0]
-    + [3.851949702904731, 2.878679656440358, 2.228361402466140, 2.0],
-    "constant": [8.0] * 9,
-    # 8 sqrt(4 / n) of the update n = 5, 6, ... 13
-    "inverse_sqrt": [16.0 / sqrt(n) for n in range(5, 14)],
-    # a fifth of 13 updates is 3: the peak up to update 9 of 0 ... 12, then three equal stairs
-    "wsd": [8.0] * 6 + [6.0, 4.0, 2.0],
+    "linear": [8.0 - k / 3 for k in range(19)],
+    # 5 + 3 cos of 0, 10, 20, ... 180 degrees
+    "cosine": [5.0 + 3.0 * cos(radians(10 * k)) for k in range(19)],
+    "constant": [8.0] * 19,
+    # 8 sqrt(2 / n) of the update n = 3, 4, ... 21
+    "inverse_sqrt": [8.0 * sqrt(2.0 / n) for n in range(3, 22)],
+    # a fifth of 21 updates is 4: the peak up to update 16 of 0 ... 20, then four equal stairs
+    "wsd": [8.0] * 15 + [6.5, 5.0, 3.5, 2.0],
 }
 
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_whole_schedule(decay):
-    expected = [2.0, 4.0, 6.0, 8.0, *AFTER_WARMUP[decay]]
-    assert rates(13, lr=8.0, min_lr=2.0, warmup_steps=4, decay=decay) == pytest.approx(expected, rel=1e-14)
+    expected = [4.0, 8.0, *AFTER_WARMUP[decay]]
+    assert rates(21, lr=8.0, min_lr=2.0, warmup_steps=2, decay=decay) == pytest.approx(expected, rel=1e-14)
 
 
 def test_cosine_at_thirds():
@@ -44,7 +43,7 @@ def test_cosine_at_thirds():
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "wsd"])
-@pytest.mark.parametrize(("n_updates", "warmup_steps"), [(2, 0), (10, 0), (1000, 0), (1000, 100), (12, 10)])
+@pytest.mark.parametrize(("n_updates", "warmup_steps"), [(2, 0), (10, 0), (1000, 0), (1000, 100), (12, 1)])
 def test_last_update_has_exactly_min_lr(decay, n_updates, warmup_steps):
     schedule = rates(n_updates, lr=3e-4, min_lr=3e-5, warmup_steps=warmup_steps, decay=decay)
     assert schedule[-1] == 3e-5
@@ -53,15 +52,40 @@ def test_last_update_has_exactly_min_lr(decay, n_updates, warmup_steps):
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_last_stair_of_the_warmup_is_exactly_the_peak(decay):
-    schedule = rates(50, lr=7e-4, warmup_steps=7, decay=decay)
+    schedule = rates(70, lr=7e-4, warmup_steps=7, decay=decay)
     assert schedule[6] == 7e-4
     assert schedule[0] == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-def test_a_run_of_one_update(decay):
-    assert rates(1, lr=3e-4, min_lr=3e-5, warmup_steps=0, decay=decay) == pytest.approx([3e-4], rel=1e-15)
-    assert rates(1, lr=3e-4, min_lr=3e-5, warmup_steps=3, decay=decay) == pytest.approx([1e-4], rel=1e-15)
+@pytest.mark.parametrize(
+    ("n_updates", "warmup_steps", "expected"),
+    [(1, 20, 0), (9, 20, 0), (10, 20, 1), (26, 20, 2), (199, 20, 19), (200, 20, 20), (9999, 20, 20), (50, 3, 3)],
+)
+def test_warm_up_is_at_most_a_tenth_of_the_run(n_updates, warmup_steps, expected):
+    config = OptimConfig(lr=1.0, min_lr=0.0, warmup_steps=warmup_steps)
+    assert warmup_updates(n_updates, config) == expected
+    schedule = [learning_rate(update, n_updates, config) for update in range(n_updates)]
+    assert schedule.index(1.0) == max(0, expected - 1)
+
+
+def test_of_a_run_without_a_length_no_warm_up_is_cut():
+    assert warmup_updates(None, OptimConfig(warmup_steps=100)) == 100
+
+
+@given(
+    decay=st.sampled_from(DECAYS),
+    n_updates=st.integers(1, 40) | st.integers(1, 2000),
+    warmup_steps=st.integers(0, 300),
+    lr=st.floats(1e-6, 1.0),
+    share=st.sampled_from([0.0, 0.1, 1.0]) | st.floats(0.0, 1.0),
+)
+def test_a_run_of_any_length_has_its_learning_rate(decay, n_updates, warmup_steps, lr, share):
+    """Also one of a single update; and the last of several has min_lr, to the last bit."""
+    schedule = rates(n_updates, lr=lr, min_lr=lr * share, warmup_steps=warmup_steps, decay=decay)
+    assert max(schedule) == lr
+    assert schedule[0] > 0.0
+    if n_updates > 1 and decay in ("cosine", "linear", "wsd"):
+        assert schedule[-1] == lr * share
 
 
 def test_inverse_sqrt_stops_at_min_lr():
@@ -92,7 +116,8 @@ def test_beyond_the_last_update_the_rate_stays():
 )
 def test_rate_climbs_then_falls_between_its_bounds(decay, n_updates, warmup_steps, lr, share):
     schedule = rates(n_updates, lr=lr, min_lr=lr * share, warmup_steps=warmup_steps, decay=decay)
-    up, down = schedule[:warmup_steps], schedule[warmup_steps:]
+    warmup = min(warmup_steps, n_updates // 10)
+    up, down = schedule[:warmup], schedule[warmup:]
     assert up == sorted(up)
     assert all(0.0 < rate <= lr for rate in up)
     slack = 1e-15 * lr

@@ -78,7 +78,8 @@ def test_every_sample_is_trained_on_once_and_in_order(monkeypatch):
 
 def test_an_update_is_loss_and_grad_then_the_optimiser():
     """Against the same composition written out, for a second update with its own rate, samples and masks."""
-    config = tiny_config(optim=OptimConfig(lr=1e-2, warmup_steps=4, grad_clip=0.05))
+    optim, train = OptimConfig(lr=1e-2, warmup_steps=4, grad_clip=0.05), TrainConfig(steps=40, dtype="float64")
+    config = tiny_config(optim=optim, train=train)
     state, plain = build_state(config, V), build_state(config, V)
     sampler = WindowSampler(len(TOKENS), 4, config.train.seed)
     for step in range(2):
@@ -90,6 +91,13 @@ def test_an_update_is_loss_and_grad_then_the_optimiser():
         assert (update.loss, update.grad_norm) == pytest.approx((loss, norm), rel=1e-12)
         assert norm > 0.05  # else the test would not see a missing clip
     np.testing.assert_array_equal(state.model.params.flat, plain.model.params.flat)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(8, 0), (35, 3), (1000, 5)])
+def test_limits_wait_for_the_warm_up_that_there_is(steps, expected):
+    """The detector's, as the learning rate's: at most a tenth of the run."""
+    config = tiny_config(optim=OptimConfig(warmup_steps=5)).with_steps(steps)
+    assert build_state(config, V).detector.warmup_steps == expected
 
 
 def test_metrics_are_those_of_the_schedules(finished_run):
