@@ -8,7 +8,7 @@ import numpy as np
 from npllm.errors import ConfigError
 from npllm.model import GPT, ModelConfig, Parameters, Storage
 from npllm.model.lora import Workspace
-from npllm.model.parameters import weight_shapes
+from npllm.model.parameters import TOKEN_TABLES, weight_shapes
 from npllm.reference.random import random_normal
 
 NEW_ROWS_SITE = 7 << 24  # random stream of the rows of new tokens
@@ -53,18 +53,21 @@ def adapted(
 ) -> GPT:
     """A model to train that computes what `base` does, with new parameters of its own.
 
-    vocab_size: more than the base has for new special tokens; their rows begin at random about the mean of all.
+    vocab_size: more than the base has for new special tokens; their rows begin at random about the mean of all, and are
+    trained with LoRA too (where it freezes the others).
     n_outputs: of a second head, which begins at random (`seed`) unless the base has the same. dropout, dtype: None =
     the base's. frozen, workspace: with LoRA, of a model that is to share them; its frozen weights must be the base's.
     """
     check_blocks(config, base.config)
+    vocab_size = vocab_size or base.config.vocab_size
     model_config = replace(
         base.config,
-        vocab_size=vocab_size or base.config.vocab_size,
+        vocab_size=vocab_size,
         n_outputs=n_outputs,
         dropout=base.config.dropout if dropout is None else dropout,
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha,
+        lora_new_tokens=vocab_size - base.config.vocab_size if config.lora_rank else 0,
     )
     dtype = dtype or base.dtype_name
     if config.lora_rank and frozen is None:
@@ -73,6 +76,9 @@ def adapted(
     model = GPT(model_config, seed=seed, dtype=dtype, storage=Storage(frozen=frozen, workspace=workspace))
     if not config.lora_rank:
         copy_weights(base, model.params, seed)
+    for name in TOKEN_TABLES:
+        if (new_rows := model.params.get(f"{name}.new_rows")) is not None:
+            new_rows[...] = frozen[name][-len(new_rows) :]
     if n_outputs and base.config.n_outputs == n_outputs:
         for name in ("readout.weight", "readout.bias"):
             model.params[name][...] = base.params[name]
@@ -82,8 +88,8 @@ def adapted(
 def copy_weights(base: GPT, into: Mapping[str, np.ndarray], seed: int) -> None:
     """The weights of the language model, with LoRA's factors merged in.
 
-    Rows of further tokens are drawn from a normal distribution with the mean and the spread of all rows: unlike one
-    another from the beginning, because where the embedding is frozen they stay what they are.
+    Rows of further tokens are drawn from a normal distribution with the mean and the spread of all rows: where tokens
+    lie, and unlike one another from the beginning.
     """
     source = base.merged()
     for name in weight_shapes(base.config):
@@ -115,6 +121,6 @@ def lr_scales(config: AdaptConfig, model: ModelConfig, names: Iterable[str]) -> 
 
 def _layer(name: str, top: int) -> int:
     name = name.removeprefix("policy.").removeprefix("critic.")
-    if name.endswith("_embedding"):
+    if name.startswith(("token_embedding", "position_embedding")):
         return 0
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else top

@@ -79,7 +79,7 @@ def begin(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bo
     seed, dtype = config.train.seed, config.train.dtype
     if not from_scratch:
         return new_state(adapted(base, config.adapt, n_outputs=n_classes, seed=seed, dtype=dtype), config)
-    model = GPT(replace(base.config, n_outputs=n_classes, lora_rank=0), seed=seed, dtype=dtype)
+    model = GPT(replace(base.config.language_model, n_outputs=n_classes), seed=seed, dtype=dtype)
     return new_state(model, replace(config, adapt=AdaptConfig()))
 
 

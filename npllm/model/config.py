@@ -1,6 +1,6 @@
 """The shape of a model: every number that decides which parameters it has."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
@@ -98,6 +98,8 @@ class ModelConfig(Architecture):
     """rank of what is added to every matrix of the blocks, while all else is frozen; 0 = no LoRA"""
     lora_alpha: float = 16.0
     """what is added is scaled by lora_alpha / lora_rank (Hu et al., "LoRA", 2021)"""
+    lora_new_tokens: int = 0
+    """tokens at the end of the vocabulary whose rows of embedding and head are trained too"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,8 +108,18 @@ class ModelConfig(Architecture):
         for field in ("n_outputs", "lora_rank"):
             if not 0 <= getattr(self, field) <= MOST_OUTPUTS:
                 raise ConfigError(f"model.{field} is {getattr(self, field)}, but must be from 0 to {MOST_OUTPUTS}.")
+        if not 0 <= self.lora_new_tokens <= (self.vocab_size if self.lora_rank else 0):
+            raise ConfigError(
+                f"model.lora_new_tokens is {self.lora_new_tokens}, but must be from 0 to model.vocab_size, and 0 "
+                "without model.lora_rank."
+            )
         if not self.lora_alpha > 0:
             raise ConfigError(f"model.lora_alpha is {self.lora_alpha}, but must be above 0.")
+
+    @property
+    def language_model(self) -> "ModelConfig":
+        """The same network without a second head, and all of its weights in one piece."""
+        return replace(self, n_outputs=0, lora_rank=0, lora_new_tokens=0)
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of forward and backward for one token of a sequence of `length`.

@@ -11,6 +11,10 @@ every operation of the model as it is, and generation as fast. Here it is the se
 another way: W and dW live in a workspace that models on the same W0 share, because they take turns. Policy, critic,
 reward model and reference then cost three times the weights (W0, W and dW) and their factors.
 
+The rows of new tokens are trained themselves, in the embedding and in the head. No change
+of the blocks makes up for a row of the head at random: behind the final norm a hidden state
+has a bounded length, so such a token's logit is bounded, and it may never become likely.
+
 Source: Hu et al., "LoRA: low-rank adaptation of large language models", 2021.
 """
 
@@ -54,22 +58,30 @@ class LoRA:
         self.params, self.grads = params, grads
         self.frozen, self.workspace = frozen, workspace
         self.names = [name.removesuffix(".lora_a") for name in params if name.endswith(".lora_a")]
+        self.tables = [name.removesuffix(".new_rows") for name in params if name.endswith(".new_rows")]
 
     def merge(self) -> None:
-        """W = W0 + s A B, for every matrix that has factors; all other weights are the frozen ones."""
+        """W = W0 + s A B, for every matrix that has factors, and new tokens' rows in their places; all other weights
+        are the frozen ones."""
         weights = self.workspace.weights
         weights.flat[:] = self.frozen.flat
         for name in self.names:
             a, b = self.params[f"{name}.lora_a"], self.params[f"{name}.lora_b"]
             product, _ = self.ops.linear_forward(self.scale * a, b)
             weights[name][...] += product
+        for name in self.tables:
+            new = self.params[f"{name}.new_rows"]
+            weights[name][-len(new) :] = new
 
     def take_gradients(self) -> None:
-        """Add dA and dB to the factors' gradients, and set the workspace's to zero."""
+        """Add dA, dB and those of new tokens' rows to the gradients, and set the workspace's to zero."""
         dweights = self.workspace.dweights
         for name in self.names:
             a, b = self.params[f"{name}.lora_a"], self.params[f"{name}.lora_b"]
             dproduct = self.scale * dweights[name]  # A B is a linear layer whose input is A
             da = self.ops.linear_backward(dproduct, LinearCache(a, None), b, self.grads[f"{name}.lora_b"])
             self.grads[f"{name}.lora_a"][...] += da
+        for name in self.tables:
+            dnew = self.grads[f"{name}.new_rows"]
+            dnew += dweights[name][-len(dnew) :]
         dweights.flat[:] = 0.0

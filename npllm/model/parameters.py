@@ -16,6 +16,7 @@ from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
 
 INITIALISATION_SITE = 1 << 24  # random streams of the initial values, apart from those of dropout
+TOKEN_TABLES = ("token_embedding", "lm_head")  # (V, C): a row for each token
 DRAWS = 1 << 18  # at once: they and their random words take many times the memory of the parameters
 
 
@@ -23,19 +24,23 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter that is trained, in the order of the forward pass."""
     shapes = weight_shapes(config)
     if config.lora_rank:
-        shapes = lora_shapes(shapes, config.lora_rank)
+        shapes = lora_shapes(shapes, config)
     if config.n_outputs:
         shapes |= {"readout.weight": (config.n_embd, config.n_outputs), "readout.bias": (config.n_outputs,)}
     return shapes
 
 
-def lora_shapes(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the two factors for every matrix of the blocks: (in, r) and (r, out)."""
-    factors: dict[str, tuple[int, ...]] = {}
+def lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the two factors for every matrix of the blocks, (in, r) and (r, out), and of the new tokens'
+    rows in every matrix that has a row for each token, (new, C)."""
+    rank, new = config.lora_rank, config.lora_new_tokens
+    trained: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         if name.startswith("blocks.") and len(shape) == 2:
-            factors |= {f"{name}.lora_a": (shape[0], rank), f"{name}.lora_b": (rank, shape[1])}
-    return factors
+            trained |= {f"{name}.lora_a": (shape[0], rank), f"{name}.lora_b": (rank, shape[1])}
+        elif name in TOKEN_TABLES and new:
+            trained[f"{name}.new_rows"] = (new, shape[1])
+    return trained
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

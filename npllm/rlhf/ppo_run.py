@@ -128,7 +128,7 @@ def build_actors(policy: GPT, reward: GPT, config: PPOConfig) -> Actors:
         return Actors(_pair(trained, critic, config), policy, reward)
     frozen_policy = adapted(policy, config.adapt, dropout=0.0, seed=config.train.seed)
     frozen, workspace = frozen_policy.frozen, new_workspace(frozen_policy.config, policy.dtype)
-    plain = replace(frozen_policy.config, lora_rank=0)
+    plain = frozen_policy.config.language_model
     reference = GPT(plain, dtype=policy.dtype_name, storage=Storage(frozen, workspace.dweights))
     if reward.frozen is not None and np.array_equal(reward.frozen.flat, frozen.flat):
         reward = GPT(

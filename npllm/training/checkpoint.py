@@ -16,7 +16,7 @@ read when they are as long as the model needs and not longer than the file.
 import hashlib
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,7 +203,7 @@ def _check_room(table: dict[str, Any], arrays: dict[str, np.ndarray], configs: d
     if count > len(arrays["params"]):
         raise ValueError(f"it would have {count:,} parameters, and the file holds {len(arrays['params']):,}")
     for config in configs.values():
-        if config.lora_rank and parameter_count(replace(config, lora_rank=0, n_outputs=0)) > len(arrays["frozen"]):
+        if config.lora_rank and parameter_count(config.language_model) > len(arrays["frozen"]):
             raise ValueError("its frozen weights are fewer than the model has")
     if sum(config.n_layer for config in configs.values()) > len(table) or _names(configs) != table.keys():
         raise ValueError("its table lists other parameters")

@@ -24,10 +24,14 @@ def base_model(*, dtype="float64", **fields) -> GPT:
 
 
 @both_ways
-@pytest.mark.parametrize("base_rank", [0, 3], ids=["plain base", "lora base"])
+@pytest.mark.parametrize(
+    "of_base",
+    [{}, {"lora_rank": 3}, {"lora_rank": 3, "lora_new_tokens": 2}],
+    ids=["plain base", "lora base", "lora base with new tokens"],
+)
 @pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
-def test_it_computes_what_the_base_does(config, base_rank, architecture):
-    base = base_model(lora_rank=base_rank, **architecture)
+def test_it_computes_what_the_base_does(config, of_base, architecture):
+    base = base_model(**of_base, **architecture)
     model = adapted(base, config)
     tokens = random_batch(base.config, B=2, T=6).tokens
     expected = base.logits(tokens)
@@ -35,6 +39,7 @@ def test_it_computes_what_the_base_does(config, base_rank, architecture):
     model.params.flat[:] += 1.0  # parameters of its own: the base stays as it was
     np.testing.assert_array_equal(base.logits(tokens), expected)
     assert (model.config.lora_rank, model.config.lora_alpha) == (config.lora_rank, config.lora_alpha)
+    assert model.config.lora_new_tokens == 0  # these are no longer new
 
 
 @both_ways
@@ -52,8 +57,7 @@ def test_new_tokens_change_nothing_for_the_old_ones(config, tie_embeddings):
 @both_ways
 @pytest.mark.parametrize("name", ["token_embedding", "lm_head"])
 def test_new_tokens_differ_and_lie_where_tokens_lie(config, name):
-    """Equal rows could not be told apart where the embedding is frozen, as it is with LoRA: no model would ever learn
-    to stop."""
+    """Equal rows could not be told apart at first."""
     base = base_model(tie_embeddings=False, vocab_size=400)
     old, new = np.split(adapted(base, config, vocab_size=800, seed=1).merged()[name], 2)
     assert len(np.unique(new, axis=0)) == 400
@@ -61,6 +65,22 @@ def test_new_tokens_differ_and_lie_where_tokens_lie(config, name):
     np.testing.assert_allclose(new.std(axis=0), old.std(axis=0), rtol=0.25)
     other = adapted(base, config, vocab_size=800, seed=2).merged()[name]
     assert not (other[400:] == new).any()
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_with_lora_a_new_token_can_become_certain(tie_embeddings):
+    """It is what comes next, always. With a row at random that nothing trains it never was: the final norm bounds the
+    hidden states, and so its logit."""
+    base = base_model(tie_embeddings=tie_embeddings)
+    V = base.config.vocab_size
+    model = adapted(base, LORA, vocab_size=V + 2)
+    tokens = random_batch(base.config, B=4, T=6).tokens
+    optimizer = AdamW(model, lr=0.05, weight_decay=0.0)
+    for _ in range(60):
+        model.loss_and_grad(tokens, np.full_like(tokens, V + 1))
+        optimizer.step(grad_clip=1.0)
+    assert model.loss(tokens, np.full_like(tokens, V + 1)) < 0.01
+    np.testing.assert_array_equal(model.merged()["token_embedding"][:V], base.params["token_embedding"])
 
 
 @both_ways
@@ -123,8 +143,9 @@ def test_actor_and_critic_have_the_layers_of_a_model():
 
 
 def test_factors_have_the_layer_of_their_matrix():
-    model = GPT(small_config(n_layer=3, lora_rank=2))
+    model = GPT(small_config(n_layer=3, lora_rank=2, lora_new_tokens=1, tie_embeddings=False))
     found = scales_of(model, lora_rank=2, layer_decay=0.5)
+    assert (found["token_embedding.new_rows"], found["lm_head.new_rows"]) == (0.5**4, 1.0)
     assert found["blocks.0.mlp.up.weight.lora_a"] == found["blocks.0.attention.qkv.weight.lora_b"] == 0.125
 
 

@@ -26,6 +26,7 @@ def set_weights_of_order_one(model: GPT, seed: int) -> None:
     """
     rng = np.random.default_rng(seed)
     for name, array in model.params.items():
+        name = name.removesuffix(".new_rows")
         draws = rng.standard_normal(array.shape)
         if array.ndim == 1:
             array[:] = 1.0 + 0.3 * draws if "norm" in name and name.endswith("weight") else 0.5 * draws

@@ -37,6 +37,8 @@ def plain_model(model: GPT) -> GPT:
         weight[...] = model.params[name] if name.startswith("readout") else model.frozen[name]
         if f"{name}.lora_a" in model.params:
             weight += scale * (model.params[f"{name}.lora_a"] @ model.params[f"{name}.lora_b"])
+        if f"{name}.new_rows" in model.params:
+            weight[len(weight) - model.config.lora_new_tokens :] = model.params[f"{name}.new_rows"]
     return plain
 
 
@@ -52,8 +54,18 @@ def test_every_matrix_of_the_blocks_has_factors_and_nothing_else_is_trained(arch
 
 
 @both_architectures
-def test_the_forward_is_that_of_the_merged_weights(backend, architecture):
-    config = small_config(dropout=0.3, n_outputs=2, **architecture, **LORA)
+def test_new_tokens_have_rows_of_their_own(architecture):
+    """In the head too, where it is not the embedding."""
+    model = GPT(small_config(**architecture, **LORA, lora_new_tokens=4))
+    tables = {"token_embedding"} if architecture is GPT_2 else {"token_embedding", "lm_head"}
+    rows = {name: array.shape for name, array in model.params.items() if ".lora_" not in name}
+    assert rows == {f"{name}.new_rows": (4, 8) for name in tables}
+
+
+@both_architectures
+@pytest.mark.parametrize("new", [0, 3])
+def test_the_forward_is_that_of_the_merged_weights(backend, architecture, new):
+    config = small_config(dropout=0.3, n_outputs=2, **architecture, **LORA, lora_new_tokens=new)
     model = order_one_model(config, backend=backend)
     plain = plain_model(model)
     batch = random_batch(config, B=3, T=6)
@@ -71,13 +83,16 @@ def test_the_forward_is_that_of_the_merged_weights(backend, architecture):
     rank=st.integers(1, 3),
     alpha=st.sampled_from([0.5, 4.0]),
     dropout=st.sampled_from([0.0, 0.3]),
+    new=st.integers(0, 2),
     seed=st.integers(0, 2**32),
 )
-def test_gradient_of_every_factor(backend, architecture, case, rank, alpha, dropout, seed):
-    """Of the language model's loss and of one on the second head; both twice, because gradients add up."""
+def test_gradient_of_everything_that_is_trained(backend, architecture, case, rank, alpha, dropout, new, seed):
+    """Factors and rows of new tokens, of the language model's loss and of one on the second head; both twice, because
+    gradients add up."""
     fields, B, T = case
     choices = {name: value for name, value in architecture.items() if name != "n_kv_head"}
-    config = ModelConfig(**fields, **choices, dropout=dropout, n_outputs=2, lora_rank=rank, lora_alpha=alpha)
+    lora = {"lora_rank": rank, "lora_alpha": alpha, "lora_new_tokens": new}
+    config = ModelConfig(**fields, **choices, dropout=dropout, n_outputs=2, **lora)
     model = order_one_model(config, seed, backend=backend)
     batch = random_batch(config, B, T, seed)
     weights = np.random.default_rng(seed).standard_normal((B * T, 2))  # dL of the second head's outputs
@@ -109,8 +124,8 @@ def test_it_begins_as_its_base():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bf16"])
-def test_training_moves_the_factors_only(dtype):
-    model = order_one_model(small_config(**LORA), dtype=dtype)
+def test_training_moves_factors_and_new_rows_only(dtype):
+    model = order_one_model(small_config(**LORA, lora_new_tokens=2), dtype=dtype)
     before, frozen = model.params.flat.copy(), model.frozen.flat.copy()
     batch, optimizer = random_batch(model.config, B=4, T=6), AdamW(model, lr=0.02, weight_decay=0.1)
     losses = [(model.loss_and_grad(*batch), optimizer.step())[0] for _ in range(20)]
@@ -121,8 +136,9 @@ def test_training_moves_the_factors_only(dtype):
 
 
 def test_models_that_share_take_turns():
-    """Two models on one set of frozen weights and one workspace do what they do with workspaces of their own."""
-    config = small_config(n_outputs=1, dropout=0.2, **LORA)
+    """Two models on one set of frozen weights and one workspace do what they do with workspaces of their own, each
+    with its own rows for new tokens."""
+    config = small_config(n_outputs=1, dropout=0.2, **LORA, lora_new_tokens=4)
     batches = [random_batch(config, B=3, T=6, seed=seed) for seed in (1, 2)]
 
     def trained(shared: bool) -> list[np.ndarray]:
@@ -145,7 +161,7 @@ def test_models_that_share_take_turns():
 
 
 def test_a_text_is_written_with_the_factors_as_they_are_then():
-    config = small_config(**LORA)
+    config = small_config(**LORA, lora_new_tokens=3)
     model = order_one_model(config)
     for seed in (0, 7):
         set_weights_of_order_one(model, seed)

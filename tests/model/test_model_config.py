@@ -25,6 +25,9 @@ from npllm.errors import ConfigError
         ({"norm": "batchnorm"}, "model.norm is 'batchnorm', but must be one of layernorm, rmsnorm"),
         ({"position": "alibi"}, "model.position is 'alibi'"),
         ({"mlp": "relu"}, "model.mlp is 'relu'"),
+        ({"lora_rank": 1, "lora_new_tokens": -1}, "model.lora_new_tokens is -1, but must be from 0 to"),
+        ({"lora_rank": 1, "lora_new_tokens": 12}, "model.lora_new_tokens is 12"),
+        ({"lora_new_tokens": 1}, "model.lora_new_tokens is 1, but .* and 0 without model.lora_rank"),
     ],
 )
 def test_bad_value_is_refused_by_name(fields, message):

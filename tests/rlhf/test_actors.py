@@ -27,8 +27,10 @@ def run_config(method: str, lora_rank: int) -> PPOConfig:
 
 
 def base_models(lora_rank: int, *, dtype: str = "float32", **sizes) -> tuple[GPT, GPT]:
-    """A fine-tuned policy, and a reward model that was trained from it, with LoRA where there is a rank."""
-    policy = language_model(tiny_config(**sizes), 1, dtype=dtype)
+    """A fine-tuned policy, and a reward model that was trained from it, both with LoRA where there is a rank; the
+    policy has then learnt two new tokens."""
+    lora = {"lora_rank": lora_rank, "lora_new_tokens": 2} if lora_rank else {}
+    policy = language_model(tiny_config(**sizes, **lora), 1, dtype=dtype)
     reward = adapted(policy, AdaptConfig(lora_rank=lora_rank), n_outputs=1, seed=2)
     trained = order_one(GPT(reward.config, dtype=dtype), 5).params
     for name, array in reward.params.items():
@@ -116,7 +118,7 @@ def test_with_lora_four_models_cost_less_than_four_times_the_weights():
         assert np.shares_memory(model.weights["token_embedding"], trained.weights["token_embedding"])
         assert np.shares_memory(model.dweights["lm_head"], trained.dweights["lm_head"])
     assert np.shares_memory(actors.reference.params.flat, trained.frozen.flat)
-    one_model = policy.params.flat.nbytes
+    one_model = actors.reference.params.flat.nbytes
     assert 3 * one_model < sum(array.nbytes for array in buffers(actors).values()) < 4 * one_model
     without = build_actors(*base_models(0, **SIZES), run_config("ppo", 0))
     assert sum(array.nbytes for array in buffers(without).values()) > 7 * one_model

@@ -16,7 +16,7 @@ from npllm.training.checkpoint import model_from_checkpoint, restore_checkpoint
 from npllm.training.state import LoopState
 
 PLAIN = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, vocab_size=11)
-LORA = replace(PLAIN, lora_rank=2, lora_alpha=3.0)
+LORA = replace(PLAIN, lora_rank=2, lora_alpha=3.0, lora_new_tokens=3)
 CRITIC = {"plain": replace(PLAIN, n_outputs=1), "lora": replace(LORA, n_outputs=1)}
 TOKENS = np.random.default_rng(0).integers(0, 11, (3, 6))
 KINDS = ("lora", "actor-critic", "actor-critic with lora")
@@ -86,6 +86,14 @@ def test_the_whole_state_comes_back(saved):
         critics = again.model.critic, state.model.critic
         outputs = [critic.readout(critic.hidden(TOKENS)) for critic in critics]
         np.testing.assert_array_equal(*outputs)
+
+
+def test_a_checkpoint_from_before_new_tokens_had_rows_is_still_read(tmp_path):
+    state = LoopState(model := GPT(replace(LORA, lora_new_tokens=0)), AdamW(model))
+    path = write_checkpoint(tmp_path, state)
+    reseal(path, lambda description, _: description["model"].pop("lora_new_tokens"))
+    np.testing.assert_array_equal(model_from_checkpoint(path).logits(TOKENS), model.logits(TOKENS))
+    restore_checkpoint(path, state)
 
 
 @with_critic
@@ -174,7 +182,13 @@ OF_FROZEN = {
     "of wide blocks": (with_config("model", n_embd=10**5), "it would have [0-9,]+ parameters"),
     "of a huge rank": (with_config("model", lora_rank=1 << 16), "it would have [0-9,]+ parameters"),
     "of an impossible rank": (with_config("model", lora_rank=10**12), "model.lora_rank is 10{12}, but must be"),
-    "of no rank": (with_config("model", lora_rank=0), "its table lists other parameters|it would have"),
+    "of no rank": (
+        with_config("model", lora_rank=0, lora_new_tokens=0),
+        "its table lists other parameters|it would have",
+    ),
+    "of no rank with new tokens": (with_config("model", lora_rank=0), "model.lora_new_tokens is 3, but must be"),
+    "of other new tokens": (with_config("model", lora_new_tokens=2), "should hold params as|it would have"),
+    "of more new tokens than tokens": (with_config("model", lora_new_tokens=12), "from 0 to model.vocab_size"),
     "of a rank in words": (with_config("model", lora_rank="two"), "describes no model that can be built"),
     "of many layers": (with_config("model", n_layer=10**4), "it would have [0-9,]+ parameters|n_layer"),
 }
@@ -238,7 +252,7 @@ def test_a_critic_that_was_added(saved):
 @with_critic
 def test_a_critic_with_lora_needs_a_policy_with_it(saved):
     kind, _, path = saved
-    with_config("critic", lora_rank=0 if "lora" in kind else 2)(path)
+    with_config("critic", lora_rank=0 if "lora" in kind else 2, lora_new_tokens=0)(path)
     refuse(path, "describes no model that can be built")
 
 
