@@ -56,6 +56,7 @@ class ClassifySettings:
 class ClassifyConfig(StageConfig):
     """A complete experiment in transfer. train.steps counts the updates of the run's own classifier only."""
 
+    lengthened_by = "train.steps or classify.epochs"
     classify: ClassifySettings = field(default_factory=ClassifySettings)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, min_lr=0.0, warmup_steps=10, decay="linear", weight_decay=0.01)

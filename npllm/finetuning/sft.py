@@ -22,12 +22,15 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
+    Usual,
     checked_records,
     create_stage_run,
+    describe_length,
+    fix_length,
+    load_fixed,
     load_model,
     new_state,
     policy_checkpoint,
-    steps_of,
     train_stage,
     write_summary,
 )
@@ -36,7 +39,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
-from npllm.training.config import LoopConfig, load_config
+from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
@@ -52,9 +55,7 @@ ROWS_AT_ONCE = 16
 class SFTSettings(RecordSettings):
     """How the demonstrations are used."""
 
-    section = "sft"
-    epochs: float = 3.0
-    """times that each demonstration is learnt from, where train.steps is none"""
+    section, usual = "sft", Usual(epochs=3.0, batch=16, least_batch=1, least_updates=200)
     val_fraction: float = 0.05
     """share of the demonstrations that is held out"""
 
@@ -63,11 +64,12 @@ class SFTSettings(RecordSettings):
 class SFTConfig(StageConfig):
     """A complete experiment in supervised fine-tuning."""
 
+    lengthened_by, fits_batch = "train.steps or sft.epochs", True
     sft: SFTSettings = field(default_factory=SFTSettings)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=5e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
     )
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=16, micro_size=8))
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=None, micro_size=8))
 
 
 class PackedGradients:
@@ -126,14 +128,14 @@ def create_sft_run(
     train_records, val_records = split_records(demonstrations, *split)
     records = {"train": train_records, "val": val_records}
     rows = pack(split_records(examples, *split)[0], T)
-    config = steps_of(config.sft.epochs, len(rows.tokens), config)
+    config = fix_length(config, config.sft, len(rows.tokens))
     return create_stage_run(out, "sft", config, tokenizer, models={"policy": checkpoint}, records=records)
 
 
 def resume_sft(run: RunFolder, console: Console) -> None:
     """Train to the last step, from wherever the run stands."""
     with run.lock():
-        config = load_config(run.config, SFTConfig)
+        config = load_fixed(run, SFTConfig)
         set_up_kernels(config.train, console)
         tokenizer = run.load_tokenizer()
         state = build_sft_state(run, config, tokenizer)
@@ -142,9 +144,10 @@ def resume_sft(run: RunFolder, console: Console) -> None:
             pack(encode(read_demonstrations(checked_records(run, name)), tokenizer), T) for name in ("train", "val")
         )
         console.print(
-            f"{state.model.params.count / 1e6:.2f} M parameters to train; {config.train.steps:,} steps of "
-            f"{config.batch.size} × {T} tokens from {len(rows.tokens):,} rows",
+            f"{state.model.params.count / 1e6:.2f} M parameters to train; "
+            + describe_length(config, len(rows.tokens), f"rows of {T} tokens"),
             highlight=False,
+            soft_wrap=True,
         )
         validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
         train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console, width=T)

@@ -9,9 +9,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -26,13 +26,18 @@ from npllm.model import GPT, ActorCritic, ModelConfig
 from npllm.optim import build_optimizer, warmup_updates
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
-from npllm.training.config import LoopConfig, TrainConfig, config_text
+from npllm.training.config import LoopConfig, TrainConfig, config_text, load_config
 from npllm.training.machine import activations, require_memory
 from npllm.training.pretrain import check_disk, describe_machine
 from npllm.training.run_folder import RunFolder, create_run, run_of
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
+
+C = TypeVar("C", bound=LoopConfig)
+
+FEWEST_LOOKS = 4  # at the held-out records, in a run whose length nobody set
+MOST_PASSES = 4  # over its records, of a run that looks for spikes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +52,29 @@ class StageConfig(LoopConfig):
             raise ConfigError("train.minutes is for pretraining; set train.steps, or the stage's epochs.")
 
 
+class Usual(NamedTuple):
+    """How long a stage learns where it is not told, and how short it may become where records are few."""
+
+    epochs: float
+    batch: int
+    least_batch: int  # the gradient of fewer records is little but noise
+    least_updates: int  # at the stage's learning rate fewer change too little
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordSettings:
     """How a stage uses its records. A subclass names its section, which the complaints name."""
 
     section: ClassVar[str]
-    epochs: float = 1.0
-    """times that each record is learnt from, where train.steps is none"""
+    usual: ClassVar[Usual]
+    epochs: float | None = None
+    """times that each record is learnt from, where train.steps is none; none = 3 in sft and 1 in reward and dpo, and
+    more where records are few"""
     val_fraction: float = 0.1
     """share of the records that is held out"""
 
     def __post_init__(self):
-        if not self.epochs > 0:
+        if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"{self.section}.epochs is {self.epochs}, but must be above 0.")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"{self.section}.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
@@ -131,11 +147,46 @@ def check_same_tokenizer(one: Path, other: Path) -> None:
         )
 
 
-def steps_of(epochs: float, n_rows: int, config: LoopConfig) -> LoopConfig:
-    """The config with its number of updates fixed: train.steps, or as many as `epochs` over n_rows take."""
-    if config.train.steps is not None:
-        return config
-    return config.with_steps(max(1, round(epochs * n_rows / config.batch.size)))
+def fix_length(config: C, settings: RecordSettings, n_rows: int) -> C:
+    """The config of a run on n_rows records (of SFT: packed rows), with its batch, epochs and updates as numbers.
+
+    What was set stays. The rest is the usual, but where that makes fewer than
+    least_updates the batch is smaller, and where that is not enough there are more epochs.
+    A run over the same few records again and again has no detector of spikes: its losses
+    fall to nearly nothing, and beside such a window every harder record would count as one.
+    """
+    usual, size, epochs, steps = settings.usual, config.batch.size, settings.epochs, config.train.steps
+    if size is None:
+        fitting = int((epochs or usual.epochs) * n_rows / usual.least_updates)
+        size = min(usual.batch, n_rows, max(usual.least_batch, fitting))
+        batch = replace(config.batch, size=size, micro_size=min(size, config.batch.micro_size))
+        config = replace(config, batch=batch)
+    if steps is None:
+        epochs = epochs or max(usual.epochs, usual.least_updates * size / n_rows)
+        steps = max(1, round(epochs * n_rows / size))
+        looks = min(config.train.eval_every, max(1, steps // FEWEST_LOOKS))
+        config = replace(config, train=replace(config.train, steps=steps, eval_every=looks))
+        config = replace(config, **{settings.section: replace(settings, epochs=epochs)})
+    if steps * size > MOST_PASSES * n_rows:
+        config = replace(config, spikes=replace(config.spikes, enabled=False))
+    return config
+
+
+def load_fixed(run: RunFolder, kind: type[C]) -> C:
+    """The config of a run that `fix_length` made. Raises ConfigError where it is no longer complete."""
+    config = load_config(run.config, kind)
+    for name, value in (("train.steps", config.train.steps), ("batch.size", config.batch.size)):
+        if value is None:
+            raise ConfigError(f"{run.config} has no {name}; restore the config.toml of the run.")
+    return config
+
+
+def describe_length(config: LoopConfig, n_rows: int, unit: str) -> str:
+    """What is going to happen, in a line. unit: what a batch holds, as "pairs"."""
+    steps, size = config.train.steps, config.batch.size
+    times = f"each of the {n_rows:,} is learnt from {steps * size / n_rows:.3g} times"
+    watch = "" if config.spikes.enabled else "; loss spikes are not looked for"
+    return f"{steps:,} updates of {size} {unit}: {times}{watch}"
 
 
 def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:

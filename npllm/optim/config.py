@@ -52,8 +52,9 @@ class OptimConfig:
 class BatchConfig:
     """How many sequences make one update."""
 
-    size: int = 12
-    """sequences of block_size tokens per update"""
+    size: int | None = 12
+    """sequences of block_size tokens per update; none, in sft, reward and dpo = 16 rows or 32 pairs, and fewer where
+    there are few"""
     micro_size: int = 12
     """sequences at once in memory; a batch is the sum of the gradients of its micro-batches"""
     ramp_start: int | None = None
@@ -63,13 +64,13 @@ class BatchConfig:
 
     def __post_init__(self):
         for field in ("size", "micro_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"batch.{field} is {getattr(self, field)}, but must be at least 1.")
-        if self.size > LARGEST_BATCH:  # their numbers alone would fill the memory
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ConfigError(f"batch.{field} is {value}, but must be at least 1.")
+        if self.size is not None and self.size > LARGEST_BATCH:  # their numbers alone would fill the memory
             raise ConfigError(f"batch.size is {self.size}, but must be at most {LARGEST_BATCH}.")
         if self.ramp_steps < 0:
             raise ConfigError(f"batch.ramp_steps is {self.ramp_steps}, but must not be negative.")
-        if self.ramp_start is not None and not 1 <= self.ramp_start <= self.size:
+        if self.ramp_start is not None and not 1 <= self.ramp_start <= (self.size or LARGEST_BATCH):
             raise ConfigError(
                 f"batch.ramp_start = {self.ramp_start} must be between 1 and batch.size = {self.size}; set it to a "
                 "number in between, or to None for no ramp."

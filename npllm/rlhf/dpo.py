@@ -20,19 +20,20 @@ from npllm.finetuning.stage_run import (
     StageConfig,
     checked_records,
     create_stage_run,
+    describe_length,
+    fix_length,
+    load_fixed,
     load_model,
     new_state,
     policy_checkpoint,
-    steps_of,
     train_stage,
     write_summary,
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
-from npllm.rlhf.reward import Pairs, encode_pairs
+from npllm.rlhf.reward import USUAL_OF_PAIRS, Pairs, encode_pairs
 from npllm.rlhf.sequences import sequence_log_probability
-from npllm.training.config import load_config
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
@@ -44,7 +45,7 @@ from npllm.training.train import Stage
 class DPOSettings(RecordSettings):
     """How the pairs are used."""
 
-    section = "dpo"
+    section, usual = "dpo", USUAL_OF_PAIRS
     beta: float = 0.1
     """how much a nat of divergence from the reference costs (Rafailov et al., 2023: 0.1)"""
 
@@ -58,11 +59,12 @@ class DPOSettings(RecordSettings):
 class DPOConfig(StageConfig):
     """A complete experiment in direct preference optimisation. batch.size counts pairs."""
 
+    lengthened_by, fits_batch = "train.steps or dpo.epochs", True
     dpo: DPOSettings = field(default_factory=DPOSettings)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.0)
     )
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=None, micro_size=32))
 
 
 class DPOGradients:
@@ -123,14 +125,14 @@ def create_dpo_run(config: DPOConfig, base: Path, preferences: Sequence[Preferen
     checkpoint, tokenizer, _ = policy_checkpoint(base)
     train_records, val_records = split_records(preferences, config.dpo.val_fraction, config.train.seed)
     records = {"train": train_records, "val": val_records}
-    config = steps_of(config.dpo.epochs, len(train_records), config)
+    config = fix_length(config, config.dpo, len(train_records))
     return create_stage_run(out, "dpo", config, tokenizer, models={"policy": checkpoint}, records=records)
 
 
 def resume_dpo(run: RunFolder, console: Console) -> None:
     """Train to the last step, from wherever the run stands."""
     with run.lock():
-        config = load_config(run.config, DPOConfig)
+        config = load_fixed(run, DPOConfig)
         set_up_kernels(config.train, console)
         base, tokenizer = load_model(run, "policy"), run.load_tokenizer()
         dtype = usable_dtype(config.train.dtype)
@@ -142,6 +144,7 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         )
         val_reference = reference_log_probability(base, val_pairs)
         validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
+        console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
         stage = Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",))
         train_stage(run, config, state, stage, console, width=2 * pairs.chosen.tokens.shape[1], others=[base])
         val_loss = validate(state.model)

@@ -19,11 +19,14 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
+    Usual,
     checked_records,
     create_stage_run,
+    describe_length,
+    fix_length,
+    load_fixed,
     load_model,
     new_state,
-    steps_of,
     train_stage,
     trained_checkpoint,
     write_summary,
@@ -33,7 +36,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, width_of
 from npllm.tokenizer import Tokenizer
-from npllm.training.config import LoopConfig, load_config
+from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.pretrain import set_up_kernels
@@ -41,6 +44,7 @@ from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
 from npllm.training.train import Stage
 
+USUAL_OF_PAIRS = Usual(epochs=1.0, batch=32, least_batch=4, least_updates=50)
 CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -48,18 +52,19 @@ CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 class RewardSettings(RecordSettings):
     """How the pairs are used: once each, as in Ziegler et al., 2019."""
 
-    section = "reward"
+    section, usual = "reward", USUAL_OF_PAIRS
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(StageConfig):
     """A complete training of a reward model. batch.size counts pairs."""
 
+    lengthened_by, fits_batch = "train.steps or reward.epochs", True
     reward: RewardSettings = field(default_factory=RewardSettings)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=3e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01)
     )
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=None, micro_size=32))
 
 
 class Pairs(NamedTuple):
@@ -154,14 +159,14 @@ def create_reward_run(config: RewardConfig, base: Path, preferences: Sequence[Pr
     checkpoint, tokenizer = trained_checkpoint(base)
     train_records, val_records = split_records(preferences, config.reward.val_fraction, config.train.seed)
     records = {"train": train_records, "val": val_records}
-    config = steps_of(config.reward.epochs, len(train_records), config)
+    config = fix_length(config, config.reward, len(train_records))
     return create_stage_run(out, "reward", config, tokenizer, models={"policy": checkpoint}, records=records)
 
 
 def resume_reward(run: RunFolder, console: Console) -> None:
     """Train to the last step, from wherever the run stands."""
     with run.lock():
-        config = load_config(run.config, RewardConfig)
+        config = load_fixed(run, RewardConfig)
         set_up_kernels(config.train, console)
         state = build_reward_state(run, config)
         tokenizer, T = run.load_tokenizer(), state.model.config.block_size
@@ -169,6 +174,7 @@ def resume_reward(run: RunFolder, console: Console) -> None:
             encode_pairs(read_preferences(checked_records(run, name)), tokenizer, T) for name in ("train", "val")
         )
         validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
+        console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
         stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
         train_stage(run, config, state, stage, console, width=2 * pairs.chosen.tokens.shape[1])
         result = evaluate_reward(state.model, val_pairs)

@@ -17,7 +17,7 @@ from importlib import resources
 from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import tyro
 
@@ -107,6 +107,8 @@ class TrainConfig:
 class LoopConfig:
     """What every kind of training has."""
 
+    lengthened_by: ClassVar[str] = "train.steps"  # the fields that make a run longer
+    fits_batch: ClassVar[bool] = False  # whether batch.size may be none, until the run is made
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -119,6 +121,8 @@ class LoopConfig:
                     raise ConfigError(f"{section}.{name} is {value}, but must be a finite number.")
                 if isinstance(value, int) and name != "seed" and value > LARGEST_COUNT:
                     raise ConfigError(f"{section}.{name} is {value}, but must be at most {LARGEST_COUNT}.")
+        if self.batch.size is None and not self.fits_batch:
+            raise ConfigError("batch.size is none, which sft, reward and dpo know only; set batch.size.")
 
     def with_steps(self, steps: int) -> Self:
         """The same run with its number of updates fixed."""
@@ -129,6 +133,7 @@ class LoopConfig:
 class RunConfig(LoopConfig):
     """A complete experiment in pretraining."""
 
+    lengthened_by = "train.steps or train.minutes"
     data: DataConfig = field(default_factory=DataConfig)
     model: Architecture = field(default_factory=Architecture)
 

@@ -20,6 +20,8 @@ from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import Spike
 from npllm.training.state import LoopState
 
+FEWEST_UPDATES = 10  # of a run that can learn something
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -55,6 +57,9 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
         if state.step:
             where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
             console.print(where, highlight=False, markup=False, soft_wrap=True)
+        elif config.train.steps < FEWEST_UPDATES:
+            few = f"{config.train.steps} updates are too few to learn much from; raise {config.lengthened_by}."
+            console.print(few, highlight=False, soft_wrap=True)
         flops_per_token = state.model.config.flops_per_token(state.model.config.block_size)
         peak = matmul_peak(state.model.dtype)
         view = ProgressView(

@@ -94,7 +94,7 @@ def test_the_config_of_another_stage_is_refused(copy, folder, capsys):
     refused(capsys, "resume", copy, exit_code=3)
     config = copy / "config.toml"
     config.write_text(config.read_text().replace('stage = "reward"', 'stage = "sft"'))
-    assert "reward.epochs is not a field" in refused(capsys, "resume", copy, exit_code=2)
+    assert "reward.val_fraction is not a field" in refused(capsys, "resume", copy, exit_code=2)
 
 
 REFUSED = {

@@ -12,7 +12,7 @@ from npllm.data.corpora import place_of
 from npllm.data.docstrings import stdlib_functions
 from npllm.data.records import Demonstration
 from npllm.finetuning.sft import SFTConfig, SFTSettings
-from npllm.optim import OptimConfig
+from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.dpo import DPOConfig
 from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.ppo_settings import PPOSettings
@@ -54,6 +54,7 @@ class Code(Task):
         sft=SFTConfig(
             sft=SFTSettings(epochs=1),
             optim=OptimConfig(lr=5e-4, min_lr=0.0, warmup_steps=20, decay="linear", weight_decay=0.01),
+            batch=BatchConfig(size=16, micro_size=8),
             train=TrainConfig(eval_every=50, checkpoint_every=100),
         ),
         reward=RewardConfig(
