@@ -22,14 +22,19 @@ def chunks_of_logits(x, weight, empty):
     """Of each chunk the slice of the rows, the logits, and room for them in the weight's dtype, which is the logits
     themselves unless that is bfloat16. They are valid, and free to be changed, until the next chunk."""
     N, V = len(x), len(weight)
-    rows_in_cache = CHUNK_BYTES // (V * x.itemsize) // ROW_MULTIPLE * ROW_MULTIPLE
-    size = min(N, max(MIN_CHUNK_ROWS, rows_in_cache))
+    size = chunk_size(N, V, x.itemsize)
     buffer = empty((size, V), x.dtype)
     factors = buffer if weight.dtype == x.dtype else empty((size, V), weight.dtype)
     for start in range(0, N, size):
         rows = slice(start, min(start + size, N))
         n = rows.stop - start
         yield rows, matmul(x[rows], weight.T, buffer[:n]), factors[:n]
+
+
+def chunk_size(N, V, itemsize):
+    """How many of N rows have their logits, V each, computed at once."""
+    rows_in_cache = CHUNK_BYTES // (V * itemsize) // ROW_MULTIPLE * ROW_MULTIPLE
+    return min(N, max(MIN_CHUNK_ROWS, rows_in_cache))
 
 
 def multiply_gradient(dlogits, factors, x, weight, dweight, dx):

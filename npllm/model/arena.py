@@ -42,6 +42,12 @@ class Arena:
         self.peak = max(self.peak, self._full + self._used)
         return np.ndarray(shape, dtype, self._chunks[self._chunk], start)
 
+    def reserve(self, n_bytes: int) -> None:
+        """Before the first allocation: take a chunk for so many bytes, where the peak is known. In one chunk `peak` is
+        all that is ever written; where there are more, some of each stays free, because the next array does not fit."""
+        if not self._chunks:
+            self._chunks.append(aligned_empty(max(CHUNK, n_bytes)))
+
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Everything allocated inside is free again at the end."""

@@ -1,0 +1,186 @@
+"""The memory of a model by its shapes: what it takes is known before anything is allocated.
+
+`training_pass` and `evaluation_pass` add up what `transformer.py`, `block.py` and the kernels ask the model's two arenas
+for, array by array: a change there is a change here, and the tests compare the sums with the arenas' own peaks, to the
+byte. Letters are those of the shapes: N = B T rows, C the width, Q that of queries, keys and values together, F the
+MLP's, V the vocabulary. The kernels are meant; the reference lets NumPy allocate.
+"""
+
+from dataclasses import replace
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from npllm.aligned import ALIGNMENT
+from npllm.model.config import ModelConfig
+from npllm.model.parameters import parameter_shapes, weight_shapes
+
+
+class Pass(NamedTuple):
+    """Bytes at the peaks of a model's two arenas. What is more than one arena's chunk comes on top where they are not
+    sized before (`Arena.reserve`)."""
+
+    arena: int
+    scratch: int
+
+
+class _Rows:
+    """The arrays of a pass over B rows of T tokens, in bytes, each rounded up as an arena does it."""
+
+    def __init__(self, config: ModelConfig, B: int, T: int, dtype: str):
+        self.config, self.B, self.T, self.N = config, B, T, B * T
+        self.C, self.F = config.n_embd, config.mlp_width
+        self.Q = (config.n_head + 2 * config.kv_heads) * config.head_width
+        self.itemsize, self.rounds = itemsize_of(dtype), dtype == "bf16"
+        self.x, self.row = self.array(self.N, self.C), self.array(self.N)  # the stream; a number a row
+        self.no_bias = 0 if config.bias and config.norm == "layernorm" else self.array(self.C)  # zeros in its place
+
+    def array(self, *shape: int, itemsize: int | None = None) -> int:
+        """Bytes of one array."""
+        return _aligned(prod(shape) * (itemsize or self.itemsize))
+
+    def norm(self) -> int:
+        """The result, mean and 1 / deviation."""
+        return self.x + 2 * self.row + self.no_bias
+
+    def norm_backward(self) -> int:
+        """dx and the parts of the weight's and the bias's gradients."""
+        zeros = self.row if self.config.norm == "rmsnorm" else 0
+        return self.x + self.array(2, self.chunks(), self.C) + zeros + self.no_bias
+
+    def chunks(self) -> int:
+        from npllm.kernels.chunks import ROWS
+
+        return -(-self.N // ROWS)
+
+    def linear_backward(self, n_in: int, n_out: int, *, gelu: bool = False) -> int:
+        """dx, the parts of the bias's gradient, the gradient before GELU, and dy in bfloat16."""
+        parts = self.array(self.chunks(), n_out) if gelu or self.config.bias else 0
+        before = self.array(self.N, n_out) + (0 if self.config.bias else self.array(n_out)) if gelu else 0
+        return parts + before + self.rounded(self.N, n_out) + self.array(self.N, n_in)
+
+    def rounded(self, *shape: int) -> int:
+        return self.array(*shape, itemsize=2) if self.rounds else 0
+
+    def attention(self, *, backward: bool, dropout: bool) -> int:
+        """What the workers need."""
+        from numba import get_num_threads
+
+        from npllm.kernels import attention
+
+        workers, D = min(get_num_threads(), self.B * self.config.kv_heads), self.config.head_width
+        dtype, taken = np.dtype(f"f{self.itemsize}"), []
+
+        def empty(shape, dtype):
+            taken.append(_aligned(prod(shape) * np.dtype(dtype).itemsize))
+
+        attention._scratch(workers, self.T, D, dropout, dtype, empty)
+        if backward:
+            attention._backward_scratch(workers, self.T, D, dtype, empty)
+        return sum(taken)
+
+    def block(self, *, dropout: bool) -> Pass:
+        """The forward of a block: what it keeps, and what is free at its end."""
+        gated, rotary = self.config.mlp == "swiglu", self.config.position == "rotary"
+        attended = self.x + self.array(self.B, self.config.n_head, self.T)
+        attended += self.attention(backward=False, dropout=dropout)
+        up = self.array(self.N, self.F)
+        kept = self.array(self.N, self.Q) + attended + self.x + self.norm() + up * (2 if gated else 1) + self.x
+        scratch = self.norm() + self.x + up + (self.array(self.N, self.Q) if rotary else 0)
+        return Pass(kept, scratch + (2 * self.x if dropout else 0))
+
+    def block_backward(self, *, dropout: bool) -> Pass:
+        """The backward of a block: all of it is free at its end."""
+        C, F, Q, up = self.C, self.F, self.Q, self.array(self.N, self.F)
+        dropped = self.x if dropout else 0
+        if self.config.mlp == "gelu":
+            second = up + self.linear_backward(F, C) + self.linear_backward(C, F, gelu=True)
+        else:
+            second = up + self.linear_backward(F, C) + 2 * up + 2 * self.linear_backward(C, F)
+        turned = self.array(self.N, Q) if self.config.position == "rotary" else 0
+        attention = self.array(self.N, Q) + self.attention(backward=True, dropout=dropout) + turned
+        first = self.linear_backward(C, C) + attention + self.norm() + self.linear_backward(C, Q)
+        return Pass(2 * self.norm_backward(), dropped + max(first, second))
+
+    def logits(self) -> int:
+        """Of a chunk of rows, and the same in bfloat16."""
+        from npllm.kernels.logit_chunks import chunk_size
+
+        shape = chunk_size(self.N, self.config.vocab_size, self.itemsize), self.config.vocab_size
+        return self.array(*shape) + self.rounded(*shape)
+
+
+def training_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: bool = False) -> Pass:
+    """Forward and backward of B rows of T tokens. policy: with log-probabilities in place of the loss."""
+    rows, dropout = _Rows(config, B, T, dtype), config.dropout > 0
+    block, backward = rows.block(dropout=dropout), rows.block_backward(dropout=dropout)
+    forward = rows.x * (2 if dropout else 1) + config.n_layer * block.arena + rows.norm()
+    head = 4 * rows.row + rows.x + 2 * rows.logits() if policy else rows.row + rows.x + rows.logits()
+    way_back = rows.norm_backward() + max(backward.arena, rows.x if dropout else 0)
+    return Pass(forward + head + way_back, max(block.scratch, backward.scratch))
+
+
+def evaluation_pass(config: ModelConfig, B: int, T: int, dtype: str) -> Pass:
+    """The forward alone, of B rows of T tokens, and what the head says of them: one block's memory serves them all."""
+    rows = _Rows(config, B, T, dtype)
+    block = rows.block(dropout=False)
+    return Pass(rows.x + max(block.arena, rows.norm() + 3 * rows.row + rows.logits()), block.scratch)
+
+
+def parameter_bytes(config: ModelConfig, dtype: str) -> int:
+    """Of the flat buffer of what is trained, without building it. A block is like any other, so two tell all."""
+    return _bytes_of_layers(parameter_shapes, config, dtype)
+
+
+def weight_bytes(config: ModelConfig, dtype: str) -> int:
+    """Of the flat buffer of what a pass multiplies with; with LoRA that is another one than the parameters'."""
+    return _bytes_of_layers(weight_shapes, config, dtype)
+
+
+def rounded_bytes(config: ModelConfig, dtype: str) -> int:
+    """Of the weights in bfloat16 that a model keeps beside its own."""
+    if dtype != "bf16":
+        return 0
+
+    def multiplied(of: ModelConfig) -> dict[str, tuple[int, ...]]:
+        head = "token_embedding" if of.tie_embeddings else "lm_head"
+        return {
+            name: shape
+            for name, shape in weight_shapes(of).items()
+            if name == head or (name.startswith("blocks.") and len(shape) == 2)
+        }
+
+    return _over_layers(lambda of: 2 * sum(map(prod, multiplied(of).values())), config)
+
+
+def product_scratch_bytes(config: ModelConfig, rows: int, dtype: str) -> int:
+    """What the matrix products of passes over so many rows keep for the next one: packed panels, rounded factors."""
+    from numba import get_num_threads
+
+    from npllm.kernels.gemm.driver import panel_elements, tile_elements
+
+    itemsize = itemsize_of(dtype)
+    packed = panel_elements(itemsize) + tile_elements(itemsize)
+    rounded = 2 * rows * max(config.n_embd, config.mlp_width) if dtype == "bf16" else 0
+    return get_num_threads() * packed * itemsize + rounded
+
+
+def itemsize_of(dtype: str) -> int:
+    """Bytes of a parameter or an activation."""
+    return 8 if dtype == "float64" else 4
+
+
+def _bytes_of_layers(shapes_of, config: ModelConfig, dtype: str) -> int:
+    return _over_layers(
+        lambda of: sum(_aligned(prod(shape) * itemsize_of(dtype)) for shape in shapes_of(of).values()), config
+    )
+
+
+def _over_layers(count, config: ModelConfig) -> int:
+    one, two = (count(replace(config, n_layer=n_layer)) for n_layer in (1, 2))
+    return one + (config.n_layer - 1) * (two - one)
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
