@@ -1,9 +1,11 @@
 """Bits per byte of the compressors that the model is measured against."""
 
+import lzma
+
 import numpy as np
 import pytest
 
-from npllm.data.compression import bits_per_byte_of_compressors
+from npllm.data.compression import LEAST_XZ_WINDOW, XZ_WINDOW, bits_per_byte_of_compressors
 from npllm.errors import DataError
 
 
@@ -19,3 +21,18 @@ def test_random_bytes_need_eight_bits_and_repeats_almost_none():
 def test_empty_data_has_no_ratio():
     with pytest.raises(DataError, match="empty"):
         bits_per_byte_of_compressors(b"")
+
+
+@pytest.mark.parametrize(("length", "window"), [(100, LEAST_XZ_WINDOW), (50_000, 50_000)])
+def test_xz_looks_as_far_back_as_the_data_goes_and_packs_as_tightly_as_at_level_9(monkeypatch, length, window):
+    data = np.random.default_rng(0).bytes(length // 2) * 2  # a repeat as far away as there can be one
+    whole_window, windows, compress = len(lzma.compress(data, preset=9)), [], lzma.compress
+
+    def watched(text, *, filters):
+        windows.append(filters[0]["dict_size"])
+        return compress(text, filters=filters)
+
+    monkeypatch.setattr(lzma, "compress", watched)
+    assert bits_per_byte_of_compressors(data)["xz"] == 8 * whole_window / length
+    assert windows == [window]
+    assert window <= XZ_WINDOW
