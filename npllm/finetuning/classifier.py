@@ -65,11 +65,14 @@ class Rows(NamedTuple):
     labels: np.ndarray
 
 
+def width_of(texts: Texts, block_size: int) -> int:
+    """W: what the longest text takes, in steps of WIDTH_STEP, but at most block_size."""
+    return min(block_size, -(-max(map(len, texts.tokens)) // WIDTH_STEP) * WIDTH_STEP)
+
+
 def pad_texts(texts: Texts, block_size: int, pool: Pool) -> Rows:
-    """W is what the longest text takes, in steps of WIDTH_STEP, but at most block_size."""
-    lengths = np.array([len(ids) for ids in texts.tokens])
-    width = min(block_size, -(-int(lengths.max()) // WIDTH_STEP) * WIDTH_STEP)
-    tokens = np.zeros((len(lengths), width), np.int32)
+    """A row for each text."""
+    tokens = np.zeros((len(texts.tokens), width_of(texts, block_size)), np.int32)
     targets = np.full_like(tokens, IGNORED_TARGET)
     shares = np.zeros(tokens.shape)
     for row, ids in enumerate(texts.tokens):

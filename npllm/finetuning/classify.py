@@ -8,6 +8,7 @@ their labels: what it transfers there is also what it knows about these files.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +17,30 @@ from rich.console import Console
 from npllm.data.records import Labelled, read_labelled
 from npllm.data.topics import stdlib_topics
 from npllm.errors import Interrupted
-from npllm.finetuning.classifier import ClassifierGradients, Texts, encode_texts, evaluate_classifier
+from npllm.finetuning.classifier import (
+    ROWS_AT_ONCE,
+    ClassifierGradients,
+    Texts,
+    encode_texts,
+    evaluate_classifier,
+    width_of,
+)
 from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.classify_report import report_classify
 from npllm.finetuning.labels import capped, check_labels, split_by_group
 from npllm.finetuning.learning_curve import Point, begin, planned, read_curve, train_point, write_curve
-from npllm.finetuning.stage_run import checked_records, create_stage_run, load_model, train_stage, trained_checkpoint
+from npllm.finetuning.stage_run import (
+    checked_records,
+    create_stage_run,
+    load_model,
+    micro_batch,
+    train_stage,
+    trained_checkpoint,
+)
 from npllm.model import GPT
 from npllm.training.config import load_config
 from npllm.training.interrupts import stop_on_signals
+from npllm.training.memory import PLOT, Work, short_training_bytes
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.train import Stage
@@ -79,12 +95,29 @@ def resume_classify(run: RunFolder, console: Console) -> None:
         state = begin(base, config, len(classes))
         gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config.classify.pool, config)
         validate = lambda model: evaluate_classifier(model, sides.test, config.classify.pool).loss  # noqa: E731
-        stage, width = Stage(gradients, validate, shown=("accuracy", "lm_loss")), max(map(len, sides.train.tokens))
-        train_stage(run, config, state, stage, console, width=width, others=[base])
+        stage, work = Stage(gradients, validate, shown=("accuracy", "lm_loss")), work_of(config, state.model, sides)
+        train_stage(run, config, state, stage, console, work=work, readers=[base])
         points = finish_curve(run, config, base, sides, console)
         report_classify(
             run, state, classes, evaluate_classifier(state.model, sides.test, config.classify.pool), points, console
         )
+
+
+def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
+    """The run's own classifier stays in memory while those of the learning curve are trained."""
+    width = max(width_of(side, model.config.block_size) for side in sides)
+    work = Work(
+        rows=micro_batch(config),
+        width=width,
+        read_rows=ROWS_AT_ONCE,
+        policy=config.classify.aux_lm > 0,
+        copies=2,  # the gradient of the hidden rows, and what the pooling multiplies
+    )
+    if next(planned(config, sides.train.labels), None) is None:
+        return work
+    kinds = [model.config, *([replace(model.config, lora_rank=0)] if config.classify.compare_scratch else [])]
+    curve = max(short_training_bytes(kind, model.dtype_name, config.optim, work) for kind in kinds)
+    return replace(work, aside=max(curve, PLOT))
 
 
 def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:

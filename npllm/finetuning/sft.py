@@ -29,6 +29,7 @@ from npllm.finetuning.stage_run import (
     fix_length,
     load_fixed,
     load_model,
+    micro_batch,
     new_state,
     policy_checkpoint,
     train_stage,
@@ -42,6 +43,7 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
+from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
@@ -150,7 +152,8 @@ def resume_sft(run: RunFolder, console: Console) -> None:
             soft_wrap=True,
         )
         validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
-        train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console, width=T)
+        work = Work(rows=micro_batch(config), width=T, read_rows=ROWS_AT_ONCE)
+        train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console, work=work)
         report_sft(run, state, validate(state.model), console)
 
 

@@ -27,12 +27,13 @@ from npllm.optim import build_optimizer, warmup_updates
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.training.config import LoopConfig, TrainConfig, config_text, load_config
-from npllm.training.machine import activations, require_memory
+from npllm.training.memory import Work, check_memory, networks_of, reserve_arenas, stage_memory
 from npllm.training.pretrain import check_disk, describe_machine
 from npllm.training.run_folder import RunFolder, create_run, run_of
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
+from npllm.training.warmup import load_kernels
 
 C = TypeVar("C", bound=LoopConfig)
 
@@ -213,34 +214,29 @@ def train_stage(
     stage: Stage,
     console: Console,
     *,
-    width: int,
-    others: Sequence[GPT] = (),
-    rollout: int = 0,
+    work: Work,
+    readers: Sequence[GPT] = (),
 ) -> None:
-    """Train to the last step. Raises ResourceError before the first one when the memory is too small for it, or the
-    disk for the checkpoints.
+    """Say how much memory it takes, and train to the last step. Raises ResourceError before the first one when the
+    memory is too small for it, or the disk for the checkpoints.
 
-    width: tokens that a sample of the batch takes at most. others: models that stay beside the one that is trained.
-    rollout: responses that are written at once.
+    work: what the passes are like. readers: models that stay beside the one that is trained.
     """
-    model, tokens = state.model, width * min(config.batch.size, config.batch.micro_size)
-    sizes = model.config
-    cache = 2 * rollout * sizes.n_layer * sizes.kv_heads * sizes.block_size * sizes.head_width  # keys and values
-    of_passes = cache + sum(activations(of_part, tokens) for of_part in model.configs.values())
-    require_memory(bytes_of_weights(state, others) + model.dtype.itemsize * of_passes)
+    model = state.model
+    load_kernels(model.config, model.dtype_name, config.optim, policy=work.policy)
+    memory = stage_memory(state, readers, work)
+    check_memory(memory)
+    for network in networks_of(model):
+        reserve_arenas(network, work, writes=network.config == model.config)
+    console.print(f"{memory.announced / 1e6:.0f} MB of memory", highlight=False)
     if not checkpoint_files(run.checkpoints):
         check_disk(run.path, state, config.train.keep)
     train(run, config, state, stage, console)
 
 
-def bytes_of_weights(state: LoopState, others: Sequence[GPT]) -> int:
-    """Of all that does not depend on the batch: what a checkpoint holds, and the copy that it is written from;
-    gradients; with LoRA the merged weights and theirs; other models, of which some share their frozen weights."""
-    model, saved = state.model, list(state.arrays().values())
-    of_others = [part.flat for other in others for part in (other.params, other.frozen) if part is not None]
-    held = {id(flat): flat.nbytes for flat in (*saved, model.grads.flat, *of_others)}
-    merged = 0 if model.frozen is None else 2 * model.frozen.flat.nbytes
-    return sum(held.values()) + sum(flat.nbytes for flat in saved) + merged
+def micro_batch(config: LoopConfig) -> int:
+    """Samples at once."""
+    return min(config.batch.size, config.batch.micro_size)
 
 
 def write_summary(run: RunFolder, state: LoopState, **figures: Any) -> None:

@@ -41,7 +41,8 @@ def generate_batch(
     padded = np.zeros((B, width), np.int32)  # on the left, so that all continue at the same column
     for row, prompt in zip(padded, prompts, strict=True):
         row[width - len(prompt) :] = prompt
-    cache = KVCache(model, B, np.array([width - len(prompt) for prompt in prompts], np.int32))
+    starts = np.array([width - len(prompt) for prompt in prompts], np.int32)
+    cache = KVCache(model, B, starts, capacity=width + max_tokens)
     tokens = np.zeros((B, max_tokens), np.int32)
     lengths, stopped = np.zeros(B, np.int64), np.zeros(B, bool)
     rows, pending = np.arange(B), padded  # the responses that the cache holds, and what it has not seen of them

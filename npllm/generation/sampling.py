@@ -60,3 +60,8 @@ def choose_tokens(logits, uniforms, temperature: float) -> np.ndarray:
     cumulated = np.exp(scaled - scaled.max(axis=1, keepdims=True)).cumsum(axis=1)
     below = cumulated <= (uniforms * cumulated[:, -1])[:, None]
     return below.sum(axis=1).astype(np.int32)
+
+
+def sampling_bytes(rows: int, vocab_size: int) -> int:
+    """What `choose_tokens` takes: the logits, and at most three arrays of them in float64 with what is below."""
+    return rows * vocab_size * (8 + 3 * 8 + 1)

@@ -1,8 +1,9 @@
 """The memory of a model by its shapes: what it takes is known before anything is allocated.
 
-`training_pass` and `evaluation_pass` add up what `transformer.py`, `block.py` and the kernels ask the model's two arenas
-for, array by array: a change there is a change here, and the tests compare the sums with the arenas' own peaks, to the
-byte. Letters are those of the shapes: N = B T rows, C the width, Q that of queries, keys and values together, F the
+`training_pass` and `evaluation_pass` add up what `transformer.py`, `block.py` and the
+kernels ask the model's two arenas for, array by array. A change there is a change here:
+the tests hold the sums against the arenas' own peaks, to the byte. Letters are those of
+the shapes: N = B T rows, C the width, Q that of queries, keys and values together, F the
 MLP's, V the vocabulary. The kernels are meant; the reference lets NumPy allocate.
 """
 
@@ -18,8 +19,7 @@ from npllm.model.parameters import parameter_shapes, weight_shapes
 
 
 class Pass(NamedTuple):
-    """Bytes at the peaks of a model's two arenas. What is more than one arena's chunk comes on top where they are not
-    sized before (`Arena.reserve`)."""
+    """Bytes at the peaks of a model's two arenas, where each was told its own (`Arena.reserve`)."""
 
     arena: int
     scratch: int
@@ -121,11 +121,13 @@ def training_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: bo
     return Pass(forward + head + way_back, max(block.scratch, backward.scratch))
 
 
-def evaluation_pass(config: ModelConfig, B: int, T: int, dtype: str) -> Pass:
-    """The forward alone, of B rows of T tokens, and what the head says of them: one block's memory serves them all."""
+def evaluation_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: bool = False) -> Pass:
+    """The forward alone, of B rows of T tokens, and what the head says of them: one block's memory serves them all.
+    policy: as in `training_pass`."""
     rows = _Rows(config, B, T, dtype)
     block = rows.block(dropout=False)
-    return Pass(rows.x + max(block.arena, rows.norm() + 3 * rows.row + rows.logits()), block.scratch)
+    head = (3 if policy else 2) * rows.row + rows.logits()
+    return Pass(rows.x + max(block.arena, rows.norm() + head), block.scratch)
 
 
 def parameter_bytes(config: ModelConfig, dtype: str) -> int:
@@ -138,20 +140,18 @@ def weight_bytes(config: ModelConfig, dtype: str) -> int:
     return _bytes_of_layers(weight_shapes, config, dtype)
 
 
-def rounded_bytes(config: ModelConfig, dtype: str) -> int:
-    """Of the weights in bfloat16 that a model keeps beside its own."""
-    if dtype != "bf16":
-        return 0
+def fixed_bytes(config: ModelConfig, dtype: str) -> int:
+    """Of what a model keeps beside its parameters: the weights in bfloat16, and the tables of rotary positions."""
+    tables = config.block_size * config.head_width * itemsize_of(dtype) if config.position == "rotary" else 0
+    return tables + (_over_layers(_rounded_bytes, config) if dtype == "bf16" else 0)
 
-    def multiplied(of: ModelConfig) -> dict[str, tuple[int, ...]]:
-        head = "token_embedding" if of.tie_embeddings else "lm_head"
-        return {
-            name: shape
-            for name, shape in weight_shapes(of).items()
-            if name == head or (name.startswith("blocks.") and len(shape) == 2)
-        }
 
-    return _over_layers(lambda of: 2 * sum(map(prod, multiplied(of).values())), config)
+def _rounded_bytes(config: ModelConfig) -> int:
+    head = "token_embedding" if config.tie_embeddings else "lm_head"
+    shapes = weight_shapes(config).items()
+    return 2 * sum(
+        prod(shape) for name, shape in shapes if name == head or (name.startswith("blocks.") and len(shape) == 2)
+    )
 
 
 def product_scratch_bytes(config: ModelConfig, rows: int, dtype: str) -> int:

@@ -1,7 +1,7 @@
 """Optimisation: update rules over flat memory, learning-rate schedules, the batch ramp."""
 
 from npllm.optim.config import BatchConfig, OptimConfig
-from npllm.optim.optimizers import SGD, Adam, AdamW, Optimizer, build_optimizer
+from npllm.optim.optimizers import SGD, Adam, AdamW, Optimizer, build_optimizer, moment_count
 from npllm.optim.schedules import batch_size, learning_rate, warmup_updates
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "batch_size",
     "build_optimizer",
     "learning_rate",
+    "moment_count",
     "warmup_updates",
 ]

@@ -128,6 +128,14 @@ class SGD(Optimizer):
         self.model.ops.sgd_update(params, grads, *state, momentum=self.momentum, **step)
 
 
+RULES = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
+
+
+def moment_count(config: OptimConfig) -> int:
+    """How many arrays as long as the parameters the optimiser keeps that a config names."""
+    return len(RULES[config.name].state_names)
+
+
 def build_optimizer(
     model: GPT, config: OptimConfig, lr_scales: Mapping[str, float] = MappingProxyType({})
 ) -> Optimizer:
@@ -135,8 +143,7 @@ def build_optimizer(
     shared = {"lr": config.lr, "weight_decay": config.weight_decay, "lr_scales": lr_scales}
     if config.name == "sgd":
         return SGD(model, momentum=config.beta1, **shared)
-    rule = AdamW if config.name == "adamw" else Adam
-    return rule(model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
+    return RULES[config.name](model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
 
 
 def stretches(params: Parameters, lr_scales: Mapping[str, float]) -> list[Stretch]:

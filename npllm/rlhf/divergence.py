@@ -14,6 +14,8 @@ import numpy as np
 from npllm.model import GPT
 from npllm.rlhf.sequences import Sequences, in_parts, response_log_probability
 
+ROWS_AT_ONCE = 64  # distributions in float64, of which a comparison makes several copies
+
 
 class Comparison(NamedTuple):
     """Of a policy with the reference on responses. log_probability, reference: (B, W) float64, 0 outside the response.
@@ -35,7 +37,7 @@ def compare(policy: GPT, reference: GPT, sequences: Sequences, temperature: floa
             log_probabilities.append(response_log_probability(model, hidden, part))
             logits.append(model.logits_of(hidden[inside.reshape(-1)]))
         kl = np.zeros(inside.shape)
-        kl[inside] = categorical_kl(*logits)
+        kl[inside] = np.concatenate([categorical_kl(*some) for some in zip(*map(in_chunks, logits), strict=True)])
         parts.append((*log_probabilities, kl.sum(axis=1)))
     return Comparison(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
@@ -43,6 +45,16 @@ def compare(policy: GPT, reference: GPT, sequences: Sequences, temperature: floa
 def exact_kl(policy: GPT, reference: GPT, sequences: Sequences, temperature: float = 1.0) -> float:
     """The mean over responses, in nats."""
     return float(compare(policy, reference, sequences, temperature).kl.mean())
+
+
+def in_chunks(rows: np.ndarray) -> list[np.ndarray]:
+    """ROWS_AT_ONCE of the rows at a time; one empty part where there are none."""
+    return np.split(rows, range(ROWS_AT_ONCE, len(rows), ROWS_AT_ONCE))
+
+
+def comparison_bytes(vocab_size: int, tokens: int, itemsize: int) -> int:
+    """What `compare` takes for rows with so many tokens of responses: the logits of both, six copies of some."""
+    return vocab_size * (2 * itemsize * tokens + 6 * 8 * min(tokens, ROWS_AT_ONCE))
 
 
 def categorical_kl(logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:

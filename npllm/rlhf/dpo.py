@@ -24,6 +24,7 @@ from npllm.finetuning.stage_run import (
     fix_length,
     load_fixed,
     load_model,
+    micro_batch,
     new_state,
     policy_checkpoint,
     train_stage,
@@ -33,9 +34,10 @@ from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import USUAL_OF_PAIRS, Pairs, encode_pairs
-from npllm.rlhf.sequences import sequence_log_probability
+from npllm.rlhf.sequences import ROWS_AT_ONCE, sequence_log_probability
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
+from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.train import Stage
@@ -146,7 +148,8 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
         console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
         stage = Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",))
-        train_stage(run, config, state, stage, console, width=2 * pairs.chosen.tokens.shape[1], others=[base])
+        work = Work(rows=2 * micro_batch(config), width=pairs.width, read_rows=ROWS_AT_ONCE, policy=True)
+        train_stage(run, config, state, stage, console, work=work, readers=[base])
         val_loss = validate(state.model)
         write_summary(run, state, val_loss=val_loss)
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)

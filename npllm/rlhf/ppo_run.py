@@ -18,19 +18,24 @@ from npllm.finetuning.stage_run import (
     checked_records,
     create_stage_run,
     load_model,
+    micro_batch,
     new_state,
     policy_checkpoint,
     train_stage,
     trained_checkpoint,
     write_summary,
 )
+from npllm.generation.sampling import sampling_bytes
 from npllm.model import GPT, ActorCritic, Storage
 from npllm.model.lora import new_workspace
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
+from npllm.rlhf.sequences import ROWS_AT_ONCE
 from npllm.training.config import TrainConfig, load_config
 from npllm.training.machine import usable_dtype
+from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
@@ -98,11 +103,25 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         state = new_state(actors.model, config, gradients.buffer.arrays())
         state.check_extra = gradients.check_rollout
         shown = ("objective/score", "objective/kl", "policy/entropy")
-        stage, (rollout, width) = Stage(gradients, None, shown=shown), gradients.buffer.tokens.shape
-        others = [actors.reference, actors.reward]
-        train_stage(run, config, state, stage, console, width=width, others=others, rollout=rollout)
+        work, readers = work_of(gradients, config, actors.reference), [actors.reference, actors.reward]
+        train_stage(run, config, state, Stage(gradients, None, shown=shown), console, work=work, readers=readers)
         write_summary(run, state)
         console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:
+    """A rollout is written and judged, and then learnt from in micro-batches."""
+    (responses, width), V = gradients.buffer.tokens.shape, reference.config.vocab_size
+    compared = comparison_bytes(V, min(responses, ROWS_AT_ONCE) * config.ppo.max_tokens, reference.dtype.itemsize)
+    return Work(
+        rows=micro_batch(config),
+        width=width,
+        read_rows=min(responses, ROWS_AT_ONCE),
+        policy=True,
+        copies=2,  # the hidden rows over the temperature, and their gradient
+        temporaries=max(sampling_bytes(responses, V), compared),
+        written=(responses, max(map(len, gradients.prompts))),
+    )
 
 
 def check_dtype(actors: Actors, config: PPOConfig) -> None:

@@ -26,6 +26,7 @@ from npllm.finetuning.stage_run import (
     fix_length,
     load_fixed,
     load_model,
+    micro_batch,
     new_state,
     train_stage,
     trained_checkpoint,
@@ -34,11 +35,12 @@ from npllm.finetuning.stage_run import (
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
-from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, width_of
+from npllm.rlhf.sequences import ROWS_AT_ONCE, Sequences, join, last_rows, rewards_of, width_of
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
+from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
 from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
@@ -72,6 +74,11 @@ class Pairs(NamedTuple):
 
     chosen: Sequences
     rejected: Sequences
+
+    @property
+    def width(self) -> int:
+        """Columns of each row."""
+        return self.chosen.tokens.shape[1]
 
     def take(self, rows: np.ndarray | slice) -> "Pairs":
         """Some of the pairs."""
@@ -176,7 +183,8 @@ def resume_reward(run: RunFolder, console: Console) -> None:
         validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
         console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
         stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
-        train_stage(run, config, state, stage, console, width=2 * pairs.chosen.tokens.shape[1])
+        work = Work(rows=2 * micro_batch(config), width=pairs.width, read_rows=ROWS_AT_ONCE, copies=1)
+        train_stage(run, config, state, stage, console, work=work)
         result = evaluate_reward(state.model, val_pairs)
         write_summary(run, state, **result._asdict())
         console.print(

@@ -14,20 +14,6 @@ MAX_STEPS = 1_000_000
 SHARE_OF_BUDGET = 0.03  # spent on the measurement
 
 
-def warm_up(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
-    """Run one update on a model that is thrown away, so that every kernel is compiled.
-
-    Returns its peak memory in bytes: parameters, gradients, moments and activations.
-    """
-    state = build_state(config, vocab_size)
-    rows = min(config.batch.size, config.batch.micro_size)
-    one_micro_batch = replace(config, batch=BatchConfig(size=rows, micro_size=rows))
-    make_update(state, one_micro_batch.with_steps(1), NextTokenGradients(one_micro_batch, tokens))
-    buffers = [*state.arrays().values(), state.model.grads.flat]
-    model = state.model
-    return model.arena.peak + model.scratch.peak + sum(array.nbytes for array in buffers)
-
-
 def steps_in_budget(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
     """How many updates fit into config.train.minutes on this machine, the batch ramp counted in.
 

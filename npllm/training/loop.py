@@ -12,7 +12,7 @@ from npllm.data.sampler import WindowSampler, batch, next_ids
 from npllm.model import GPT, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.training.config import LoopConfig, RunConfig
-from npllm.training.machine import check_memory, usable_dtype
+from npllm.training.machine import usable_dtype
 from npllm.training.spikes import Spike, SpikeDetector
 from npllm.training.state import LoopState
 
@@ -47,9 +47,8 @@ class Update:
 
 
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
-    """Model and optimiser at the beginning of a run. Raises ResourceError when they are larger than the memory."""
+    """Model and optimiser at the beginning of a run. Whether the memory is enough, `memory.py` knows before."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
-    check_memory(model_config, min(config.batch.size, config.batch.micro_size))
     model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
     detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
     return LoopState(model, build_optimizer(model, config.optim), detector)

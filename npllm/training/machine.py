@@ -1,17 +1,13 @@
 """What this machine is and how fast it could be."""
 
-import os
 import platform
 import time
 from pathlib import Path
 
 import numpy as np
 
-from npllm.errors import ResourceError
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
-from npllm.model import ModelConfig
-from npllm.model.parameters import parameter_count
 
 
 def cpu_model() -> str:
@@ -22,30 +18,6 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def check_memory(config: ModelConfig, rows: int) -> None:
-    """Raise ResourceError for what cannot be trained here, before it takes all the memory there is.
-
-    rows: of a micro-batch. Counted in float32: parameters, gradients, two moments; activations.
-    """
-    require_memory(4.0 * (4.0 * parameter_count(config) + activations(config, rows * config.block_size)))
-
-
-def activations(config: ModelConfig, tokens: int) -> float:
-    """How many numbers a pass keeps for the backward: those 8 as wide as x that every block keeps at least."""
-    return 8.0 * tokens * config.n_embd * config.n_layer
-
-
-def require_memory(needed: float) -> None:
-    """Raise ResourceError when the machine has less memory than so many bytes."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > available:
-        raise ResourceError(
-            f"Training needs at least {needed / 1e9:,.0f} GB, but this machine has {available / 1e9:,.0f} GB; lower "
-            "batch.micro_size (and ppo.rollout_size, of npllm ppo), or take a model with less of model.n_embd, "
-            "model.n_layer or model.block_size."
-        )
 
 
 def usable_dtype(dtype: str) -> str:

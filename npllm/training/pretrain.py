@@ -11,12 +11,13 @@ from rich.console import Console
 from npllm.atomic import write_atomically
 from npllm.data.shards import TokenShard
 from npllm.errors import ConfigError, ResourceError
-from npllm.training.calibration import steps_in_budget, warm_up
+from npllm.training.calibration import steps_in_budget
 from npllm.training.checkpoint_store import MOST_BESIDES_KEEP
 from npllm.training.config import RunConfig, TrainConfig, config_text, load_config
 from npllm.training.evaluation import quick_loss
 from npllm.training.loop import NextTokenGradients, build_state
 from npllm.training.machine import cpu_model, usable_dtype
+from npllm.training.memory import Memory, pretraining_work, require_pretraining_memory, reserve_arenas
 from npllm.training.prepare import prepare_data
 from npllm.training.results import report_results
 from npllm.training.run_folder import RunFolder, create_run, open_run
@@ -31,11 +32,12 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
         skipped = prepare_data(config.data, draft, status.update).skipped
         train_shard, val_shard = draft.load_shards()
         status.update("compiling kernels (kept for the next run)")
-        memory = warm_up(config, train_shard.vocab_size, train_shard.tokens)
+        memory = require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
         if config.train.steps is None:
             status.update(f"measuring how many steps fit into {config.train.minutes:g} minutes")
             config = config.with_steps(steps_in_budget(config, train_shard.vocab_size, train_shard.tokens))
         state = build_state(config, train_shard.vocab_size)
+        reserve_arenas(state.model, pretraining_work(config))
         check_disk(draft.path, state, config.train.keep)
         write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
     run = RunFolder(path)
@@ -55,7 +57,9 @@ def resume(path: Path, console: Console) -> None:
         config = load_config(run.config)
         set_up_kernels(config.train, console)
         train_shard, val_shard = run.load_shards()
+        require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
         state = build_state(config, train_shard.vocab_size)
+        reserve_arenas(state.model, pretraining_work(config))
         train(run, config, state, next_token_stage(config, train_shard, val_shard), console)
         report_results(run, state, val_shard, console)
 
@@ -69,11 +73,12 @@ def next_token_stage(config: RunConfig, train_shard: TokenShard, val_shard: Toke
     )
 
 
-def describe(config: RunConfig, state: LoopState, train: TokenShard, val: TokenShard, memory: int) -> str:
+def describe(config: RunConfig, state: LoopState, train: TokenShard, val: TokenShard, memory: Memory) -> str:
     """Two lines about what is going to happen."""
     n_params = state.model.params.count
     return (
-        f"{n_params / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}, {memory / 1e6:.0f} MB of memory; "
+        f"{n_params / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}, "
+        f"{memory.announced / 1e6:.0f} MB of memory; "
         f"{config.train.steps:,} steps of up to {config.batch.size} × {config.model.block_size} tokens\n"
         f"trains on {train.n_bytes / 1e6:.2f} MB = {len(train.tokens) / 1e6:.2f} M tokens, "
         f"validates on {val.n_bytes / 1e6:.2f} MB"

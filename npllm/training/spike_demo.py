@@ -32,11 +32,11 @@ from npllm.data.shards import TokenShard, write_shard
 from npllm.model import GPT, Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.report.plots import NEEDS_MATPLOTLIB, DemoCurve, plot_spike_demo
-from npllm.training.calibration import warm_up
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text
 from npllm.training.evaluation import evaluate
 from npllm.training.ledger import Ledger
 from npllm.training.loop import BatchResult, Gradients, build_state, updates
+from npllm.training.memory import require_pretraining_memory
 from npllm.training.prepare import prepare_data
 from npllm.training.pretrain import check_disk, describe_machine, next_token_stage, set_up_kernels
 from npllm.training.run_folder import RunFolder, create_run
@@ -142,7 +142,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
         prepare_data(config.data, draft, status.update)
         train_shard, val_shard = poison_run(draft, config)
         status.update("compiling kernels (kept for the next run)")
-        warm_up(config, train_shard.vocab_size, train_shard.tokens)
+        require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
         check_disk(draft.path, build_state(config, train_shard.vocab_size), config.train.keep)
         write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
     run = RunFolder(path)

@@ -1,56 +1,102 @@
 """How much memory a stage is said to need."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from rich.console import Console
 
 from npllm.errors import ResourceError
+from npllm.finetuning import stage_run
 from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.finetuning.sft import SFTConfig
-from npllm.finetuning.stage_run import bytes_of_weights, new_state, train_stage
+from npllm.finetuning.stage_run import micro_batch, new_state, train_stage
 from npllm.generation.kv_cache import KVCache
 from npllm.model import GPT, ActorCritic, ModelConfig
+from npllm.model.footprint import evaluation_pass, training_pass
 from npllm.optim import BatchConfig
+from npllm.training.available import Left
+from npllm.training.memory import Work, short_training_bytes, stage_memory
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 6, "vocab_size": 11}
 PLAIN, HEAD = ModelConfig(**SIZES), ModelConfig(**SIZES, n_outputs=1)
+WORK = Work(rows=3, width=4, read_rows=2)
 
 
 def nbytes(*models) -> int:
     return sum(model.params.flat.nbytes for model in models)
 
 
+def memory_of(model, readers=(), work=WORK):
+    return stage_memory(new_state(model, SFTConfig()), list(readers), work)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_weights_are_counted_seven_times_and_those_of_other_models_once(dtype):
+def test_a_models_own_arrays_and_those_of_other_models(dtype):
     """Parameters, gradients, two moments, and of three of these a copy to be written."""
     model, other = GPT(PLAIN, dtype=dtype), GPT(HEAD, dtype=dtype)
-    assert bytes_of_weights(new_state(model, SFTConfig()), []) == 7 * nbytes(model)
-    assert bytes_of_weights(new_state(model, SFTConfig()), [other]) == 7 * nbytes(model) + nbytes(other)
-    pair = ActorCritic(PLAIN, HEAD, dtype=dtype)
-    assert bytes_of_weights(new_state(pair, SFTConfig()), [model, other]) == 7 * nbytes(pair) + nbytes(model, other)
+    for readers in ([], [other], [other, other]):
+        memory = memory_of(model, readers)
+        assert memory.weights == nbytes(model, *readers[:1])
+        assert (memory.gradients, memory.moments, memory.aside) == (nbytes(model), 2 * nbytes(model), 3 * nbytes(model))
+
+
+def test_policy_and_critic_share_one_buffer():
+    pair, reference = ActorCritic(PLAIN, HEAD), GPT(PLAIN)
+    memory = memory_of(pair, [reference])
+    assert memory.weights == nbytes(pair, reference)
+    assert memory.gradients == nbytes(pair)
 
 
 def test_frozen_weights_are_counted_once_for_all_that_share_them():
-    """Themselves, their copy to be written, the merged weights and their gradients; of the models the factors."""
-    config = AdaptConfig(lora_rank=2)
-    base = GPT(PLAIN)
+    """Themselves, the merged weights and their gradients; of the models the factors. A checkpoint holds them too."""
+    config, base = AdaptConfig(lora_rank=2), GPT(PLAIN)
     model = adapted(base, config)
-    sharing = adapted(base, config, n_outputs=1, frozen=model.frozen)
-    needed = bytes_of_weights(new_state(model, SFTConfig()), [sharing])
-    assert needed == 7 * nbytes(model) + nbytes(sharing) + 4 * nbytes(base)
+    workspace = model._lora.workspace
+    sharing = adapted(base, config, n_outputs=1, frozen=model.frozen, workspace=workspace)
+    memory = memory_of(model, [sharing])
+    assert memory.weights == nbytes(model, sharing) + 2 * nbytes(base)
+    assert memory.gradients == nbytes(model) + nbytes(base)
+    assert memory.moments == 2 * nbytes(model)
+    assert memory.aside == 3 * nbytes(model) + nbytes(base)
+    alone = adapted(base, config, n_outputs=1, frozen=model.frozen)
+    assert memory_of(model, [alone]).weights == memory.weights + nbytes(base)  # its own merged weights
 
 
-@pytest.mark.parametrize(("batch", "rows"), [(BatchConfig(size=8, micro_size=3), 3), (BatchConfig(size=2), 2)])
-def test_a_pass_keeps_what_its_rows_are_wide(monkeypatch, batch, rows):
-    """Not as wide as the model could take, and of policy and critic each."""
-    counted = []
+def test_what_passes_keep():
+    """Of policy and critic each, of their judges what reads; hidden rows that NumPy copies; keys and values."""
+    pair, reader = ActorCritic(PLAIN, HEAD), GPT(PLAIN)
+    work = replace(WORK, policy=True, copies=2, written=(5, 3))
+    one_pass = sum(training_pass(PLAIN, 3, 4, "float32", policy=True))
+    assert one_pass > sum(evaluation_pass(PLAIN, 5, 3, "float32", policy=True))
+    cache = KVCache(pair.policy, 5, capacity=4)
+    expected = 2 * one_pass + sum(evaluation_pass(PLAIN, 2, 4, "float32", policy=True)) + 2 * 3 * 4 * 4 * PLAIN.n_embd
+    expected += (cache.keys.nbytes + cache.values.nbytes) * 5 // 4
+    counted = memory_of(pair, [reader], work).passes
+    products = counted - expected
+    assert products == memory_of(GPT(PLAIN)).passes - sum(training_pass(PLAIN, 3, 4, "float32"))
+    assert memory_of(pair, [reader], replace(work, temporaries=10**6)).passes == counted + 10**6 - 2 * 3 * 4 * 4 * 8
 
-    def refuse(needed):
-        counted.append(needed)
-        raise ResourceError
 
-    monkeypatch.setattr("npllm.finetuning.stage_run.require_memory", refuse)
-    config, pair = SFTConfig(batch=batch), ActorCritic(PLAIN, HEAD)
-    with pytest.raises(ResourceError):
-        train_stage(None, config, new_state(pair, config), None, None, width=4, rollout=5)
-    kept = 2 * 8 * rows * 4 * PLAIN.n_embd * PLAIN.n_layer
-    cache = KVCache(pair.policy, 5)
-    assert counted == [7 * nbytes(pair) + 4 * kept + cache.keys.nbytes + cache.values.nbytes]
+def test_a_further_training_is_what_a_stage_takes_but_for_its_program_and_checkpoints():
+    for lora_rank in (0, 2):
+        model = adapted(GPT(PLAIN), AdaptConfig(lora_rank=lora_rank))
+        memory = memory_of(model)
+        expected = memory.total - memory.program - memory.aside
+        assert short_training_bytes(model.config, "float32", SFTConfig().optim, WORK) == expected
+
+
+def test_a_micro_batch_is_no_larger_than_the_batch():
+    assert micro_batch(SFTConfig(batch=BatchConfig(size=8, micro_size=3))) == 3
+    assert micro_batch(SFTConfig(batch=BatchConfig(size=2))) == 2
+
+
+def test_a_stage_is_refused_before_its_first_pass(monkeypatch):
+    model, refused = GPT(PLAIN), pytest.raises(ResourceError, match="lower batch.micro_size")
+    monkeypatch.setattr("npllm.training.memory.memory_left", lambda root: Left(0, "nothing is left"))
+    monkeypatch.setattr(stage_run, "train", None)
+    work = replace(WORK, aside=10**9)
+    with refused:
+        train_stage(None, SFTConfig(), new_state(model, SFTConfig()), None, Console(quiet=True), work=work)
+    assert model.arena.peak == 0
+    assert np.all(model.grads.flat == 0.0)

@@ -9,12 +9,12 @@ from model_cases import GPT_2, LLAMA, random_batch, small_config
 from npllm.model import GPT, Parameters
 from npllm.model.footprint import (
     evaluation_pass,
+    fixed_bytes,
     parameter_bytes,
-    rounded_bytes,
     training_pass,
     weight_bytes,
 )
-from npllm.model.parameters import parameter_shapes, weight_shapes
+from npllm.model.parameters import weight_shapes
 
 ARCHITECTURES = {"gpt2": GPT_2, "llama": LLAMA, "no bias": {**GPT_2, "bias": False}, "bias": {**LLAMA, "bias": True}}
 on_all = pytest.mark.parametrize(
@@ -52,11 +52,12 @@ def test_a_pass_with_log_probabilities(name, dtype, dropout):
 
 @on_all
 def test_an_evaluation_pass(name, dtype, dropout):
-    """With log-probabilities, which take a third number a row."""
     model = model_of(name, dtype, dropout, vocab_size=3000)
     batch = random_batch(model.config, 6, 30)
-    model.log_probability_forward(model.hidden(batch.tokens), batch.targets.reshape(-1))
+    model.loss(*batch)
     assert peaks(model) == evaluation_pass(model.config, 6, 30, dtype)
+    model.log_probability_forward(model.hidden(batch.tokens), batch.targets.reshape(-1))
+    assert peaks(model) == evaluation_pass(model.config, 6, 30, dtype, policy=True)
 
 
 @pytest.mark.parametrize(("lora_rank", "n_outputs", "n_layer"), [(0, 0, 1), (0, 3, 4), (2, 1, 3)])
@@ -66,9 +67,8 @@ def test_flat_buffers(name, dtype, lora_rank, n_outputs, n_layer):
     model = model_of(name, dtype, lora_rank=lora_rank, n_outputs=n_outputs, n_layer=n_layer)
     assert parameter_bytes(model.config, dtype) == model.params.flat.nbytes
     assert weight_bytes(model.config, dtype) == Parameters(weight_shapes(model.config), model.dtype).flat.nbytes
-    kept = [] if model._rounded is None else model._rounded._rounded.values()
-    assert rounded_bytes(model.config, dtype) == sum(array.nbytes for array in kept)
-    assert parameter_shapes(model.config)  # nothing was built to know it
+    kept = [*(model._rotary or ()), *(model._rounded._rounded.values() if model._rounded else ())]
+    assert fixed_bytes(model.config, dtype) == sum(array.nbytes for array in kept)
 
 
 def test_a_reserved_arena_has_one_chunk():

@@ -101,7 +101,8 @@ def test_a_model_or_a_batch_that_no_memory_holds(tmp_path, capsys, settings):
     message = refused(
         capsys, *pretrain_arguments(write_text(tmp_path, 9000), tmp_path / "run", **settings), exit_code=5
     )
-    assert "Training needs at least" in message
+    assert "Training needs" in message
+    assert "lower batch.micro_size" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -123,7 +124,7 @@ def test_a_preparation_that_breaks_off_leaves_nothing(tmp_path, capsys, monkeypa
 
     arguments = pretrain_arguments(write_text(tmp_path), tmp_path / "out" / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "warm_up", break_off)  # the tokenizer and the data are there by then
+        patch.setattr(pretrain, "require_pretraining_memory", break_off)  # the tokenizer and the data are there by then
         refused(capsys, *arguments, exit_code=130 if error is KeyboardInterrupt else 5)
     assert not list(tmp_path.glob("out/*"))
     assert run(*arguments) == 0

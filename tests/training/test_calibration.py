@@ -10,7 +10,6 @@ from npllm.model import Architecture
 from npllm.optim import BatchConfig
 from npllm.training import calibration, pretrain
 from npllm.training.config import RunConfig, TrainConfig, load_config
-from npllm.training.loop import build_state
 
 TOKENS = np.zeros(100, np.uint16)
 MODEL = Architecture(n_layer=1, n_head=1, n_embd=4, block_size=4)
@@ -93,16 +92,3 @@ def test_a_real_measurement(tmp_path):
     out = tmp_path / "run"
     assert run(*pretrain_arguments(write_text(tmp_path), out, train__steps=None), "--minutes", "0.002") == 0
     assert summary(out)["steps"] == load_config(out / "config.toml").train.steps >= 1
-
-
-def test_the_peak_memory_is_that_of_a_full_micro_batch():
-    def memory(**batch):
-        return calibration.warm_up(RunConfig(model=MODEL, batch=BatchConfig(**batch)), 5, TOKENS)
-
-    full = memory(size=8, micro_size=4)
-    assert memory(size=8, micro_size=4, ramp_start=1, ramp_steps=100) == full
-    assert memory(size=64, micro_size=4) == full
-    assert memory(size=8, micro_size=8) > full
-    config = RunConfig(model=MODEL)
-    params = build_state(config, 5).model.params.flat.nbytes
-    assert full > 4 * params  # and the gradient, and two moments

@@ -1,0 +1,240 @@
+"""What a training takes of the machine's memory: known by its shapes, announced, and refused where there is too little.
+
+The figure that is announced is the most that the process will have resident at one time,
+from its start to its end: what getrusage calls ru_maxrss. Its parts are those of `Memory`.
+`program` is measured, once the kernels are loaded or compiled (compiling leaves about
+25 MB behind, which are in it); all else follows from the shapes, see `model/footprint.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from npllm.errors import ResourceError
+from npllm.model import GPT, ActorCritic, ModelConfig
+from npllm.model.footprint import (
+    Pass,
+    evaluation_pass,
+    fixed_bytes,
+    itemsize_of,
+    parameter_bytes,
+    product_scratch_bytes,
+    training_pass,
+    weight_bytes,
+)
+from npllm.optim import OptimConfig, moment_count
+from npllm.training.available import ROOT, memory_left, peak_memory, resident_memory
+from npllm.training.config import RunConfig
+from npllm.training.evaluation import ROWS_AT_ONCE
+from npllm.training.machine import usable_dtype
+from npllm.training.state import LoopState
+from npllm.training.warmup import load_kernels
+
+PLOT = 36 << 20  # bytes: matplotlib and a picture
+COMPRESSION = 12  # bytes for each of the text that xz packs
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak.
+
+    program: the interpreter, libraries, compiled kernels, and the data in memory. weights:
+    parameters, frozen and merged weights, the same in bfloat16, those of other models.
+    moments: the optimiser's, and what else a checkpoint carries. passes: activations, with
+    everything that comes and goes in a step. aside: what is there for a while only, of which
+    the largest counts: the image of a checkpoint, the report at the end.
+    """
+
+    program: int
+    weights: int
+    gradients: int
+    moments: int
+    passes: int
+    aside: int
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+    @property
+    def announced(self) -> int:
+        """For people. More than the total where what came before, such as reading the text, took more."""
+        return max(self.total, peak_memory())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the passes of a training are like. Rows: sequences at once, of up to `width` tokens.
+
+    rows: in a micro-batch. read_rows: where there is no backward. policy: log-probabilities
+    instead of the loss. copies: arrays like the hidden rows of a micro-batch that NumPy makes
+    beside the arenas. temporaries: bytes that it takes at other times. written: responses at
+    once, and their longest prompt. aside: as in `Memory`, of the stage's own.
+    """
+
+    rows: int
+    width: int
+    read_rows: int
+    policy: bool = False
+    copies: int = 0
+    temporaries: int = 0
+    written: tuple[int, int] = (0, 0)
+    aside: int = 0
+
+
+class Reader(NamedTuple):
+    """A model that is asked and not trained."""
+
+    config: ModelConfig
+    dtype: str
+
+
+def check_memory(memory: Memory, root: Path = ROOT) -> None:
+    """Raise ResourceError for what cannot be trained here, before it takes all the memory there is."""
+    left = memory_left(root)
+    room = left.n_bytes + resident_memory(root)  # what the process has is part of what it needs
+    if memory.total > room:
+        raise ResourceError(
+            f"Training needs {_size(memory.total)} of memory, but {_size(room)} are there ({left.source}); lower "
+            "batch.micro_size (and ppo.rollout_size, of npllm ppo), or take a model with less of model.n_embd, "
+            "model.n_layer or model.block_size."
+        )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def require_pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Memory:
+    """What pretraining takes, from a process that has loaded its text. Raises ResourceError where there is not so much.
+    val_bytes: of the validation text."""
+    load_kernels(config.model, usable_dtype(config.train.dtype), config.optim)
+    memory = pretraining_memory(config, vocab_size, val_bytes)
+    check_memory(memory)
+    return memory
+
+
+def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Memory:
+    """The same, of a process with the kernels loaded; nothing is refused."""
+    model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
+    params = parameter_bytes(model, dtype)
+    moments = moment_count(config.optim) * params
+    text = cache_bytes(model, 1, model.block_size, dtype)  # of the samples
+    report = max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes, text)
+    return Memory(
+        program=resident_memory(),
+        weights=params + fixed_bytes(model, dtype),
+        gradients=params,
+        moments=moments,
+        passes=bytes_of_passes([model], [], dtype, pretraining_work(config)),
+        aside=max(params + moments, report),
+    )
+
+
+def pretraining_work(config: RunConfig) -> Work:
+    """Micro-batches, and validation."""
+    rows = min(config.batch.size, config.batch.micro_size)
+    return Work(rows=rows, width=config.model.block_size, read_rows=ROWS_AT_ONCE)
+
+
+def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, work: Work) -> int:
+    """Of a training without checkpoints, beside everything else."""
+    arrays = (2 + moment_count(optim)) * parameter_bytes(config, dtype)
+    below_lora = 3 * weight_bytes(config, dtype) if config.lora_rank else 0  # frozen, merged, and their gradients
+    return arrays + below_lora + fixed_bytes(config, dtype) + bytes_of_passes([config], [], dtype, work)
+
+
+def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory:
+    """What a later stage takes, from a process with its models built, its kernels loaded, and no step made yet.
+
+    readers: models beside those that are trained; they may share weights with these and each other.
+    """
+    model = state.model
+    trained = networks_of(model)
+    weights = {id(flat): flat.nbytes for each in (model, *trained, *readers) for flat in weights_of(each)}
+    gradients = {id(flat): flat.nbytes for each in (model, *trained) for flat in gradients_of(each)}
+    filled = {id(flat): flat.nbytes for each in (model, *readers) for flat in (each.params.flat, *frozen_of(each))}
+    read_before = sum(each.arena.peak + each.scratch.peak for each in readers)
+    saved = state.arrays()
+    image = sum(array.nbytes for array in saved.values())
+    fixed = sum(fixed_bytes(each.config, each.dtype_name) for each in (*trained, *readers))
+    moments = {id(flat): flat.nbytes for flat in saved.values()}
+    return Memory(
+        program=resident_memory() - sum(filled.values()) - read_before,
+        weights=sum(weights.values()) + fixed,
+        gradients=sum(gradients.values()),
+        moments=sum(n_bytes for flat, n_bytes in moments.items() if flat not in weights),
+        passes=bytes_of_passes(
+            [each.config for each in trained],
+            [Reader(each.config, each.dtype_name) for each in readers],
+            model.dtype_name,
+            work,
+        ),
+        aside=max(image, work.aside),
+    )
+
+
+def networks_of(model: GPT | ActorCritic) -> list[GPT]:
+    """What runs of a model that is trained."""
+    return [model.policy, model.critic] if isinstance(model, ActorCritic) else [model]
+
+
+def frozen_of(model: GPT | ActorCritic) -> list:
+    """The flat buffer below LoRA."""
+    return [] if model.frozen is None else [model.frozen.flat]
+
+
+def weights_of(model: GPT | ActorCritic) -> list:
+    """The flat buffers that the passes read. A view of one in another's parameters has none of its own."""
+    merged = [] if model.frozen is None or isinstance(model, ActorCritic) else [model.weights.flat]
+    return [*_flat(model.params), *frozen_of(model), *merged]
+
+
+def gradients_of(model: GPT | ActorCritic) -> list:
+    """The flat buffers that a backward adds to."""
+    merged = [] if model.frozen is None or isinstance(model, ActorCritic) else [model.dweights.flat]
+    return [*_flat(model.grads), *merged]
+
+
+def _flat(arrays) -> list:
+    return [arrays.flat] if hasattr(arrays, "flat") else []
+
+
+def bytes_of_passes(trained: Sequence[ModelConfig], readers: Sequence[Reader], dtype: str, work: Work) -> int:
+    """Of all that lives for a step. The first of the networks that are trained is the one that writes."""
+    passes = [pass_of(config, dtype, work, writes=config is trained[0]) for config in trained]
+    passes += [evaluation_pass(config, work.read_rows, work.width, of, policy=work.policy) for config, of in readers]
+    policy, (responses, prompt) = trained[0], work.written
+    rows = max(work.rows * work.width, work.read_rows * work.width, responses * prompt)
+    hidden = work.rows * work.width * policy.n_embd * itemsize_of(dtype)
+    return (
+        sum(map(sum, passes))
+        + product_scratch_bytes(policy, rows, dtype)
+        + max(work.copies * hidden, work.temporaries)
+        + cache_bytes(policy, responses, work.width, dtype) * 5 // 4  # a quarter: see KVCache.keep
+    )
+
+
+def pass_of(config: ModelConfig, dtype: str, work: Work, *, writes: bool = True) -> Pass:
+    """At the peak of all passes of a model that is trained."""
+    kinds = [
+        training_pass(config, work.rows, work.width, dtype, policy=work.policy),
+        evaluation_pass(config, work.read_rows, work.width, dtype, policy=work.policy),
+    ]
+    if writes and work.written[0]:
+        kinds.append(evaluation_pass(config, *work.written, dtype, policy=work.policy))
+    return Pass(*map(max, zip(*kinds, strict=True)))
+
+
+def cache_bytes(config: ModelConfig, responses: int, length: int, dtype: str) -> int:
+    """Of the keys and values of responses that are written at once."""
+    return 2 * config.n_layer * responses * config.kv_heads * length * config.head_width * itemsize_of(dtype)
+
+
+def reserve_arenas(model: GPT, work: Work, *, writes: bool = True) -> None:
+    """Before the first pass: let each arena take its memory in one piece, or it would be more than its peak."""
+    arena, scratch = pass_of(model.config, model.dtype_name, work, writes=writes)
+    model.arena.reserve(arena)
+    model.scratch.reserve(scratch)

@@ -1,0 +1,155 @@
+"""What pretraining is said to take: what it takes, and refused where there is less."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import ENVIRONMENT, pretrain_arguments, write_text
+
+from npllm.errors import ResourceError
+from npllm.model import Architecture
+from npllm.optim import BatchConfig, OptimConfig
+from npllm.training import memory as memory_module
+from npllm.training.config import RunConfig, TrainConfig
+from npllm.training.evaluation import quick_loss
+from npllm.training.loop import NextTokenGradients, build_state, make_update
+from npllm.training.memory import (
+    Memory,
+    check_memory,
+    pretraining_memory,
+    pretraining_work,
+    require_pretraining_memory,
+    reserve_arenas,
+)
+from npllm.training.warmup import load_kernels
+
+TOKENS = np.zeros(2000, np.uint16)
+MODEL = Architecture(n_layer=2, n_head=2, n_embd=16, block_size=32, position="rotary")
+
+
+def config_of(dtype="float32", optimizer="adamw", model=MODEL, **batch) -> RunConfig:
+    batch = BatchConfig(**({"size": 8, "micro_size": 4} | batch))
+    optim = OptimConfig(name=optimizer)
+    return RunConfig(model=model, batch=batch, optim=optim, train=TrainConfig(dtype=dtype, steps=5))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bf16"])
+@pytest.mark.parametrize("micro_size", [2, 20])  # validation takes 16 rows at once
+def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_size):
+    """A float64 that is counted as a float32, or a moment that is not there, is a wrong part."""
+    monkeypatch.setattr(memory_module, "product_scratch_bytes", lambda *_: 0)
+    monkeypatch.setattr(memory_module, "find_spec", lambda name: None)
+    config = config_of(dtype, optimizer, size=24, micro_size=micro_size)
+    memory = pretraining_memory(config, 300, val_bytes=0)
+    state = build_state(config, 300)
+    model = state.model
+    reserve_arenas(model, pretraining_work(config))
+    make_update(state, config, NextTokenGradients(config, TOKENS))
+    quick_loss(model, TOKENS)
+    kept = [*model._rotary, *(model._rounded._rounded.values() if model._rounded else ())]
+    assert memory.weights == model.params.flat.nbytes + sum(array.nbytes for array in kept)
+    assert memory.gradients == model.grads.flat.nbytes
+    assert memory.moments == sum(array.nbytes for array in state.optimizer.state.values())
+    assert memory.passes == model.arena.peak + model.scratch.peak
+    assert [len(arena._chunks) for arena in (model.arena, model.scratch)] == [1, 1]
+    assert memory.aside == sum(array.nbytes for array in state.arrays().values())  # the image of a checkpoint
+
+
+def test_the_report_may_take_more_than_a_checkpoint(monkeypatch):
+    monkeypatch.setattr(memory_module, "find_spec", lambda name: "it is there")
+    small = pretraining_memory(config_of(), 300, val_bytes=10)
+    assert small.aside == memory_module.PLOT
+    assert pretraining_memory(config_of(), 300, val_bytes=10**8).aside == 12 * 10**8
+
+
+def test_a_ramp_and_a_larger_batch_change_nothing():
+    parts = [
+        pretraining_memory(config_of(**batch), 300, 0).passes
+        for batch in ({}, {"ramp_start": 1, "ramp_steps": 100}, {"size": 64}, {"size": 64, "micro_size": 64})
+    ]
+    assert parts[0] == parts[1] == parts[2] < parts[3]
+
+
+def system(folder: Path, limit: int, used: int, pages: int) -> Path:
+    """A machine with much memory, and a cgroup with little."""
+    files = {
+        "proc/meminfo": "MemAvailable: 900000000 kB\n",
+        "proc/self/cgroup": "0::/\n",
+        "proc/self/statm": f"{pages} {pages} 0 0 0 {pages} 0\n",
+        "sys/fs/cgroup/memory.max": f"{limit}\n",
+        "sys/fs/cgroup/memory.current": f"{used}\n",
+    }
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_refused_where_one_byte_is_missing(tmp_path):
+    """What the process has already is part of what it needs."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    memory = Memory(program=3 * page, weights=1000, gradients=200, moments=30, passes=4, aside=5)
+    used, own = 10 * page, 3 * page
+    limit = memory.total - own + used
+    check_memory(memory, system(tmp_path, limit, used, pages=3))
+    with pytest.raises(ResourceError, match=r"needs 0 MB of memory, but 0 MB are there \(memory.max of the cgroup"):
+        check_memory(memory, system(tmp_path, limit - 1, used, pages=3))
+
+
+def test_refused_before_anything_is_allocated(monkeypatch):
+    """These weights would take four billion bytes."""
+    monkeypatch.setattr(memory_module, "load_kernels", lambda *_: None)
+    monkeypatch.setattr("npllm.model.transformer.Parameters", None)
+    with pytest.raises(ResourceError, match=r"Training needs [\d,]+\.\d GB of memory"):
+        require_pretraining_memory(config_of(model=Architecture(n_layer=1000, n_embd=65536)), 300, 0)
+
+
+def test_a_training_calls_no_kernel_that_was_not_loaded():
+    """Or the figure would lack its memory, and the first step would wait for the compiler."""
+    config = config_of()
+    load_kernels(config.model, "float32", config.optim)
+    before = compiled()
+    state = build_state(config, 300)
+    make_update(state, config, NextTokenGradients(config, TOKENS))
+    quick_loss(state.model, TOKENS)
+    assert compiled() == before
+
+
+def compiled() -> set:
+    from numba.core.dispatcher import Dispatcher
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("npllm.kernels")]
+    kernels = {kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)}
+    return {(kernel.py_func.__qualname__, signature) for kernel in kernels for signature in kernel.signatures}
+
+
+PROGRAM = """
+import sys
+from npllm.cli import main
+from npllm.training.available import peak_memory
+assert main(sys.argv[1:]) == 0
+print("peak", peak_memory())
+"""
+
+
+def test_the_announced_figure_is_the_peak_of_the_process(tmp_path):
+    """Whether the kernels are compiled or found on the disk."""
+    text, sizes = write_text(tmp_path, 2000), {"model__n_embd": 128, "model__n_layer": 3, "model__block_size": 64}
+    batch = {"batch__size": 24, "batch__micro_size": 24, "train__steps": 2}
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *pretrain_arguments(text, tmp_path / "run", **sizes, **batch)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    announced = 1e6 * float(re.search(r"([\d,]+) MB of memory", process.stdout)[1])
+    peak = int(process.stdout.split()[-1])
+    assert announced == pytest.approx(peak, rel=0.15)
