@@ -21,6 +21,7 @@ from npllm.errors import DataError
 from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
+from npllm.training.evaluation import rows_at_once
 from npllm.training.loop import BatchResult
 
 Pool = Literal["last", "mean"]  # which positions of a text the head reads
@@ -167,9 +168,10 @@ class ClassifierEvaluation(NamedTuple):
 def evaluate_classifier(model: GPT, texts: Texts, pool: Pool) -> ClassifierEvaluation:
     """How well the classes of texts are told. Texts of like lengths go together, which saves padding."""
     order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
-    nll, right = 0.0, 0
-    for first in range(0, len(order), ROWS_AT_ONCE):
-        rows = pad_texts(texts.take(order[first : first + ROWS_AT_ONCE]), model.config.block_size, pool)
+    nll, right, T = 0.0, 0, model.config.block_size
+    at_once = rows_at_once(width_of(texts, T), ROWS_AT_ONCE)
+    for first in range(0, len(order), at_once):
+        rows = pad_texts(texts.take(order[first : first + at_once]), T, pool)
         logits = model.readout(pooled(model.hidden(rows.tokens), rows.shares))
         nll += float(cross_entropy(logits, rows.labels)[0].sum())
         right += int(np.count_nonzero(logits.argmax(axis=1) == rows.labels))

@@ -39,6 +39,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.training.config import load_config
+from npllm.training.evaluation import rows_at_once
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.memory import PLOT, Work, short_training_bytes
 from npllm.training.pretrain import set_up_kernels
@@ -109,7 +110,7 @@ def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
     work = Work(
         rows=micro_batch(config),
         width=width,
-        read_rows=ROWS_AT_ONCE,
+        read_rows=rows_at_once(width, ROWS_AT_ONCE),
         policy=config.classify.aux_lm > 0,
         copies=2,  # the gradient of the hidden rows, and what the pooling multiplies
     )

@@ -41,6 +41,7 @@ from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import LoopConfig
+from npllm.training.evaluation import rows_at_once
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
@@ -50,7 +51,6 @@ from npllm.training.state import LoopState
 from npllm.training.train import Stage
 
 EMBEDDED = "stdlib-docstrings"
-ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,9 @@ class PackedGradients:
 def packed_loss(model: GPT, rows: PackedRows) -> float:
     """Nats per target over all rows."""
     nll = 0.0
-    for first in range(0, len(rows.tokens), ROWS_AT_ONCE):
-        tokens, targets, starts = (array[first : first + ROWS_AT_ONCE] for array in rows)
+    at_once = rows_at_once(rows.tokens.shape[1])
+    for first in range(0, len(rows.tokens), at_once):
+        tokens, targets, starts = (array[first : first + at_once] for array in rows)
         nll += float(model.negative_log_likelihood(tokens, targets, starts=starts).sum(dtype=np.float64))
     return nll / int(np.count_nonzero(rows.targets >= 0))
 
@@ -152,7 +153,7 @@ def resume_sft(run: RunFolder, console: Console) -> None:
             soft_wrap=True,
         )
         validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
-        work = Work(rows=micro_batch(config), width=T, read_rows=ROWS_AT_ONCE)
+        work = Work(rows=micro_batch(config), width=T, read_rows=rows_at_once(T))
         train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console, work=work)
         report_sft(run, state, validate(state.model), console)
 

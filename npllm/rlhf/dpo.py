@@ -34,7 +34,7 @@ from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import USUAL_OF_PAIRS, Pairs, encode_pairs
-from npllm.rlhf.sequences import ROWS_AT_ONCE, sequence_log_probability
+from npllm.rlhf.sequences import rows_in_part, sequence_log_probability
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
@@ -148,7 +148,8 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
         validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
         console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
         stage = Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",))
-        work = Work(rows=2 * micro_batch(config), width=pairs.width, read_rows=ROWS_AT_ONCE, policy=True)
+        rows, width = 2 * micro_batch(config), pairs.width
+        work = Work(rows=rows, width=width, read_rows=rows_in_part(width), policy=True)
         train_stage(run, config, state, stage, console, work=work, readers=[base])
         val_loss = validate(state.model)
         write_summary(run, state, val_loss=val_loss)

@@ -32,7 +32,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
-from npllm.rlhf.sequences import ROWS_AT_ONCE
+from npllm.rlhf.sequences import rows_in_part
 from npllm.training.config import TrainConfig, load_config
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
@@ -112,11 +112,12 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
 def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:
     """A rollout is written and judged, and then learnt from in micro-batches."""
     (responses, width), V = gradients.buffer.tokens.shape, reference.config.vocab_size
-    compared = comparison_bytes(V, min(responses, ROWS_AT_ONCE) * config.ppo.max_tokens, reference.dtype.itemsize)
+    read_rows = min(responses, rows_in_part(width))
+    compared = comparison_bytes(V, read_rows * config.ppo.max_tokens, reference.dtype.itemsize)
     return Work(
         rows=micro_batch(config),
         width=width,
-        read_rows=min(responses, ROWS_AT_ONCE),
+        read_rows=read_rows,
         policy=True,
         copies=2,  # the hidden rows over the temperature, and their gradient
         temporaries=max(sampling_bytes(responses, V), compared),

@@ -35,7 +35,7 @@ from npllm.finetuning.stage_run import (
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
-from npllm.rlhf.sequences import ROWS_AT_ONCE, Sequences, join, last_rows, rewards_of, width_of
+from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, rows_in_part, width_of
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
@@ -183,7 +183,8 @@ def resume_reward(run: RunFolder, console: Console) -> None:
         validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
         console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
         stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
-        work = Work(rows=2 * micro_batch(config), width=pairs.width, read_rows=ROWS_AT_ONCE, copies=1)
+        rows, width = 2 * micro_batch(config), pairs.width
+        work = Work(rows=rows, width=width, read_rows=rows_in_part(width), copies=1)
         train_stage(run, config, state, stage, console, work=work)
         result = evaluate_reward(state.model, val_pairs)
         write_summary(run, state, **result._asdict())

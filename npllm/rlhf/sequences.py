@@ -8,6 +8,7 @@ import numpy as np
 from npllm.errors import DataError
 from npllm.model import GPT
 from npllm.reference.lm_head_loss import IGNORED
+from npllm.training.evaluation import rows_at_once
 
 WIDTH_STEP = (
     8  # a row's length is a multiple of it: the products of 1 to 4 rows round in another way than those of more
@@ -53,8 +54,14 @@ def join(prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], widt
 
 def in_parts(sequences: Sequences) -> Iterator[Sequences]:
     """A few rows at a time, as many as a pass of a model takes at once."""
-    for first in range(0, len(sequences.tokens), ROWS_AT_ONCE):
-        yield Sequences(*(array[first : first + ROWS_AT_ONCE] for array in sequences))
+    rows = rows_in_part(sequences.tokens.shape[1])
+    for first in range(0, len(sequences.tokens), rows):
+        yield Sequences(*(array[first : first + rows] for array in sequences))
+
+
+def rows_in_part(width: int) -> int:
+    """How many rows are read at once."""
+    return rows_at_once(width, ROWS_AT_ONCE)
 
 
 def response_log_probability(model: GPT, hidden: np.ndarray, sequences: Sequences) -> np.ndarray:

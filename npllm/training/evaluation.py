@@ -9,6 +9,7 @@ from npllm.data.sampler import IGNORED_TARGET, batch, evaluation_batches
 from npllm.model import GPT
 
 ROWS_AT_ONCE = 16
+TOKENS_AT_ONCE = 1 << 15
 MOST_COUNTED = 1 << 22  # tokens of a table of pairs
 PRIOR_PAIRS = 5.0
 
@@ -23,6 +24,12 @@ class Evaluation(NamedTuple):
     n_bytes: int
 
 
+def rows_at_once(T: int, most: int | None = None) -> int:
+    """Of T tokens each, in a pass without a backward: `most` (None = ROWS_AT_ONCE), and of long ones fewer. Else a
+    model that learns from one long sequence at a time would be judged on many, in many times the memory."""
+    return max(1, min(ROWS_AT_ONCE if most is None else most, TOKENS_AT_ONCE // T))
+
+
 def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
     """Evaluate on all of `tokens`, (n_tokens,), that stand for a text of n_bytes bytes.
 
@@ -30,7 +37,8 @@ def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
     in its window. In bits_per_byte the first token, which nothing predicts, costs log2(V).
     """
     nll, n_targets = 0.0, 0
-    for x, y in evaluation_batches(tokens, model.config.block_size, ROWS_AT_ONCE):
+    T = model.config.block_size
+    for x, y in evaluation_batches(tokens, T, rows_at_once(T)):
         nll += float(model.negative_log_likelihood(x, y).sum(dtype=np.float64))
         n_targets += int(np.count_nonzero(y != IGNORED_TARGET))
     loss = nll / n_targets
@@ -59,9 +67,10 @@ def pair_table_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> floa
 def quick_loss(model: GPT, tokens: np.ndarray, n_windows: int = 32) -> float:
     """Loss on a fixed, evenly spread sample of windows of `tokens`, (n_tokens,): something to watch in training."""
     T = min(model.config.block_size, len(tokens) - 1)
+    rows = rows_at_once(T)
     positions = np.unique(np.linspace(0, len(tokens) - 1 - T, n_windows).astype(np.int64))
     losses = [
-        model.negative_log_likelihood(*batch(tokens, rows, T)).mean(dtype=np.float64) * len(rows)
-        for rows in np.split(positions, range(ROWS_AT_ONCE, len(positions), ROWS_AT_ONCE))
+        model.negative_log_likelihood(*batch(tokens, part, T)).mean(dtype=np.float64) * len(part)
+        for part in np.split(positions, range(rows, len(positions), rows))
     ]
     return float(sum(losses)) / len(positions)

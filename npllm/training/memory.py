@@ -24,10 +24,10 @@ from npllm.model.footprint import (
     training_pass,
     weight_bytes,
 )
-from npllm.optim import OptimConfig, moment_count
+from npllm.optim import OptimConfig, batch_size, moment_count
 from npllm.training.available import ROOT, memory_left, peak_memory, resident_memory
 from npllm.training.config import RunConfig
-from npllm.training.evaluation import ROWS_AT_ONCE
+from npllm.training.evaluation import rows_at_once
 from npllm.training.machine import usable_dtype
 from npllm.training.state import LoopState
 from npllm.training.warmup import load_kernels
@@ -134,9 +134,10 @@ def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Me
 
 
 def pretraining_work(config: RunConfig) -> Work:
-    """Micro-batches, and validation."""
-    rows = min(config.batch.size, config.batch.micro_size)
-    return Work(rows=rows, width=config.model.block_size, read_rows=ROWS_AT_ONCE)
+    """Micro-batches, of the largest batch that the ramp comes to, and validation."""
+    steps, T = config.train.steps, config.model.block_size
+    largest = config.batch.size if steps is None else batch_size(steps - 1, config.batch)
+    return Work(rows=min(largest, config.batch.micro_size), width=T, read_rows=rows_at_once(T))
 
 
 def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, work: Work) -> int:

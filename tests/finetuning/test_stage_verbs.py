@@ -1,7 +1,6 @@
 """The later stages on the command line: help, resuming, checking a run's files, and everything that is refused."""
 
 import hashlib
-import os
 import shutil
 from collections import namedtuple
 
@@ -10,6 +9,10 @@ from small_runs import checkpoints, content, refused, run, untimed_metrics
 from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
 
 from npllm.cli import STAGE_VERBS, main
+from npllm.errors import ResourceError
+from npllm.model import ModelConfig
+from npllm.model.footprint import fixed_bytes
+from npllm.training.available import Left
 from npllm.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -239,26 +242,30 @@ def test_what_the_machine_has_no_room_for_is_refused(folder, tmp_path, capsys, m
         assert "checkpoints need" in message
         assert not (tmp_path / "run").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(os, "sysconf", lambda name: 50)
+        patch.setattr("npllm.training.memory.memory_left", lambda root: Left(0, "nothing"))
         message = refused(capsys, *words_of(verb, folder, tmp_path / "run"), exit_code=5)
-        assert "Training needs at least" in message
+        assert "Training needs" in message
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "memory"),
-    [
-        ({}, lambda state: 3.1 * state),  # enough for policy and critic, but not for reference and reward model too
-        ({"ppo__rollout_size": 400}, lambda state: 4 * state + 1e6),  # their keys and values alone take 1.6 MB
-    ],
-)
-def test_ppo_needs_memory_for_all_that_it_holds(folder, tmp_path, capsys, monkeypatch, settings, memory):
-    state = sum(array.nbytes for array in load_checkpoint(checkpoints(folder / "ppo")[-1]).arrays.values())
-    pages = {"SC_PHYS_PAGES": int(memory(state)), "SC_PAGE_SIZE": 1}
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    words = words_of("ppo", folder, tmp_path / "run", **settings)
-    assert "ppo.rollout_size" in refused(capsys, *words, exit_code=5)
-    assert not (tmp_path / "run").exists()
+def test_ppo_needs_memory_for_all_that_it_holds(folder, tmp_path, capsys, monkeypatch):
+    """Policy, critic, reference and reward model, and the keys and values of all responses at once."""
+    counted = []
+
+    def refuse(memory):
+        counted.append(memory)
+        raise ResourceError("Refused.")
+
+    monkeypatch.setattr("npllm.finetuning.stage_run.check_memory", refuse)
+    for rollout_size in (4, 400):
+        refused(capsys, *words_of("ppo", folder, tmp_path / "run", ppo__rollout_size=rollout_size), exit_code=5)
+    few, many = counted
+    checkpoint = load_checkpoint(checkpoints(folder / "ppo")[-1])
+    tables = fixed_bytes(ModelConfig(**checkpoint.description["model"]), "float32")  # of rotary positions
+    assert few.weights == many.weights == 2 * checkpoint.arrays["params"].nbytes + 4 * tables
+    longest_prompt = 9  # characters
+    of_a_response = 2 * 4 * checkpoint.description["model"]["n_embd"] * (longest_prompt + SMALL_PPO["ppo__max_tokens"])
+    assert many.passes - few.passes > 396 * of_a_response
 
 
 def test_a_run_whose_checkpoints_are_there_needs_no_room_for_them(copy, monkeypatch):

@@ -9,7 +9,14 @@ from npllm.data.sampler import batch
 from npllm.errors import DataError
 from npllm.model import GPT, ModelConfig
 from npllm.training import evaluation
-from npllm.training.evaluation import PRIOR_PAIRS, evaluate, pair_table_loss, quick_loss
+from npllm.training.evaluation import (
+    PRIOR_PAIRS,
+    TOKENS_AT_ONCE,
+    evaluate,
+    pair_table_loss,
+    quick_loss,
+    rows_at_once,
+)
 
 T, V = 5, 11
 TOKENS = np.random.default_rng(0).integers(0, V, 43).astype(np.uint16)
@@ -95,3 +102,18 @@ def test_the_table_of_pairs_against_counting_by_hand():
         (0 + k * single[2]) / (1 + k),  # 2 behind 2: never
     ]
     assert pair_table_loss(train, val, 4) == pytest.approx(-np.log(p).mean(), rel=1e-12)
+
+
+def test_of_long_rows_fewer_are_read_at_once():
+    """Or the validation of a model with long sequences would take many times the memory of its training."""
+    assert [rows_at_once(T) for T in (1, 256, TOKENS_AT_ONCE // 16)] == [16, 16, 16]
+    assert [rows_at_once(T, most=32) for T in (256, TOKENS_AT_ONCE // 4, 10 * TOKENS_AT_ONCE)] == [32, 4, 1]
+
+
+def test_a_model_of_long_sequences_is_judged_on_few_at_once(model, monkeypatch):
+    monkeypatch.setattr(evaluation, "TOKENS_AT_ONCE", 2 * T + 1)
+    read, log_likelihood = [], model.negative_log_likelihood
+    monkeypatch.setattr(model, "negative_log_likelihood", lambda x, y: (read.append(x.shape), log_likelihood(x, y))[1])
+    evaluate(model, TOKENS, 43)
+    quick_loss(model, TOKENS)
+    assert set(read) == {(2, T), (1, T)}

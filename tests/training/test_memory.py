@@ -31,10 +31,10 @@ TOKENS = np.zeros(2000, np.uint16)
 MODEL = Architecture(n_layer=2, n_head=2, n_embd=16, block_size=32, position="rotary")
 
 
-def config_of(dtype="float32", optimizer="adamw", model=MODEL, **batch) -> RunConfig:
+def config_of(dtype="float32", optimizer="adamw", model=MODEL, steps=5, **batch) -> RunConfig:
     batch = BatchConfig(**({"size": 8, "micro_size": 4} | batch))
     optim = OptimConfig(name=optimizer)
-    return RunConfig(model=model, batch=batch, optim=optim, train=TrainConfig(dtype=dtype, steps=5))
+    return RunConfig(model=model, batch=batch, optim=optim, train=TrainConfig(dtype=dtype, steps=steps))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -67,12 +67,15 @@ def test_the_report_may_take_more_than_a_checkpoint(monkeypatch):
     assert pretraining_memory(config_of(), 300, val_bytes=10**8).aside == 12 * 10**8
 
 
-def test_a_ramp_and_a_larger_batch_change_nothing():
-    parts = [
-        pretraining_memory(config_of(**batch), 300, 0).passes
-        for batch in ({}, {"ramp_start": 1, "ramp_steps": 100}, {"size": 64}, {"size": 64, "micro_size": 64})
-    ]
-    assert parts[0] == parts[1] == parts[2] < parts[3]
+def test_the_largest_micro_batch_counts():
+    """Not a larger batch; and of a ramp what it comes to."""
+    ramp = {"ramp_start": 1, "ramp_steps": 100, "micro_size": 64}
+    micro_batch, larger_batch, ended, without_end, whole, begun = (
+        pretraining_memory(config_of(**({"size": 64} | changes)), 300, 0).passes
+        for changes in ({"size": 8}, {}, ramp | {"steps": 200}, ramp | {"steps": None}, {"micro_size": 64}, ramp)
+    )
+    assert micro_batch == larger_batch < whole == ended == without_end
+    assert begun < whole
 
 
 def system(folder: Path, limit: int, used: int, pages: int) -> Path:
@@ -140,7 +143,7 @@ print("peak", peak_memory())
 
 def test_the_announced_figure_is_the_peak_of_the_process(tmp_path):
     """Whether the kernels are compiled or found on the disk."""
-    text, sizes = write_text(tmp_path, 2000), {"model__n_embd": 128, "model__n_layer": 3, "model__block_size": 64}
+    text, sizes = write_text(tmp_path, 300), {"model__n_embd": 128, "model__n_layer": 3, "model__block_size": 64}
     batch = {"batch__size": 24, "batch__micro_size": 24, "train__steps": 2}
     process = subprocess.run(
         [sys.executable, "-c", PROGRAM, *pretrain_arguments(text, tmp_path / "run", **sizes, **batch)],
