@@ -21,6 +21,7 @@ from npllm.errors import ConfigError, DataError, NpllmError, NpllmWarning
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe, nearest, parse_arguments
+from npllm.training.interrupts import signals_interrupt
 from npllm.training.spikes import SpikeConfig
 
 
@@ -43,13 +44,14 @@ def pretrain(
         out: folder of the run; none = runs/RECIPE
         minutes: time budget of the training loop, instead of the recipe's train.steps or train.minutes
     """
+    from npllm.training.new_run import claim_run
     from npllm.training.pretrain import pretrain as run_pretraining
-    from npllm.training.run_folder import new_run_folder
 
     if minutes is not None:
         train = replace(train, minutes=minutes, steps=None)
     config = RunConfig(data=data, model=model, optim=optim, batch=batch, train=train, spikes=spikes)
-    run_pretraining(config, out or new_run_folder(recipe), Console())
+    with claim_run(out, Path(recipe).stem) as path:
+        run_pretraining(config, path, Console())
 
 
 def resume(run: Positional[Path]) -> None:
@@ -205,10 +207,11 @@ def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
         out: folder of the first run, and of spike.png; none = runs/spike-demo
         seed: of the initial weights, the order of the data and the poison
     """
-    from npllm.training.run_folder import new_run_folder
+    from npllm.training.new_run import claim_run
     from npllm.training.spike_demo import run_demo
 
-    run_demo(out or new_run_folder("spike-demo"), seed, Console())
+    with claim_run(out, "spike-demo") as path:
+        run_demo(path, seed, Console())
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -246,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(_usage())
         return 0 if len(words) < len(arguments) else 2
     try:
-        with warnings.catch_warnings():
+        with signals_interrupt(), warnings.catch_warnings():
             warnings.simplefilter("always", NpllmWarning)
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
             _run_verb(arguments)

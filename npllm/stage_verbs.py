@@ -1,6 +1,5 @@
 """The verbs of the stages after pretraining; `cli.py` imports them when one is asked for."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,9 +18,9 @@ from npllm.rlhf.dpo import DPOConfig, DPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardConfig, RewardSettings
-from npllm.training.checkpoint import checkpoint_files
 from npllm.training.config import TrainConfig
-from npllm.training.run_folder import RunFolder, new_run_folder
+from npllm.training.new_run import claim_run, discard_untrained
+from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
 
 CLASSIFY, SFT, REWARD, PPO, DPO = ClassifyConfig(), SFTConfig(), RewardConfig(), PPOConfig(), DPOConfig()  # defaults
@@ -55,7 +54,7 @@ def classify(
     if compare_scratch:
         classify = replace(classify, compare_scratch=True)
     config = ClassifyConfig(classify=classify, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    with _new_run(out or new_run_folder("classify")) as path:
+    with _new_run(out, "classify") as path:
         run_classify(config, run, data, test, path, Console())
 
 
@@ -81,7 +80,7 @@ def sft(
     from npllm.finetuning.sft import sft as run_sft
 
     config = SFTConfig(sft=sft, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    with _new_run(out or new_run_folder("sft")) as path:
+    with _new_run(out, "sft") as path:
         run_sft(config, run, data, path, Console())
 
 
@@ -124,7 +123,7 @@ def reward(
     from npllm.rlhf.reward import reward as run_reward
 
     config = RewardConfig(reward=reward, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    with _new_run(out or new_run_folder("reward")) as path:
+    with _new_run(out, "reward") as path:
         run_reward(config, run, data, path, Console())
 
 
@@ -156,7 +155,7 @@ def ppo(
     if method is not None:
         ppo = replace(ppo, method=method)
     config = PPOConfig(ppo=ppo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    with _new_run(out or new_run_folder(ppo.method)) as path:
+    with _new_run(out, ppo.method) as path:
         run_ppo(config, run, reward, prompts, path, Console())
 
 
@@ -182,7 +181,7 @@ def dpo(
     from npllm.rlhf.dpo import dpo as run_dpo
 
     config = DPOConfig(dpo=dpo, adapt=adapt, optim=optim, batch=batch, train=train, spikes=spikes)
-    with _new_run(out or new_run_folder("dpo")) as path:
+    with _new_run(out, "dpo") as path:
         run_dpo(config, run, data, path, Console())
 
 
@@ -201,16 +200,15 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
 
 
 @contextmanager
-def _new_run(path: Path) -> Iterator[Path]:
-    """The folder of a run to be made. One that is refused when all its parts meet, before its first checkpoint, is
-    gone again: what was wrong can be mended and the command repeated."""
-    is_new = not path.exists()
-    try:
-        yield path
-    except (ConfigError, DataError, ResourceError):
-        if is_new and path.exists() and not checkpoint_files(RunFolder(path).checkpoints):
-            shutil.rmtree(path)
-        raise
+def _new_run(out: Path | None, name: str) -> Iterator[Path]:
+    """The place of a run to be made; see claim_run. A run that is refused when all its parts meet, before its first
+    checkpoint, is gone again: what was wrong can be mended and the command repeated."""
+    with claim_run(out, name) as path:
+        try:
+            yield path
+        except (ConfigError, DataError, ResourceError):
+            discard_untrained(path)
+            raise
 
 
 def resume_stage(run: RunFolder, stage: str, console: Console) -> None:

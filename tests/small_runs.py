@@ -11,6 +11,7 @@ import numpy as np
 
 import npllm
 from npllm.cli import main
+from npllm.locks import LOCK
 from npllm.training import train
 from npllm.training.checkpoint import checkpoint_files, load_checkpoint
 from npllm.training.metrics import read_metrics
@@ -108,5 +109,6 @@ def untimed_metrics(run_folder: Path) -> list[dict]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder, but for locks: a run may get one that had none."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from rich.console import Console
 
-from npllm.atomic import write_atomically
+from npllm.atomic import sync, write_atomically
 from npllm.data.checksums import checked, write_checksums
 from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
@@ -28,8 +28,9 @@ from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.training.config import LoopConfig, TrainConfig, config_text, load_config
 from npllm.training.memory import Work, check_memory, networks_of, reserve_arenas, stage_memory
+from npllm.training.new_run import create_run
 from npllm.training.pretrain import check_disk, describe_machine
-from npllm.training.run_folder import RunFolder, create_run, run_of
+from npllm.training.run_folder import RunFolder, run_of
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
@@ -95,6 +96,8 @@ def create_stage_run(
         (draft.path / "models").mkdir()
         for name, checkpoint in models.items():
             shutil.copyfile(checkpoint, model_file(draft, name))
+            sync(model_file(draft, name))
+        sync(draft.path / "models")
         for name, rows in records.items():
             write_records(record_file(draft, name), rows)
         write_checksums(draft.path / "data")

@@ -18,9 +18,10 @@ from npllm.training.evaluation import quick_loss
 from npllm.training.loop import NextTokenGradients, build_state
 from npllm.training.machine import cpu_model, usable_dtype
 from npllm.training.memory import Memory, pretraining_work, require_pretraining_memory, reserve_arenas
+from npllm.training.new_run import create_run
 from npllm.training.prepare import prepare_data
 from npllm.training.results import report_results
-from npllm.training.run_folder import RunFolder, create_run, open_run
+from npllm.training.run_folder import RunFolder, open_run
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 

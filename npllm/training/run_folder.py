@@ -1,16 +1,13 @@
 """Where the files of a run lie."""
 
-import fcntl
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from npllm.atomic import sync
 from npllm.data.shards import TokenShard, read_shard
-from npllm.errors import ConfigError, DataError
+from npllm.errors import DataError
+from npllm.locks import hold_folder
 from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
@@ -71,18 +68,9 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only process that trains this run. Raises ConfigError when another one does.
-
-        The lock is the operating system's and lies on config.toml, which is never replaced: it ends with the process,
-        however that ends, so there is no stale lock.
-        """
-        with self.config.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(
-                    f"{self.path} is being trained by another process; wait until it ends, or stop it."
-                ) from error
+        """Be the only process that trains this run: see locks.py. Raises ConfigError when another one does."""
+        busy = f"{self.path} is being trained by another process; wait until it ends, or stop it."
+        with hold_folder(self.path, busy):
             yield
 
     def load_tokenizer(self) -> Tokenizer:
@@ -101,34 +89,6 @@ class RunFolder:
         return shards
 
 
-@contextmanager
-def create_run(path: Path) -> Iterator[RunFolder]:
-    """A new run, prepared aside: it takes its place at `path` when the block ends, and is gone when the block fails.
-
-    Raises ConfigError when there is something at `path` already, which is left as it was, or when it cannot be made.
-    """
-    if RunFolder(path).config.exists():
-        raise ConfigError(f"{path} holds a run already; go on with it (npllm resume {path}) or choose another --out.")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"{path} exists and is no empty folder; choose another --out.")
-    try:
-        parent = path.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=parent)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
-    with aside:
-        draft = RunFolder(Path(aside.name) / "run")
-        for folder in (draft.train_shard.parent, draft.checkpoints):
-            folder.mkdir(parents=True)
-        yield draft
-        try:
-            os.rename(draft.path, path)
-            sync(parent)
-        except OSError as error:  # somebody else was faster
-            raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
-
-
 def open_run(path: str | Path) -> RunFolder:
     """An existing run. Raises DataError when there is none."""
     run = RunFolder(Path(path))
@@ -142,15 +102,6 @@ def open_run(path: str | Path) -> RunFolder:
 def run_of(path: str | Path) -> RunFolder:
     """The run that a folder is, or that a checkpoint file in it belongs to."""
     return RunFolder(Path(path).absolute().parent.parent) if Path(path).is_file() else open_run(path)
-
-
-def new_run_folder(recipe: str) -> Path:
-    """runs/RECIPE, or runs/RECIPE-2 and so on: the first that is not taken."""
-    name = Path(recipe).stem
-    number = 1
-    while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return path
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]:

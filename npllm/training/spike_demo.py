@@ -37,9 +37,10 @@ from npllm.training.evaluation import evaluate
 from npllm.training.ledger import Ledger
 from npllm.training.loop import BatchResult, Gradients, build_state, updates
 from npllm.training.memory import require_pretraining_memory
+from npllm.training.new_run import create_run
 from npllm.training.prepare import prepare_data
 from npllm.training.pretrain import check_disk, describe_machine, next_token_stage, set_up_kernels
-from npllm.training.run_folder import RunFolder, create_run
+from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import Spike
 from npllm.training.state import LoopState
 from npllm.training.train import train
@@ -147,16 +148,25 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
         write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
     run = RunFolder(path)
     first, end = POISON.sample_ids(config.batch.size)
-    say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
-    say(f"Batches {POISON.first} to {POISON.end - 1} (samples {first:,} to {end - 1:,}) have their bytes shuffled.")
+    samples = f"(samples {first:,} to {end - 1:,})"
+    console.print(
+        f"Batches {POISON.first} to {POISON.end - 1} {samples} have their bytes shuffled.",
+        highlight=False,
+        soft_wrap=True,
+    )
     with run.lock():
         trainings = train_three_times(run, config, train_shard, val_shard, console)
-        ledger = Ledger(run.ledger)
+        report_demo(run, trainings, config.model.block_size, console)
+
+
+def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Console) -> None:
+    """What happened, as a text, a table and a picture."""
+    say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    ledger, picture = Ledger(run.ledger), run.path / "spike.png"
     say(f"\n{run.ledger}:")
     for line in in_plain_words(ledger):
         say(line)
-    console.print(comparison(trainings, config.model.block_size))
-    picture = run.path / "spike.png"
+    console.print(comparison(trainings, T))
     if find_spec("matplotlib"):
         plot_spike_demo(curves(trainings, ledger), (POISON.first, POISON.end), picture)
         say(f"Plot: {picture}")

@@ -8,6 +8,7 @@ import pytest
 from small_runs import checkpoints, content, refused, run, untimed_metrics
 from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
 
+import npllm.finetuning.sft
 from npllm.cli import STAGE_VERBS, main
 from npllm.errors import ResourceError
 from npllm.model import ModelConfig
@@ -154,6 +155,24 @@ def test_a_run_is_never_written_over(folder, capsys):
     before = content(folder / "sft")
     assert "holds a run already" in refused(capsys, *words_of("sft", folder, folder / "sft"), exit_code=2)
     assert content(folder / "sft") == before
+
+
+@pytest.mark.parametrize("what", ["a run", "notes"])
+def test_a_run_that_is_refused_takes_nothing_else_with_it(folder, tmp_path, capsys, monkeypatch, what):
+    """Something that comes to lie in its place, while it reads its records, is not what it made."""
+    out, real = tmp_path / "run", npllm.finetuning.sft.read_demonstrations
+
+    def read(path):
+        shutil.copytree(folder / "sft", out) if what == "a run" else out.mkdir()
+        for checkpoint in checkpoints(out):
+            checkpoint.unlink()
+        (out / "notes.txt").write_text("mine")
+        return real(path)
+
+    monkeypatch.setattr(npllm.finetuning.sft, "read_demonstrations", read)
+    refused(capsys, *words_of("sft", folder, out), exit_code=2)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 def verified(capsys, path) -> dict[str, str]:

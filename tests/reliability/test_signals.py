@@ -32,7 +32,7 @@ class Presser:
         monkeypatch.setattr(hooks[place], names[place], pressed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("place", PLACES)
 def test_11_one_signal_saves_at_the_next_edge(tmp_path, monkeypatch, place, number):
     run = make_run(tmp_path / "run")

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from small_runs import TINY, content, pretrain_arguments, refused, run, write_text
 
-from npllm.errors import ConfigError
 from npllm.training import pretrain
 from npllm.training.checkpoint import checkpoint_path, load_checkpoint
-from npllm.training.run_folder import create_run, new_run_folder
 
 TEXT = "the cat sat on the mat.\n" * 20
 
@@ -162,28 +160,6 @@ def test_an_empty_folder_can_become_a_run(tmp_path):
     out.mkdir()
     assert run(*pretrain_arguments(write_text(tmp_path), out)) == 0
     assert sorted(os.listdir(tmp_path)) == ["run", "text.txt"]
-
-
-def test_two_that_prepare_the_same_run(tmp_path):
-    """The second to be ready does not overwrite the first."""
-    path = tmp_path / "run"
-    late = create_run(path)
-    late.__enter__().config.write_text("late")
-    with create_run(path) as early:
-        early.config.write_text("early")
-    with pytest.raises(ConfigError, match="cannot be made"):
-        late.__exit__(None, None, None)
-    assert content(tmp_path) == {"run/config.toml": b"early"}
-
-
-def test_runs_without_a_name_are_numbered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert new_run_folder("default") == Path("runs/default")
-    (tmp_path / "runs" / "default").mkdir(parents=True)
-    assert new_run_folder("default") == Path("runs/default-2")
-    (tmp_path / "runs" / "default-2").mkdir()
-    assert new_run_folder("default") == Path("runs/default-3")
-    assert new_run_folder("recipes/mine.toml") == Path("runs/mine")
 
 
 @pytest.mark.parametrize("verb", ["resume", "generate", "evaluate"])

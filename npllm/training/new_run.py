@@ -1,0 +1,154 @@
+"""Where a new run comes to lie, and how it comes into being.
+
+    runs/.NAME.claim     held by the one process that is going to make runs/NAME, from its start
+    runs/.NAME.draft     the run while it is prepared; renamed when it is complete
+    runs/NAME            the run
+
+Half of a run never has the name of one. Both hidden names are locks (locks.py): what a
+killed process left of them means nothing, and the next one at the same place takes over.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from npllm.atomic import sync
+from npllm.errors import ConfigError
+from npllm.locks import LOCK, delete_held, empty_held, hold_folder, lock_file
+from npllm.training.checkpoint import checkpoint_files
+from npllm.training.run_folder import RunFolder
+
+_made: set[tuple[int, int]] = set()  # device and inode of the lock of each run that this process made
+
+
+class Taken(ConfigError):
+    """There is something at the place of a new run, or another process is making something there."""
+
+
+@contextmanager
+def claim_run(out: Path | None, name: str) -> Iterator[Path]:
+    """Where a new run is to lie: `out` or, without it, the first of runs/NAME,
+    runs/NAME-2 ... that is not taken. Nobody else who claims gets it while the block lasts.
+
+    Raises ConfigError when `out` is taken, or cannot be made.
+    """
+    with ExitStack() as claims:
+        yield _claim(out, claims) if out else _claim_first(name, claims)
+
+
+def _claim_first(name: str, claims: ExitStack) -> Path:
+    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    for path in paths:
+        with suppress(Taken):
+            if not path.exists():
+                return _claim(path, claims)
+    raise AssertionError("There is no end to the numbers.")
+
+
+def _claim(path: Path, claims: ExitStack) -> Path:
+    claims.enter_context(_claimed(path))
+    return path
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    place = path.absolute()
+    file = place.with_name(f".{place.name}.claim")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = lock_file(file)
+    except BlockingIOError as error:
+        raise Taken(_busy(path)) from error
+    except OSError as error:
+        raise _cannot_be_made(path, error) from error
+    try:
+        check_free(path)
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is locked, and so nobody else's
+        os.close(descriptor)
+
+
+def check_free(path: Path) -> None:
+    """Raise ConfigError unless there is nothing at `path`, or an empty folder."""
+    if RunFolder(path).config.exists():
+        raise Taken(f"{path} holds a run already; go on with it (npllm resume {path}) or choose another --out.")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise Taken(f"{path} exists and is no empty folder; choose another --out.")
+
+
+@contextmanager
+def create_run(path: Path) -> Iterator[RunFolder]:
+    """A new run, prepared aside: it takes its place at `path` when the block ends, and is
+    gone when the block fails.
+
+    Raises ConfigError when there is something at `path` already, which is left as it was,
+    or when it cannot be made.
+    """
+    check_free(path)
+    draft = _draft(path)
+    with hold_folder(draft.path, _busy(path)):
+        try:
+            empty_held(draft.path)  # of what a killed process left
+            for folder in (draft.train_shard.parent, draft.checkpoints):
+                folder.mkdir()
+            yield draft
+            _rename(draft, path)
+        except BaseException:
+            delete_held(draft.path)
+            raise
+        _made.add(_identity(RunFolder(path)))
+        sync(path.absolute().parent)
+
+
+def _draft(path: Path) -> RunFolder:
+    """A folder beside the run's place, empty or left by a process that was preparing the same."""
+    place = path.absolute()
+    draft = place.with_name(f".{place.name}.draft")
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        is_foreign = any(draft.iterdir()) and not (draft / LOCK).exists()
+    except OSError as error:
+        raise _cannot_be_made(path, error) from error
+    if is_foreign:
+        raise Taken(f"{draft} is in the way and is no draft of a run; move it, or choose another --out.")
+    return RunFolder(draft)
+
+
+def _rename(draft: RunFolder, path: Path) -> None:
+    try:
+        os.rename(draft.path, path)
+    except OSError as error:  # somebody who does not claim was faster
+        raise _cannot_be_made(path, error) from error
+
+
+def discard_untrained(path: Path) -> None:
+    """Delete a run that this process made and that has no checkpoint yet. Whatever else
+    lies there stays."""
+    run = RunFolder(path)
+    if _was_made_here(run):
+        with run.lock():
+            if _was_made_here(run) and not checkpoint_files(run.checkpoints):
+                delete_held(path)
+
+
+def _was_made_here(run: RunFolder) -> bool:
+    try:
+        return _identity(run) in _made
+    except OSError:
+        return False
+
+
+def _identity(run: RunFolder) -> tuple[int, int]:
+    status = os.stat(run.path / LOCK)
+    return status.st_dev, status.st_ino
+
+
+def _busy(path: Path) -> str:
+    return f"{path} is being prepared by another process; wait until it ends, or choose another --out."
+
+
+def _cannot_be_made(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.")

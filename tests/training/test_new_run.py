@@ -1,0 +1,149 @@
+"""Two starts at once, starts that were killed, and starts that are told to stop: what lies there afterwards."""
+
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from small_runs import content, pretrain_arguments, refused, write_text
+
+from npllm.errors import ConfigError
+from npllm.locks import LOCK
+from npllm.training import pretrain
+from npllm.training.new_run import claim_run, create_run, discard_untrained
+
+
+def make(path, text="mine"):
+    """A run as far as this module goes."""
+    with create_run(path) as draft:
+        draft.config.write_text(text)
+
+
+def test_the_second_that_prepares_the_same_run_is_refused(tmp_path):
+    path = tmp_path / "run"
+    with create_run(path) as draft:
+        draft.config.write_text("first")
+        with pytest.raises(ConfigError, match="run is being prepared by another process"), create_run(path):
+            pass
+    assert content(tmp_path) == {"run/config.toml": b"first"}
+    with pytest.raises(ConfigError, match="holds a run already"), create_run(path):
+        pass
+
+
+def test_what_comes_to_lie_there_meanwhile_is_not_overwritten(tmp_path):
+    path = tmp_path / "run"
+    late = create_run(path)
+    late.__enter__().config.write_text("late")
+    path.mkdir()
+    (path / "notes.txt").write_text("early")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        late.__exit__(None, None, None)
+    assert content(tmp_path) == {"run/notes.txt": b"early"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_draft_of_a_killed_process_is_thrown_away(tmp_path):
+    """Also the claim. A killed process holds no lock: its files are as those of one that ended."""
+    draft = tmp_path / ".run.draft"
+    (draft / "data").mkdir(parents=True)
+    for file in (draft / LOCK, draft / "data" / "train.h5", draft / "config.toml", tmp_path / ".run.claim"):
+        file.write_text("of a dead process")
+    with claim_run(tmp_path / "run", "run") as path:
+        make(path)
+    assert content(tmp_path) == {"run/config.toml": b"mine"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_only_has_the_name_of_a_draft_stays(tmp_path):
+    draft = tmp_path / ".run.draft"
+    draft.mkdir()
+    (draft / "letter.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"\.run\.draft is in the way"), create_run(tmp_path / "run"):
+        pass
+    assert content(tmp_path) == {".run.draft/letter.txt": b"mine"}
+
+
+def test_starts_without_a_name_get_names_of_their_own(tmp_path, monkeypatch):
+    """At once, and not when they are prepared; a name that was not used in the end is free again."""
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as starts:
+        first, second = (starts.enter_context(claim_run(None, "default")) for _ in range(2))
+        assert (first, second) == (Path("runs/default"), Path("runs/default-2"))
+        make(second)
+        with claim_run(None, "default") as third:
+            assert third == Path("runs/default-3")
+    with claim_run(None, "default") as path:
+        assert path == Path("runs/default")
+        make(path)
+    with claim_run(None, "default") as path:
+        assert path == Path("runs/default-3")
+    assert set(content(tmp_path)) == {"runs/default/config.toml", "runs/default-2/config.toml"}
+
+
+def test_any_folder_takes_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    with claim_run(None, "mine") as path:
+        assert path == Path("runs/mine-2")
+
+
+def test_a_second_start_is_refused_before_it_prepares_anything(tmp_path, capsys):
+    """It would have found that there is no text."""
+    out = tmp_path / "run"
+    with claim_run(out, "run"):
+        arguments = pretrain_arguments(tmp_path / "absent.txt", out)
+        assert f"{out} is being prepared by another process" in refused(capsys, *arguments, exit_code=2)
+        arguments = ("sft", tmp_path / "absent", "--out", out)
+        assert f"{out} is being prepared by another process" in refused(capsys, *arguments, exit_code=2)
+    assert "no file" in refused(capsys, *pretrain_arguments(tmp_path / "absent.txt", out), exit_code=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, monkeypatch, number):
+    def die(*_):
+        raise AssertionError("The signal did what it does outside.")
+
+    monkeypatch.setattr(pretrain, "warm_up", lambda *_: signal.raise_signal(number))  # the data is there by then
+    outside = signal.signal(number, die)
+    try:
+        arguments = pretrain_arguments(write_text(tmp_path), tmp_path / "out" / "run")
+        expected = die if number != signal.SIGINT else signal.default_int_handler
+        signal.signal(number, expected)
+        assert refused(capsys, *arguments, exit_code=130) == "npllm: interrupted"
+        assert signal.getsignal(number) is expected
+    finally:
+        signal.signal(number, outside)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path, monkeypatch, capsys):
+    """As `nohup` has it with SIGHUP."""
+    outside = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(pretrain, "warm_up", lambda *_: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr(pretrain, "build_state", lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        refused(capsys, *pretrain_arguments(write_text(tmp_path), tmp_path / "run"), exit_code=130)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, outside)
+
+
+def test_only_a_run_that_this_process_made_is_discarded(tmp_path):
+    """Not one that another process made in its place, nor one that is trained already."""
+    foreign, own, trained = (tmp_path / name for name in ("foreign", "own", "trained"))
+    for path in (foreign, own, trained):
+        make(path)
+    (trained / "checkpoints" / "step-00000000.h5").write_text("")
+    foreign.rename(tmp_path / "elsewhere")
+    (foreign / "checkpoints").mkdir(parents=True)
+    (foreign / "config.toml").write_text("theirs")
+    before = content(foreign) | content(trained)
+    for path in (foreign, own, trained, tmp_path / "absent"):
+        discard_untrained(path)
+    assert not own.exists()
+    assert content(foreign) | content(trained) == before
+    assert not (foreign / LOCK).exists()
+    with create_run(own) as draft:
+        draft.config.write_text("again")
