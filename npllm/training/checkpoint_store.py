@@ -90,8 +90,6 @@ class CheckpointStore:
         """List a file that is not in the manifest, if it is whole."""
         try:
             entry = entry_of(path)
-            if path != self.path(entry.step):
-                raise DataError(f"{path} holds the state after step {entry.step}; give it the name of that step.")
         except DataError as error:
             self.refused[path] = str(error)
         else:
@@ -207,10 +205,14 @@ def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
 
 
 def entry_of(path: Path) -> Entry:
-    """The manifest's entry of a file, made from the file. Raises DataError when it is no whole checkpoint."""
+    """The manifest's entry of a file, made from the file. Raises DataError when it is no whole checkpoint, or that of
+    another step than its name says."""
     description, _, sha256 = load_checkpoint(path)
     counters = description["counters"]
     try:
-        return Entry(counters["updates"], sha256, description["val_loss"], counters["rollbacks"])
+        entry = Entry(counters["updates"], sha256, description["val_loss"], counters["rollbacks"])
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error
+    if path != checkpoint_path(path.parent, entry.step):
+        raise DataError(f"{path} holds the state after step {entry.step}; give it the name of that step.")
+    return entry

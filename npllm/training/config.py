@@ -190,6 +190,13 @@ def stage_of(path: Path) -> str:
     return str(record.get("stage", "pretrain")) if isinstance(record, dict) else "pretrain"
 
 
+def last_step_of(path: Path) -> int | None:
+    """With how many updates the run ends whose config.toml this is, of any stage; None where it does not say."""
+    settings = _read_toml(path).get("train")
+    steps = settings.get("steps") if isinstance(settings, dict) else None
+    return steps if isinstance(steps, int) else None
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     content = read_bounded(path, LARGEST_CONFIG)
     try:

@@ -1,7 +1,14 @@
-"""Checking every file of a run against its hash, or against what it must be."""
+"""Checking every file of a run against its hash, or against what it must be.
+
+The run may be training meanwhile: its checkpoints are listed, thinned out and, after a
+rollback, replaced, while they are being read. A complaint counts when the manifest and the
+file that it is about were the same before the look and after it; otherwise the look is
+taken again. What is damaged stays so and is found the next time.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from npllm.bounded_read import read_bounded
@@ -9,9 +16,9 @@ from npllm.data.checksums import NAME, check_list, checked
 from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
 from npllm.strict_json import parse_json
-from npllm.training.checkpoint import checkpoint_files, load_checkpoint
-from npllm.training.checkpoint_store import MANIFEST, CheckpointStore
-from npllm.training.config import load_config, stage_of
+from npllm.training.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint
+from npllm.training.checkpoint_store import MANIFEST, Entry, entry_of, read_manifest
+from npllm.training.config import last_step_of, load_config, stage_of
 from npllm.training.ledger import Ledger
 from npllm.training.metrics import read_metrics
 from npllm.training.run_folder import RunFolder
@@ -23,12 +30,11 @@ Check = tuple[Path, Callable[[Path], object]]  # a file, and what raises an Npll
 
 def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
     """Each file that has something to be checked by, and what is wrong with it (None = nothing)."""
-    store = CheckpointStore(run.checkpoints, keep=1, every=1)
     checks: list[Check] = [
         *_inputs(run),
         (run.tokenizer, lambda _: run.load_tokenizer()),
-        (run.checkpoints / MANIFEST, lambda path: _manifest(store, path)),
-        *((path, lambda path: _checkpoint(store, path)) for path in checkpoint_files(run.checkpoints)),
+        (run.checkpoints / MANIFEST, _manifest),
+        *((path, _checkpoint) for path in checkpoint_files(run.checkpoints)),
         (run.metrics, read_metrics),
         (run.ledger, Ledger),
         (run.summary, lambda path: _summary(run, path)),
@@ -36,12 +42,32 @@ def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
     for path, check in checks:
         if not path.exists() and path in (run.metrics, run.ledger, run.summary):
             continue  # a run that was stopped, or in which nothing went wrong
+        complaint = _complaint(path, check, run.checkpoints / MANIFEST)
+        if check is _checkpoint and not path.exists():
+            continue  # thinned out since it was found; the manifest's complaint, if it should be there
+        yield path, complaint
+
+
+def _complaint(path: Path, check: Callable[[Path], object], manifest: Path) -> str | None:
+    """What is wrong with a file, but for what only looks so because a training went on meanwhile."""
+    while True:
+        before = _identity(path), _identity(manifest)
         try:
             check(path)
         except NpllmError as error:
-            yield path, str(error)
+            if (_identity(path), _identity(manifest)) == before:
+                return str(error)
         else:
-            yield path, None
+            return None
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Another one whenever a file was written; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _inputs(run: RunFolder) -> list[Check]:
@@ -64,26 +90,48 @@ def _shard(run: RunFolder, path: Path) -> None:
         raise DataError(f"{path} was not made with {run.tokenizer}; put back the file that belongs to the run.")
 
 
-def _manifest(store: CheckpointStore, path: Path) -> None:
-    if path in store.refused:
-        raise DataError(store.refused[path])
-    for step in store.entries:
-        if not store.path(step).exists():
-            raise DataError(f"{path} lists {store.path(step).name}, which is not there; npllm resume uses another one.")
+def _manifest(path: Path) -> None:
+    entries, complaint = read_manifest(path.parent)
+    if complaint:
+        raise DataError(complaint)
+    for file in (checkpoint_path(path.parent, entry.step) for entry in entries):
+        if not file.exists():
+            raise DataError(f"{path} lists {file.name}, which is not there; npllm resume uses another one.")
 
 
-def _checkpoint(store: CheckpointStore, path: Path) -> None:
-    if path in store.refused:
-        raise DataError(store.refused[path])
-    store.load(next(step for step in store.entries if store.path(step) == path))
+def _checkpoint(path: Path) -> None:
+    """As the manifest lists it; one that is not listed, because a crash came between, by its own hash."""
+    entry = _listed(path)
+    if entry is None:
+        entry_of(path)
+    else:
+        load_checkpoint(path, listed_sha256=entry.sha256)
+
+
+def _listed(path: Path) -> Entry | None:
+    """The manifest's entry of a checkpoint."""
+    entries, _ = read_manifest(path.parent)
+    return next((entry for entry in entries if checkpoint_path(path.parent, entry.step) == path), None)
 
 
 def _summary(run: RunFolder, path: Path) -> None:
-    """The weights that the summary speaks of are those of the newest checkpoint."""
+    """At the end of a run, the weights that the summary speaks of are those of the newest
+    checkpoint. A run that goes on beyond its end keeps its old summary until the new end."""
     try:
-        expected = parse_json(read_bounded(path, LARGEST_SUMMARY))["params_sha256"]
+        summary = parse_json(read_bounded(path, LARGEST_SUMMARY))
+        expected, steps = summary["params_sha256"], int(summary["steps"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no summary ({error}); npllm resume writes it again.") from error
-    params = load_checkpoint(run.newest_checkpoint()).arrays["params"]
-    if hashlib.sha256(params).hexdigest() != expected:
-        raise DataError(f"{path} speaks of other weights than {run.newest_checkpoint().name}; npllm resume renews it.")
+    newest = run.newest_checkpoint()
+    end = checkpoint_path(run.checkpoints, _last_step(run) or steps)
+    if newest != end or checkpoint_path(run.checkpoints, steps) < end:
+        return
+    if hashlib.sha256(load_checkpoint(newest).arrays["params"]).hexdigest() != expected:
+        raise DataError(f"{path} speaks of other weights than {newest.name}; npllm resume renews it.")
+
+
+def _last_step(run: RunFolder) -> int | None:
+    """As the config says; None where it does not, or where it cannot be read, which is a complaint of its own."""
+    with suppress(NpllmError):
+        return last_step_of(run.config)
+    return None

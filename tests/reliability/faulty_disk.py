@@ -135,5 +135,18 @@ class FaultyDisk:
         return truncate
 
 
+class WrittenAtOnce:
+    """In place of a Thread: it has ended when `start` returns, so that event number n is the same each time."""
+
+    def __init__(self, target, args, daemon):
+        self.work = lambda: target(*args)
+
+    def start(self):
+        self.work()
+
+    def join(self):
+        """There is nothing to wait for."""
+
+
 def _path_of(descriptor: int) -> Path:
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -10,7 +10,7 @@ import shutil
 import sys
 
 import pytest
-from reliability.faulty_disk import Crashed, FaultyDisk
+from reliability.faulty_disk import Crashed, FaultyDisk, WrittenAtOnce
 from reliability.small_training import (
     CONFIG,
     Poison,

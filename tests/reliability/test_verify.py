@@ -5,7 +5,7 @@ import shutil
 
 import h5py
 import pytest
-from small_runs import checkpoints, pretrain_arguments, refused, run, write_text
+from small_runs import checkpoints, pretrain_arguments, refused, run, stop_after, write_text
 
 FILES = [
     "tokenizer.json",
@@ -82,6 +82,24 @@ def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
     manifest.write_text(json.dumps(document))
     assert run("verify", copy) == 3
     assert "manifest.json is damaged (it has version 9)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_summary_of_a_run_that_goes_on_beyond_its_end(copy, capsys, monkeypatch):
+    """It speaks of older weights until the new end, and is not damaged by that; a damaged one is, at either end."""
+    config = copy / "config.toml"
+    config.write_text(config.read_text().replace("steps = 6\n", "steps = 12\n"))
+    assert run("verify", copy) == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        assert run("resume", copy) == 130
+    assert run("verify", copy) == 0
+    assert run("resume", copy) == 0
+    assert run("verify", copy) == 0
+    (copy / "summary.json").write_bytes(changed(copy / "summary.json"))
+    capsys.readouterr()
+    assert run("verify", copy) == 3
+    assert "summary.json speaks of other weights than step-00000012.h5" in capsys.readouterr().out
 
 
 def test_what_is_no_run(tmp_path, capsys):

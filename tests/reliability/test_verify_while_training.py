@@ -1,0 +1,109 @@
+"""`npllm verify` of a run that goes on meanwhile: what it lists, thins out and replaces is not damaged.
+
+A run with two rollbacks is recorded: what its folder holds before each thing that it does to the disk. Then `verify`
+looks at the record, which moves on whenever it reads something.
+"""
+
+import os
+import sys
+
+import pytest
+from reliability.faulty_disk import FaultyDisk, WrittenAtOnce
+from reliability.small_training import CONFIG, Poison, fifty_fold, make_run, train_on, with_training
+
+from npllm.training import checkpoint_store, verify
+from npllm.training.run_folder import RunFolder
+
+SHORT = with_training(CONFIG, steps=20, checkpoint_every=3, keep=1)
+BAD = [21, 33]  # in step 8 and, after the rollback, in step 8 again: the second one goes back further
+READERS = ("read_manifest", "load_checkpoint", "entry_of", "checkpoint_files", "read_metrics", "Ledger", "read_bounded")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
+
+
+class Recorder(FaultyDisk):
+    """A disk that keeps what it held before each event. Temporary files are left out: nobody reads them."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.states = []
+
+    def _event(self, what, path):
+        files = [file for file in self.root.rglob("[!.]*") if file.is_file()]
+        self.states.append({str(file.relative_to(self.root)): file.read_bytes() for file in files})
+        return super()._event(what, path)
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("recorded") / "run")
+    disk = Recorder(run.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
+        disk.install(patch)
+        train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold))
+    assert sum(event.startswith("unlink") for event in disk.events) > 4, "nothing is thinned out"
+    return disk.states
+
+
+class Replay:
+    """A run folder that comes to the next recorded state whenever `verify` reads something."""
+
+    def __init__(self, path, states, monkeypatch, pace):
+        self.run, self.states, self.pace = RunFolder(path), iter(states), pace
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self.at = {}
+        self.advance()
+        for name in READERS:
+            monkeypatch.setattr(verify, name, self.then_advance(getattr(verify, name)))
+
+    def advance(self):
+        for _ in range(self.pace):
+            state = next(self.states, self.at)
+            for name in {name for name in state if state[name] != self.at.get(name)}:
+                (self.run.path / "new.tmp").write_bytes(state[name])
+                os.replace(self.run.path / "new.tmp", self.run.path / name)
+            for name in self.at.keys() - state.keys():
+                (self.run.path / name).unlink()
+            self.at = state
+
+    def then_advance(self, read):
+        def reading(*arguments, **more):
+            found = read(*arguments, **more)
+            self.advance()
+            return found
+
+        return reading
+
+    def damaged(self):
+        """The complaints about what a training writes; this run has no tokenizer."""
+        return {path.name: why for path, why in verify.verify_run(self.run) if why and path != self.run.tokenizer}
+
+
+@pytest.fixture(autouse=True)
+def no_inputs(monkeypatch):
+    monkeypatch.setattr(verify, "_inputs", lambda run: [])
+
+
+@pytest.mark.parametrize("pace", [1, 2, 7])
+def test_a_run_that_trains_is_found_sound(states, tmp_path, monkeypatch, pace):
+    for start in range(0, len(states), 11):
+        with monkeypatch.context() as patch:
+            assert Replay(tmp_path / f"run-{start}", states[start:], patch, pace).damaged() == {}
+
+
+def test_what_is_damaged_is_found_while_the_run_trains(states, tmp_path, monkeypatch):
+    """One that is going to be thinned out need not be named, one that stays must be."""
+    newest = max(name for name in states[-1] if name.endswith(".h5"))
+    wrong = [state | {newest: state[newest][:-1] + b"?"} for state in states if newest in state]
+    found = Replay(tmp_path / "run", wrong, monkeypatch, 1).damaged()
+    assert list(found) == [newest.split("/")[1]]
+    assert "its SHA-256 is not the one that it says" in found[newest.split("/")[1]]
+
+
+def test_a_checkpoint_that_is_listed_and_not_there_is_missed_while_the_run_trains(states, tmp_path, monkeypatch):
+    newest = max(name for name in states[-1] if name.endswith(".h5"))
+    without = [{name: state[name] for name in state if name != newest} for state in states[-2:]]
+    found = Replay(tmp_path / "run", without, monkeypatch, 1).damaged()
+    assert list(found) == ["manifest.json"]
+    assert f"lists {newest.split('/')[1]}, which is not there" in found["manifest.json"]
