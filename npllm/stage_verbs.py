@@ -196,7 +196,7 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
     """
     from npllm.rlhf.report_card import walk_and_report
 
-    walk_and_report(task, out or Path("runs") / f"rlhf-{Path(task).stem}", seeds, Console(), overoptimise=overoptimise)
+    walk_and_report(task, out, seeds, Console(), overoptimise=overoptimise)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from npllm.rlhf.overoptimisation import HEADINGS as STUDY_HEADINGS
 from npllm.rlhf.overoptimisation import Figures, figures_of, panels, study_overoptimisation, study_section
 from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
 from npllm.rlhf.road import IMPROVED, Road
+from npllm.rlhf.road_folder import hold_road, record_of
 from npllm.rlhf.tasks import Task, load_task
 from npllm.strict_json import parse_json
 
@@ -47,12 +48,18 @@ class Grade:
     distinct_2: float
 
 
-def walk_and_report(name: str, path: Path, seeds: int, console: Console, *, overoptimise: bool = False) -> None:
+def walk_and_report(name: str, out: Path | None, seeds: int, console: Console, *, overoptimise: bool = False) -> None:
     """Walk the road of a task once for each seed, then write report_card.md, summary.json and plots.
 
-    overoptimise: at its end go astray on purpose too; see overoptimisation.py.
+    out: its folder; None = the task's below runs/. overoptimise: at its end go astray on purpose too; see
+    overoptimisation.py.
     """
     task = load_task(name)
+    with hold_road(out, record_of(name)) as path:
+        _walk_and_report(task, path, seeds, console, overoptimise)
+
+
+def _walk_and_report(task: Task, path: Path, seeds: int, console: Console, overoptimise: bool) -> None:
     roads = [Road(task, path / f"seed-{seed}", seed, console) for seed in range(seeds)]
     verdicts = [road.walk() for road in roads]
     study = study_overoptimisation(roads) if overoptimise else []

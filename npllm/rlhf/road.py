@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from npllm.atomic import write_atomically
 from npllm.data.records import Preference, read_preferences, write_records
 from npllm.finetuning.sft import create_sft_run, resume_sft
 from npllm.rlhf.dpo import create_dpo_run, resume_dpo
@@ -80,7 +81,7 @@ class Road:
         if text is not None:
             self.path.mkdir(parents=True, exist_ok=True)
             source = self.path / "corpus.txt"
-            source.write_text(text, encoding="utf-8")
+            write_atomically(source, text.encode("utf-8"))
             config = replace(config, data=replace(config.data, source=(str(source),)))
         pretrain(config, out, self.console)
 
