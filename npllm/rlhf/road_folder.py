@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from npllm.atomic import write_atomically
+from npllm.atomic import remove_temporary_files, write_atomically
 from npllm.bounded_read import read_bounded
 from npllm.errors import ConfigError, DataError
 from npllm.locks import hold_folder
@@ -89,6 +89,8 @@ def _hold(path: Path, task: TaskRecord) -> Iterator[Path]:
             raise
         if any(path.glob("seed-*/*/config.toml")):  # before the first stage nothing is bound to a task
             _check_task(path, task)
+        for folder in (path, *path.glob("seed-*")):
+            remove_temporary_files(folder)
         write_atomically(_file(path), (json.dumps(asdict(task), indent=2) + "\n").encode())
         yield path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import content, refused
 
-from npllm.errors import ConfigError
+from npllm.errors import ConfigError, DataError
 from npllm.rlhf import report_card
 from npllm.rlhf.road_folder import hold_road, record_of
 
@@ -121,7 +121,15 @@ def test_what_is_no_road_is_refused(tmp_path):
         folder_of("paths", tmp_path / "config.toml" / "road")
 
 
+def test_what_a_killed_process_left_of_its_writing_is_gone(a_road):
+    left = [a_road / ".summary.json.1.tmp", a_road / "seed-0" / ".preferences.jsonl.1.tmp"]
+    for file in left:
+        file.touch()
+    folder_of("a/t.py")
+    assert not any(file.exists() for file in left)
+
+
 def test_a_damaged_record_is_named(a_road):
     (a_road / "task.json").write_text("{}")
-    with pytest.raises(Exception, match="task.json is damaged"):
+    with pytest.raises(DataError, match="task.json is damaged"):
         folder_of("a/t.py")
