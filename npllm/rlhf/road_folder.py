@@ -6,10 +6,9 @@ what is there was made, and judged, by what the file said before.
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.locks import hold_folder
 from npllm.rlhf.tasks.task import EMBEDDED
 from npllm.strict_json import parse_json
+from npllm.training.new_run import Taken, first_free
 from npllm.training.run_folder import RunFolder
 
 LARGEST_RECORD = LARGEST_TASK = 1 << 20  # bytes
@@ -45,10 +45,6 @@ def record_of(name: str) -> TaskRecord:
     return TaskRecord(file.stem, str(file), hashlib.sha256(read_bounded(file, LARGEST_TASK)).hexdigest())
 
 
-class OtherTask(ConfigError):
-    """The folder is another task's."""
-
-
 @contextmanager
 def hold_road(out: Path | None, task: TaskRecord) -> Iterator[Path]:
     """The folder of a task's road: `out` or, without it, the first of runs/rlhf-TASK,
@@ -57,25 +53,14 @@ def hold_road(out: Path | None, task: TaskRecord) -> Iterator[Path]:
     Raises ConfigError when another process does, when `out` is another task's, and when the
     file of the task was edited since the road was begun.
     """
-    with ExitStack() as held:
-        if out is None:
-            yield _hold_first(task, held)
-        else:
-            yield held.enter_context(_hold(out, task))
-
-
-def _hold_first(task: TaskRecord, held: ExitStack) -> Path:
-    names = (f"rlhf-{task.task}" if number == 1 else f"rlhf-{task.task}-{number}" for number in itertools.count(1))
-    for name in names:
-        with suppress(OtherTask):
-            return held.enter_context(_hold(Path("runs") / name, task))
-    raise AssertionError("There is no end to the numbers.")
+    with _hold(out, task) if out else first_free(f"rlhf-{task.task}", lambda path: _hold(path, task)) as path:
+        yield path
 
 
 @contextmanager
 def _hold(path: Path, task: TaskRecord) -> Iterator[Path]:
     if RunFolder(path).config.exists():
-        raise OtherTask(f"{path} holds a run and no road; choose another --out.")
+        raise Taken(f"{path} holds a run and no road; choose another --out.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,7 +86,7 @@ def _check_task(path: Path, task: TaskRecord) -> None:
     if owner is None or owner.same(task):
         return
     if owner.file is None or owner.file != task.file:
-        raise OtherTask(f"{path} belongs to the task {owner.file or owner.task}; choose another --out.")
+        raise Taken(f"{path} belongs to the task {owner.file or owner.task}; choose another --out.")
     raise ConfigError(
         f"{task.file} was edited since {path} was begun with it; choose another --out, or undo the edit, or delete "
         f"{_file(path)} to go on with both."

@@ -8,10 +8,9 @@ Half of a run never has the name of one. Both hidden names are locks (locks.py):
 killed process left of them means nothing, and the next one at the same place takes over.
 """
 
-import itertools
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from npllm.atomic import sync
@@ -34,26 +33,27 @@ def claim_run(out: Path | None, name: str) -> Iterator[Path]:
 
     Raises ConfigError when `out` is taken, or cannot be made.
     """
-    with ExitStack() as claims:
-        yield _claim(out, claims) if out else _claim_first(name, claims)
-
-
-def _claim_first(name: str, claims: ExitStack) -> Path:
-    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    for path in paths:
-        with suppress(Taken):
-            if not path.exists():
-                return _claim(path, claims)
-    raise AssertionError("There is no end to the numbers.")
-
-
-def _claim(path: Path, claims: ExitStack) -> Path:
-    claims.enter_context(_claimed(path))
-    return path
+    with _claim(out) if out else first_free(name, _claim) as path:
+        yield path
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[None]:
+def first_free(name: str, hold: Callable[[Path], AbstractContextManager[Path]]) -> Iterator[Path]:
+    """The first of runs/NAME, runs/NAME-2 ... that can be held: where `hold` does not raise
+    Taken."""
+    number, held = 1, ExitStack()
+    while True:
+        try:
+            path = held.enter_context(hold(Path("runs") / (name if number == 1 else f"{name}-{number}")))
+            break
+        except Taken:
+            number += 1
+    with held:
+        yield path
+
+
+@contextmanager
+def _claim(path: Path) -> Iterator[Path]:
     place = path.absolute()
     file = place.with_name(f".{place.name}.claim")
     try:
@@ -65,7 +65,7 @@ def _claimed(path: Path) -> Iterator[None]:
         raise _cannot_be_made(path, error) from error
     try:
         check_free(path)
-        yield
+        yield path
     finally:
         file.unlink(missing_ok=True)  # while it is locked, and so nobody else's
         os.close(descriptor)

@@ -40,7 +40,7 @@ class Stage:
 def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, console: Console) -> None:
     """Go on from the newest sound checkpoint, or from the given state if the run has none, to the last step.
 
-    The caller holds the run's lock. Raises Interrupted after SIGINT or SIGTERM, with the state saved.
+    The caller holds the run's lock. Raises Interrupted after SIGINT, SIGTERM or SIGHUP, with the state saved.
     """
     remove_temporary_files(run.path)
     ledger = Ledger(run.ledger, writable=True)

@@ -1,13 +1,14 @@
 """Checking every file of a run against its hash, or against what it must be.
 
 The run may be training meanwhile: its checkpoints are listed, thinned out and, after a
-rollback, replaced, while they are being read. A complaint counts when the manifest and the
-file that it is about were the same before the look and after it; otherwise the look is
-taken again. What is damaged stays so and is found the next time.
+rollback, replaced, while they are being read. A complaint about them counts when manifest
+and file were the same before the look and after it; otherwise the look is taken again. What
+is damaged stays so and is found the next time. The logs only grow or are replaced as a
+whole, and of them complete lines are read: they can be read at any time.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,20 +43,21 @@ def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
     for path, check in checks:
         if not path.exists() and path in (run.metrics, run.ledger, run.summary):
             continue  # a run that was stopped, or in which nothing went wrong
-        complaint = _complaint(path, check, run.checkpoints / MANIFEST)
+        replaced = path.parent == run.checkpoints or path == run.summary
+        complaint = _complaint(path, check, watched=(path, run.checkpoints / MANIFEST) if replaced else ())
         if check is _checkpoint and not path.exists():
             continue  # thinned out since it was found; the manifest's complaint, if it should be there
         yield path, complaint
 
 
-def _complaint(path: Path, check: Callable[[Path], object], manifest: Path) -> str | None:
-    """What is wrong with a file, but for what only looks so because a training went on meanwhile."""
+def _complaint(path: Path, check: Callable[[Path], object], watched: Sequence[Path]) -> str | None:
+    """What is wrong with a file, found while the watched ones stayed as they were."""
     while True:
-        before = _identity(path), _identity(manifest)
+        before = [_identity(file) for file in watched]
         try:
             check(path)
         except NpllmError as error:
-            if (_identity(path), _identity(manifest)) == before:
+            if [_identity(file) for file in watched] == before:
                 return str(error)
         else:
             return None

@@ -12,6 +12,7 @@ from reliability.faulty_disk import FaultyDisk, WrittenAtOnce
 from reliability.small_training import CONFIG, Poison, fifty_fold, make_run, train_on, with_training
 
 from npllm.training import checkpoint_store, verify
+from npllm.training.metrics import append_metrics, read_metrics
 from npllm.training.run_folder import RunFolder
 
 SHORT = with_training(CONFIG, steps=20, checkpoint_every=3, keep=1)
@@ -107,3 +108,20 @@ def test_a_checkpoint_that_is_listed_and_not_there_is_missed_while_the_run_train
     found = Replay(tmp_path / "run", without, monkeypatch, 1).damaged()
     assert list(found) == ["manifest.json"]
     assert f"lists {newest.split('/')[1]}, which is not there" in found["manifest.json"]
+
+
+def test_a_damaged_log_is_named_however_fast_it_grows(tmp_path, monkeypatch):
+    """It is another file at each look, and one look is enough."""
+    run, n_looks = make_run(tmp_path / "run"), 0
+
+    def look(path):
+        nonlocal n_looks
+        n_looks += 1
+        assert n_looks == 1
+        append_metrics(path, {"step": 2})
+        return read_metrics(path)
+
+    run.metrics.write_text("no record\n")
+    monkeypatch.setattr(verify, "read_metrics", look)
+    found = {path: complaint for path, complaint in verify.verify_run(run) if complaint}
+    assert "line 1, is not the record of a step" in found[run.metrics]

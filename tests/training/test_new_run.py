@@ -80,9 +80,12 @@ def test_starts_without_a_name_get_names_of_their_own(tmp_path, monkeypatch):
     assert set(content(tmp_path)) == {"runs/default/config.toml", "runs/default-2/config.toml"}
 
 
-def test_any_folder_takes_a_name(tmp_path, monkeypatch):
+def test_any_folder_with_something_in_it_takes_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mine").mkdir(parents=True)
+    with claim_run(None, "mine") as path:
+        assert path == Path("runs/mine")
+    (tmp_path / "runs" / "mine" / "notes.txt").touch()
     with claim_run(None, "mine") as path:
         assert path == Path("runs/mine-2")
 
