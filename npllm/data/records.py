@@ -1,29 +1,29 @@
 """Records for fine-tuning: demonstrations, conversations, preferences and labelled texts, read from files and written.
 
-A bad record is an error here, with the file and the line, and not a smaller loss or a NaN hours later.
+A bad record is an error here, with the file and the line, and not a smaller loss or a NaN hours later. `read_...` raise
+it; `scan` and `scan_labelled` say which records are bad, for those who can do without them.
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from npllm.atomic import write_atomically
 from npllm.bounded_read import read_bounded
-from npllm.errors import ConfigError, DataError
-from npllm.reference.random import random_permutation
+from npllm.data.record_file import Record, RecordFile, Unusable, sort_out
+from npllm.errors import DataError
 from npllm.strict_json import parse_json
 from npllm.tokenizer.pretokenize import refuse_lone_surrogates
 
 LARGEST_FILE = 1 << 30  # bytes
 ROLES = ("system", "user", "assistant")
-SPLIT_SITE = 0xDA7A0010  # random stream of the split, apart from those of the sampler and of dropout
-
-Record = TypeVar("Record")
+BYTE_ORDER_MARK = "\ufeff"  # with which some spreadsheets begin a file
+WRONG_FIELDS = "with wrong fields"
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,18 @@ class Preference:
     rejected: str
 
 
+def parts_of(record: Demonstration | Conversation | Preference | PromptText) -> tuple[PromptText, tuple[str, ...]]:
+    """The prompt of a record, and what is said to it: in a conversation, what the assistant says last."""
+    match record:
+        case Demonstration(prompt, response):
+            return prompt, (response,)
+        case Conversation(messages):
+            return messages[:-1], (messages[-1].content,)
+        case Preference(prompt, chosen, rejected):
+            return prompt, (chosen, rejected)
+    return record, ()
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A text and its class. group: texts of one group (one source file) belong on one side of a split; "" = unknown."""
@@ -81,40 +93,50 @@ class Labelled:
 def read_demonstrations(path: str | PathLike) -> list[Demonstration | Conversation]:
     """Read jsonl whose lines hold `prompt` and `response`, or `messages` (which wins), each with `role` and `content`.
 
-    Other keys are ignored, here and in the readers below. A prompt may be empty. Raises DataError with file and line.
+    Other keys are ignored, here and in the readers below. A prompt may be empty. Raises DataError that names each bad
+    line of the file.
     """
-    return _read_jsonl(Path(path), _demonstration)
+    return scan(path, demonstration).checked()
 
 
 def read_preferences(path: str | PathLike) -> list[Preference]:
     """Read jsonl whose lines hold `prompt`, `chosen` and `rejected`; prompt: a string, or a list of messages as above.
-    Raises DataError with file and line."""
-    return _read_jsonl(Path(path), _preference)
+    Raises DataError that names each bad line."""
+    return scan(path, preference).checked()
 
 
 def read_prompts(path: str | PathLike) -> list[PromptText]:
-    """Read `prompt` from each line of a jsonl file, such as one of demonstrations or preferences. Raises DataError."""
-    return _read_jsonl(Path(path), _prompt)
+    """Read `prompt` from each line of a jsonl file, such as one of demonstrations or preferences. Raises DataError that
+    names each bad line."""
+    return scan(path, prompt).checked()
 
 
 def read_labelled(path: str | PathLike) -> list[Labelled]:
-    """Read labelled texts; the ending of the file's name says how they are written.
+    """Read labelled texts as `scan_labelled` does. Raises DataError that names each bad line."""
+    return scan_labelled(path).checked()
+
+
+def scan(path: str | PathLike, record: Callable[[dict], Record]) -> RecordFile[Record]:
+    """The records of a jsonl file. record: what makes one of a line's fields; one of those below."""
+    path = Path(path)
+    return sort_out(path, _lines(path), lambda line: record(_fields(line)))
+
+
+def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
+    """The labelled texts of a file; the ending of its name says how they are written.
 
     .jsonl: `text` and `label` (a string or an integer) in each line. .csv, .tsv: a header line that names the columns
     text and label; fields of .csv may be quoted, those of .tsv are taken as they are. Any other ending: a line is a
-    label, white space, and the text. group is "". Raises DataError with file and line, also for fewer than two labels.
+    label, white space, and the text. White space around a label is no part of it. group is "".
     """
     path = Path(path)
     match path.suffix.lower():
         case ".jsonl":
-            records = _read_jsonl(path, _labelled)
+            return scan(path, labelled)
         case ".csv" | ".tsv" as ending:
-            records = _not_empty(path, _labelled_rows(path, "," if ending == ".csv" else "\t"))
+            return sort_out(path, _rows(path, "," if ending == ".csv" else "\t"), _labelled_row)
         case _:
-            records = _not_empty(path, _labelled_lines(path))
-    if len({record.label for record in records}) == 1:
-        raise DataError(f"{path} has only the label {records[0].label!r:.80}: give texts of at least two classes.")
-    return records
+            return sort_out(path, _lines(path), _labelled_line)
 
 
 def write_records(path: str | PathLike, records: Sequence[Any]) -> None:
@@ -126,87 +148,71 @@ def write_records(path: str | PathLike, records: Sequence[Any]) -> None:
     write_atomically(path, text.encode("utf-8"))
 
 
-def split_records(records: Sequence[Record], val_fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """(train, val): a random share of val_fraction, rounded, is held out, at least one record on each side.
-
-    The same records and seed give the same split; each side keeps the order of the records. Raises ConfigError for a
-    fraction outside (0, 1), DataError for fewer than two records.
-    """
-    if not 0 < val_fraction < 1:
-        raise ConfigError(f"data.val_fraction is {val_fraction}: give a number between 0 and 1, such as 0.05.")
-    if len(records) < 2:
-        raise DataError(f"the data has {len(records)} records, too few to train and validate on: give at least two.")
-    n_val = min(max(round(len(records) * val_fraction), 1), len(records) - 1)
-    order = random_permutation(len(records), seed=seed, site=SPLIT_SITE).tolist()
-    val, train = sorted(order[:n_val]), sorted(order[n_val:])
-    return [records[i] for i in train], [records[i] for i in val]
-
-
-def _demonstration(fields: dict, place: str) -> Demonstration | Conversation:
+def demonstration(fields: dict) -> Demonstration | Conversation:
+    """Of the fields of a line. Raises Unusable, as all of these do."""
     if "messages" in fields:
-        return _conversation(fields["messages"], place)
-    demonstration = Demonstration(_string(fields, "prompt", place), _string(fields, "response", place))
-    _refuse_empty(demonstration.prompt + demonstration.response, "prompt and response", place)
-    return demonstration
+        return Conversation(_messages(fields["messages"], last="assistant"))
+    made = Demonstration(_string(fields, "prompt"), _string(fields, "response"))
+    _refuse_empty(made.prompt + made.response, "prompt and response")
+    return made
 
 
-def _conversation(entries: object, place: str) -> Conversation:
-    return Conversation(_messages(entries, place, last="assistant"))
+def preference(fields: dict) -> Preference:
+    """Of the fields of a line."""
+    responses = (_string(fields, name) for name in ("chosen", "rejected"))
+    made = Preference(prompt(fields), *responses)
+    if made.chosen == made.rejected:
+        raise Unusable("equal pairs", "chosen and rejected are equal, which says nothing: remove the line.")
+    return made
 
 
-def _messages(entries: object, place: str, last: Literal["user", "assistant"]) -> tuple[Message, ...]:
+def prompt(fields: dict) -> PromptText:
+    """Of the fields of a line."""
+    if isinstance(fields.get("prompt"), list):
+        return _messages(fields["prompt"], last="user")
+    return _string(fields, "prompt")
+
+
+def labelled(fields: dict) -> Labelled:
+    """Of the fields of a line."""
+    if type(fields.get("label")) is int:
+        fields = {**fields, "label": str(fields["label"])}
+    return _checked_label(_string(fields, "text"), _string(fields, "label"))
+
+
+def _messages(entries: object, last: Literal["user", "assistant"]) -> tuple[Message, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{place}: messages must be a list of objects with role and content.")
-    messages = tuple(Message(_string(entry, "role", place), _string(entry, "content", place)) for entry in entries)
+        raise Unusable("without messages", "messages must be a list of objects with role and content.")
+    messages = tuple(Message(_string(entry, "role"), _string(entry, "content")) for entry in entries)
     roles = [message.role for message in messages]
     for role in roles:
         if role not in ROLES:
-            raise DataError(f"{place}: the role {role!r:.80} is unknown: write {', '.join(ROLES[:-1])} or {ROLES[-1]}.")
+            known = f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
+            raise Unusable("with other roles", f"the role {role!r:.80} is unknown: write {known}.")
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if turns[-1:] != [last] or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
-        raise DataError(
-            f"{place}: the roles are {', '.join(roles)[:200] or 'missing'}: after at most one system message, user and "
-            f"assistant must take turns, the user first and the {last} last."
+        raise Unusable(
+            "with turns in another order",
+            f"the roles are {', '.join(roles)[:200] or 'missing'}: after at most one system message, user and "
+            f"assistant must take turns, the user first and the {last} last.",
         )
-    _refuse_empty("".join(message.content for message in messages), "the content of every message", place)
+    _refuse_empty("".join(message.content for message in messages), "the content of every message")
     return messages
 
 
-def _prompt(fields: dict, place: str) -> PromptText:
-    if isinstance(fields.get("prompt"), list):
-        return _messages(fields["prompt"], place, last="user")
-    return _string(fields, "prompt", place)
-
-
-def _preference(fields: dict, place: str) -> Preference:
-    responses = (_string(fields, name, place) for name in ("chosen", "rejected"))
-    preference = Preference(_prompt(fields, place), *responses)
-    if preference.chosen == preference.rejected:
-        raise DataError(f"{place}: chosen and rejected are equal, which says nothing: remove the line.")
-    return preference
-
-
-def _labelled(fields: dict, place: str) -> Labelled:
-    if type(fields.get("label")) is int:
-        fields = {**fields, "label": str(fields["label"])}
-    return _checked_label(_string(fields, "text", place), _string(fields, "label", place), place)
-
-
-def _labelled_rows(path: Path, delimiter: str) -> Iterator[Labelled]:
-    text = io.StringIO(_read_text(path), newline="")
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
+    """(place, (header, fields)) of each row. Raises DataError for a header without text and label, and for quotes in
+    which all that follows is lost."""
+    text = io.StringIO(_decoded(path, read_bounded(path, LARGEST_FILE)).removeprefix(BYTE_ORDER_MARK), newline="")
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     rows = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
     header: list[str] = []
     try:
         for row in filter(None, rows):
-            place = f"{path} line {rows.line_num}"
-            if not header:
-                header = _header(row, place)
-            elif len(row) != len(header):
-                raise DataError(f"{place} has {len(row)} fields but the header has {len(header)}: quote or add fields.")
+            if header:
+                yield f"line {rows.line_num}", (header, row)
             else:
-                fields = dict(zip(header, row, strict=True))
-                yield _checked_label(fields["text"], fields["label"], place)
+                header = _header(row, f"{path} line {rows.line_num}")
     except csv.Error as error:
         raise DataError(f"{path} line {rows.line_num} cannot be read ({error}): correct its quotes.") from None
 
@@ -221,71 +227,78 @@ def _header(row: list[str], place: str) -> list[str]:
     return header
 
 
-def _labelled_lines(path: Path) -> Iterator[Labelled]:
-    for line, place in _lines(path):
-        label, text = (*line.split(maxsplit=1), "")[:2]
-        yield _checked_label(text.rstrip(), label, place)
+def _labelled_row(row: tuple[list[str], list[str]]) -> Labelled:
+    header, values = row
+    if len(values) != len(header):
+        raise Unusable(
+            WRONG_FIELDS, f"it has {len(values)} fields but the header has {len(header)}: quote or add fields."
+        )
+    fields = dict(zip(header, values, strict=True))
+    return _checked_label(fields["text"], fields["label"])
 
 
-def _checked_label(text: str, label: str, place: str) -> Labelled:
-    _refuse_empty(text, "the text", place)
-    _refuse_empty(label, "the label", place)
-    return Labelled(text, label)
+def _labelled_line(line: bytes) -> Labelled:
+    label, text = (*_text(line).split(maxsplit=1), "")[:2]
+    return _checked_label(text.rstrip(), label)
 
 
-def _read_jsonl(path: Path, record: Callable[[dict, str], Record]) -> list[Record]:
-    return _not_empty(path, (record(_fields(line, place), place) for line, place in _lines(path)))
+def _checked_label(text: str, label: str) -> Labelled:
+    _refuse_empty(text, "the text")
+    _refuse_empty(label, "the label")
+    return Labelled(text, label.strip())
 
 
-def _not_empty(path: Path, records: Iterable[Record]) -> list[Record]:
-    records = list(records)
-    if not records:
-        raise DataError(f"{path} holds no records: give a file with at least one.")
-    return records
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(line, how a message calls its place) of every line with more than white space. Only a line feed ends a line:
-    JSON lets other separators, such as U+2028, stand inside a string."""
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(place, line) of every line with more than white space. Only a line feed ends a line: JSON lets other separators,
+    such as U+2028, stand inside a string."""
+    content = read_bounded(path, LARGEST_FILE).removeprefix(BYTE_ORDER_MARK.encode())
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield line, f"{path} line {number}"
+            yield f"line {number}", line
 
 
-def _read_text(path: Path) -> str:
-    data = read_bounded(path, LARGEST_FILE)
+def _text(line: bytes) -> str:
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")  # the mark with which some spreadsheets begin a file
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} line {line} is not UTF-8 (invalid byte 0x{data[error.start]:02x}): "
-            "convert it to UTF-8, for example with iconv."
-        ) from None
+        raise Unusable("that are not UTF-8", _not_utf8(line, error)) from None
 
 
-def _fields(line: str, place: str) -> dict:
+def _decoded(path: Path, content: bytes) -> str:
     try:
-        fields = parse_json(line)
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {line}: {_not_utf8(content, error)}") from None
+
+
+def _not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
+    byte = f"0x{content[error.start]:02x}"
+    return f"it is not UTF-8 (invalid byte {byte}): convert the file to UTF-8, for example with iconv."
+
+
+def _fields(line: bytes) -> dict:
+    try:
+        fields = parse_json(_text(line))
     except ValueError as error:
-        raise DataError(f"{place} is not valid JSON ({error}): write one object a line.") from None
+        raise Unusable("that are not JSON", f"it is not valid JSON ({error}): write one object a line.") from None
     if not isinstance(fields, dict):
-        raise DataError(f"{place} is no JSON object: write one object a line.")
+        raise Unusable("that are not JSON objects", "it is no JSON object: write one object a line.")
     return fields
 
 
-def _string(fields: dict, name: str, place: str) -> str:
+def _string(fields: dict, name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         problem = f"holds {value!r:.80}" if name in fields else "is missing"
-        raise DataError(f"{place}: the field {name!r} {problem}: write it as a string.")
+        raise Unusable(WRONG_FIELDS, f"the field {name!r} {problem}: write it as a string.")
     try:
         refuse_lone_surrogates(value)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise Unusable("with half a character", str(error)) from None
     return value
 
 
-def _refuse_empty(text: str, name: str, place: str) -> None:
+def _refuse_empty(text: str, name: str) -> None:
     if not text.strip():
-        raise DataError(f"{place}: {name} is empty: write it or remove the line.")
+        raise Unusable("empty", f"{name} is empty: write it or remove the line.")

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from npllm.data.records import Labelled, read_labelled
+from npllm.data.records import Labelled, read_labelled, scan_labelled
 from npllm.data.topics import stdlib_topics
 from npllm.errors import Interrupted
+from npllm.finetuning.chosen_records import chosen_records, say_contradictions, say_shared_texts
 from npllm.finetuning.classifier import (
     ROWS_AT_ONCE,
     ClassifierGradients,
@@ -27,7 +28,7 @@ from npllm.finetuning.classifier import (
 )
 from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.classify_report import report_classify
-from npllm.finetuning.labels import capped, check_labels, split_by_group
+from npllm.finetuning.labels import capped, check_classes, check_labels, split_by_group
 from npllm.finetuning.learning_curve import Point, begin, planned, read_curve, train_point, write_curve
 from npllm.finetuning.stage_run import (
     checked_records,
@@ -61,9 +62,19 @@ def classify(config: ClassifyConfig, base: Path, data: str, test: Path | None, o
 
     test: a file of texts to test on; None = a share of the data, by whole files where it says which text is from which.
     """
-    records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else read_labelled(data)
-    run = create_classify_run(config, base, records, read_labelled(test) if test else None, out)
-    resume_classify(run, console)
+    records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else labelled_of(Path(data), config, console)
+    test_records = labelled_of(test, config, console) if test else None
+    if test_records:
+        say_shared_texts(records, test_records, console)
+    resume_classify(create_classify_run(config, base, records, test_records, out), console)
+
+
+def labelled_of(path: Path, config: ClassifyConfig, console: Console) -> list[Labelled]:
+    """The texts of a file, and a line about those that it gives two labels."""
+    file = scan_labelled(path)
+    records = chosen_records(file, config.classify.on_bad, "classify", console)
+    say_contradictions(file, console)
+    return records
 
 
 def create_classify_run(
@@ -72,6 +83,7 @@ def create_classify_run(
     """Split and check the texts, and fix the number of updates."""
     checkpoint, tokenizer = trained_checkpoint(base)
     settings, seed = config.classify, config.train.seed
+    check_classes(records)
     if test_records is None:
         records, test_records = split_by_group(records, settings.test_fraction, seed)
     check_labels(records, test_records, settings.labels[0])

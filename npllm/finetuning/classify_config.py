@@ -5,6 +5,7 @@ from typing import Literal
 
 from npllm.errors import ConfigError
 from npllm.finetuning.stage_run import StageConfig
+from npllm.model.config import check_choices
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.spikes import SpikeConfig
 
@@ -34,7 +35,12 @@ class ClassifySettings:
     test_texts: int = 1000
     """most texts to test on; of more a random choice"""
 
+    on_bad: Literal["stop", "skip"] = "stop"
+    """what becomes of bad records: stop = all are named and nothing is trained; skip = they are left out. Of a text
+    that is too long the end is read"""
+
     def __post_init__(self):
+        check_choices("classify", self)
         if not self.labels or min(self.labels) < 1 or list(self.labels) != sorted(set(self.labels)):
             raise ConfigError(f"classify.labels is {self.labels}, but must be numbers above 0 that rise.")
         if self.seeds < 2:

@@ -1,22 +1,27 @@
 """Which labelled texts a classifier learns from, and which it is tested on."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from npllm.data.records import Labelled
+from npllm.data.splitting import grouped
 from npllm.errors import DataError
 from npllm.reference.random import random_permutation
 
 TEST_SITE, CAP_SITE, SUBSET_SITE = 0xDA7A0020, 0xDA7A0021, 0xDA7A0100  # random streams; of SUBSET_SITE one a class
 
 
+def check_classes(records: Sequence[Labelled]) -> None:
+    """Raise DataError unless there are two classes."""
+    if len({record.label for record in records}) < 2:
+        raise DataError(f"All texts have the label {records[0].label!r:.80}; give texts of at least two classes.")
+
+
 def check_labels(train: Sequence[Labelled], test: Sequence[Labelled], least: int) -> None:
-    """Raise DataError unless there are two classes, each with `least` texts to learn from, and no other in the test."""
+    """Raise DataError unless each class has `least` texts to learn from, and the test no other class."""
     counts = Counter(record.label for record in train)
-    if len(counts) < 2:
-        raise DataError(f"The training texts have {len(counts)} class; give texts of at least two classes.")
     label, count = min(counts.items(), key=lambda item: item[1])
     if count < least:
         raise DataError(
@@ -30,26 +35,29 @@ def check_labels(train: Sequence[Labelled], test: Sequence[Labelled], least: int
 def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
     """(train, test): in every class whole groups, in a random order, as far as they fit into the test's share.
 
-    A record without a group is a group of its own. Where all groups of a class are larger than the share, the smallest
-    is the test's. The order of the records is kept. Raises DataError for a class that is one group.
+    A group is the records of one file, and those with the same text, whatever their labels; see `data/splitting.py`.
+    Where all groups of a class are larger than the share, the smallest is the test's. The order of the records is kept,
+    and does not matter. Raises DataError for a class that is one group.
     """
-    groups: defaultdict[str, defaultdict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for number, record in enumerate(records):
-        groups[record.label][record.group or number].append(number)
-    in_test: set[int] = set()
-    for label, members in groups.items():
-        sizes = [list(rows) for rows in members.values()]
+    group_of = {number: name for name, members in grouped(records).items() for number in members}
+    in_test: dict[str, bool] = {}  # of the groups that are decided; one with several labels by the first of them
+    for label in sorted({record.label for record in records}):
+        sizes = Counter(group_of[number] for number, record in enumerate(records) if record.label == label)
         if len(sizes) == 1:
             raise DataError(f"The class {label!r:.80} has one text or file only, but needs one on each side; add more.")
-        room = fraction * sum(map(len, sizes))
-        chosen: list[int] = []
-        for place in random_permutation(len(sizes), seed=seed, site=TEST_SITE):
-            if len(chosen) + len(sizes[place]) <= room:
-                chosen += sizes[place]
-        in_test.update(chosen or min(sizes, key=len))
+        room = fraction * sizes.total() - sum(sizes[name] for name in sizes if in_test.get(name))
+        open_groups = sorted(name for name in sizes if name not in in_test)
+        chosen = []
+        for place in random_permutation(len(open_groups), seed=seed, site=TEST_SITE):
+            if sizes[open_groups[place]] <= room:
+                chosen.append(open_groups[place])
+                room -= sizes[open_groups[place]]
+        if not chosen and open_groups and not any(in_test.get(name) for name in sizes):
+            chosen = [min(open_groups, key=sizes.__getitem__)]
+        in_test |= dict.fromkeys(open_groups, False) | dict.fromkeys(chosen, True)
     sides: tuple[list[Labelled], list[Labelled]] = [], []
     for number, record in enumerate(records):
-        sides[number in in_test].append(record)
+        sides[in_test[group_of[number]]].append(record)
     return sides
 
 

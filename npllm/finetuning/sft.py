@@ -14,11 +14,14 @@ from rich.console import Console
 
 from npllm.data.chat import Example, encode_conversation, encode_demonstration
 from npllm.data.docstrings import stdlib_docstrings
+from npllm.data.fitting import Room
 from npllm.data.packing import PackedRows, pack
 from npllm.data.prompt_format import CHAT_TOKENS
-from npllm.data.records import Conversation, Demonstration, read_demonstrations, split_records
+from npllm.data.records import Conversation, Demonstration, demonstration, read_demonstrations, scan
 from npllm.data.sampler import RowSampler
+from npllm.data.splitting import split_records
 from npllm.finetuning.adaptation import adapted
+from npllm.finetuning.chosen_records import fitting_records
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
@@ -59,7 +62,7 @@ class SFTSettings(RecordSettings):
 
     section, usual = "sft", Usual(epochs=3.0, batch=16, least_batch=1, least_updates=200)
     val_fraction: float = 0.05
-    """share of the demonstrations that is held out"""
+    """share of the demonstrations that is held out, all with the same prompt together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +108,23 @@ def packed_loss(model: GPT, rows: PackedRows) -> float:
 
 def sft(config: SFTConfig, base: Path, data: str, out: Path, console: Console) -> None:
     """Fine-tune the model of the run `base` on demonstrations: a jsonl file, or the embedded ones."""
-    demonstrations = embedded_demonstrations(base) if data == EMBEDDED else read_demonstrations(data)
+    if data == EMBEDDED:
+        demonstrations = embedded_demonstrations(base)
+    else:
+        demonstrations = demonstrations_of(data, config.sft, base, console)
     run = create_sft_run(config, base, demonstrations, out)
     resume_sft(run, console)
+
+
+def demonstrations_of(
+    data: str, settings: SFTSettings, base: Path, console: Console
+) -> list[Demonstration | Conversation]:
+    """Those of a jsonl file that the model of the run `base` can learn from."""
+    _, tokenizer, model_config = policy_checkpoint(base)
+    file = scan(data, demonstration)
+    room = Room(model_config.block_size + 1, "model.block_size + 1")
+    tokenizer = tokenizer_for(file.records, tokenizer)
+    return fitting_records(file, settings.on_bad, settings.section, tokenizer, room, console)
 
 
 def embedded_demonstrations(base: Path) -> list[Demonstration]:
@@ -123,16 +140,19 @@ def create_sft_run(
 ) -> RunFolder:
     """Check and split the demonstrations, and fix the number of updates."""
     checkpoint, tokenizer, model_config = policy_checkpoint(base)
-    chat = any(isinstance(demonstration, Conversation) for demonstration in demonstrations)
-    tokenizer = with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
-    examples, T = encode(demonstrations, tokenizer), model_config.block_size
-    pack(examples, T)  # before the split, so that a complaint counts as the file does
-    split = config.sft.val_fraction, config.train.seed
-    train_records, val_records = split_records(demonstrations, *split)
+    tokenizer, T = tokenizer_for(demonstrations, tokenizer), model_config.block_size
+    pack(encode(demonstrations, tokenizer), T)  # before the split, so that a complaint counts as the caller does
+    train_records, val_records = split_records(demonstrations, config.sft.val_fraction, config.train.seed)
     records = {"train": train_records, "val": val_records}
-    rows = pack(split_records(examples, *split)[0], T)
+    rows = pack(encode(train_records, tokenizer), T)
     config = fix_length(config, config.sft, len(rows.tokens))
     return create_stage_run(out, "sft", config, tokenizer, models={"policy": checkpoint}, records=records)
+
+
+def tokenizer_for(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the special tokens that such records take."""
+    chat = any(isinstance(record, Conversation) for record in records)
+    return with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
 
 
 def resume_sft(run: RunFolder, console: Console) -> None:

@@ -21,8 +21,10 @@ from npllm.data.checksums import checked, write_checksums
 from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
+from npllm.finetuning.chosen_records import OnBad
 from npllm.generation import check_writes
 from npllm.model import GPT, ActorCritic, ModelConfig
+from npllm.model.config import check_choices
 from npllm.optim import build_optimizer, warmup_updates
 from npllm.tokenizer import Tokenizer
 from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
@@ -73,9 +75,13 @@ class RecordSettings:
     """times that each record is learnt from, where train.steps is none; none = 3 in sft and 1 in reward and dpo, and
     more where records are few"""
     val_fraction: float = 0.1
-    """share of the records that is held out"""
+    """share of the records that is held out, all with the same prompt together"""
+    on_bad: OnBad = "stop"
+    """what becomes of records that are bad or too long: stop = all are named and nothing is trained; skip = they are
+    left out; truncate = of those that are too long the prompt loses its beginning, the others are left out"""
 
     def __post_init__(self):
+        check_choices(self.section, self)
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"{self.section}.epochs is {self.epochs}, but must be above 0.")
         if not 0 < self.val_fraction < 1:
@@ -141,6 +147,11 @@ def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer, ModelConfig]:
     model = model_from_checkpoint(checkpoint)
     check_writes(model, path)
     return checkpoint, tokenizer, model.config
+
+
+def block_size_of(checkpoint: Path) -> int:
+    """The longest sequence of the model in a checkpoint, in tokens."""
+    return model_from_checkpoint(checkpoint).config.block_size
 
 
 def check_same_tokenizer(one: Path, other: Path) -> None:

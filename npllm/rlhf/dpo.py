@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from npllm.data.records import Preference, read_preferences, split_records
+from npllm.data.records import Preference, read_preferences
 from npllm.data.sampler import RowSampler
+from npllm.data.splitting import split_records
 from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
@@ -33,7 +34,7 @@ from npllm.finetuning.stage_run import (
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
-from npllm.rlhf.reward import USUAL_OF_PAIRS, Pairs, encode_pairs
+from npllm.rlhf.reward import USUAL_OF_PAIRS, Pairs, encode_pairs, preferences_of
 from npllm.rlhf.sequences import rows_in_part, sequence_log_probability
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
@@ -119,12 +120,14 @@ def dpo_loss(model: GPT, pairs: Pairs, reference: np.ndarray, beta: float) -> fl
 
 def dpo(config: DPOConfig, base: Path, data: Path, out: Path, console: Console) -> None:
     """Train the policy of the run `base` on preferences."""
-    resume_dpo(create_dpo_run(config, base, read_preferences(data), out), console)
+    preferences = preferences_of(data, config.dpo, base, console)
+    resume_dpo(create_dpo_run(config, base, preferences, out), console)
 
 
 def create_dpo_run(config: DPOConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
     """Check and split the preferences, and fix the number of updates."""
-    checkpoint, tokenizer, _ = policy_checkpoint(base)
+    checkpoint, tokenizer, model_config = policy_checkpoint(base)
+    encode_pairs(preferences, tokenizer, model_config.block_size)  # raises where one does not fit
     train_records, val_records = split_records(preferences, config.dpo.val_fraction, config.train.seed)
     records = {"train": train_records, "val": val_records}
     config = fix_length(config, config.dpo, len(train_records))

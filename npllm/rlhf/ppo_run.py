@@ -8,12 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from npllm.data.fitting import Room
 from npllm.data.prompt_format import PromptFormat
-from npllm.data.records import Prompt, PromptText, read_prompts
+from npllm.data.records import Prompt, PromptText, prompt, read_prompts, scan
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import adapted
+from npllm.finetuning.chosen_records import fitting_records
 from npllm.finetuning.stage_run import (
     StageConfig,
+    block_size_of,
     check_same_tokenizer,
     checked_records,
     create_stage_run,
@@ -68,7 +71,18 @@ class Actors(NamedTuple):
 
 def ppo(config: PPOConfig, base: Path, reward: Path, prompts: Path, out: Path, console: Console) -> None:
     """Train the policy of the run `base` to please the reward model of the run `reward`."""
-    resume_ppo(create_ppo_run(config, base, reward, read_prompts(prompts), out), console)
+    asked = prompts_of(prompts, config.ppo, base, console)
+    resume_ppo(create_ppo_run(config, base, reward, asked, out), console)
+
+
+def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Console) -> list[PromptText]:
+    """Those of a jsonl file that leave the model of the run `base` room for a response."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    T, longest = block_size_of(checkpoint), settings.max_tokens
+    if longest >= T:
+        raise ConfigError(f"ppo.max_tokens is {longest}, but must be below model.block_size = {T}; lower it.")
+    room = Room(T - longest, "model.block_size - ppo.max_tokens", "lower ppo.max_tokens")
+    return fitting_records(scan(prompts, prompt), settings.on_bad, "ppo", tokenizer, room, console)
 
 
 def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[PromptText], out: Path) -> RunFolder:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from npllm.errors import ConfigError
+from npllm.finetuning.chosen_records import OnBad
 from npllm.model.config import check_choices
 
 
@@ -45,6 +46,10 @@ class PPOSettings:
     """score of a response without a stop token, instead of the reward model's"""
     max_update_kl: float = 0.1
     """nats per token from the rollout's policy at which the rest of its minibatches is left out"""
+
+    on_bad: OnBad = "stop"
+    """what becomes of prompts that are bad or too long: stop = all are named and nothing is trained; skip = they are
+    left out; truncate = those that are too long lose their beginnings, the others are left out"""
 
     def __post_init__(self):
         check_choices("ppo", self)

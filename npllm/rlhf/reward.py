@@ -12,14 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from npllm.data.fitting import Room
 from npllm.data.prompt_format import PromptFormat
-from npllm.data.records import Preference, read_preferences, split_records
+from npllm.data.records import Preference, preference, read_preferences, scan
 from npllm.data.sampler import RowSampler
+from npllm.data.splitting import split_records
 from npllm.finetuning.adaptation import adapted
+from npllm.finetuning.chosen_records import fitting_records
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
     Usual,
+    block_size_of,
     checked_records,
     create_stage_run,
     describe_length,
@@ -157,13 +161,21 @@ def evaluate_reward(model: GPT, pairs: Pairs) -> RewardEvaluation:
 
 def reward(config: RewardConfig, base: Path, data: Path, out: Path, console: Console) -> None:
     """Train a reward model on preferences, from the model of the run `base`."""
-    run = create_reward_run(config, base, read_preferences(data), out)
-    resume_reward(run, console)
+    preferences = preferences_of(data, config.reward, base, console)
+    resume_reward(create_reward_run(config, base, preferences, out), console)
+
+
+def preferences_of(data: Path, settings: RecordSettings, base: Path, console: Console) -> list[Preference]:
+    """Those of a jsonl file that the model of the run `base` can learn from."""
+    checkpoint, tokenizer = trained_checkpoint(base)
+    room = Room(block_size_of(checkpoint), "model.block_size")
+    return fitting_records(scan(data, preference), settings.on_bad, settings.section, tokenizer, room, console)
 
 
 def create_reward_run(config: RewardConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
     """Check and split the preferences, and fix the number of updates."""
     checkpoint, tokenizer = trained_checkpoint(base)
+    encode_pairs(preferences, tokenizer, block_size_of(checkpoint))  # raises where one does not fit
     train_records, val_records = split_records(preferences, config.reward.val_fraction, config.train.seed)
     records = {"train": train_records, "val": val_records}
     config = fix_length(config, config.reward, len(train_records))

@@ -19,10 +19,9 @@ from npllm.data.records import (
     read_labelled,
     read_preferences,
     read_prompts,
-    split_records,
     write_records,
 )
-from npllm.errors import ConfigError, DataError, ResourceError
+from npllm.errors import DataError, ResourceError
 
 SST2 = Path(__file__).resolve().parents[2] / "../shared/data/stsa.binary.train"
 
@@ -178,14 +177,14 @@ GOOD = {
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "is not valid JSON (Expecting property name enclosed in double quotes"),
-        ('{"a": NaN}', "is not valid JSON (NaN is not a number): write one object a line."),
-        ('["prompt"]', "is no JSON object: write one object a line."),
+        ("{", "it is not valid JSON (Expecting property name enclosed in double quotes"),
+        ('{"a": NaN}', "it is not valid JSON (NaN is not a number): write one object a line."),
+        ('["prompt"]', "it is no JSON object: write one object a line."),
     ],
 )
 def test_every_line_must_be_an_object(tmp_path, read, line, sentence):
     path = write(tmp_path, f"{GOOD[read]}\n\n{line}\n")
-    with pytest.raises(DataError, match=re.escape(f"{path} line 3 {sentence}")):
+    with pytest.raises(DataError, match=re.escape(f"{path} line 3: {sentence}")):
         read(path)
 
 
@@ -198,7 +197,7 @@ def test_what_is_no_text_with_records(tmp_path, read, monkeypatch):
             read(write(tmp_path, " \n", name) if name != "a.csv" else write(tmp_path, "", name))
     path = tmp_path / "latin.jsonl"
     path.write_bytes(GOOD[read].encode() + b"\n\xe9t\xe9")
-    with pytest.raises(DataError, match=r"latin.jsonl line 2 is not UTF-8 \(invalid byte 0xe9\): convert it"):
+    with pytest.raises(DataError, match=r"latin.jsonl line 2: it is not UTF-8 \(invalid byte 0xe9\): convert the"):
         read(path)
     monkeypatch.setattr(records, "LARGEST_FILE", 10)
     with pytest.raises(DataError, match=r"latin.jsonl is larger than"):
@@ -275,21 +274,20 @@ def test_conversations_that_are_none(tmp_path, messages, sentence):
             read_labelled,
             "a.csv",
             "text,label\na,b,1\n",
-            "line 2 has 3 fields but the header has 2: quote or add fields.",
+            "line 2: it has 3 fields but the header has 2: quote or add fields.",
         ),
-        (read_labelled, "a.tsv", "text\tlabel\na\n", "line 2 has 1 fields but the header has 2: quote or add fields."),
+        (
+            read_labelled,
+            "a.tsv",
+            "text\tlabel\na\n",
+            "line 2: it has 1 fields but the header has 2: quote or add fields.",
+        ),
         (read_labelled, "a.csv", 'text,label\n"a"b,1\n', "line 2 cannot be read ("),
         (
             read_labelled,
             "a.csv",
             'text,label\n"a,1\n',
             "line 2 cannot be read (unexpected end of data): correct its quo",
-        ),
-        (
-            read_labelled,
-            "a.csv",
-            "text,label\na,1\nb,1\n",
-            "has only the label '1': give texts of at least two classes.",
         ),
         (read_labelled, "a.csv", "text,label\n", "holds no records: give a file with at least one."),
     ],
@@ -300,25 +298,40 @@ def test_records_that_say_nothing(tmp_path, read, name, text, sentence):
         read(path)
 
 
-@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**64 - 1))
-def test_a_split_loses_nothing_and_holds_out_the_share(n, val_fraction, seed):
-    train, val = split_records(range(n), val_fraction, seed)
-    assert sorted(train + val) == list(range(n))
-    assert train == sorted(train)
-    assert val == sorted(val)
-    assert min(len(train), len(val)) >= 1
-    assert abs(len(val) - n * val_fraction) <= 1
-    assert split_records(range(n), val_fraction, seed) == (train, val)
+def test_every_bad_line_is_named_at_once(tmp_path):
+    """Of every kind; a user who mends them one message at a time has as many tries as there are bad lines."""
+    good = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    path = write_lines(tmp_path, good, {**good, "rejected": "a"}, {"prompt": "p"}, [], good)
+    path.write_bytes(path.read_bytes() + b'{"prompt": \xe9}\n{"prompt"\n')
+    with pytest.raises(DataError) as refused:
+        read_preferences(path)
+    head, *lines = str(refused.value).split("\n  ")
+    assert head == f"{path} has 5 bad records of 7."
+    assert [line.partition(": ")[0] for line in lines] == ["line 2", "line 3", "line 4", "line 6", "line 7"]
+    assert lines[0] == "line 2: chosen and rejected are equal, which says nothing: remove the line."
+    assert lines[3].startswith("line 6: it is not UTF-8 (invalid byte 0xe9)")
 
 
-def test_a_split_is_random_and_frozen():
-    assert split_records("abcdefghij", 0.3, seed=1) != split_records("abcdefghij", 0.3, seed=2)
-    assert split_records("abcdefghij", 0.3, seed=1)[1] == ["b", "c", "e"]
+def test_a_list_of_bad_lines_is_bounded(tmp_path):
+    path = write_lines(tmp_path, *({"prompt": number} for number in range(25)))
+    with pytest.raises(DataError) as refused:
+        read_prompts(path)
+    lines = str(refused.value).split("\n  ")
+    assert len(lines) == 22
+    assert lines[-1] == "and 5 more"
 
 
-def test_a_split_that_cannot_be():
-    with pytest.raises(DataError, match="the data has 1 records, too few to train and validate on: give at least two"):
-        split_records(["a"], 0.5, 0)
-    for val_fraction in (0, 1, float("nan")):
-        with pytest.raises(ConfigError, match="data.val_fraction is .*: give a number between 0 and 1"):
-            split_records(["a", "b"], val_fraction, 0)
+def test_a_file_of_another_kind_is_named_in_one_line(tmp_path):
+    path = write_lines(tmp_path, *[{"text": "t", "label": "l"}] * 25)
+    with pytest.raises(DataError) as refused:
+        read_prompts(path)
+    sentence = "the field 'prompt' is missing: write it as a string. So it is in all 25 records."
+    assert str(refused.value) == f"{path} line 1: {sentence}"
+
+
+def test_white_space_around_a_label_is_no_part_of_it(tmp_path):
+    """Or "spam" and "spam " would be two classes."""
+    lines = write_lines(tmp_path, {"text": "a", "label": "spam"}, {"text": "b", "label": " spam \t"})
+    table = write(tmp_path, "text,label\na,spam\nb, spam\nc,ham\n", "a.csv")
+    assert [record.label for record in read_labelled(lines)] == ["spam", "spam"]
+    assert [record.label for record in read_labelled(table)] == ["spam", "spam", "ham"]

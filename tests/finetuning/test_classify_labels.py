@@ -65,3 +65,14 @@ def test_a_long_text_keeps_its_end():
     texts = encode_texts([Labelled("abcdef", "y"), Labelled("ab", "x")], ["x", "y"], tokenizer, block_size=3)
     assert [tokenizer.decode(ids.tolist()) for ids in texts.tokens] == ["def", "ab"]
     assert texts.labels.tolist() == [1, 0]
+
+
+def test_equal_texts_lie_on_one_side_whatever_their_labels():
+    """A model that has learnt a text knows it in the test too, also under another label."""
+    records = [Labelled(f"text {i % 20}{' ' * (i // 40)}", "ab"[i // 20 % 2]) for i in range(80)]
+    for seed in range(5):
+        train, test = split_by_group(records, 0.25, seed)
+        assert not {record.text.strip() for record in train} & {record.text.strip() for record in test}
+        assert [sum(record.label == label for record in test) for label in "ab"] == [10, 10]
+        backwards = split_by_group(records[::-1], 0.25, seed)
+        assert [side[::-1] for side in backwards] == [train, test]

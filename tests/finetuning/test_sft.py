@@ -1,5 +1,7 @@
 """Supervised fine-tuning from files to a model that answers: what is learnt, what the run holds, what is refused."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from small_runs import checkpoints, content, refused, run, summary, untimed_metrics
@@ -179,7 +181,7 @@ LEARNING = {"optim__lr": 2e-2, "optim__warmup_steps": 10, "train__steps": 150, "
 
 
 def test_it_learns_to_answer_and_to_stop(tmp_path, capsys):
-    """Each demonstration stands there twice, so that holding one out hides nothing."""
+    """What it has learnt from; each demonstration stands there twice, and so lies twice on one side."""
     base = pretrained(tmp_path, model__n_embd=32)
     data = write_jsonl(tmp_path / "data.jsonl", DEMONSTRATIONS * 2)
     out = tmp_path / "run"
@@ -187,9 +189,9 @@ def test_it_learns_to_answer_and_to_stop(tmp_path, capsys):
     losses = [record["loss"] for record in untimed_metrics(out)]
     assert losses[0] > 2.0
     assert losses[-1] < 0.05
-    assert summary(out)["val_loss"] < 0.05
-    for demonstration in DEMONSTRATIONS:
-        prompt, response = demonstration.values()
+    learnt = set(read_demonstrations(out / "data" / "train.jsonl"))
+    assert len(learnt) == len(DEMONSTRATIONS) - 1
+    for prompt, response in (astuple(demonstration) for demonstration in learnt):
         capsys.readouterr()
         assert run("generate", out, "--prompt", prompt, "--temperature", 0, "--max-tokens", 40) == 0
         assert capsys.readouterr().out == f"{prompt}{response}\n"
@@ -202,8 +204,8 @@ def test_it_learns_to_answer_and_to_stop(tmp_path, capsys):
         ([{"prompt": "a", "response": "a"}], "too few to train and validate on"),
         ([*DEMONSTRATIONS, {"prompt": " ", "response": ""}], "line 7: prompt and response is empty"),
         ([*DEMONSTRATIONS, {"prompt": "a"}], "line 7: the field 'response' is missing"),
-        ([*DEMONSTRATIONS, {"prompt": "a", "response": "a" * 33}], "example 7 has 35 tokens, more than"),
-        ([{"prompt": "a" * 33, "response": "a"}, *DEMONSTRATIONS], "example 1 has 35 tokens, more than"),
+        ([*DEMONSTRATIONS, {"prompt": "a", "response": "a" * 33}], "line 7: it has 35 tokens, more than"),
+        ([{"prompt": "a" * 33, "response": "a"}, *DEMONSTRATIONS], "line 1: it has 35 tokens, more than"),
         ([*DEMONSTRATIONS, {"prompt": "Ω", "response": "a"}], "'Ω'"),
         ([*DEMONSTRATIONS, {"messages": [{"role": "user", "content": "a"}]}], "line 7: the roles are user"),
         ([{"messages": []}], "line 1: the roles are missing"),

@@ -10,6 +10,7 @@ from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_a
 
 import npllm.finetuning.sft
 from npllm.cli import STAGE_VERBS, main
+from npllm.data.records import read_preferences
 from npllm.errors import ResourceError
 from npllm.model import ModelConfig
 from npllm.model.footprint import fixed_bytes
@@ -85,6 +86,15 @@ def test_resume_goes_to_the_stage_that_made_the_run(folder, tmp_path, stage):
     assert untimed_metrics(out) == untimed_metrics(folder / stage)
 
 
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_no_prompt_is_on_both_sides(folder, stage):
+    """Each of the prompts has two pairs."""
+    sides = [read_preferences(folder / stage / "data" / f"{name}.jsonl") for name in ("train", "val")]
+    train, val = ({preference.prompt for preference in side} for side in sides)
+    assert (len(train), len(val)) == (5, 1)
+    assert not train & val
+
+
 @pytest.mark.parametrize("stage", ["rlhf", "chat", "", "main"])
 def test_an_unknown_stage_is_refused(copy, capsys, stage):
     config = copy / "config.toml"
@@ -124,7 +134,8 @@ REFUSED = {
     "dpo of a reward model": ("dpo", {}, "reward", 2, "reward is a reward model: it judges texts and does not write"),
     "ppo of a reward model": ("ppo", {}, "reward", 2, "reward is a reward model: it judges texts and does not write"),
     "ppo without steps": ("ppo", {"train__steps": None}, None, 2, "set train.steps"),
-    "responses that do not fit": ("ppo", {"ppo__max_tokens": 32}, None, 3, "lower max_tokens"),
+    "responses that do not fit": ("ppo", {"ppo__max_tokens": 32}, None, 2, "must be below model.block_size = 32"),
+    "a prompt that does not fit": ("ppo", {"ppo__max_tokens": 22}, None, 3, "line 5: it has 14 tokens, more than"),
     "an unknown method": ("ppo", {"ppo__method": "a2c"}, None, 2, "a2c"),
     "an option of another verb": ("dpo", {"ppo__clip": 0.1}, None, 2, "--ppo.clip is not an option of npllm dpo"),
 }

@@ -58,19 +58,6 @@ class Poison:
         return result._replace(loss=self.harm(model, result.loss)) if self.bad & set(ids.tolist()) else result
 
 
-class WrittenAtOnce:
-    """In place of the thread that writes checkpoints: one that has ended when `start` returns."""
-
-    def __init__(self, target, args, daemon):
-        self.work = lambda: target(*args)
-
-    def start(self):
-        self.work()
-
-    def join(self):
-        """There is nothing to wait for."""
-
-
 def fifty_fold(model, loss):
     """A batch that counts fifty times: so do its loss and its gradient."""
     model.grads.flat[:] *= 50

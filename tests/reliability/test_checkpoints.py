@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import pytest
 from checkpoint_files import reseal
+from reliability.faulty_disk import WrittenAtOnce
 from reliability.small_training import (
     CONFIG,
     TOKENS,
     Poison,
     V,
-    WrittenAtOnce,
     assert_same_bits,
     clean_state,
     events,

@@ -14,7 +14,6 @@ from reliability.faulty_disk import Crashed, FaultyDisk, WrittenAtOnce
 from reliability.small_training import (
     CONFIG,
     Poison,
-    WrittenAtOnce,
     assert_same_bits,
     events,
     fifty_fold,

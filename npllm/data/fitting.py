@@ -1,0 +1,83 @@
+"""Which records a model has room for, and how those are shortened for which it has none."""
+
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+from npllm.data.prompt_format import PromptFormat
+from npllm.data.record_file import RecordFile, Unusable
+from npllm.data.records import Conversation, Message, PromptText, parts_of
+from npllm.errors import DataError
+from npllm.tokenizer import Tokenizer
+
+R = TypeVar("R")
+
+
+class Room(NamedTuple):
+    """Tokens that a prompt and the longest response to it may take, the stop token among them; how a message calls that
+    number, and what makes it larger."""
+
+    tokens: int
+    name: str
+    mend: str = "use a model with a larger model.block_size"
+
+
+def fit(file: RecordFile[R], tokenizer: Tokenizer, room: Room, *, shorten: bool) -> RecordFile[R]:
+    """The file with what is too long, or holds characters that the tokenizer lacks, among the bad records.
+
+    With `shorten` the prompts of records that are too long lose their beginnings instead, so that every response is
+    kept whole; a record whose response alone is too long stays bad.
+    """
+    return file.map(lambda record: _fitting(record, tokenizer, room, shorten))
+
+
+def _fitting(record: R, tokenizer: Tokenizer, room: Room, shorten: bool) -> R:
+    prompt, responses = parts_of(record)
+    try:
+        asked = PromptFormat(tokenizer)
+        of_prompt = len(asked.encode(prompt))
+        of_response = max((len(asked.encode_response(text)) for text in responses), default=0)
+    except DataError as error:
+        raise Unusable("with characters that the tokenizer lacks", str(error)) from None
+    if of_prompt + of_response <= room.tokens:
+        return record
+    shorter = shortened(prompt, tokenizer, room.tokens - of_response) if shorten else None
+    if shorter is None:
+        raise Unusable(
+            "too long",
+            f"it has {of_prompt + of_response} tokens, more than {room.name} = {room.tokens}: shorten or remove it, or "
+            f"{room.mend}.",
+        )
+    return _with_prompt(record, shorter)
+
+
+def shortened(prompt: PromptText, tokenizer: Tokenizer, most: int) -> PromptText | None:
+    """The end of a prompt that takes at most so many tokens; None where not even an empty one fits.
+
+    Of messages the oldest turns go first, each question with its answer, and then the beginning of the last question.
+    """
+    asked = PromptFormat(tokenizer)
+    if isinstance(prompt, str):
+        around = len(asked.encode(prompt)) - len(tokenizer.encode(prompt))
+        return _end(prompt, tokenizer, most - around) if most >= len(asked.encode("")) else None
+    system, turns = prompt[: prompt[0].role == "system"], prompt[prompt[0].role == "system" :]
+    while len(turns) > 1 and len(asked.encode(system + turns)) > most:
+        turns = turns[2:]
+    without_text = (*system, Message("user", ""))
+    left = most - len(asked.encode(without_text))
+    return None if left < 0 else (*system, *turns[:-1], Message("user", _end(turns[-1].content, tokenizer, left)))
+
+
+def _end(text: str, tokenizer: Tokenizer, most: int) -> str:
+    """The end of a text that is at most so many tokens."""
+    ids = tokenizer.encode(text)
+    while len(ids) > most:  # what is left of a text may be encoded in another way, but each time it is shorter
+        kept = tokenizer.decode_bytes(ids[len(ids) - most :])
+        text = kept.decode("utf-8", errors="ignore")  # of a character that was cut nothing is left
+        ids = tokenizer.encode(text)
+    return text
+
+
+def _with_prompt(record: R, prompt: PromptText) -> R:
+    if isinstance(record, Conversation):
+        return Conversation((*prompt, record.messages[-1]))
+    return prompt if isinstance(record, str | tuple) else replace(record, prompt=prompt)
