@@ -156,18 +156,21 @@ def warmup() -> None:
         compile_kernels()
 
 
-def tokenizer_train(source: Positional[tuple[str, ...]], *, out: Path, vocab_size: int = 2048) -> None:
+def tokenizer_train(
+    source: Positional[tuple[str, ...]], *, out: Path, vocab_size: int = 2048, field: str | None = None
+) -> None:
     """Train a byte-level BPE tokenizer.
 
     Args:
         source: stdlib, pydoc, or files, folders and glob patterns
         out: tokenizer.json to write
         vocab_size: number of tokens
+        field: of each line of a .jsonl file, what holds the text
     """
     from npllm.data.corpora import load_corpus
     from npllm.tokenizer import train_bpe
 
-    corpus = load_corpus(source)
+    corpus = load_corpus(source, field=field)
     train_bpe((document.text for document in corpus.train + corpus.val), vocab_size).save(out)
     print(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB")
 

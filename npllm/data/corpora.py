@@ -4,8 +4,11 @@ A validation loss means something only if its text stays unseen for good. So the
 of the run: a file is held out when the SHA-256 of its relative path, read as a fraction of 2^256, is below
 `val_fraction`. The order of the files, the machine and the files added later change nothing for a file that is already
 there, while a shuffled list would move old validation files into training as soon as one file joins. Whole files are
-held out, because two halves of one file share names and phrases and would flatter the loss. A corpus of a single
-document has no other place to cut than its inside: the beginning trains, the end validates.
+held out, because two halves of one file share names and phrases and would flatter the loss; files with the same text
+are on the same side. Of the documents in one file, each is what a file is elsewhere, and its text decides.
+
+Where whole documents cannot come near `val_fraction`, as with a few files of different sizes, there is no other place
+to cut than inside of each: the beginning trains, the end validates.
 """
 
 import glob
@@ -14,11 +17,16 @@ import importlib
 import itertools
 import os
 import sysconfig
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from npllm.bounded_read import RefusedFile
+from npllm.data.counted import counted
+from npllm.data.records import scan, string_field
+from npllm.data.text_files import Folder, files_below, read_text
 from npllm.errors import ConfigError, DataError
+from npllm.tokenizer.tokenizer import END_OF_TEXT
 
 # Folders of the standard library that hold tests or other people's packages, and two that would spoil the split:
 # `encodings` is a hundred code page tables, near copies of one another, and `pydoc_data` is the source `pydoc` again.
@@ -27,14 +35,19 @@ NOT_LIBRARY_SOURCE = {
 }  # fmt: skip
 GENERATED_PREFIXES = ("config-", "_sysconfigdata")  # written when Python was built on this machine
 GLOB_CHARACTERS = set("*?[")
+JSON_LINES = (".jsonl", ".ndjson")
+LEAST_END = 20  # characters of a document that is cut where others could be held out whole
+NEAR = (0.1, 2.0)  # times val_fraction: what whole documents may hold out
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text with the name that decides its side of the split: a path relative to its source, or a topic."""
+    """One text with its name, a path relative to its source or a topic. key: what decides its side of the split where
+    that is not the name."""
 
     name: str
     text: str
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,8 @@ class Corpus:
     """Documents to train on and documents held out.
 
     train_bytes and val_bytes count UTF-8 bytes, the denominator of bits per byte. sha256 covers the names, the bytes
-    and the side of every document, in order. skipped lists the files that a folder, a pattern or the standard library
-    offered and that are empty, unreadable or not UTF-8 text.
+    and the side of every document, in order. remarks: lines about what was left out, and what may not be as it was
+    meant. held_out: in a few words, what val is.
     """
 
     train: list[Document]
@@ -51,86 +64,134 @@ class Corpus:
     train_bytes: int
     val_bytes: int
     sha256: str
-    skipped: list[str]
+    remarks: list[str]
+    held_out: str = ""
 
 
-def load_corpus(source: str | list[str] | tuple[str, ...], val_fraction: float = 0.05) -> Corpus:
+def load_corpus(
+    source: str | list[str] | tuple[str, ...],
+    val_fraction: float = 0.05,
+    *,
+    separator: str | None = None,
+    field: str | None = None,
+) -> Corpus:
     """Read one source or several into training and validation documents.
 
     source: `stdlib` (the Python standard library's own `.py` files), `pydoc` (the prose of the language reference, one
     document a topic), a file, a folder (every visible text file below it) or a glob pattern (`**` is recursive). A
-    file reached twice counts once. val_fraction: the share of files held out, or of characters when there is only one
-    document; at least one document falls on each side.
+    file reached twice counts once. val_fraction: the share of documents held out, or of characters where documents are
+    few; at least one text falls on each side. separator: what stands between two documents in a text file, and belongs
+    to neither. field: of each line of a .jsonl file, what holds the text of one document.
 
-    Raises ConfigError for a fraction outside (0, 1); DataError when nothing is found, or when a file named by itself
-    is empty, binary or not UTF-8.
+    Raises ConfigError for a fraction outside (0, 1); DataError when nothing is found, when a file named by itself is
+    empty, binary or not UTF-8, when no file has the separator or the field, and for a .jsonl file without a field.
     """
     if not 0 < val_fraction < 1:
         raise ConfigError(f"data.val_fraction is {val_fraction}: give a number between 0 and 1, such as 0.05.")
     sources = [source] if isinstance(source, str) else list(source)
-    documents, skipped = _read_sources(sources)
+    reading = _Reading(separator, field)
+    documents = [document for name in sources for document in reading.documents(name)]
+    remarks = reading.remarks(documents)
     if not documents:
-        raise DataError(f"data.source {', '.join(sources) or '(empty)'} holds no UTF-8 text: name a file with text.")
-    train, val = _split(documents, val_fraction)
+        why = f" ({'; '.join(remarks)})" if remarks else ""
+        named = ", ".join(sources) or "(empty)"
+        raise DataError(f"data.source {named} holds no UTF-8 text{why}: name a file with text.")
+    train, val, held_out = _split(documents, val_fraction)
     train_bytes, val_bytes = (sum(len(document.text.encode()) for document in side) for side in (train, val))
-    return Corpus(train, val, train_bytes, val_bytes, _digest(train, val), skipped)
+    return Corpus(train, val, train_bytes, val_bytes, _digest(train, val), remarks, held_out)
 
 
-def _read_sources(sources: list[str]) -> tuple[list[Document], list[str]]:
-    documents, skipped, seen = [], [], set()
-    for source in sources:
+class _Reading:
+    """Several sources read one after the other: what was met already, and what was left out."""
+
+    def __init__(self, separator: str | None, field: str | None):
+        self.separator, self.field = separator, field
+        self.seen: set[Path] = set()
+        self.left_out: list[tuple[str, str]] = []  # (kind, path)
+        self.separated = self.with_field = False
+
+    def documents(self, source: str) -> Iterator[Document]:
+        """Those of one source."""
         if source == "pydoc":
-            documents += _pydoc_topics()
-            continue
-        for name, path in _find_files(source):
+            yield from _pydoc_topics()
+            return
+        root, folder = _find_files(source)
+        self.left_out += folder.left_out
+        for name, path in sorted((found.relative_to(root).as_posix(), found) for found in folder.files):
             real = path.resolve()
-            if real in seen:  # the same file under two names could land on both sides of the split
+            if real in self.seen:  # the same file under two names could land on both sides of the split
                 continue
-            seen.add(real)
+            self.seen.add(real)
             try:
-                documents.append(Document(name, read_text(path)))
-            except DataError:
+                yield from self._documents_of(name, path)
+            except RefusedFile as error:
                 if path == Path(source).expanduser():  # asked for by name, not met on the way
                     raise
-                skipped.append(str(path))
-    return documents, skipped
+                self.left_out.append((error.kind, str(path)))
+
+    def _documents_of(self, name: str, path: Path) -> list[Document]:
+        if path.suffix.lower() in JSON_LINES:
+            texts = self._texts_in_lines(path)
+        else:
+            text = read_text(path)
+            if self.separator is None or self.separator not in text:
+                return [Document(name, text)]
+            self.separated = True
+            texts = [(f"part {number}", part) for number, part in enumerate(text.split(self.separator), 1)]
+        self.left_out += [("empty documents", f"{path} {place}") for place, text in texts if not text.strip()]
+        return [Document(f"{name} {place}", text, key=text) for place, text in texts if text.strip()]
+
+    def _texts_in_lines(self, path: Path) -> list[tuple[str, str]]:
+        if self.field is None:
+            raise RefusedFile(
+                "jsonl without --data.field",
+                f"{path} holds records: name the field with the text, as in --data.field text, or rename the file to "
+                "learn it as it is.",
+            )
+        file = scan(path, lambda fields: string_field(fields, self.field))
+        self.with_field = True
+        return list(zip(file.places, file.checked(), strict=False))
+
+    def remarks(self, documents: Iterable[Document]) -> list[str]:
+        """Lines about what was read. Raises DataError where an option had nothing to act on."""
+        for name, value, used, where in (
+            ("separator", self.separator, self.separated, "text file has it"),
+            ("field", self.field, self.with_field, "file is .jsonl"),
+        ):
+            if value is not None and not used:
+                raise DataError(f"data.{name} is {value!r:.80}, but no {where}: correct it, or leave it out.")
+        lines = [f"left out: {counted(self.left_out)}"] if self.left_out else []
+        marked = [document.name for document in documents if END_OF_TEXT in document.text]
+        if marked:
+            lines.append(
+                f"{len(marked):,} documents, such as {marked[0]}, hold the letters {END_OF_TEXT}: if these stand "
+                f"between texts, give --data.separator '{END_OF_TEXT}'"
+            )
+        return lines
 
 
-def _find_files(source: str) -> list[tuple[str, Path]]:
-    """(name, path) of every file of a source, in the order of the names (code points, the same on every machine)."""
+def _find_files(source: str) -> tuple[Path, Folder]:
+    """The folder that the names of a source's files count from, and its files."""
     path = Path(source).expanduser()
     if source == "stdlib":
-        root, paths = Path(sysconfig.get_path("stdlib")), _standard_library()
-    elif source and os.path.isdir(path):  # Path("") would be the current folder
-        root, paths = path, _visible_files(path)
-    elif os.path.isfile(path):
-        root, paths = path.parent, [path]
-    else:
-        root = Path(*itertools.takewhile(lambda part: not GLOB_CHARACTERS & set(part), path.parts))
-        paths = [Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match)]
-        if not paths:
-            raise DataError(
-                f"data.source {source!r} is no file, no folder, no pattern that matches a file and neither stdlib nor "
-                "pydoc: check the path."
-            )
-    return sorted((found.relative_to(root).as_posix(), found) for found in paths)
-
-
-def _visible_files(folder: Path, unwanted: Collection[str] = ()) -> Iterator[Path]:
-    """Regular files below a folder, without hidden ones and without the folders called `unwanted`."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}): make it readable or move it away.")
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in unwanted]
-        visible = [Path(parent, name) for name in names if not name.startswith(".")]
-        yield from (path for path in visible if path.is_file())  # reading a pipe could block for ever
+        return Path(sysconfig.get_path("stdlib")), Folder(list(_standard_library()), [])
+    if source and os.path.isdir(path):  # Path("") would be the current folder
+        return path, files_below(path)
+    if source and os.path.exists(path):
+        return path.parent, Folder([path], [])
+    root = Path(*itertools.takewhile(lambda part: not GLOB_CHARACTERS & set(part), path.parts))
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if not os.path.isdir(match)]
+    if not matches:
+        raise DataError(
+            f"data.source {source!r} is no file, no folder, no pattern that matches a file and neither stdlib nor "
+            "pydoc: check the path."
+        )
+    return root, Folder(matches, [])
 
 
 def _standard_library() -> Iterator[Path]:
     root = Path(sysconfig.get_path("stdlib"))
-    for path in _visible_files(root, NOT_LIBRARY_SOURCE):
+    for path in files_below(root, NOT_LIBRARY_SOURCE, follow=False).files:
         generated = path.relative_to(root).parts[0].startswith(GENERATED_PREFIXES)
         if path.suffix == ".py" and not generated and path.stat().st_size > 0:  # a package's __init__.py may be empty
             yield path
@@ -144,44 +205,45 @@ def _pydoc_topics() -> list[Document]:
     return [Document(name, topics[name]) for name in sorted(topics)]
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, line ends as they are: the bytes counted must be the bytes of the file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): name a readable text file.") from error
-    if not data:
-        raise DataError(f"{path} is empty: name a file with text.")
-    if (zero := data.find(0)) >= 0:
-        raise DataError(f"{path} is binary (a zero byte at offset {zero}): name a file with UTF-8 text.")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (invalid byte 0x{data[error.start]:02x} at offset {error.start}): "
-            "convert it to UTF-8, for example with iconv."
-        ) from error
+def _split(documents: list[Document], val_fraction: float) -> tuple[list[Document], list[Document], str]:
+    """(train, val, what val is): whole documents where they come near val_fraction, else the ends of documents."""
+    held_out = _whole_documents(documents, val_fraction)
+    share = sum(len(documents[index].text) for index in held_out) / sum(len(document.text) for document in documents)
+    borders = [_border(document.text, val_fraction, LEAST_END if held_out else 1) for document in documents]
+    can_cut = any(border < len(document.text) for document, border in zip(documents, borders, strict=True))
+    if held_out and (NEAR[0] * val_fraction <= share <= NEAR[1] * val_fraction or not can_cut):
+        train = [document for index, document in enumerate(documents) if index not in held_out]
+        val = [documents[index] for index in sorted(held_out)]
+        return train, val, f"{len(val):,} of {len(documents):,} documents, the first of them {val[0].name}"
+    if not can_cut:
+        raise DataError(f"{documents[0].name} has a single character, too few to train and validate on: give more.")
+    parts = [
+        (Document(document.name, document.text[:border]), Document(document.name, document.text[border:]))
+        for document, border in zip(documents, borders, strict=True)
+    ]
+    val = [end for _, end in parts if end.text]
+    more = f" and of {len(val) - 1:,} more" if len(val) > 1 else ""
+    return [beginning for beginning, _ in parts], val, f"the end of {val[0].name}{more}"
 
 
-def _split(documents: list[Document], val_fraction: float) -> tuple[list[Document], list[Document]]:
-    if len(documents) == 1:
-        return _split_inside(documents[0], val_fraction)
-    places = [place_of(document.name) for document in documents]
-    held_out = {index for index, place in enumerate(places) if place < val_fraction}
+def _whole_documents(documents: list[Document], val_fraction: float) -> set[int]:
+    """The numbers of those that are held out, if whole ones are; none when all are the same text."""
+    places: dict[str, float] = {}  # of each text; of equal ones that of the first
+    for document in documents:
+        places.setdefault(document.text, place_of(document.key or document.name))
+    held_out = {text for text, place in places.items() if place < val_fraction}
     if not held_out:  # a handful of files can all fall on one side: move the one nearest to the border
-        held_out = {places.index(min(places))}
-    elif len(held_out) == len(documents):
-        held_out.remove(places.index(max(places)))
-    train = [document for index, document in enumerate(documents) if index not in held_out]
-    return train, [documents[index] for index in sorted(held_out)]
+        held_out = {min(places, key=places.__getitem__)}
+    if len(held_out) == len(places):
+        held_out.remove(max(places, key=places.__getitem__))
+    return {index for index, document in enumerate(documents) if document.text in held_out}
 
 
-def _split_inside(document: Document, val_fraction: float) -> tuple[list[Document], list[Document]]:
-    text = document.text
-    if len(text) < 2:
-        raise DataError(f"{document.name} has a single character, too few to train and validate on: give more text.")
-    border = min(max(int(len(text) * (1 - val_fraction)), 1), len(text) - 1)
-    return [Document(document.name, text[:border])], [Document(document.name, text[border:])]
+def _border(text: str, val_fraction: float, least: int) -> int:
+    """Where the end of a text begins that is held out: behind it, where the end would have less than `least`
+    characters."""
+    border = min(max(int(len(text) * (1 - val_fraction)), 1), max(len(text) - 1, 1))
+    return border if len(text) - border >= least else len(text)
 
 
 def place_of(name: str) -> float:

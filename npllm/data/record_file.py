@@ -3,12 +3,12 @@
 Nothing is refused while a file is read, so that one message can name everything that is wrong with it.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from npllm.data.counted import counted
 from npllm.errors import DataError
 
 MOST_LISTED = 20  # bad records; of the others a message gives the number
@@ -60,8 +60,7 @@ class RecordFile(Generic[Record]):
 
     def left_out(self) -> str:
         """How many bad records there are, of each kind, with the place of its first one; "" when there are none."""
-        counts, first = Counter(bad.kind for bad in self.bad), {bad.kind: bad.place for bad in reversed(self.bad)}
-        kinds = ", ".join(f"{count:,} {kind} (the first in {first[kind]})" for kind, count in counts.items())
+        kinds = counted((bad.kind, bad.place) for bad in self.bad)
         total = len(self.records) + len(self.bad)
         return f"{len(self.bad):,} of {total:,} records are left out: {kinds}" if kinds else ""
 

@@ -152,14 +152,14 @@ def demonstration(fields: dict) -> Demonstration | Conversation:
     """Of the fields of a line. Raises Unusable, as all of these do."""
     if "messages" in fields:
         return Conversation(_messages(fields["messages"], last="assistant"))
-    made = Demonstration(_string(fields, "prompt"), _string(fields, "response"))
+    made = Demonstration(string_field(fields, "prompt"), string_field(fields, "response"))
     _refuse_empty(made.prompt + made.response, "prompt and response")
     return made
 
 
 def preference(fields: dict) -> Preference:
     """Of the fields of a line."""
-    responses = (_string(fields, name) for name in ("chosen", "rejected"))
+    responses = (string_field(fields, name) for name in ("chosen", "rejected"))
     made = Preference(prompt(fields), *responses)
     if made.chosen == made.rejected:
         raise Unusable("equal pairs", "chosen and rejected are equal, which says nothing: remove the line.")
@@ -170,20 +170,20 @@ def prompt(fields: dict) -> PromptText:
     """Of the fields of a line."""
     if isinstance(fields.get("prompt"), list):
         return _messages(fields["prompt"], last="user")
-    return _string(fields, "prompt")
+    return string_field(fields, "prompt")
 
 
 def labelled(fields: dict) -> Labelled:
     """Of the fields of a line."""
     if type(fields.get("label")) is int:
         fields = {**fields, "label": str(fields["label"])}
-    return _checked_label(_string(fields, "text"), _string(fields, "label"))
+    return _checked_label(string_field(fields, "text"), string_field(fields, "label"))
 
 
 def _messages(entries: object, last: Literal["user", "assistant"]) -> tuple[Message, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Unusable("without messages", "messages must be a list of objects with role and content.")
-    messages = tuple(Message(_string(entry, "role"), _string(entry, "content")) for entry in entries)
+    messages = tuple(Message(string_field(entry, "role"), string_field(entry, "content")) for entry in entries)
     roles = [message.role for message in messages]
     for role in roles:
         if role not in ROLES:
@@ -287,7 +287,8 @@ def _fields(line: bytes) -> dict:
     return fields
 
 
-def _string(fields: dict, name: str) -> str:
+def string_field(fields: dict, name: str) -> str:
+    """A field of a line that holds a text. Raises Unusable for any other."""
     value = fields.get(name)
     if not isinstance(value, str):
         problem = f"holds {value!r:.80}" if name in fields else "is missing"

@@ -56,9 +56,20 @@ class DataConfig:
     vocab_size: int = 2048
     """tokens in a trained bpe vocabulary"""
     val_fraction: float = 0.05
-    """share held out for validation: of the files or, in a single file, of its characters"""
+    """share held out for validation: of the files or, where they are few, of the characters in each"""
+    separator: str | None = None
+    """what stands between two documents in a text file, such as <|endoftext|>; none = a file is one document"""
+    field: str | None = None
+    """of each line of a .jsonl file, what holds the text of a document, such as text"""
 
     def __post_init__(self):
+        for name, value in (("separator", self.separator), ("field", self.field)):
+            if value is None:
+                continue
+            if not value or value.startswith("-"):  # which as an argument would be an option
+                raise ConfigError(f"data.{name} is {value!r:.80}, but must have characters and not begin with -.")
+            if value.encode(errors="ignore").decode() != value:
+                raise ConfigError(f"data.{name} is {value!r:.80}, which is not valid Unicode.")
         if not self.source:
             raise ConfigError("data.source is empty; name stdlib, pydoc, or at least one file.")
         for name in (*self.source, self.tokenizer):

@@ -33,7 +33,7 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
     Raises DataError when there is too little text to validate on.
     """
     report(f"reading {', '.join(config.source)}")
-    corpus = load_corpus(config.source, config.val_fraction)
+    corpus = load_corpus(config.source, config.val_fraction, separator=config.separator, field=config.field)
     report(f"building the {config.tokenizer} tokenizer from {corpus.train_bytes / 1e6:.1f} MB")
     tokenizer = build_tokenizer(config, corpus)
     tokenizer.save(run.tokenizer)

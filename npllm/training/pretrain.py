@@ -30,7 +30,9 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
     """The main job from the beginning: prepare data, fix the number of steps, train, evaluate."""
     set_up_kernels(config.train, console)
     with create_run(path) as draft, console.status("preparing") as status:
-        skipped = prepare_data(config.data, draft, status.update).skipped
+        corpus = prepare_data(config.data, draft, status.update)
+        remarks, held_out = corpus.remarks, corpus.held_out
+        del corpus  # the text is on the disk now, as tokens
         train_shard, val_shard = draft.load_shards()
         status.update("compiling kernels (kept for the next run)")
         memory = require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
@@ -42,10 +44,8 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
         check_disk(draft.path, state, config.train.keep)
         write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
     run = RunFolder(path)
-    if skipped:
-        what = f"{len(skipped)} files that are empty or no UTF-8 text were skipped, the first of them {skipped[0]}"
-        console.print(what, highlight=False, markup=False, soft_wrap=True)
-    console.print(describe(config, state, train_shard, val_shard, memory), highlight=False, soft_wrap=True)
+    for line in (*remarks, describe(config, state, train_shard, val_shard, memory, held_out)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     with run.lock():
         train(run, config, state, next_token_stage(config, train_shard, val_shard), console)
         report_results(run, state, val_shard, console)
@@ -74,15 +74,18 @@ def next_token_stage(config: RunConfig, train_shard: TokenShard, val_shard: Toke
     )
 
 
-def describe(config: RunConfig, state: LoopState, train: TokenShard, val: TokenShard, memory: Memory) -> str:
+def describe(
+    config: RunConfig, state: LoopState, train: TokenShard, val: TokenShard, memory: Memory, held_out: str
+) -> str:
     """Two lines about what is going to happen."""
+    val_share = val.n_bytes / (train.n_bytes + val.n_bytes)
     n_params = state.model.params.count
     return (
         f"{n_params / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}, "
         f"{memory.announced / 1e6:.0f} MB of memory; "
         f"{config.train.steps:,} steps of up to {config.batch.size} × {config.model.block_size} tokens\n"
         f"trains on {train.n_bytes / 1e6:.2f} MB = {len(train.tokens) / 1e6:.2f} M tokens, "
-        f"validates on {val.n_bytes / 1e6:.2f} MB"
+        f"validates on {val.n_bytes / 1e6:.2f} MB ({100 * val_share:.1f} %): {held_out}"
     )
 
 

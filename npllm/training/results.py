@@ -13,8 +13,8 @@ from rich.table import Table
 
 from npllm.atomic import write_atomically
 from npllm.data.compression import bits_per_byte_of_compressors
-from npllm.data.corpora import read_text
 from npllm.data.shards import TokenShard, read_shard
+from npllm.data.text_files import read_text
 from npllm.errors import ConfigError
 from npllm.generation import generate
 from npllm.model import GPT

@@ -1,10 +1,15 @@
 """Raw text: what is read, what is refused, and which side of the split it falls on."""
 
+import json
+import os
+import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from npllm.data import text_files
 from npllm.data.corpora import Document, load_corpus
 from npllm.errors import ConfigError, DataError
 
@@ -100,13 +105,166 @@ def test_a_named_file_that_is_not_text_is_refused(tmp_path, data, message):
 
 
 def test_a_folder_passes_over_what_is_no_text_and_says_so(tmp_path):
-    write_files(tmp_path, ["good.txt", "deep/er/good.rst", ".hidden.txt", ".git/config"])
+    write_files(tmp_path, ["good.txt", "deep/er/good.rst", ".hidden.txt", ".git/config", ".git/HEAD"])
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\x00")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").touch()
+    write_files(tmp_path, ["records.jsonl"])
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     corpus = load_corpus(str(tmp_path))
     assert {*names(corpus.train), *names(corpus.val)} == {"good.txt", "deep/er/good.rst"}
-    assert sorted(Path(path).name for path in corpus.skipped) == ["empty.txt", "latin.txt", "photo.jpg"]
+    left_out = ", ".join(
+        [
+            f"2 hidden (the first {tmp_path / '.git'})",
+            f"1 broken links ({tmp_path / 'broken'})",
+            f"1 no ordinary files ({tmp_path / 'pipe'})",
+            f"1 empty ({tmp_path / 'empty.txt'})",
+            f"1 not UTF-8 ({tmp_path / 'latin.txt'})",
+            f"1 binary ({tmp_path / 'photo.jpg'})",
+            f"1 jsonl without --data.field ({tmp_path / 'records.jsonl'})",
+        ]
+    )
+    assert corpus.remarks == [f"left out: {left_out}"]
+
+
+def test_linked_folders_are_read_and_every_file_once(tmp_path):
+    """Also where a link leads back, and under its own name where a folder lies below the source itself."""
+    write_files(tmp_path / "data", ["own/1.txt", "own/2.txt"])
+    write_files(tmp_path / "elsewhere", ["3.txt", "deep/4.txt"])
+    (tmp_path / "data" / "a link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "b link").symlink_to(tmp_path / "data" / "own")
+    (tmp_path / "data" / "own" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "elsewhere" / "deep" / "self").symlink_to(tmp_path / "elsewhere")
+    expected = ["a link/3.txt", "a link/deep/4.txt", "own/1.txt", "own/2.txt"]
+    corpus = load_corpus(str(tmp_path / "data"))
+    assert sorted(names(corpus.train) + names(corpus.val)) == expected
+    assert corpus.remarks == []
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    linked = load_corpus(str(tmp_path / "link"))
+    assert sorted(names(linked.train) + names(linked.val)) == expected
+
+
+def test_equal_texts_are_on_one_side(tmp_path):
+    for i in range(60):
+        write_files(tmp_path, [f"{i}.txt"], text=f"text number {i % 20}")
+    corpus = load_corpus(str(tmp_path), 0.2)
+    assert not {document.text for document in corpus.train} & {document.text for document in corpus.val}
+    assert len(corpus.train + corpus.val) == 60
+
+
+@pytest.mark.parametrize("sizes", [(6000, 4000), (4000, 6000), (9000, 500, 500), (1000,) * 8])
+def test_of_few_files_the_ends_are_held_out(tmp_path, sizes):
+    """A whole one would be more than a tenth where a twentieth was asked for."""
+    letters = "abcdefghij"
+    for letter, size in zip(letters, sizes, strict=False):
+        (tmp_path / f"{letter}.txt").write_text(letter * size)
+    corpus = load_corpus(str(tmp_path), 0.05)
+    assert corpus.val_bytes == sum(sizes) / 20
+    assert names(corpus.val) == names(corpus.train) == [f"{letter}.txt" for letter in letters[: len(sizes)]]
+    assert [len(document.text) for document in corpus.val] == [size // 20 for size in sizes]
+    assert corpus.held_out == f"the end of a.txt and of {len(sizes) - 1} more"
+
+
+def test_what_is_held_out_is_said(tmp_path):
+    write_files(tmp_path, [f"{i}.txt" for i in range(40)])
+    assert load_corpus(str(tmp_path), 0.1).held_out == "5 of 40 documents, the first of them 1.txt"
+    (tmp_path / "one.txt").write_text("text " * 100)
+    assert load_corpus(str(tmp_path / "one.txt"), 0.1).held_out == "the end of one.txt"
+
+
+def test_a_separator_parts_documents_and_is_no_text(tmp_path):
+    """Each is held out or not by its own text: an insertion moves no other one, and equal ones stay together."""
+    texts = [f"document {i}\n" for i in range(200)]
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(texts))
+    corpus = load_corpus(str(tmp_path / "a.txt"), 0.1, separator="<|endoftext|>")
+    assert sorted(document.text for document in corpus.train + corpus.val) == sorted(texts)
+    assert 10 <= len(corpus.val) <= 30
+    assert corpus.remarks == []
+    more = ["the first\n", *texts, texts[3], " \n"]
+    (tmp_path / "b.txt").write_text("<|endoftext|>".join(more))
+    again = load_corpus(str(tmp_path / "b.txt"), 0.1, separator="<|endoftext|>")
+    assert {document.text for document in corpus.val} <= {document.text for document in again.val}
+    assert not {document.text for document in again.train} & {document.text for document in again.val}
+    assert again.remarks == [f"left out: 1 empty documents ({tmp_path / 'b.txt'} part 203)"]
+
+
+def test_letters_that_look_like_a_separator_are_pointed_out(tmp_path):
+    (tmp_path / "a.txt").write_text("one text<|endoftext|>another text" * 9)
+    (remark,) = load_corpus(str(tmp_path / "a.txt")).remarks
+    assert remark == (
+        "1 documents, such as a.txt, hold the letters <|endoftext|>: if these stand between texts, give "
+        "--data.separator '<|endoftext|>'"
+    )
+
+
+def test_a_line_of_jsonl_is_a_document(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "body": f"text {i} is \n here"}) + "\n" for i in range(50)))
+    corpus = load_corpus(str(path), 0.1, field="body")
+    assert {document.text for document in corpus.train + corpus.val} == {f"text {i} is \n here" for i in range(50)}
+    assert 1 < len(corpus.val) < 10
+    with pytest.raises(DataError, match=r"a.jsonl holds records: name the field with the text, as in --data.field"):
+        load_corpus(str(path))
+    with pytest.raises(DataError, match=r"a.jsonl line 1: the field 'text' is missing.* So it is in all 50 records"):
+        load_corpus(str(path), field="text")
+    path.write_text('{"text": "a"}\n{"text": 1}\n{"text"\n')
+    with pytest.raises(DataError, match=r"a.jsonl has 2 bad records of 3.\n  line 2: the field .*\n  line 3: it"):
+        load_corpus(str(tmp_path), field="text")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"separator": "%%"}, "data.separator is '%%', but no text file has it: correct it, or leave it out."),
+        ({"field": "text"}, "data.field is 'text', but no file is .jsonl: correct it, or leave it out."),
+    ],
+)
+def test_an_option_that_nothing_answers_to(tmp_path, options, complaint):
+    write_files(tmp_path, ["a.txt", "b.txt"])
+    with pytest.raises(DataError, match=re.escape(complaint)):
+        load_corpus(str(tmp_path), **options)
+
+
+def test_a_binary_file_is_read_no_further_than_its_first_zero_byte(tmp_path, monkeypatch):
+    """However large it is."""
+    path = tmp_path / "model.bin"
+    with path.open("wb") as file:
+        file.write(b"letters")
+        file.truncate(1 << 29)
+    asked = []
+    real = text_files.open_bounded
+
+    @contextmanager
+    def watched(path, largest):
+        with real(path, largest) as (file, n_bytes):
+            yield Watched(file, asked), n_bytes
+
+    monkeypatch.setattr(text_files, "open_bounded", watched)
+    write_files(tmp_path, ["a.txt", "b.txt"])
+    assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 binary ({path})"]
+    assert max(asked) <= 1 << 20
+    assert sum(asked) < 8 << 20
+    monkeypatch.setattr(text_files, "LARGEST_TEXT", 1 << 20)
+    assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 too large ({path})"]
+
+
+class Watched:
+    """A file that writes down how much is asked of it."""
+
+    def __init__(self, file, asked):
+        self.file, self.asked = file, asked
+
+    def readinto(self, memory):
+        self.asked.append(len(memory))
+        return self.file.readinto(memory)
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for source in (str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(DataError, match="is no ordinary file; check the path"):
+            load_corpus(source)
 
 
 def test_a_pattern_names_files_from_its_fixed_part(tmp_path):

@@ -51,7 +51,7 @@ def test_skip_leaves_them_out_and_says_how_many_of_each_kind(path, console):
     found = chosen(path, "skip", console)
     assert found == [Preference("abc", "de", "fg"), Preference("xyz", "de", "fg"), Preference("abc", "de", "fg")]
     assert console.file.getvalue().splitlines() == [
-        f"{path}: 3 of 6 records are left out: 1 too long (the first in line 2), 2 equal pairs (the first in line 3).",
+        f"{path}: 3 of 6 records are left out: 1 too long (line 2), 2 equal pairs (the first line 3).",
         f"{path}: 1 records repeat others; they count each time, on one side of a split.",
     ]
 
@@ -62,7 +62,7 @@ def test_truncate_shortens_prompts_and_leaves_the_others_out(path, console):
     assert len(found) == 4
     assert console.file.getvalue().splitlines()[:2] == [
         f"{path}: 1 prompts lose their beginnings, to fit into model.block_size.",
-        f"{path}: 2 of 6 records are left out: 2 equal pairs (the first in line 3).",
+        f"{path}: 2 of 6 records are left out: 2 equal pairs (the first line 3).",
     ]
 
 
@@ -113,5 +113,5 @@ def test_a_published_set_with_its_equal_pairs_and_its_long_ones(tmp_path, consol
     assert len(skipped) == sum(of_prompt + of_response <= 200 for of_prompt, of_response in sizes)
     assert len(shortened) == sum(of_response < 200 for _, of_response in sizes)
     assert 0 < len(skipped) < len(shortened) < 1094
-    assert "6 equal pairs (the first in line" in console.file.getvalue()
+    assert "6 equal pairs (the first line " in console.file.getvalue()
     assert {pair.chosen for pair in shortened} <= {pair["chosen"] for pair in pairs}

@@ -114,6 +114,7 @@ def with_data(**changes) -> RunConfig:
 @given(run_configs(), st.dictionaries(st.sampled_from(["cpu", "stage"]), texts))
 @example(with_data(source=("quote\" and 'quote'", "back\\slash", "new\nline\ttab", "")), {})
 @example(with_data(source=("müller/日本/🦜.txt",), tokenizer="🦜\x7f\u2028\x00\x1b"), {"cpu": '"\\🦜'})
+@example(with_data(separator="\n\n---\t\"'\\\n", field=" text"), {})
 @example(with_data(source=("a=b", "#c", "[d]", "None", "1", "True")), {})
 def test_a_config_survives_being_written_and_read(tmp_path_factory, config, record):
     path = tmp_path_factory.getbasetemp() / "config.toml"
@@ -216,6 +217,9 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, data):
         (["--data.source=-x"], "'-x', which looks like an option; write ./-x"),
         (["--data.source", "caf\udce9.txt"], "not valid Unicode"),
         (["--data.val_fraction", "1"], "data.val_fraction is 1"),
+        (["--data.separator", ""], "data.separator is '', but must have characters"),
+        (["--data.separator=--"], "data.separator is '--', but must have characters and not begin with -"),
+        (["--data.field", "caf\udce9"], "data.field is 'caf\\udce9', which is not valid Unicode"),
         (["--recipe", "shakespear-char"], "did you mean shakespeare-char"),
         (["--recipe"], "--recipe"),
         (["loose"], "loose"),

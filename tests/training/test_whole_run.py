@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -89,6 +90,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
     assert (out / "samples.txt").read_text().count("=== sample") == 3
     for shown in ("this model", "gzip -9", f"{figures['val_bits_per_byte']:.3f}", f"loss {figures['val_loss']:.4f}"):
         assert shown in printed
+    assert " MB (10.0 %): the end of text.txt\n" in printed
     check_evaluate(out, text, figures, capsys)
     (command,) = [line.removeprefix("Next: ") for line in printed.splitlines() if line.startswith("Next: ")]
     program, *arguments = shlex.split(command)
@@ -143,18 +145,21 @@ def tokenizer_file_settings(folder):
     ids=["byte", "bpe", "tokenizer.json"],
 )
 @pytest.mark.usefixtures("quick")
-def test_every_kind_of_tokenizer(tmp_path, settings):
+def test_every_kind_of_tokenizer(tmp_path, capsys, settings):
     """Two documents of several bytes a character, so that tokens, characters and bytes are three different numbers."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for name in ("a", "b"):
         (folder / name).write_text(f"Grüße aus 東京 🦜 {name}!\n" * 30, encoding="utf-8")
+    (folder / "empty").touch()
     out = tmp_path / "run"
     assert run(*pretrain_arguments(folder, out, **settings(tmp_path))) == 0
+    assert f"left out: 1 empty ({folder / 'empty'})\n" in capsys.readouterr().out
     figures, shard = summary(out), read_shard(out / "data" / "val.h5")
     assert figures["val_bits_per_byte"] == pytest.approx(brute_force_bits_per_byte(out), rel=1e-5)
     held_out = shard_text(shard, RunFolder(out).load_tokenizer())
-    assert held_out in [(folder / name).read_bytes() for name in ("a", "b")]
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("a", "b")]
+    assert held_out.decode() == "".join(text[int(0.9 * len(text)) :] for text in texts)
     assert shard.n_bytes == len(held_out)
     assert shard.tokens[-1] == shard.eot_id
     assert figures["gzip_bits_per_byte"] == 8 * len(gzip.compress(held_out, 9, mtime=0)) / len(held_out)
@@ -276,6 +281,13 @@ def test_evaluating_what_the_vocabulary_lacks(tmp_path, capsys, finished_run):
     path.write_text("Ωmega")
     assert "'Ω'" in refused(capsys, "evaluate", finished_run, "--data", path, exit_code=3)
     assert "cannot be read" in refused(capsys, "evaluate", finished_run, "--data", tmp_path / "absent", exit_code=3)
+
+
+def test_evaluating_what_is_no_file(tmp_path, capsys, finished_run):
+    """A pipe would make it wait, and a device fill the memory."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        assert f"{path} is no ordinary file" in refused(capsys, "evaluate", finished_run, "--data", path, exit_code=3)
 
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):

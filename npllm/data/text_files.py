@@ -1,0 +1,77 @@
+"""Text files: which of them a folder holds, and what is in them."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from npllm.bounded_read import RefusedFile, open_bounded
+from npllm.errors import DataError
+
+LARGEST_TEXT = 1 << 30  # bytes; preparing a text takes several times its size in memory
+CHUNK = 1 << 20  # bytes
+
+
+class Folder(NamedTuple):
+    """The files below a folder, and (kind, path) of what is left out."""
+
+    files: list[Path]
+    left_out: list[tuple[str, str]]
+
+
+def files_below(folder: Path, unwanted: Collection[str] = (), *, follow: bool = True) -> Folder:
+    """Ordinary files below a folder, but for hidden ones and those in folders called `unwanted`.
+
+    follow: also those in folders that a soft link leads to, each folder once; a folder that also lies below `folder`
+    itself has its own name. Raises DataError for a folder that cannot be read.
+    """
+    found, entered, linked = Folder([], []), set(), [folder]
+    for top in linked:  # grows on the way
+        for parent, folders, names in os.walk(top, onerror=_refuse):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            found.left_out.extend(
+                ("hidden", os.path.join(parent, name)) for name in sorted([*folders, *names]) if name.startswith(".")
+            )
+            visible = [name for name in sorted(folders) if not name.startswith(".") and name not in unwanted]
+            folders[:] = visible  # of which os.walk enters those that are no links
+            linked += [path for name in visible if follow and (path := Path(parent, name)).is_symlink()]
+            for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
+                if path.is_file():
+                    found.files.append(path)
+                else:  # reading a pipe could block for ever
+                    kind = "broken links" if path.is_symlink() and not path.exists() else "no ordinary files"
+                    found.left_out.append((kind, str(path)))
+    return found
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}): make it readable or move it away.")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, line ends as they are: the bytes counted must be the bytes of the file.
+
+    Of a binary file no more is read than up to its first zero byte. Raises RefusedFile for one that is no text.
+    """
+    with open_bounded(path, LARGEST_TEXT) as (file, n_bytes):
+        if not n_bytes:
+            raise RefusedFile("empty", f"{path} is empty: name a file with text.")
+        content = bytearray(n_bytes)
+        n_read = 0
+        while n_new := file.readinto(memoryview(content)[n_read : n_read + CHUNK]):
+            if (zero := content.find(0, n_read, n_read + n_new)) >= 0:
+                message = f"{path} is binary (a zero byte at offset {zero}): name a file with UTF-8 text."
+                raise RefusedFile("binary", message)
+            n_read += n_new
+    try:
+        return str(memoryview(content)[:n_read], "utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedFile(
+            "not UTF-8",
+            f"{path} is not UTF-8 (invalid byte 0x{content[error.start]:02x} at offset {error.start}): "
+            "convert it to UTF-8, for example with iconv.",
+        ) from error
