@@ -97,6 +97,7 @@ def load_corpus(
         named = ", ".join(sources) or "(empty)"
         raise DataError(f"data.source {named} holds no UTF-8 text{why}: name a file with text.")
     train, val, held_out = _split(documents, val_fraction)
+    del documents  # of which both sides may hold copies
     train_bytes, val_bytes = (sum(len(document.text.encode()) for document in side) for side in (train, val))
     return Corpus(train, val, train_bytes, val_bytes, _digest(train, val), remarks, held_out)
 

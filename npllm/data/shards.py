@@ -59,8 +59,9 @@ def write_shard(
     n_bytes: int,
     tokenizer_sha256: str,
     source_sha256: str,
-) -> None:
-    """Write documents (1-D integer arrays of token ids) as a shard; equal arguments give an equal file.
+) -> int:
+    """Write documents (1-D integer arrays of token ids) as a shard, and return how many tokens it has; equal arguments
+    give an equal file.
 
     Raises DataError for an id outside 0 ... vocab_size - 1 or a malformed hash, ResourceError when the disk is full;
     the old file at `path`, if any, is then untouched.
@@ -89,6 +90,7 @@ def write_shard(
         for name in DIGESTS:
             file.attrs.create(name, header[name].encode(), dtype=DIGEST_TYPE)
     write_atomically(path, image.getbuffer())
+    return len(tokens)
 
 
 def read_shard(path: str | Path) -> TokenShard:
@@ -126,15 +128,15 @@ def _join(
     end = np.array([] if eot_id is None else [eot_id], np.int64)
     pieces, lengths = [np.empty(0, dtype)], [0]
     for index, document in enumerate(documents):
-        ids = np.append(np.asarray(document, np.int64), end)
-        # Before the cast: 65,536 as uint16 would be a valid 0.
-        if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
-            raise DataError(
-                f"document {index} for {path} has token ids from {ids.min()} to {ids.max()} but the vocabulary has "
-                f"{vocab_size} entries: encode the text with the tokenizer of this shard."
-            )
-        pieces.append(ids.astype(dtype))
-        lengths.append(len(ids))
+        for ids in (document if isinstance(document, np.ndarray) else np.array(document, np.int64), end):
+            # Before the cast: 65,536 as uint16 would be a valid 0.
+            if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+                raise DataError(
+                    f"document {index} for {path} has token ids from {ids.min()} to {ids.max()} but the vocabulary has "
+                    f"{vocab_size} entries: encode the text with the tokenizer of this shard."
+                )
+            pieces.append(ids.astype(dtype))
+        lengths.append(len(pieces[-2]) + len(end))
     return np.concatenate(pieces), np.cumsum(lengths, dtype=START_TYPE)[:-1]
 
 

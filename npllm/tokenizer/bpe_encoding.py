@@ -14,6 +14,7 @@ Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with
 
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 import numpy as np
 
@@ -25,6 +26,7 @@ Pair = tuple[int, int]
 LONG_PIECE = 100  # bytes
 MAX_REMEMBERED_PIECES = 1 << 17  # about 25 MB of ordinary words; at most 150 MB with the limit below
 MAX_REMEMBERED_CHARACTERS = 64
+PIECES_AT_ONCE = 1 << 14
 
 NO_MERGE = 1 << 62  # above every rank
 END = -1  # no neighbour on this side
@@ -46,8 +48,11 @@ class BytePairEncoder:
 
     def encode(self, text: str) -> np.ndarray:
         """(number of tokens,) uint32."""
-        # Remembered pieces are the raw memory of their ids, so one join makes the whole array.
-        memory = bytearray().join(map(self._remembered.__getitem__, self._splitter.pieces(text)))
+        # Remembered pieces are the raw memory of their ids, so joining makes the array: many of them at once, which is
+        # fast, but not all, of which join makes a list first.
+        memory, pieces = bytearray(), map(self._remembered.__getitem__, self._splitter.pieces(text))
+        while some := b"".join(islice(pieces, PIECES_AT_ONCE)):
+            memory += some
         return np.frombuffer(memory, np.uint32)
 
     def encode_piece(self, piece: bytes) -> list[int]:

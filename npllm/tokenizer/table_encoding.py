@@ -6,6 +6,7 @@ from npllm.errors import DataError
 from npllm.tokenizer.vocabulary import Vocabulary
 
 UNKNOWN = np.uint32(0xFFFFFFFF)
+AT_ONCE = 1 << 20  # characters, whose code points take four bytes each
 
 
 class ByteEncoder:
@@ -31,14 +32,19 @@ class CharacterEncoder:
 
     def encode(self, text: str) -> np.ndarray:
         """(number of characters,) uint32."""
-        code_points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        ids = self._table[np.minimum(code_points, len(self._table) - 1)]
-        unknown = np.flatnonzero(ids == UNKNOWN)
-        if unknown.size:
-            place = int(unknown[0])
-            raise DataError(
-                f"the character {text[place]!r} (U+{ord(text[place]):04X}) at place {place} is not among the "
-                f"{len(self._table[self._table != UNKNOWN])} characters of this tokenizer: "
-                "remove it, or train a byte or bpe tokenizer"
-            )
+        ids = np.empty(len(text), np.uint32)
+        for start in range(0, len(text), AT_ONCE):
+            code_points = np.frombuffer(text[start : start + AT_ONCE].encode("utf-32-le"), "<u4")
+            part = ids[start : start + AT_ONCE]
+            part[:] = self._table[np.minimum(code_points, len(self._table) - 1)]
+            unknown = np.flatnonzero(part == UNKNOWN)
+            if unknown.size:
+                raise self._lacks(text, start + int(unknown[0]))
         return ids
+
+    def _lacks(self, text: str, place: int) -> DataError:
+        return DataError(
+            f"the character {text[place]!r} (U+{ord(text[place]):04X}) at place {place} is not among the "
+            f"{len(self._table[self._table != UNKNOWN])} characters of this tokenizer: "
+            "remove it, or train a byte or bpe tokenizer"
+        )

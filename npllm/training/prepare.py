@@ -42,19 +42,18 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
         (corpus.val, run.val_shard, corpus.val_bytes),
     ):
         report(f"encoding {n_bytes / 1e6:.1f} MB into {path.name}")
-        documents = tokenizer.encode_documents(document.text for document in side)
-        if sum(map(len, documents)) < 2:  # one token to predict, and one to predict it from
-            raise DataError(
-                f"data.source {', '.join(config.source)} leaves less than 2 tokens for {path.name}; give more text or "
-                "another data.val_fraction."
-            )
-        write_shard(
+        n_tokens = write_shard(
             path,
-            documents,
+            (tokenizer.encode_documents([document.text])[0] for document in side),  # one at a time, to save memory
             vocab_size=tokenizer.vocab_size,
             eot_id=tokenizer.eot_id,
             n_bytes=n_bytes,
             tokenizer_sha256=tokenizer.sha256(),
             source_sha256=corpus.sha256,
         )
+        if n_tokens < 2:  # one token to predict, and one to predict it from
+            raise DataError(
+                f"data.source {', '.join(config.source)} leaves less than 2 tokens for {path.name}; give more text or "
+                "another data.val_fraction."
+            )
     return corpus

@@ -230,4 +230,4 @@ def test_files_that_were_skipped_are_told(tmp_path, capsys):
         (folder / name).write_text(TEXT)
     (folder / "picture.png").write_bytes(b"\x89PNG\x00")
     assert run(*pretrain_arguments(folder, tmp_path / "run")) == 0
-    assert f"the first of them {folder / 'picture.png'}" in capsys.readouterr().out
+    assert f"left out: 1 binary ({folder / 'picture.png'})\n" in capsys.readouterr().out
