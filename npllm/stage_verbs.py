@@ -74,7 +74,7 @@ def sft(
 
     Args:
         run: folder of the run to begin with, or a checkpoint in it
-        data: jsonl with prompt and response, or with messages; or stdlib-docstrings
+        data: jsonl with prompt and response (or instruction, input and output), or with messages; or stdlib-docstrings
         out: folder of the new run; none = runs/sft
     """
     from npllm.finetuning.sft import sft as run_sft
@@ -117,7 +117,7 @@ def reward(
 
     Args:
         run: folder of the run to begin with (npllm sft), or a checkpoint in it
-        data: jsonl with prompt (a text, or messages), chosen and rejected
+        data: jsonl, or a list in a .json file, with prompt (a text, or messages), chosen and rejected
         out: folder of the new run; none = runs/reward
     """
     from npllm.rlhf.reward import reward as run_reward
@@ -175,7 +175,7 @@ def dpo(
 
     Args:
         run: folder of the run to begin with (npllm sft), or a checkpoint in it
-        data: jsonl with prompt (a text, or messages), chosen and rejected
+        data: jsonl, or a list in a .json file, with prompt (a text, or messages), chosen and rejected
         out: folder of the new run; none = runs/dpo
     """
     from npllm.rlhf.dpo import dpo as run_dpo

@@ -93,8 +93,9 @@ class Labelled:
 def read_demonstrations(path: str | PathLike) -> list[Demonstration | Conversation]:
     """Read jsonl whose lines hold `prompt` and `response`, or `messages` (which wins), each with `role` and `content`.
 
-    Other keys are ignored, here and in the readers below. A prompt may be empty. Raises DataError that names each bad
-    line of the file.
+    Here and in the readers below a .json file may be one list of the same objects; `instruction` and `input` may stand
+    for `prompt`, and then `output` for `response`; other keys are ignored. A prompt may be empty. Raises DataError that
+    names each bad line of the file.
     """
     return scan(path, demonstration).checked()
 
@@ -117,21 +118,23 @@ def read_labelled(path: str | PathLike) -> list[Labelled]:
 
 
 def scan(path: str | PathLike, record: Callable[[dict], Record]) -> RecordFile[Record]:
-    """The records of a jsonl file. record: what makes one of a line's fields; one of those below."""
+    """The records of a jsonl file, or of a .json file that is one list. record: what makes one of the fields of a line;
+    one of those below."""
     path = Path(path)
-    return sort_out(path, _lines(path), lambda line: record(_fields(line)))
+    items = _listed(path) if path.suffix.lower() == ".json" else _lines(path)
+    return sort_out(path, items, lambda item: record(_fields(item)))
 
 
 def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
     """The labelled texts of a file; the ending of its name says how they are written.
 
-    .jsonl: `text` and `label` (a string or an integer) in each line. .csv, .tsv: a header line that names the columns
-    text and label; fields of .csv may be quoted, those of .tsv are taken as they are. Any other ending: a line is a
-    label, white space, and the text. White space around a label is no part of it. group is "".
+    .jsonl, .json: `text` and `label` (a string or an integer) in each line or object. .csv, .tsv: a header line that
+    names the columns text and label; fields of .csv may be quoted, those of .tsv are taken as they are. Any other
+    ending: a line is a label, white space, and the text. White space around a label is no part of it. group is "".
     """
     path = Path(path)
     match path.suffix.lower():
-        case ".jsonl":
+        case ".jsonl" | ".json":
             return scan(path, labelled)
         case ".csv" | ".tsv" as ending:
             return sort_out(path, _rows(path, "," if ending == ".csv" else "\t"), _labelled_row)
@@ -152,7 +155,7 @@ def demonstration(fields: dict) -> Demonstration | Conversation:
     """Of the fields of a line. Raises Unusable, as all of these do."""
     if "messages" in fields:
         return Conversation(_messages(fields["messages"], last="assistant"))
-    made = Demonstration(string_field(fields, "prompt"), string_field(fields, "response"))
+    made = Demonstration(_string_prompt(fields), string_field(fields, "output" if _is_alpaca(fields) else "response"))
     _refuse_empty(made.prompt + made.response, "prompt and response")
     return made
 
@@ -170,7 +173,19 @@ def prompt(fields: dict) -> PromptText:
     """Of the fields of a line."""
     if isinstance(fields.get("prompt"), list):
         return _messages(fields["prompt"], last="user")
-    return string_field(fields, "prompt")
+    return _string_prompt(fields)
+
+
+def _string_prompt(fields: dict) -> str:
+    """The prompt, or the instruction and its input, each with a line feed, in the form of Alpaca's records."""
+    if not _is_alpaca(fields):
+        return string_field(fields, "prompt")
+    parts = [string_field(fields, name) for name in ("instruction", "input") if name in fields]
+    return "".join(f"{part}\n" for part in parts if part.strip())
+
+
+def _is_alpaca(fields: dict) -> bool:
+    return "instruction" in fields and "prompt" not in fields
 
 
 def labelled(fields: dict) -> Labelled:
@@ -257,6 +272,17 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
             yield f"line {number}", line
 
 
+def _listed(path: Path) -> Iterator[tuple[str, object]]:
+    """(place, item) of a JSON list."""
+    try:
+        items = parse_json(_decoded(path, read_bounded(path, LARGEST_FILE)).removeprefix(BYTE_ORDER_MARK))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}): correct it, or save it again.") from None
+    if not isinstance(items, list):
+        raise DataError(f"{path} is no JSON list: write a list of objects, or one object a line into a .jsonl file.")
+    return ((f"record {number}", item) for number, item in enumerate(items, 1))
+
+
 def _text(line: bytes) -> str:
     try:
         return line.decode("utf-8")
@@ -277,9 +303,9 @@ def _not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
     return f"it is not UTF-8 (invalid byte {byte}): convert the file to UTF-8, for example with iconv."
 
 
-def _fields(line: bytes) -> dict:
+def _fields(item: object) -> dict:
     try:
-        fields = parse_json(_text(line))
+        fields = parse_json(_text(item)) if isinstance(item, bytes) else item
     except ValueError as error:
         raise Unusable("that are not JSON", f"it is not valid JSON ({error}): write one object a line.") from None
     if not isinstance(fields, dict):

@@ -40,7 +40,7 @@ def chosen_records(file: RecordFile[R], on_bad: OnBad, section: str, console: Co
         file = replace(file, bad=[])
     records = file.checked(f"(--{section}.on_bad skip leaves bad records out.)")
     if repeated := len(records) - len(set(records)):
-        _say(console, f"{file.path}: {repeated:,} records repeat others; they count each time, on one side of a split.")
+        _say(console, f"{file.path}: {repeated:,} records repeat others and count each time.")
     return records
 
 

@@ -335,3 +335,28 @@ def test_white_space_around_a_label_is_no_part_of_it(tmp_path):
     table = write(tmp_path, "text,label\na,spam\nb, spam\nc,ham\n", "a.csv")
     assert [record.label for record in read_labelled(lines)] == ["spam", "spam"]
     assert [record.label for record in read_labelled(table)] == ["spam", "spam", "ham"]
+
+
+def test_a_list_of_records_with_instructions(tmp_path):
+    """The form in which such sets are published."""
+    records = [
+        {"instruction": "add", "input": "1 2", "output": "3", "chosen": "3", "rejected": "4"},
+        {"instruction": "greet", "input": "", "output": "hello", "chosen": "hello", "rejected": "hello"},
+        {"instruction": "wave", "output": 1, "chosen": "hi", "rejected": "ho"},
+    ]
+    path = write(tmp_path, json.dumps(records, indent=1), "records.json")
+    assert read_prompts(path) == ["add\n1 2\n", "greet\n", "wave\n"]
+    with pytest.raises(DataError, match=r"records.json record 3: the field 'output' holds 1: write it as a string"):
+        read_demonstrations(path)
+    with pytest.raises(DataError, match=r"records.json record 2: chosen and rejected are equal"):
+        read_preferences(path)
+    path = write(tmp_path, json.dumps(records[:1]), "records.json")
+    assert read_demonstrations(path) == [Demonstration("add\n1 2\n", "3")]
+    assert read_preferences(path) == [Preference("add\n1 2\n", "3", "4")]
+    for text, sentence in (
+        ("[1,", "is not valid JSON"),
+        ("{}", "is no JSON list: write a list"),
+        ("[7]", "record 1: it is no"),
+    ):
+        with pytest.raises(DataError, match=rf"records.json {sentence}"):
+            read_prompts(write(tmp_path, text, "records.json"))

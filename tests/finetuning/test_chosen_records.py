@@ -52,7 +52,7 @@ def test_skip_leaves_them_out_and_says_how_many_of_each_kind(path, console):
     assert found == [Preference("abc", "de", "fg"), Preference("xyz", "de", "fg"), Preference("abc", "de", "fg")]
     assert console.file.getvalue().splitlines() == [
         f"{path}: 3 of 6 records are left out: 1 too long (line 2), 2 equal pairs (the first line 3).",
-        f"{path}: 1 records repeat others; they count each time, on one side of a split.",
+        f"{path}: 1 records repeat others and count each time.",
     ]
 
 
@@ -86,25 +86,22 @@ def test_labels_that_contradict_each_other_and_texts_on_both_sides(tmp_path, con
     say_contradictions(file, console)
     say_shared_texts(records, [Labelled("fine ", "good"), Labelled("new", "good")], console)
     assert console.file.getvalue().splitlines() == [
-        f"{path}: 1 records repeat others; they count each time, on one side of a split.",
+        f"{path}: 1 records repeat others and count each time.",
         f"{path}: 1 texts have more than one label; the first of them is 'good' in line 2, 'bad' in line 4.",
         "1 of 2 test texts are learnt from as well, which flatters the accuracy.",
     ]
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published preferences are not beside the checkout")
-def test_a_published_set_with_its_equal_pairs_and_its_long_ones(tmp_path, console):
-    pairs = [
-        {"prompt": f"{pair['instruction']}\n{pair['input']}", "chosen": pair["chosen"], "rejected": pair["rejected"]}
-        for pair in json.loads(PUBLISHED.read_text())
-    ]
-    path = write_jsonl(tmp_path / "published.jsonl", pairs)
+def test_a_published_set_with_its_equal_pairs_and_its_long_ones(console):
+    pairs = json.loads(PUBLISHED.read_text())
     room, n_bytes = Room(200, "model.block_size"), {}
     for pair in pairs:
+        asked = f"{pair['instruction']}\n" + (f"{pair['input']}\n" if pair["input"] else "")
         longer = max(len(pair[name].encode()) for name in ("chosen", "rejected")) + 1
-        n_bytes[tuple(pair.values())] = (len(pair["prompt"].encode()), longer)
+        n_bytes[tuple(pair.values())] = (len(asked.encode()), longer)
     skipped, shortened = (
-        fitting_records(scan(path, preference), on_bad, "dpo", byte_tokenizer(), room, console)
+        fitting_records(scan(PUBLISHED, preference), on_bad, "dpo", byte_tokenizer(), room, console)
         for on_bad in ("skip", "truncate")
     )
     different = [pair for pair in pairs if pair["chosen"] != pair["rejected"]]
@@ -113,5 +110,5 @@ def test_a_published_set_with_its_equal_pairs_and_its_long_ones(tmp_path, consol
     assert len(skipped) == sum(of_prompt + of_response <= 200 for of_prompt, of_response in sizes)
     assert len(shortened) == sum(of_response < 200 for _, of_response in sizes)
     assert 0 < len(skipped) < len(shortened) < 1094
-    assert "6 equal pairs (the first line " in console.file.getvalue()
+    assert "6 equal pairs (the first record " in console.file.getvalue()
     assert {pair.chosen for pair in shortened} <= {pair["chosen"] for pair in pairs}
