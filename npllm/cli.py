@@ -239,6 +239,7 @@ STAGE_VERBS = {
     "dpo": "Improve a policy from preferences alone, without a reward model.",
     "rlhf": "The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card.",
 }
+LARGEST_INPUT = 1 << 26  # characters of standard input, which are all read before the first of them is used
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words that are not yet a verb
 
 
@@ -345,6 +346,9 @@ def _usage() -> str:
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.read()
+        text = sys.stdin.read(LARGEST_INPUT + 1)
     except UnicodeDecodeError as error:
         raise DataError(f"Standard input is not UTF-8 ({error}).") from error
+    if len(text) > LARGEST_INPUT:
+        raise DataError(f"Standard input has more than {LARGEST_INPUT:,} characters; give less of it.")
+    return text

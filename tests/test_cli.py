@@ -199,6 +199,15 @@ def test_tokenizer_verbs_refuse(capsys, tmp_path, monkeypatch):
     assert "Standard input is not UTF-8" in refused(capsys, "tokenizer", "encode", out, exit_code=3)
 
 
+def test_standard_input_without_an_end(tmp_path, capsys, monkeypatch):
+    byte_tokenizer().save(tmp_path / "tokenizer.json")
+    monkeypatch.setattr(cli, "LARGEST_INPUT", 1000)
+    for text, exit_code in (("a" * 1000, 0), ("a" * 1001, 3)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert run("tokenizer", "encode", tmp_path / "tokenizer.json") == exit_code
+    assert "Standard input has more than 1,000 characters; give less of it." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [

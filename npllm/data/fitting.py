@@ -9,6 +9,8 @@ from npllm.data.records import Conversation, Message, PromptText, parts_of
 from npllm.errors import DataError
 from npllm.tokenizer import Tokenizer
 
+TOO_LONG = "too long"  # the kind of the records that can be shortened
+
 R = TypeVar("R")
 
 
@@ -43,7 +45,7 @@ def _fitting(record: R, tokenizer: Tokenizer, room: Room, shorten: bool) -> R:
     shorter = shortened(prompt, tokenizer, room.tokens - of_response) if shorten else None
     if shorter is None:
         raise Unusable(
-            "too long",
+            TOO_LONG,
             f"it has {of_prompt + of_response} tokens, more than {room.name} = {room.tokens}: shorten or remove it, or "
             f"{room.mend}.",
         )

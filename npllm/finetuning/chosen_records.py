@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 from rich.console import Console
 
-from npllm.data.fitting import Room, fit
+from npllm.data.fitting import TOO_LONG, Room, fit
 from npllm.data.record_file import RecordFile
 from npllm.data.records import Labelled
 from npllm.tokenizer import Tokenizer
@@ -38,7 +38,8 @@ def chosen_records(file: RecordFile[R], on_bad: OnBad, section: str, console: Co
     if on_bad != "stop" and file.bad and file.records:
         _say(console, f"{file.path}: {file.left_out()}.")
         file = replace(file, bad=[])
-    records = file.checked(f"(--{section}.on_bad skip leaves bad records out.)")
+    shortens = ", truncate shortens those that are too long" if TOO_LONG in {bad.kind for bad in file.bad} else ""
+    records = file.checked(f"(--{section}.on_bad skip leaves bad records out{shortens}.)")
     if repeated := len(records) - len(set(records)):
         _say(console, f"{file.path}: {repeated:,} records repeat others and count each time.")
     return records

@@ -41,7 +41,8 @@ def test_stop_names_every_bad_record_by_its_line(path, console):
     with pytest.raises(DataError) as refused:
         chosen(path, "stop", console)
     head, *lines = str(refused.value).split("\n  ")
-    assert head == f"{path} has 3 bad records of 6. (--dpo.on_bad skip leaves bad records out.)"
+    hint = "(--dpo.on_bad skip leaves bad records out, truncate shortens those that are too long.)"
+    assert head == f"{path} has 3 bad records of 6. {hint}"
     assert [line.partition(":")[0] for line in lines] == ["line 2", "line 3", "line 5"]
     assert lines[0].startswith("line 2: it has 53 tokens, more than model.block_size = 32")
     assert console.file.getvalue() == ""
