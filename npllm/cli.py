@@ -172,6 +172,7 @@ def tokenizer_train(
 
     corpus = load_corpus(source, field=field)
     train_bpe((document.text for document in corpus.train + corpus.val), vocab_size).save(out)
+    print(*corpus.remarks, sep="\n", end="\n" if corpus.remarks else "")
     print(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB")
 
 

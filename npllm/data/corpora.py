@@ -17,7 +17,7 @@ import importlib
 import itertools
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from npllm.data.counted import counted
 from npllm.data.records import scan, string_field
 from npllm.data.text_files import Folder, files_below, read_text
 from npllm.errors import ConfigError, DataError
-from npllm.tokenizer.tokenizer import END_OF_TEXT
 
 # Folders of the standard library that hold tests or other people's packages, and two that would spoil the split:
 # `encodings` is a hundred code page tables, near copies of one another, and `pydoc_data` is the source `pydoc` again.
@@ -55,8 +54,8 @@ class Corpus:
     """Documents to train on and documents held out.
 
     train_bytes and val_bytes count UTF-8 bytes, the denominator of bits per byte. sha256 covers the names, the bytes
-    and the side of every document, in order. remarks: lines about what was left out, and what may not be as it was
-    meant. held_out: in a few words, what val is.
+    and the side of every document, in order. remarks: lines about what was left out. held_out: in a few words, what
+    val is.
     """
 
     train: list[Document]
@@ -91,7 +90,7 @@ def load_corpus(
     sources = [source] if isinstance(source, str) else list(source)
     reading = _Reading(separator, field)
     documents = [document for name in sources for document in reading.documents(name)]
-    remarks = reading.remarks(documents)
+    remarks = reading.remarks()
     if not documents:
         why = f" ({'; '.join(remarks)})" if remarks else ""
         named = ", ".join(sources) or "(empty)"
@@ -153,22 +152,15 @@ class _Reading:
         self.with_field = True
         return list(zip(file.places, file.checked(), strict=False))
 
-    def remarks(self, documents: Iterable[Document]) -> list[str]:
-        """Lines about what was read. Raises DataError where an option had nothing to act on."""
+    def remarks(self) -> list[str]:
+        """A line about what was left out. Raises DataError where an option had nothing to act on."""
         for name, value, used, where in (
             ("separator", self.separator, self.separated, "text file has it"),
             ("field", self.field, self.with_field, "file is .jsonl"),
         ):
             if value is not None and not used:
                 raise DataError(f"data.{name} is {value!r:.80}, but no {where}: correct it, or leave it out.")
-        lines = [f"left out: {counted(self.left_out)}"] if self.left_out else []
-        marked = [document.name for document in documents if END_OF_TEXT in document.text]
-        if marked:
-            lines.append(
-                f"{len(marked):,} documents, such as {marked[0]}, hold the letters {END_OF_TEXT}: if these stand "
-                f"between texts, give --data.separator '{END_OF_TEXT}'"
-            )
-        return lines
+        return [f"left out: {counted(self.left_out)}"] if self.left_out else []
 
 
 def _find_files(source: str) -> tuple[Path, Folder]:

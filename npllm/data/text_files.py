@@ -60,15 +60,15 @@ def read_text(path: Path) -> str:
     with open_bounded(path, LARGEST_TEXT) as (file, n_bytes):
         if not n_bytes:
             raise RefusedFile("empty", f"{path} is empty: name a file with text.")
-        content = bytearray(n_bytes)
-        n_read = 0
-        while n_new := file.readinto(memoryview(content)[n_read : n_read + CHUNK]):
-            if (zero := content.find(0, n_read, n_read + n_new)) >= 0:
-                message = f"{path} is binary (a zero byte at offset {zero}): name a file with UTF-8 text."
+        content = bytearray()
+        while part := file.read(CHUNK):
+            if (zero := part.find(0)) >= 0:
+                offset = len(content) + zero
+                message = f"{path} is binary (a zero byte at offset {offset}): name a file with UTF-8 text."
                 raise RefusedFile("binary", message)
-            n_read += n_new
+            content += part
     try:
-        return str(memoryview(content)[:n_read], "utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RefusedFile(
             "not UTF-8",

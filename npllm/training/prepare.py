@@ -7,6 +7,7 @@ from npllm.data.corpora import Corpus, load_corpus
 from npllm.data.shards import write_shard
 from npllm.errors import DataError
 from npllm.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_char
+from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import DataConfig
 from npllm.training.run_folder import RunFolder
 
@@ -27,6 +28,17 @@ def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
     return Tokenizer.load(config.tokenizer)
 
 
+def separator_hint(corpus: Corpus) -> list[str]:
+    """A line about documents that hold what often stands between documents, but would be learnt as letters."""
+    marked = {document.name for document in corpus.train + corpus.val if END_OF_TEXT in document.text}
+    if not marked:
+        return []
+    return [
+        f"{len(marked):,} documents, such as {min(marked)}, hold the letters {END_OF_TEXT}: if these stand between "
+        f"texts, give --data.separator '{END_OF_TEXT}'"
+    ]
+
+
 def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], None]) -> Corpus:
     """Read the corpus, make the tokenizer, write tokenizer.json and data/{train,val}.h5. Progress goes to `report`.
 
@@ -34,6 +46,8 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
     """
     report(f"reading {', '.join(config.source)}")
     corpus = load_corpus(config.source, config.val_fraction, separator=config.separator, field=config.field)
+    if config.separator is None:
+        corpus.remarks.extend(separator_hint(corpus))
     report(f"building the {config.tokenizer} tokenizer from {corpus.train_bytes / 1e6:.1f} MB")
     tokenizer = build_tokenizer(config, corpus)
     tokenizer.save(run.tokenizer)

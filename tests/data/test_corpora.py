@@ -189,15 +189,6 @@ def test_a_separator_parts_documents_and_is_no_text(tmp_path):
     assert again.remarks == [f"left out: 1 empty documents ({tmp_path / 'b.txt'} part 203)"]
 
 
-def test_letters_that_look_like_a_separator_are_pointed_out(tmp_path):
-    (tmp_path / "a.txt").write_text("one text<|endoftext|>another text" * 9)
-    (remark,) = load_corpus(str(tmp_path / "a.txt")).remarks
-    assert remark == (
-        "1 documents, such as a.txt, hold the letters <|endoftext|>: if these stand between texts, give "
-        "--data.separator '<|endoftext|>'"
-    )
-
-
 def test_a_line_of_jsonl_is_a_document(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"id": i, "body": f"text {i} is \n here"}) + "\n" for i in range(50)))
@@ -243,7 +234,7 @@ def test_a_binary_file_is_read_no_further_than_its_first_zero_byte(tmp_path, mon
     monkeypatch.setattr(text_files, "open_bounded", watched)
     write_files(tmp_path, ["a.txt", "b.txt"])
     assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 binary ({path})"]
-    assert max(asked) <= 1 << 20
+    assert 0 < min(asked) <= max(asked) <= 1 << 20
     assert sum(asked) < 8 << 20
     monkeypatch.setattr(text_files, "LARGEST_TEXT", 1 << 20)
     assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 too large ({path})"]
@@ -255,9 +246,9 @@ class Watched:
     def __init__(self, file, asked):
         self.file, self.asked = file, asked
 
-    def readinto(self, memory):
-        self.asked.append(len(memory))
-        return self.file.readinto(memory)
+    def read(self, size=-1):
+        self.asked.append(size)
+        return self.file.read(size)
 
 
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):

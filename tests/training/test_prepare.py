@@ -1,6 +1,7 @@
-"""From text to shards: how much memory that takes beside the text."""
+"""From text to shards: what becomes of marks between documents, and how much memory it takes."""
 
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -10,16 +11,39 @@ from npllm.training.prepare import prepare_data
 from npllm.training.run_folder import RunFolder
 
 
+@pytest.fixture
+def run_folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.train_shard.parent.mkdir(parents=True)
+    return run
+
+
+def test_marks_between_documents_are_their_ends_and_no_letters(tmp_path, run_folder):
+    """With the option; without it the run says that there are such letters."""
+    texts = [f"document {i}" for i in range(40)]
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>".join(texts))
+    config = DataConfig(source=(str(path),), tokenizer="byte", separator="<|endoftext|>")
+    assert prepare_data(config, run_folder, lambda line: None).remarks == []
+    tokenizer, shards = run_folder.load_tokenizer(), run_folder.load_shards()
+    decoded = "".join(tokenizer.decode(shard.tokens) for shard in shards)
+    assert sorted(decoded.split("<|endoftext|>")) == sorted([*texts, ""])
+    assert sum(int((shard.tokens == shard.eot_id).sum()) for shard in shards) == 40
+    (remark,) = prepare_data(replace(config, separator=None), run_folder, lambda line: None).remarks
+    assert remark == (
+        "1 documents, such as text.txt, hold the letters <|endoftext|>: if these stand between texts, give "
+        "--data.separator '<|endoftext|>'"
+    )
+
+
 @pytest.mark.parametrize("kind", ["char", "byte"])
-def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, kind):
+def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, kind):
     """The text, its two parts, four bytes a token and two; not one array of eight bytes after the other."""
     n_bytes = 4 << 20
     path = tmp_path / "text.txt"
     path.write_bytes(b"sixteen letters\n" * (n_bytes // 16))
-    run = RunFolder(tmp_path / "run")
-    run.train_shard.parent.mkdir(parents=True)
     tracemalloc.start()
-    prepare_data(DataConfig(source=(str(path),), tokenizer=kind), run, lambda line: None)
+    prepare_data(DataConfig(source=(str(path),), tokenizer=kind), run_folder, lambda line: None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * n_bytes
