@@ -56,6 +56,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
     printed = capsys.readouterr().out
 
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
+        ".lock",
         "checkpoints/manifest.json",
         "checkpoints/step-00000000.h5",
         "checkpoints/step-00000040.h5",
