@@ -19,6 +19,7 @@ from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
+    Usual,
     checked_records,
     create_stage_run,
     describe_length,
@@ -34,7 +35,7 @@ from npllm.finetuning.stage_run import (
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
-from npllm.rlhf.reward import USUAL_OF_PAIRS, Pairs, encode_pairs, preferences_of
+from npllm.rlhf.reward import Pairs, encode_pairs, preferences_of
 from npllm.rlhf.sequences import rows_in_part, sequence_log_probability
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
@@ -48,7 +49,8 @@ from npllm.training.train import Stage
 class DPOSettings(RecordSettings):
     """How the pairs are used."""
 
-    section, usual = "dpo", USUAL_OF_PAIRS
+    # With half as many updates again a small model no longer wrote what it preferred.
+    section, usual = "dpo", Usual(epochs=1.0, batch=32, least_batch=4, least_updates=32)
     beta: float = 0.1
     """how much a nat of divergence from the reference costs (Rafailov et al., 2023: 0.1)"""
 

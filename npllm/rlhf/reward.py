@@ -50,7 +50,6 @@ from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
 from npllm.training.train import Stage
 
-USUAL_OF_PAIRS = Usual(epochs=1.0, batch=32, least_batch=4, least_updates=50)
 CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -58,7 +57,7 @@ CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 class RewardSettings(RecordSettings):
     """How the pairs are used: once each, as in Ziegler et al., 2019."""
 
-    section, usual = "reward", USUAL_OF_PAIRS
+    section, usual = "reward", Usual(epochs=1.0, batch=32, least_batch=4, least_updates=50)
 
 
 @dataclass(frozen=True, kw_only=True)
