@@ -75,6 +75,16 @@ def only_gradient(model, loss):
     return loss
 
 
+@pytest.mark.parametrize("factor", [1000, 3000])
+def test_an_update_a_thousand_times_too_long_shows_in_the_next_batch(factor):
+    state, gradients = build_state(CONFIG, V), NextTokenGradients(CONFIG, TOKENS)
+    for _ in range(13):
+        make_update(state, CONFIG, gradients)
+    gradients(state.model, np.arange(10**6, 10**6 + 6), 13)
+    state.optimizer.step(grad_clip=1.0, lr=factor * CONFIG.optim.lr)
+    assert isinstance(make_update(state, CONFIG, gradients), Spike)
+
+
 def nan_loss(model, loss):
     return math.nan
 
