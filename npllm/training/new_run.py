@@ -10,7 +10,7 @@ killed process left of them means nothing, and the next one at the same place ta
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from npllm.atomic import sync
@@ -56,6 +56,7 @@ def first_free(name: str, hold: Callable[[Path], AbstractContextManager[Path]]) 
 def _claim(path: Path) -> Iterator[Path]:
     place = path.absolute()
     file = place.with_name(f".{place.name}.claim")
+    missing = [folder for folder in place.parents if not folder.exists()]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         descriptor = lock_file(file)
@@ -69,6 +70,9 @@ def _claim(path: Path) -> Iterator[Path]:
     finally:
         file.unlink(missing_ok=True)  # while it is locked, and so nobody else's
         os.close(descriptor)
+        for folder in missing:
+            with suppress(OSError):  # there is something in it: the run, or another claim
+                folder.rmdir()
 
 
 def check_free(path: Path) -> None:
