@@ -61,7 +61,7 @@ def read_text(path: Path) -> str:
         if not n_bytes:
             raise RefusedFile("empty", f"{path} is empty: name a file with text.")
         content = bytearray()
-        while part := file.read(CHUNK):
+        while part := file.read(min(CHUNK, n_bytes - len(content))):
             if (zero := part.find(0)) >= 0:
                 offset = len(content) + zero
                 message = f"{path} is binary (a zero byte at offset {offset}): name a file with UTF-8 text."
