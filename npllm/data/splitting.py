@@ -2,8 +2,8 @@
 
 A held-out figure means something only where the model has not learnt from the same thing. So records that share
 something lie on the same side of a split: those with the same prompt (of messages: with the same first message of the
-user), whatever is answered; without a prompt, those with a response in common; of labelled texts, the same text and
-the texts of one file. White space around a text does not count.
+user), whatever is answered; where there is no prompt, or one for all, those with a response in common; of labelled
+texts, the same text and the texts of one file. White space around a text does not count.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ def split_records(records: Sequence[T], val_fraction: float, seed: int) -> tuple
     groups = grouped(records)
     if len(groups) < 2:
         raise DataError(
-            f"all {len(records):,} records have the same prompt, so that none can be held out: give at least two "
-            "different ones."
+            f"all {len(records):,} records have the same prompt, or responses in common, so that none can be held out: "
+            "give at least two different ones."
         )
     order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     held_out = set(_nearest([groups[name] for name in order], val_fraction * len(records)))
@@ -71,7 +71,8 @@ def grouped(records: Sequence[Any]) -> dict[str, list[int]]:
             leader[key] = key = leader[leader[key]]
         return key
 
-    keys = [_keys(record) for record in records]
+    one_for_all = len({_asked(record) for record in records}) == 1  # then it tells no record from another
+    keys = [_keys(record, "" if one_for_all else _asked(record)) for record in records]
     for first, *others in keys:
         for other in others:
             low, high = sorted((lead(first), lead(other)))
@@ -82,12 +83,16 @@ def grouped(records: Sequence[Any]) -> dict[str, list[int]]:
     return dict(groups)
 
 
-def _keys(record: Any) -> list[str]:
+def _asked(record: Any) -> str:
+    """The prompt that a record shares with others; a labelled text has none."""
+    return "" if isinstance(record, Labelled) else first_question(parts_of(record)[0]).strip()
+
+
+def _keys(record: Any, asked: str) -> list[str]:
     """What a record shares with those of its group."""
     if isinstance(record, Labelled):
         return [*([f"group {record.group}"] if record.group else []), f"text {record.text.strip()}"]
-    prompt, responses = parts_of(record)
-    asked = first_question(prompt).strip()
+    _, responses = parts_of(record)
     return [f"prompt {asked}"] if asked or not responses else [f"response {text.strip()}" for text in responses]
 
 

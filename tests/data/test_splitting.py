@@ -42,7 +42,7 @@ def shared(record) -> set[str]:
 def test_nothing_is_on_both_sides_and_nothing_is_lost(records, val_fraction, seed):
     """In whatever order the records come."""
     if len(grouped(records)) < 2:
-        with pytest.raises(DataError, match="have the same prompt, so that none can be held out"):
+        with pytest.raises(DataError, match="have the same prompt, or responses in common, so that none can be held out"):
             split_records(records, val_fraction, seed)
         return
     train, val = split_records(records, val_fraction, seed)
@@ -50,7 +50,9 @@ def test_nothing_is_on_both_sides_and_nothing_is_lost(records, val_fraction, see
     assert val
     assert sorted(map(repr, [*train, *val])) == sorted(map(repr, records))
     of_train, of_val = (set().union(*map(shared, side)) for side in (train, val))
-    assert not of_train & of_val
+    asked = {next((name for name in shared(record) if name.startswith("p")), "") for record in records}
+    one_for_all = len(asked) == 1
+    assert {name for name in of_train & of_val if not (one_for_all and name.startswith("p"))} == set()
     mixed = random.Random(0).sample(records, len(records))
     assert sorted(map(repr, split_records(mixed, val_fraction, seed)[1])) == sorted(map(repr, val))
 
@@ -69,6 +71,14 @@ def test_of_groups_of_many_sizes_the_share_is_met_nearly():
     for seed in range(20):
         _, val = split_records(records, 0.1, seed)
         assert abs(len(val) - 0.1 * len(records)) <= 1
+
+
+def test_one_prompt_for_all_tells_nothing_apart():
+    """A task may have a single prompt; what must not be on both sides is then a response."""
+    records = [Preference("write a poem", f"good {i // 2}", f"bad {i // 2}") for i in range(40)]
+    train, val = split_records(records, 0.1, 0)
+    assert len(val) == 4
+    assert not {record.chosen for record in train} & {record.chosen for record in val}
 
 
 def test_one_large_group_is_learnt_from():
