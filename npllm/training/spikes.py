@@ -25,8 +25,8 @@ sixfold in sound runs. While the batch grows the window holds the larger noise o
 falls its mean lies higher; both make the limit wider for a while and never too narrow.
 
 Where sigma comes from: over 10^5 recorded steps at batches of 1, 4 and 32 windows, on three texts, the sum stays below
-12, and its tail loses a factor of ten with each 2.7 (tests/reliability/test_recorded_norms.py). A batch of shuffled
-bytes reaches 19 with 4 windows and 25 with 8.
+13, and its tail loses a factor of ten with each 3 (tests/reliability/test_recorded_norms.py). A batch of shuffled bytes
+reaches 19 with 4 windows and 25 with 8.
 
 (Chowdhery et al., "PaLM", 2022, section 5.1: go back about 100 steps, skip 200 to 500 batches; window as in OLMo-core.)
 """
