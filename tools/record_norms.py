@@ -32,15 +32,17 @@ SIZES = {1: (64, 4, 64), 4: (64, 4, 64), 32: (32, 2, 32)}  # width, heads, block
 
 
 def bytes_of(source: str) -> np.ndarray:
-    """The training text of a source as ASCII bytes, (n,) uint16."""
+    """The training text of a source as bytes, (n,) uint16."""
     text = "\n".join(document.text for document in load_corpus(source).train)
-    return np.frombuffer(text.encode("ascii", "ignore"), np.uint8).astype(np.uint16)
+    data = text.encode("ascii", "ignore") if source == "stdlib" else text.encode()
+    return np.frombuffer(data, np.uint8).astype(np.uint16)
 
 
-def record(tokens: np.ndarray, batch: int, steps: int) -> np.ndarray:
-    """[loss, log gradient norm] of each step of a training, (steps, 2) float16."""
-    lr, (width, heads, block) = LEARNING_RATES[batch], SIZES[batch]
-    config = RunConfig(
+def small_training(batch: int, steps: int) -> RunConfig:
+    """A training whose steps take milliseconds, without a detector."""
+    lr = LEARNING_RATES.get(batch, 3e-3)
+    width, heads, block = SIZES.get(batch, SIZES[32])
+    return RunConfig(
         model=Architecture(
             n_layer=2,
             n_head=heads,
@@ -56,6 +58,11 @@ def record(tokens: np.ndarray, batch: int, steps: int) -> np.ndarray:
         train=TrainConfig(steps=steps),
         spikes=SpikeConfig(enabled=False),
     )
+
+
+def record(tokens: np.ndarray, batch: int, steps: int) -> np.ndarray:
+    """[loss, log gradient norm] of each step of a training, (steps, 2) float16."""
+    config = small_training(batch, steps)
     state = build_state(config, vocab_size=256)
     made = updates(state, config, NextTokenGradients(config, tokens))
     return np.array([(update.loss, log_norm(update.grad_norm)) for update in made], np.float16)
