@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 
 # Before any kernel is loaded: two processes of tests share the cores, and threads that wait must not keep them busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -10,6 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from npllm.training import results, train
+
+# A parent such as nohup, or a shell that runs the tests in the background, may ignore signals that tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 # derandomize: the same examples in every run, so a failure is a change in the code and never luck.
 # No deadline, and slow examples are no fault: the first call of a kernel compiles it, and the machine may be busy.

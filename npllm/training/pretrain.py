@@ -34,6 +34,7 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
         remarks, held_out = corpus.remarks, corpus.held_out
         del corpus  # the text is on the disk now, as tokens
         train_shard, val_shard = draft.load_shards()
+        stage = next_token_stage(config, train_shard, val_shard)
         status.update("compiling kernels (kept for the next run)")
         memory = require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
         if config.train.steps is None:
@@ -47,7 +48,7 @@ def pretrain(config: RunConfig, path: Path, console: Console) -> None:
     for line in (*remarks, describe(config, state, train_shard, val_shard, memory, held_out)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with run.lock():
-        train(run, config, state, next_token_stage(config, train_shard, val_shard), console)
+        train(run, config, state, stage, console)
         report_results(run, state, val_shard, console)
 
 

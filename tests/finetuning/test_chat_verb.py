@@ -7,6 +7,7 @@ import pytest
 from small_runs import refused, run
 from stage_runs import DEMONSTRATIONS, conversations, pretrained, stage_arguments, write_jsonl
 
+from npllm.data.records import read_demonstrations
 from npllm.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -26,13 +27,21 @@ def tuned(base, out, records, **changes):
 
 @pytest.fixture(scope="module")
 def talker(base, tmp_path_factory):
-    """Learnt from conversations with LoRA, which leaves the rows of the new tokens as they began."""
+    """Learnt from conversations with LoRA."""
     learning = {"optim__lr": 2e-2, "optim__warmup_steps": 10, "train__steps": 250, "train__eval_every": 250}
     lora = {"adapt__lora_rank": 16, "adapt__lora_alpha": 32}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
         records = conversations(DEMONSTRATIONS * 2)
         return tuned(base, tmp_path_factory.mktemp("talker") / "run", records, **learning, **lora)
+
+
+def turns_learnt(talker) -> list[tuple[str, str]]:
+    """Question and answer of each conversation that was not held out."""
+    records = read_demonstrations(talker / "data" / "train.jsonl")
+    turns = {tuple(message.content for message in record.messages) for record in records}
+    assert len(turns) == len(DEMONSTRATIONS) - 1
+    return sorted(turns)
 
 
 def talk(monkeypatch, capsys, path, *lines, options=()) -> list[str]:
@@ -57,18 +66,17 @@ def shown_to_the_model(monkeypatch) -> list[list[int]]:
 
 
 def test_it_answers_as_it_learnt_to_and_stops(talker, monkeypatch, capsys):
-    for demonstration in DEMONSTRATIONS:
-        answers = talk(monkeypatch, capsys, talker, demonstration["prompt"])
-        assert answers == [demonstration["response"], ""]
+    for question, answer in turns_learnt(talker):
+        assert talk(monkeypatch, capsys, talker, question) == [answer, ""]
 
 
 def test_generate_asks_and_stops_as_chat_does(talker, capsys):
     """And prints the answer alone: to a model of conversations it does not continue the question."""
-    for demonstration in DEMONSTRATIONS:
+    for question, answer in turns_learnt(talker):
         capsys.readouterr()
-        assert run("generate", talker, "--prompt", demonstration["prompt"], "--temperature", 0) == 0
+        assert run("generate", talker, "--prompt", question, "--temperature", 0) == 0
         shown = capsys.readouterr()
-        assert (shown.out, shown.err) == (demonstration["response"] + "\n", "")
+        assert (shown.out, shown.err) == (answer + "\n", "")
 
 
 def test_an_empty_line_ends_it(talker, monkeypatch, capsys):

@@ -95,7 +95,6 @@ def learnt(verb, base, out, records, **changes) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def answers(base, tmp_path_factory):
-    """Six demonstrations, each twice, so that holding one out hides nothing."""
     out = tmp_path_factory.mktemp("sft") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
@@ -109,7 +108,6 @@ def test_a_dozen_demonstrations_are_learnt(answers):
     assert (len(losses), load_config(answers / "config.toml", SFTConfig).batch.size) == (200, 1)
     assert losses[0] > 2.0
     assert max(losses[-8:]) < 0.1
-    assert summary(answers)["val_loss"] < 0.1
     assert sum("val_loss" in record for record in untimed_metrics(answers)) == 4
 
 

@@ -171,16 +171,16 @@ def test_a_run_is_never_written_over(folder, capsys):
 @pytest.mark.parametrize("what", ["a run", "notes"])
 def test_a_run_that_is_refused_takes_nothing_else_with_it(folder, tmp_path, capsys, monkeypatch, what):
     """Something that comes to lie in its place, while it reads its records, is not what it made."""
-    out, real = tmp_path / "run", npllm.finetuning.sft.read_demonstrations
+    out, real = tmp_path / "run", npllm.finetuning.sft.scan
 
-    def read(path):
+    def read(path, record):
         shutil.copytree(folder / "sft", out) if what == "a run" else out.mkdir()
         for checkpoint in checkpoints(out):
             checkpoint.unlink()
         (out / "notes.txt").write_text("mine")
-        return real(path)
+        return real(path, record)
 
-    monkeypatch.setattr(npllm.finetuning.sft, "read_demonstrations", read)
+    monkeypatch.setattr(npllm.finetuning.sft, "scan", read)
     refused(capsys, *words_of("sft", folder, out), exit_code=2)
     assert (out / "notes.txt").read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]

@@ -6,6 +6,7 @@ earnest; here in its midst, so that event number n is the same one each time.
 """
 
 import itertools
+import math
 import shutil
 import sys
 
@@ -18,6 +19,7 @@ from reliability.small_training import (
     events,
     fifty_fold,
     make_run,
+    skipped_ranges,
     train_on,
     with_training,
 )
@@ -29,7 +31,7 @@ from npllm.training.checkpoint_store import CheckpointStore, read_manifest
 from npllm.training.metrics import read_metrics
 
 SHORT = with_training(CONFIG, steps=10, checkpoint_every=3, keep=2)
-BAD = [21, 33]  # in step 8 and, after the rollback, in step 8 again: the second one goes back further
+NOT_FINITE, FINITE = {21, 33}, {52}  # two in step 8: the second goes back further; and one that is left out
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
 
@@ -39,12 +41,22 @@ def in_order(monkeypatch):
     monkeypatch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
 
 
+class Bad(Poison):
+    """Gradients in which some samples are not finite, and one counts fifty times."""
+
+    def __init__(self):
+        super().__init__(SHORT, NOT_FINITE | FINITE, self.spoil)
+
+    def spoil(self, model, loss):
+        return math.nan if NOT_FINITE & set(self.batches[-1]) else fifty_fold(model, loss)
+
+
 class Outcome:
     """What is compared: everything but times."""
 
     def __init__(self, run, state):
         self.state = state
-        self.ledger = events(run, "rollback")
+        self.ledger = events(run, "rollback", "left_out")
         clocked = {"seconds", "tokens_per_s", "mfu"}
         self.metrics = [
             {name: value for name, value in record.items() if name not in clocked}
@@ -65,8 +77,8 @@ def undisturbed(tmp_path_factory):
         disk = FaultyDisk(run.path)
         with pytest.MonkeyPatch.context() as disk_patch:
             disk.install(disk_patch)
-            outcome = Outcome(run, train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold)))
-    assert [event["restored_step"] for event in outcome.ledger] == [6, 3]
+            outcome = Outcome(run, train_on(run, SHORT, Bad()))
+    assert [event.get("restored_step") for event in outcome.ledger] == [6, 3, None]
     return outcome, disk.events
 
 
@@ -78,7 +90,7 @@ def crash(tmp_path, kind, event, power_fails=False):
     with pytest.MonkeyPatch.context() as patch:
         disk.install(patch)
         with pytest.raises(Crashed):
-            train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold))
+            train_on(run, SHORT, Bad())
     if power_fails:
         disk.power_cut()
     return run, disk
@@ -88,7 +100,7 @@ def assert_goes_on(run, outcome, what):
     """Resumed, the run ends like the one that nobody disturbed. what: was done to it, for the message."""
     try:
         assert_the_manifest_lists_whole_files_only(run)
-        Outcome(run, train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold))).assert_same(outcome)
+        Outcome(run, train_on(run, SHORT, Bad())).assert_same(outcome)
     except BaseException as error:
         raise AssertionError(what) from error
 
@@ -105,7 +117,7 @@ def test_the_undisturbed_run_does_to_the_disk_what_a_disk_can_do(undisturbed):
     kinds = {event.split()[0] for event in done}
     assert kinds == {"write", "fsync", "replace", "unlink"}
     counts = [len(done)] + [sum(event.startswith(kind) for event in done) for kind in ("write", "replace")]
-    assert counts == [96, 33, 17]  # README says so
+    assert counts == [98, 34, 17]  # README says so
     assert "write ledger.jsonl" in done
     assert "replace manifest.json" in done
     assert "unlink step-00000003.h5" in done
@@ -148,7 +160,7 @@ def test_10_a_disk_that_fills_up_at_any_event(tmp_path, undisturbed):
         with pytest.MonkeyPatch.context() as patch:
             disk.install(patch)
             with pytest.raises(ResourceError, match="cannot be written .No space left on device"):
-                train_on(run, SHORT, Poison(SHORT, BAD, fifty_fold))
+                train_on(run, SHORT, Bad())
         assert not list(run.path.rglob(".*.tmp")), done[event]
         store = CheckpointStore(run.checkpoints, keep=2, every=3)
         assert not store.refused
@@ -165,7 +177,7 @@ def test_06_no_sample_is_trained_on_twice_or_lost(tmp_path, undisturbed):
     for event in sorted({i + offset for i in around for offset in range(-3, 9)} & set(range(len(done)))):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         run = make_run(tmp_path / "run")
-        disk, gradients, by_step = FaultyDisk(run.path, fail_at=event), Poison(SHORT, BAD, fifty_fold), {}
+        disk, gradients, by_step = FaultyDisk(run.path, fail_at=event), Bad(), {}
 
         def record(model, ids, step, gradients=gradients, by_step=by_step):
             by_step[step] = ids.tolist()  # of the last time that this step was made
@@ -176,6 +188,6 @@ def test_06_no_sample_is_trained_on_twice_or_lost(tmp_path, undisturbed):
             with pytest.raises(Crashed):
                 train_on(run, SHORT, record)
         train_on(run, SHORT, record)
-        skipped = {i for rollback in events(run, "rollback") for i in range(*rollback["skipped"])}
+        skipped = {i for start, end in skipped_ranges(run) for i in range(start, end)}
         trained = list(itertools.chain(*(by_step[step] for step in range(10))))
         assert trained == [i for i in range(trained[-1] + 1) if i not in skipped]

@@ -300,7 +300,7 @@ def test_a_hostile_file_is_refused_by_name(outcomes, case):
     kind, _, message = CASES[case]
     assert outcomes[case]["errors"]
     for error in outcomes[case]["errors"]:
-        assert error["type"] in ("DataError", "ConfigError", "ResourceError"), error
+        assert error["type"] in ("DataError", "RefusedFile", "ConfigError", "ResourceError"), error
         assert NAMES[kind] in error["message"] or error["type"] == "ResourceError"
         assert any(part in error["message"] for part in message.split("|")), error
         assert len(error["message"]) < 1000

@@ -111,7 +111,8 @@ def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, mon
     def die(*_):
         raise AssertionError("The signal did what it does outside.")
 
-    monkeypatch.setattr(pretrain, "warm_up", lambda *_: signal.raise_signal(number))  # the data is there by then
+    # The data is there by then.
+    monkeypatch.setattr(pretrain, "require_pretraining_memory", lambda *_: signal.raise_signal(number))
     outside = signal.signal(number, die)
     try:
         arguments = pretrain_arguments(write_text(tmp_path), tmp_path / "out" / "run")
@@ -127,7 +128,7 @@ def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, mon
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path, monkeypatch, capsys):
     """As `nohup` has it with SIGHUP."""
     outside = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    monkeypatch.setattr(pretrain, "warm_up", lambda *_: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr(pretrain, "require_pretraining_memory", lambda *_: signal.raise_signal(signal.SIGHUP))
     monkeypatch.setattr(pretrain, "build_state", lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         refused(capsys, *pretrain_arguments(write_text(tmp_path), tmp_path / "run"), exit_code=130)
