@@ -1,6 +1,7 @@
 """Going back: the newest checkpoint that can be trusted, after a stop, a crash or a loss spike."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import isfinite
 
 from npllm.errors import DataError, TrainingError
@@ -48,91 +49,85 @@ def record_refusals(store: CheckpointStore, ledger: Ledger) -> list[str]:
     return reasons
 
 
-def recover(
-    spike: Spike,
-    config: SpikeConfig,
-    store: CheckpointStore,
-    ledger: Ledger,
-    state: LoopState,
-    validate: Validate | None,
-) -> str:
-    """Make the state one that can train on, and say in a sentence what was done ("" = the same as just before).
+@dataclass(frozen=True)
+class Recovery:
+    """What is done about a loss spike, with the parts of a run that it takes."""
 
-    A first spike: back to a checkpoint, and on without that data. A second one in the same place met other data, so the
-    data are not to blame. Where the weights are not either, only this update is left out, and after min_history of them
-    in a row their loss and norm count as the level of the data from now on. Where the weights are ruined, or anything
-    is not finite, an older checkpoint is used. Raises TrainingError as `roll_back` does.
-    """
-    if in_the_same_place(spike, config, ledger) and _is_sound(spike, store, state, validate):
-        return _leave_out(spike, config, ledger, state)
-    restored, (start, end) = roll_back(spike, config, store, ledger, state, validate)
-    return f"Back to step {restored}, without the samples {start:,} to {end - 1:,}."
+    config: SpikeConfig
+    store: CheckpointStore
+    ledger: Ledger
+    state: LoopState
+    validate: Validate | None
 
+    def recover(self, spike: Spike) -> str:
+        """Make the state one that can train on, and say in a sentence what was done ("" = the same as just before).
 
-def _is_sound(spike: Spike, store: CheckpointStore, state: LoopState, validate: Validate | None) -> bool:
-    """Whether nothing is wrong with the weights and moments that saw this spike."""
-    if not (isfinite(spike.loss) and isfinite(spike.grad_norm)) or state.not_finite():
-        return False
-    store.wait()
-    records = [entry.val_loss for _, entry in sorted(store.entries.items()) if entry.val_loss is not None]
-    return validate is None or not records or validate(state.model) <= records[-1] * (1.0 + RUINED)
+        A first spike: back to a checkpoint, and on without that data. A second one in the same place met other data, so
+        the data are not to blame. Where the weights are not either, only this update is left out, and after min_history
+        of them in a row their loss and norm count as the level of the data from now on. Where the weights are ruined,
+        or anything is not finite, an older checkpoint is used. Raises TrainingError as `roll_back` does.
+        """
+        if in_the_same_place(spike, self.config, self.ledger) and self._is_sound(spike):
+            return self._leave_out(spike)
+        restored, (start, end) = self.roll_back(spike)
+        return f"Back to step {restored}, without the samples {start:,} to {end - 1:,}."
 
+    def _is_sound(self, spike: Spike) -> bool:
+        """Whether nothing is wrong with the weights and moments that saw this spike."""
+        if not (isfinite(spike.loss) and isfinite(spike.grad_norm)) or self.state.not_finite():
+            return False
+        self.store.wait()
+        records = [entry.val_loss for _, entry in sorted(self.store.entries.items()) if entry.val_loss is not None]
+        return self.validate is None or not records or self.validate(self.state.model) <= records[-1] * (1.0 + RUINED)
 
-def _leave_out(spike: Spike, config: SpikeConfig, ledger: Ledger, state: LoopState) -> str:
-    """Go on behind this batch, with everything else as it is."""
-    ledger.left_out(spike)
-    state.model.grads.flat[:] = 0
-    state.next_sample = spike.samples[1]
-    state.detector.levels = ledger.levels(config.min_history)
-    in_a_row = len(ledger.left_out_at[spike.step])
-    if in_a_row == 1:
-        return "Other data met the same spike, and the weights are sound: only this update is left out."
-    if in_a_row == config.min_history:
-        return f"{in_a_row} updates in a row were left out, so this is how the data are now: going on with them."
-    return ""
+    def _leave_out(self, spike: Spike) -> str:
+        """Go on behind this batch, with everything else as it is."""
+        self.ledger.left_out(spike)
+        self.state.model.grads.flat[:] = 0
+        self.state.next_sample = spike.samples[1]
+        self.state.detector.levels = self.ledger.levels(self.config.min_history)
+        in_a_row = len(self.ledger.left_out_at[spike.step])
+        if in_a_row == 1:
+            return "Other data met the same spike, and the weights are sound: only this update is left out."
+        if in_a_row == self.config.min_history:
+            return f"{in_a_row} updates in a row were left out, so this is how the data are now: going on with them."
+        return ""
 
+    def roll_back(self, spike: Spike) -> tuple[int, tuple[int, int]]:
+        """Restore the checkpoint before a spike and mark the samples from there to `margin` behind it as skipped.
+        Returns the step restored, and that range of samples.
 
-def roll_back(
-    spike: Spike,
-    config: SpikeConfig,
-    store: CheckpointStore,
-    ledger: Ledger,
-    state: LoopState,
-    validate: Validate | None,
-) -> tuple[int, tuple[int, int]]:
-    """Restore the checkpoint before a spike and mark the samples from there to `margin` behind the spike as skipped.
-    Returns the step restored, and that range of samples.
-
-    A second spike in the same place means that the checkpoint itself was no good: an older one is used. Raises
-    TrainingError after max_rollbacks, or when there is no checkpoint left.
-    """
-    recent = [event for event in ledger.rollbacks if event["step"] > spike.step - ROLLBACK_PERIOD]
-    if len(recent) >= config.max_rollbacks:
-        ledger.gave_up(spike)
-        raise TrainingError(
-            f"Gave up at step {spike.step} after {len(recent)} rollbacks: {spike.reason}; look at the samples in "
-            f"{ledger.path}, lower optim.lr, raise spikes.max_rollbacks, or set spikes.enabled to false, in "
-            "config.toml, and resume."
-        )
-    store.wait()
-    steps = [step for step in sorted(store.entries, reverse=True) if store.scheduled(step)]
-    if in_the_same_place(spike, config, ledger):
-        before_last = ledger.rollbacks[-1]["restored_step"]
-        steps = [step for step in steps if step < before_last] or steps
-    restored = next(_usable(store, steps, state, validate), None)
-    record_refusals(store, ledger)
-    if restored is None:
-        ledger.gave_up(spike)
-        raise TrainingError(
-            f"Gave up at step {spike.step}: {spike.reason}, and no checkpoint before it can be used; lower optim.lr or "
-            "lengthen optim.warmup_steps, and begin again."
-        )
-    skipped = (state.next_sample, spike.samples[1] + config.margin)
-    ledger.rolled_back(spike, restored, skipped)
-    store.drop({step for step in store.entries if step > restored})
-    state.rollbacks = len(ledger.rollbacks)
-    state.detector.levels = ledger.levels(config.min_history)
-    return restored, skipped
+        A second spike in the same place means that the checkpoint itself was no good: an older one is used. Raises
+        TrainingError after max_rollbacks, or when there is no checkpoint left.
+        """
+        config, store, ledger, state = self.config, self.store, self.ledger, self.state
+        recent = [event for event in ledger.rollbacks if event["step"] > spike.step - ROLLBACK_PERIOD]
+        if len(recent) >= config.max_rollbacks:
+            ledger.gave_up(spike)
+            raise TrainingError(
+                f"Gave up at step {spike.step} after {len(recent)} rollbacks: {spike.reason}; look at the samples in "
+                f"{ledger.path}, lower optim.lr, raise spikes.max_rollbacks, or set spikes.enabled to false, in "
+                "config.toml, and resume."
+            )
+        store.wait()
+        steps = [step for step in sorted(store.entries, reverse=True) if store.scheduled(step)]
+        if in_the_same_place(spike, config, ledger):
+            before_last = ledger.rollbacks[-1]["restored_step"]
+            steps = [step for step in steps if step < before_last] or steps
+        restored = next(_usable(store, steps, state, self.validate), None)
+        record_refusals(store, ledger)
+        if restored is None:
+            ledger.gave_up(spike)
+            raise TrainingError(
+                f"Gave up at step {spike.step}: {spike.reason}, and no checkpoint before it can be used; lower "
+                "optim.lr or lengthen optim.warmup_steps, and begin again."
+            )
+        skipped = (state.next_sample, spike.samples[1] + config.margin)
+        ledger.rolled_back(spike, restored, skipped)
+        store.drop({step for step in store.entries if step > restored})
+        state.rollbacks = len(ledger.rollbacks)
+        state.detector.levels = ledger.levels(config.min_history)
+        return restored, skipped
 
 
 def in_the_same_place(spike: Spike, config: SpikeConfig, ledger: Ledger) -> bool:

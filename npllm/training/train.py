@@ -15,7 +15,7 @@ from npllm.training.loop import Gradients, Update, updates
 from npllm.training.machine import matmul_peak
 from npllm.training.metrics import append_metrics, drop_metrics_after
 from npllm.training.progress import ProgressView
-from npllm.training.recovery import Validate, recover, restore_newest
+from npllm.training.recovery import Recovery, Validate, restore_newest
 from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import Spike
 from npllm.training.state import LoopState
@@ -51,6 +51,7 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
         for reason in restore_newest(store, ledger, state, stage.validate):
             console.print(f"Refused: {reason}", highlight=False, markup=False, soft_wrap=True)
         state.detector.levels = ledger.levels(config.spikes.min_history)
+        recovery = Recovery(config.spikes, store, ledger, state, stage.validate)
         drop_metrics_after(run.metrics, state.step)
         if not store.entries:
             store.save(state, val_loss=None)
@@ -73,7 +74,7 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
         with view:
             for event in updates(state, config, stage.gradients, ledger.skipped):
                 if isinstance(event, Spike):
-                    done = recover(event, config.spikes, store, ledger, state, stage.validate)
+                    done = recovery.recover(event)
                     if state.step < event.step - 1:
                         drop_metrics_after(run.metrics, state.step)
                     view.recovered(event, done, state.step)

@@ -25,7 +25,7 @@ from npllm.errors import TrainingError
 from npllm.training.checkpoint_store import CheckpointStore
 from npllm.training.ledger import Ledger
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
-from npllm.training.recovery import recover
+from npllm.training.recovery import Recovery
 from npllm.training.spikes import Spike
 
 BAD = 57  # a sample of step 14; the checkpoint before it is that of step 12
@@ -207,10 +207,11 @@ def test_rollbacks_are_counted_within_ten_thousand_updates(tmp_path):
     with CheckpointStore(run.checkpoints, keep=2, every=4) as store:
         store.save(state, None)
         spike = Spike(10_020, math.nan, 1.0, 0, (0, 1), "the loss is nan")
-        recover(spike, config, store, ledger, state, None)
+        recovery = Recovery(config, store, ledger, state, None)
+        recovery.recover(spike)
         assert len(ledger.rollbacks) == 3
         with pytest.raises(TrainingError, match=r"after 2 rollbacks: the loss is nan; .*spikes\.enabled"):
-            recover(spike, config, store, ledger, state, None)
+            recovery.recover(spike)
 
 
 def test_a_later_spike_elsewhere_goes_back_to_the_checkpoint_before_it(tmp_path):
