@@ -36,3 +36,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
     monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
     monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-weights", action="store_true", help="see tests/reliability/test_recorded_weights.py")
