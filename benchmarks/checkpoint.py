@@ -17,8 +17,8 @@ from benchmarks.tables import Row, build_table
 from benchmarks.timing import spread, times_faster
 from npllm.model import GPT
 from npllm.optim import AdamW
-from npllm.training.checkpoint import load_checkpoint
-from npllm.training.checkpoint_store import CheckpointStore
+from npllm.runs.checkpoint import load_checkpoint
+from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.training.state import LoopState
 
 LIMIT = 1.3  # times a normal step: what a saving one may take

@@ -11,7 +11,7 @@ from benchmarks.cases import Case, operation_cases
 from benchmarks.checks import TOLERANCE, check_close
 from benchmarks.tables import Row, build_table, say_where_we_lose
 from benchmarks.timing import SHORT_PAUSE, interleave, spread, timed, times_faster
-from npllm.model.arena import Arena
+from npllm.memory.arena import Arena
 
 
 def measure(dtype: str, rounds: int, peak: float) -> list[Row]:

@@ -18,7 +18,7 @@ _HOMES = {
     "AdamW": "npllm.optim",
     "Tokenizer": "npllm.tokenizer",
     "generate": "npllm.generation.generate",
-    "load": "npllm.training.run_folder",
+    "load": "npllm.runs.run_folder",
     "set_gemm": "npllm.kernels.gemm",
 }
 

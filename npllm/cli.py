@@ -20,7 +20,8 @@ from tyro.conf import Positional
 from npllm.errors import ConfigError, DataError, NpllmError, NpllmWarning
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe, nearest, parse_arguments
+from npllm.runs.config_file import nearest, parse_arguments
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe
 from npllm.training.interrupts import signals_interrupt
 from npllm.training.spikes import SpikeConfig
 
@@ -44,7 +45,7 @@ def pretrain(
         out: folder of the run; none = runs/RECIPE
         minutes: time budget of the training loop, instead of the recipe's train.steps or train.minutes
     """
-    from npllm.training.new_run import claim_run
+    from npllm.runs.new_run import claim_run
     from npllm.training.pretrain import pretrain as run_pretraining
 
     if minutes is not None:
@@ -60,9 +61,9 @@ def resume(run: Positional[Path]) -> None:
     Args:
         run: folder of the run
     """
-    from npllm.training.config import stage_of
+    from npllm.runs.config_file import stage_of
+    from npllm.runs.run_folder import open_run
     from npllm.training.pretrain import resume as resume_pretraining
-    from npllm.training.run_folder import open_run
 
     if (stage := stage_of(open_run(run).config)) == "pretrain":
         resume_pretraining(run, Console())
@@ -138,8 +139,8 @@ def verify(run: Positional[Path]) -> None:
     Args:
         run: folder of the run
     """
-    from npllm.training.run_folder import open_run
-    from npllm.training.verify import verify_run
+    from npllm.runs.run_folder import open_run
+    from npllm.runs.verify import verify_run
 
     results = dict(verify_run(open_run(run)))
     for path, complaint in results.items():
@@ -211,7 +212,7 @@ def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
         out: folder of the first run, and of spike.png; none = runs/spike-demo
         seed: of the initial weights, the order of the data and the poison
     """
-    from npllm.training.new_run import claim_run
+    from npllm.runs.new_run import claim_run
     from npllm.training.spike_demo import run_demo
 
     with claim_run(out, "spike-demo") as path:

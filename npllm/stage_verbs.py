@@ -18,9 +18,9 @@ from npllm.rlhf.dpo import DPOConfig, DPOSettings
 from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardConfig, RewardSettings
+from npllm.runs.new_run import claim_run, discard_untrained
+from npllm.runs.run_folder import RunFolder
 from npllm.training.config import TrainConfig
-from npllm.training.new_run import claim_run, discard_untrained
-from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
 
 CLASSIFY, SFT, REWARD, PPO, DPO = ClassifyConfig(), SFTConfig(), RewardConfig(), PPOConfig(), DPOConfig()  # defaults

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from npllm.training.checkpoint import checkpoint_image, checkpoint_path, seal
+from npllm.runs.checkpoint import checkpoint_image, checkpoint_path, seal
 from npllm.training.state import LoopState
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 import npllm
 from npllm.cli import main
-from npllm.locks import LOCK
+from npllm.files.locks import LOCK
+from npllm.runs.checkpoint import checkpoint_files, load_checkpoint
+from npllm.runs.metrics import read_metrics
 from npllm.training import train
-from npllm.training.checkpoint import checkpoint_files, load_checkpoint
-from npllm.training.metrics import read_metrics
 
 # Started as `[*NPLLM, VERB, ...]` with this environment, a test's process runs the package under test, wherever it is.
 NPLLM = [sys.executable, "-m", "npllm"]

@@ -17,7 +17,7 @@ from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.race import BURST, Contender
 from benchmarks.tables import Row
 from benchmarks.timing import PAUSE, SHORT_PAUSE, Runner, interleave, repeats_within, spread, timed, times_faster
-from npllm.model.arena import Arena
+from npllm.memory.arena import Arena
 
 OPERATIONS = (matmul, softmax, layernorm, gelu, attention, cross_entropy, adamw, exponential, maximum)
 PYTHON, NUMPY, PLAIN, PARALLEL, KERNEL, TORCH = (

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from npllm.bounded_read import RefusedFile
 from npllm.data.counted import counted
 from npllm.data.records import scan, string_field
 from npllm.data.text_files import Folder, files_below, read_text
 from npllm.errors import ConfigError, DataError
+from npllm.files.bounded_read import RefusedFile
 
 # Folders of the standard library that hold tests or other people's packages, and two that would spoil the split:
 # `encodings` is a hundred code page tables, near copies of one another, and `pydoc_data` is the source `pydoc` again.

@@ -13,11 +13,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from npllm.atomic import write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.data.record_file import Record, RecordFile, Unusable, sort_out
 from npllm.errors import DataError
-from npllm.strict_json import parse_json
+from npllm.files.atomic import write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
 from npllm.tokenizer.pretokenize import refuse_lone_surrogates
 
 LARGEST_FILE = 1 << 30  # bytes

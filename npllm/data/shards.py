@@ -21,9 +21,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from npllm.atomic import write_atomically
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_attribute, read_dataset
 from npllm.errors import DataError
+from npllm.files.atomic import write_atomically
 
 VERSION = 1
 UINT16_VOCABULARY = 2**16  # the largest vocabulary whose ids fit in uint16

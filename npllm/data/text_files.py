@@ -5,8 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from npllm.bounded_read import RefusedFile, open_bounded
 from npllm.errors import DataError
+from npllm.files.bounded_read import RefusedFile, open_bounded
 
 LARGEST_TEXT = 1 << 30  # bytes; preparing a text takes several times its size in memory
 CHUNK = 1 << 20  # bytes

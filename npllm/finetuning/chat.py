@@ -8,7 +8,7 @@ from npllm.errors import DataError
 from npllm.finetuning.stage_run import record_file
 from npllm.generation import check_writes, generate
 from npllm.generation.sampling import check_sampling
-from npllm.training.run_folder import RunFolder, load, run_of
+from npllm.runs.run_folder import RunFolder, load, run_of
 
 
 def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed: int) -> None:

@@ -39,12 +39,12 @@ from npllm.finetuning.stage_run import (
     trained_checkpoint,
 )
 from npllm.model import GPT
-from npllm.training.config import load_config
+from npllm.runs.config_file import load_config
+from npllm.runs.run_folder import RunFolder
 from npllm.training.evaluation import rows_at_once
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.memory import PLOT, Work, short_training_bytes
 from npllm.training.pretrain import set_up_kernels
-from npllm.training.run_folder import RunFolder
 from npllm.training.train import Stage
 
 EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4

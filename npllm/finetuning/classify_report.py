@@ -13,7 +13,7 @@ from npllm.finetuning.stage_run import write_summary
 from npllm.report.confidence import half_width
 from npllm.report.plots import NEEDS_MATPLOTLIB
 from npllm.report.transfer_plot import plot_transfer
-from npllm.training.run_folder import RunFolder
+from npllm.runs.run_folder import RunFolder
 from npllm.training.state import LoopState
 
 

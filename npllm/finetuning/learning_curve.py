@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from npllm.atomic import write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
+from npllm.files.atomic import write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
 from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.finetuning.classifier import ClassifierGradients, Texts, evaluate_classifier
 from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.labels import balanced_subset
 from npllm.finetuning.stage_run import new_state
 from npllm.model import GPT
-from npllm.strict_json import parse_json
 from npllm.training.interrupts import StopRequest
 from npllm.training.loop import updates
 from npllm.training.spikes import SpikeConfig

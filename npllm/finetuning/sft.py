@@ -40,6 +40,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
@@ -49,7 +50,6 @@ from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
-from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
 from npllm.training.train import Stage
 

@@ -16,23 +16,24 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from rich.console import Console
 
-from npllm.atomic import sync, write_atomically
-from npllm.data.checksums import checked, write_checksums
 from npllm.data.records import write_records
 from npllm.errors import ConfigError, DataError
+from npllm.files.atomic import sync, write_atomically
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
 from npllm.finetuning.chosen_records import OnBad
 from npllm.generation import check_writes
 from npllm.model import GPT, ActorCritic, ModelConfig
 from npllm.model.config import check_choices
 from npllm.optim import build_optimizer, warmup_updates
+from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint
+from npllm.runs.checksums import checked, write_checksums
+from npllm.runs.config_file import config_text, load_config
+from npllm.runs.new_run import create_run
+from npllm.runs.run_folder import RunFolder, run_of
 from npllm.tokenizer import Tokenizer
-from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
-from npllm.training.config import LoopConfig, TrainConfig, config_text, load_config
+from npllm.training.config import LoopConfig, TrainConfig
 from npllm.training.memory import Work, check_memory, networks_of, reserve_arenas, stage_memory
-from npllm.training.new_run import create_run
 from npllm.training.pretrain import check_disk, describe_machine
-from npllm.training.run_folder import RunFolder, run_of
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npllm.model.arena import Arena
+from npllm.memory.arena import Arena
 from npllm.model.config import ModelConfig
 from npllm.reference import DropoutKey
 from npllm.reference.linear import LinearCache

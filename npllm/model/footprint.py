@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npllm.aligned import ALIGNMENT
+from npllm.memory.aligned import ALIGNMENT
 from npllm.model.config import ModelConfig
 from npllm.model.parameters import parameter_shapes, weight_shapes
 

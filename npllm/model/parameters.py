@@ -11,7 +11,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from npllm.aligned import ALIGNMENT, aligned_zeros
+from npllm.memory.aligned import ALIGNMENT, aligned_zeros
 from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
 

@@ -7,7 +7,7 @@ They take turns, call by call. What a call leaves in memory for the next one of 
 import threading
 from functools import wraps
 
-from npllm.model.arena import Arena
+from npllm.memory.arena import Arena
 
 
 class Memory(threading.local):

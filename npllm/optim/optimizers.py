@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npllm.aligned import aligned_zeros
 from npllm.errors import TrainingError
+from npllm.memory.aligned import aligned_zeros
 from npllm.model import GPT, Parameters
 from npllm.optim.config import OptimConfig
 

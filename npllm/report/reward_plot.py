@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from npllm.atomic import write_atomically
+from npllm.files.atomic import write_atomically
 
 if TYPE_CHECKING:  # an optional dependency, and slow to import
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npllm.atomic import write_atomically
+from npllm.files.atomic import write_atomically
 
 if TYPE_CHECKING:  # an optional dependency, and slow to import
     from matplotlib.figure import Figure

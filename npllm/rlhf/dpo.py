@@ -37,11 +37,11 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import Pairs, encode_pairs, preferences_of
 from npllm.rlhf.sequences import rows_in_part, sequence_log_probability
+from npllm.runs.run_folder import RunFolder
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
-from npllm.training.run_folder import RunFolder
 from npllm.training.train import Stage
 
 

@@ -20,7 +20,7 @@ from npllm.rlhf.reward import encode_pairs, evaluate_reward
 from npllm.rlhf.reward_curves import Curve, best_of_divergence, best_of_mean, distance_gold_proxy, doubled, pooled
 from npllm.rlhf.road import Road
 from npllm.rlhf.sequences import rewards_of
-from npllm.training.run_folder import load
+from npllm.runs.run_folder import load
 
 PAIRS = (64, 256, 1024, 4096)  # preferences that a reward model learns from
 PENALTIES = (0.02, 0.1, 0.3)  # kl_coef, besides 0, with the fewest pairs

@@ -36,11 +36,12 @@ from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rows_in_part
-from npllm.training.config import TrainConfig, load_config
+from npllm.runs.config_file import load_config
+from npllm.runs.run_folder import RunFolder
+from npllm.training.config import TrainConfig
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
-from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
 from npllm.training.train import Stage
 

@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from npllm.atomic import write_atomically
-from npllm.bounded_read import read_bounded
+from npllm.files.atomic import write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
 from npllm.report.confidence import half_width
 from npllm.report.plots import NEEDS_MATPLOTLIB
 from npllm.report.reward_plot import Series, plot_rewards
@@ -23,7 +24,6 @@ from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
 from npllm.rlhf.road import IMPROVED, Road
 from npllm.rlhf.road_folder import hold_road, record_of
 from npllm.rlhf.tasks import Task, load_task
-from npllm.strict_json import parse_json
 
 N_SAMPLES = 4  # responses shown, of the model before and of each method
 HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "tokens", "ends", "dist1", "dist2")

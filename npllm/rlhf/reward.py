@@ -40,13 +40,13 @@ from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, rows_in_part, width_of
+from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
 from npllm.training.loop import BatchResult
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.pretrain import set_up_kernels
-from npllm.training.run_folder import RunFolder
 from npllm.training.state import LoopState
 from npllm.training.train import Stage
 

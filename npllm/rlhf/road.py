@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from npllm.atomic import write_atomically
 from npllm.data.records import Preference, read_preferences, write_records
+from npllm.files.atomic import write_atomically
 from npllm.finetuning.sft import create_sft_run, resume_sft
 from npllm.rlhf.dpo import create_dpo_run, resume_dpo
 from npllm.rlhf.judging import Judge, Verdict, gold_of
@@ -21,10 +21,10 @@ from npllm.rlhf.ppo_run import PPOConfig, create_ppo_run, resume_ppo
 from npllm.rlhf.preferences import sample_preferences
 from npllm.rlhf.reward import RewardConfig, create_reward_run, resume_reward
 from npllm.rlhf.tasks import Task
+from npllm.runs.metrics import read_metrics
+from npllm.runs.run_folder import RunFolder, load
 from npllm.training.config import LoopConfig
-from npllm.training.metrics import read_metrics
 from npllm.training.pretrain import pretrain, resume
-from npllm.training.run_folder import RunFolder, load
 
 BEST_OF = 16
 IMPROVED = ("ppo", "rloo", "grpo")  # with the reward model

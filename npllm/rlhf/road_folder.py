@@ -12,14 +12,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from npllm.atomic import remove_temporary_files, write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.errors import ConfigError, DataError
-from npllm.locks import hold_folder
+from npllm.files.atomic import remove_temporary_files, write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.locks import hold_folder
+from npllm.files.strict_json import parse_json
 from npllm.rlhf.tasks.task import EMBEDDED
-from npllm.strict_json import parse_json
-from npllm.training.new_run import Taken, first_free
-from npllm.training.run_folder import RunFolder
+from npllm.runs.new_run import Taken, first_free
+from npllm.runs.run_folder import RunFolder
 
 LARGEST_RECORD = LARGEST_TASK = 1 << 20  # bytes
 

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from npllm.atomic import write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
-from npllm.strict_json import parse_json
+from npllm.files.atomic import write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
 from npllm.tokenizer.gpt2_files import from_gpt2_files
 from npllm.tokenizer.tokenizer_json import from_json, to_json
 from npllm.tokenizer.vocabulary import Vocabulary

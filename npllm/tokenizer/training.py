@@ -1,8 +1,8 @@
 """Making a new tokenizer, of the three kinds.
 
-    char   the distinct characters of a text; nothing to explain, but only that text's characters
-    byte   the 256 bytes; any text, no training
-    bpe    bytes and the merges learnt from a text; any text, three or four times as short in tokens
+char   the distinct characters of a text; nothing to explain, but only that text's characters
+byte   the 256 bytes; any text, no training
+bpe    bytes and the merges learnt from a text; any text, three or four times as short in tokens
 """
 
 from collections import Counter
@@ -16,9 +16,7 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT, Tokenizer
 from npllm.tokenizer.vocabulary import Vocabulary
 
 
-def train_bpe(
-    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (END_OF_TEXT,)
-) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (END_OF_TEXT,)) -> Tokenizer:
     """Learn a byte-level BPE tokenizer with exactly vocab_size entries from the documents of a corpus.
 
     Ids: 256 bytes in GPT-2's order, the merges as learnt, the special tokens as given. Special tokens in the texts

@@ -11,9 +11,10 @@ import numpy as np
 from npllm.data.sampler import WindowSampler, batch, next_ids
 from npllm.model import GPT, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
+from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
 from npllm.training.machine import usable_dtype
-from npllm.training.spikes import Spike, SpikeDetector
+from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 
 

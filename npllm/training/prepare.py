@@ -6,10 +6,10 @@ from pathlib import Path
 from npllm.data.corpora import Corpus, load_corpus
 from npllm.data.shards import write_shard
 from npllm.errors import DataError
+from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_char
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import DataConfig
-from npllm.training.run_folder import RunFolder
 
 
 def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:

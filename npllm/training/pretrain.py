@@ -8,20 +8,21 @@ from pathlib import Path
 import numba
 from rich.console import Console
 
-from npllm.atomic import write_atomically
 from npllm.data.shards import TokenShard
 from npllm.errors import ConfigError, ResourceError
+from npllm.files.atomic import write_atomically
+from npllm.runs.checkpoint_store import MOST_BESIDES_KEEP
+from npllm.runs.config_file import config_text, load_config
+from npllm.runs.new_run import create_run
+from npllm.runs.run_folder import RunFolder, open_run
 from npllm.training.calibration import steps_in_budget
-from npllm.training.checkpoint_store import MOST_BESIDES_KEEP
-from npllm.training.config import RunConfig, TrainConfig, config_text, load_config
+from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.evaluation import quick_loss
 from npllm.training.loop import NextTokenGradients, build_state
 from npllm.training.machine import cpu_model, usable_dtype
 from npllm.training.memory import Memory, pretraining_work, require_pretraining_memory, reserve_arenas
-from npllm.training.new_run import create_run
 from npllm.training.prepare import prepare_data
 from npllm.training.results import report_results
-from npllm.training.run_folder import RunFolder, open_run
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train
 
@@ -56,7 +57,7 @@ def resume(path: Path, console: Console) -> None:
     """Go on where a run stopped, bit for bit."""
     run = open_run(path)
     with run.lock():
-        config = load_config(run.config)
+        config = load_config(run.config, RunConfig)
         set_up_kernels(config.train, console)
         train_shard, val_shard = run.load_shards()
         require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)

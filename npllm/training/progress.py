@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from npllm.optim import batch_size
+from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig
 from npllm.training.loop import Update
-from npllm.training.spikes import Spike
 
 SMOOTHING = 0.95  # of the shown loss and speed: a memory of about 20 steps
 PLAIN_LINES = 10  # of a whole run, where the output is not a terminal

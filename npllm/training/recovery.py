@@ -6,10 +6,10 @@ from math import isfinite
 
 from npllm.errors import DataError, TrainingError
 from npllm.model import GPT
-from npllm.training.checkpoint import restore_checkpoint
-from npllm.training.checkpoint_store import CheckpointStore
-from npllm.training.ledger import Ledger
-from npllm.training.spikes import ROLLBACK_PERIOD, Spike, SpikeConfig
+from npllm.runs.checkpoint import restore_checkpoint
+from npllm.runs.checkpoint_store import CheckpointStore
+from npllm.runs.ledger import Ledger, Spike
+from npllm.training.spikes import ROLLBACK_PERIOD, SpikeConfig
 from npllm.training.state import LoopState
 
 Validate = Callable[[GPT], float]  # the validation loss of a model, in nats; always on the same text

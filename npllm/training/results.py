@@ -11,19 +11,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from npllm.atomic import write_atomically
 from npllm.data.compression import bits_per_byte_of_compressors
 from npllm.data.shards import TokenShard, read_shard
 from npllm.data.text_files import read_text
 from npllm.errors import ConfigError
+from npllm.files.atomic import write_atomically
 from npllm.generation import generate
 from npllm.model import GPT
 from npllm.report.plots import NEEDS_MATPLOTLIB, RunHistory, plot_loss
+from npllm.runs.ledger import Ledger
+from npllm.runs.metrics import read_metrics
+from npllm.runs.run_folder import RunFolder, load, run_of
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import Evaluation, evaluate, pair_table_loss
-from npllm.training.ledger import Ledger
-from npllm.training.metrics import read_metrics
-from npllm.training.run_folder import RunFolder, load, run_of
 from npllm.training.state import LoopState
 
 SAMPLE_PROMPT_TOKENS = 16

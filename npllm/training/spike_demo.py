@@ -26,22 +26,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from npllm.atomic import write_atomically
 from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard, write_shard
+from npllm.files.atomic import write_atomically
 from npllm.model import GPT, Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.report.plots import NEEDS_MATPLOTLIB, DemoCurve, plot_spike_demo
-from npllm.training.config import DataConfig, RunConfig, TrainConfig, config_text
+from npllm.runs.config_file import config_text
+from npllm.runs.ledger import Ledger, Spike
+from npllm.runs.new_run import create_run
+from npllm.runs.run_folder import RunFolder
+from npllm.training.config import DataConfig, RunConfig, TrainConfig
 from npllm.training.evaluation import evaluate
-from npllm.training.ledger import Ledger
 from npllm.training.loop import BatchResult, Gradients, build_state, updates
 from npllm.training.memory import require_pretraining_memory
-from npllm.training.new_run import create_run
 from npllm.training.prepare import prepare_data
 from npllm.training.pretrain import check_disk, describe_machine, next_token_stage, set_up_kernels
-from npllm.training.run_folder import RunFolder
-from npllm.training.spikes import Spike
 from npllm.training.state import LoopState
 from npllm.training.train import train
 

@@ -78,18 +78,6 @@ class SpikeConfig:
                 raise ConfigError(f"spikes.{name} is {getattr(self, name)}, but must not be negative.")
 
 
-@dataclass(frozen=True)
-class Spike:
-    """An update that was not made. samples: the absolute ids of its batch, first and one past the last."""
-
-    step: int  # the update that it would have been
-    loss: float
-    grad_norm: float
-    tokens: int  # trained on before it
-    samples: tuple[int, int]
-    reason: str
-
-
 class SpikeDetector:
     """The window of accepted steps. It is part of a loop's state: saved, restored and rolled back with it.
 
@@ -101,12 +89,12 @@ class SpikeDetector:
         self.warmup_steps = warmup_steps
         self.losses: deque[float] = deque(maxlen=config.window)
         self.log_norms: deque[float] = deque(maxlen=config.window)
-        self.levels: Mapping[int, list[list[float]]] = {}
+        self.levels: Mapping[int, list[tuple[float, float]]] = {}
 
     def reason(self, step: int, loss: float, grad_norm: float) -> str | None:
         """Why update 0, 1, ... is a spike, or None. Judges and does not record."""
         if step in self.levels:
-            self.restore(self.levels[step])
+            self.restore([[loss, log_norm(grad_norm)] for loss, grad_norm in self.levels[step]])
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not isfinite(value):
                 return f"the {name} is {value}"

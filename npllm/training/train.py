@@ -5,19 +5,18 @@ from typing import Any
 
 from rich.console import Console
 
-from npllm.atomic import remove_temporary_files, sync
 from npllm.errors import Interrupted
-from npllm.training.checkpoint_store import CheckpointStore
+from npllm.files.atomic import remove_temporary_files, sync
+from npllm.runs.checkpoint_store import CheckpointStore
+from npllm.runs.ledger import Ledger, Spike
+from npllm.runs.metrics import append_metrics, drop_metrics_after
+from npllm.runs.run_folder import RunFolder
 from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
-from npllm.training.ledger import Ledger
 from npllm.training.loop import Gradients, Update, updates
 from npllm.training.machine import matmul_peak
-from npllm.training.metrics import append_metrics, drop_metrics_after
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, Validate, restore_newest
-from npllm.training.run_folder import RunFolder
-from npllm.training.spikes import Spike
 from npllm.training.state import LoopState
 
 FEWEST_UPDATES = 10  # of a run that can learn something

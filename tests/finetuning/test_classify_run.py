@@ -21,9 +21,10 @@ from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.learning_curve import read_curve
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.report.transfer_plot import transfer_figure
+from npllm.runs.config_file import load_config
+from npllm.runs.run_folder import RunFolder
 from npllm.training.available import Left
-from npllm.training.config import TrainConfig, load_config
-from npllm.training.run_folder import RunFolder
+from npllm.training.config import TrainConfig
 
 CONFIG = ClassifyConfig(
     classify=ClassifySettings(labels=(2, 4, 64), seeds=2, compare_scratch=True, min_updates=4, test_texts=6),

@@ -10,7 +10,8 @@ from npllm.finetuning.stage_run import describe_length, fix_length
 from npllm.optim import BatchConfig
 from npllm.rlhf.dpo import DPOConfig
 from npllm.rlhf.reward import RewardConfig
-from npllm.training.config import TrainConfig, load_config
+from npllm.runs.config_file import load_config
+from npllm.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("quick")
 SECTIONS = {SFTConfig: "sft", RewardConfig: "reward", DPOConfig: "dpo"}

@@ -15,9 +15,9 @@ from npllm.data.sampler import RowSampler
 from npllm.finetuning.sft import PackedGradients, SFTConfig, encode, packed_loss
 from npllm.model import GPT, ModelConfig
 from npllm.optim import AdamW, BatchConfig
+from npllm.runs.checkpoint import load_checkpoint, model_from_checkpoint
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.tokenizer import END_OF_TEXT
-from npllm.training.checkpoint import load_checkpoint, model_from_checkpoint
 from npllm.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -14,8 +14,8 @@ from npllm.data.records import read_preferences
 from npllm.errors import ResourceError
 from npllm.model import ModelConfig
 from npllm.model.footprint import fixed_bytes
+from npllm.runs.checkpoint import load_checkpoint
 from npllm.training.available import Left
-from npllm.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick")
 

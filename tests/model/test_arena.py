@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from model_cases import GPT_2, LLAMA, random_batch, small_config
 
+from npllm.memory.arena import CHUNK, Arena
 from npllm.model import GPT
-from npllm.model.arena import CHUNK, Arena
 
 both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)  # the reference lets NumPy allocate
@@ -94,7 +94,7 @@ def test_nothing_is_allocated_after_the_first_step(backend, architecture, monkey
     def fail(*_args, **_keywords):
         raise AssertionError("an allocation in a later step")
 
-    monkeypatch.setattr("npllm.model.arena.aligned_empty", fail)
+    monkeypatch.setattr("npllm.memory.arena.aligned_empty", fail)
     monkeypatch.setattr(np, "empty", fail)
     for step in range(2, 5):
         model.loss_and_grad(*batch, step=step)

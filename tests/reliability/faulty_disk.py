@@ -1,4 +1,4 @@
-"""A disk that fails when it is told to, under the system calls that npllm/atomic.py makes.
+"""A disk that fails when it is told to, under the system calls that npllm/files/atomic.py makes.
 
 Each call that changes something below `root` is an event: write, fsync, replace, unlink, truncate. At event number
 `fail_at` the disk does one of three things:

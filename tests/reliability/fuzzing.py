@@ -32,9 +32,7 @@ import npllm
 from npllm.data.shards import read_shard, write_shard
 from npllm.errors import NpllmError
 from npllm.model import Architecture
-from npllm.tokenizer import Tokenizer, byte_tokenizer, pretokenize, train_bpe
-from npllm.tokenizer.tokenizer_json import to_json
-from npllm.training.checkpoint import (
+from npllm.runs.checkpoint import (
     USER_BLOCK,
     checkpoint_image,
     load_checkpoint,
@@ -42,6 +40,8 @@ from npllm.training.checkpoint import (
     restore_checkpoint,
     seal,
 )
+from npllm.tokenizer import Tokenizer, byte_tokenizer, pretokenize, train_bpe
+from npllm.tokenizer.tokenizer_json import to_json
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.loop import build_state
 from npllm.training.state import LoopState

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.runs.ledger import Ledger
+from npllm.runs.run_folder import RunFolder
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.evaluation import quick_loss
-from npllm.training.ledger import Ledger
 from npllm.training.loop import Gradients, NextTokenGradients, build_state, updates
-from npllm.training.run_folder import RunFolder
 from npllm.training.spikes import SpikeConfig
 from npllm.training.state import LoopState
 from npllm.training.train import Stage, train

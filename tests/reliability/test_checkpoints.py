@@ -23,9 +23,9 @@ from reliability.small_training import (
 )
 
 from npllm.errors import ConfigError, DataError, ResourceError
-from npllm.training import checkpoint_store
-from npllm.training.checkpoint import load_checkpoint
-from npllm.training.checkpoint_store import MANIFEST, CheckpointStore, Entry, entry_of, kept
+from npllm.runs import checkpoint_store
+from npllm.runs.checkpoint import load_checkpoint
+from npllm.runs.checkpoint_store import MANIFEST, CheckpointStore, Entry, entry_of, kept
 from npllm.training.loop import NextTokenGradients, build_state, updates
 
 BLOCK = 512  # bytes: less than a sector, a page or an HDF5 header

@@ -25,10 +25,10 @@ from reliability.small_training import (
 )
 
 from npllm.errors import ResourceError
-from npllm.training import checkpoint_store
-from npllm.training.checkpoint import checkpoint_path, sealed_sha256
-from npllm.training.checkpoint_store import CheckpointStore, read_manifest
-from npllm.training.metrics import read_metrics
+from npllm.runs import checkpoint_store
+from npllm.runs.checkpoint import checkpoint_path, sealed_sha256
+from npllm.runs.checkpoint_store import CheckpointStore, read_manifest
+from npllm.runs.metrics import read_metrics
 
 SHORT = with_training(CONFIG, steps=10, checkpoint_every=3, keep=2)
 NOT_FINITE, FINITE = {21, 33}, {52}  # two in step 8: the second goes back further; and one that is left out

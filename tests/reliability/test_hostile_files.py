@@ -23,14 +23,14 @@ from small_runs import PATIENCE
 from npllm.data.plain_hdf5 import open_file
 from npllm.data.shards import read_shard, write_shard
 from npllm.errors import DataError, NpllmError
+from npllm.runs.checkpoint import USER_BLOCK, model_from_checkpoint, restore_checkpoint
+from npllm.runs.checkpoint_store import read_manifest
+from npllm.runs.config_file import config_text, load_config
+from npllm.runs.ledger import Ledger
+from npllm.runs.metrics import read_metrics
 from npllm.tokenizer import Tokenizer, pretokenize, train_bpe
 from npllm.tokenizer.tokenizer_json import to_json
-from npllm.training.checkpoint import USER_BLOCK, model_from_checkpoint, restore_checkpoint
-from npllm.training.checkpoint_store import read_manifest
-from npllm.training.config import config_text, load_config
-from npllm.training.ledger import Ledger
 from npllm.training.loop import RunConfig, build_state
-from npllm.training.metrics import read_metrics
 
 MEMORY = 500 << 20  # bytes above what the process has when everything is imported
 LONGEST_READING = 20  # seconds of processor time
@@ -352,7 +352,7 @@ def readers() -> dict[str, list]:
         "shard": [read_shard],
         "tokenizer": [Tokenizer.load],
         "manifest": [manifest],
-        "config": [lambda path: build_state(load_config(path), vocab_size=99)],
+        "config": [lambda path: build_state(load_config(path, RunConfig), vocab_size=99)],
         "ledger": [Ledger],
         "metrics": [read_metrics],
     }

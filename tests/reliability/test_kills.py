@@ -11,7 +11,7 @@ import time
 import pytest
 from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, run, state_digests, untimed_metrics, write_text
 
-from npllm.training.ledger import Ledger
+from npllm.runs.ledger import Ledger
 
 STEPS = 600
 SETTINGS = {

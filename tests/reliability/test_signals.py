@@ -7,7 +7,7 @@ from reliability import small_training
 from reliability.small_training import CONFIG, assert_same_bits, clean_state, make_run, train_on
 
 from npllm.errors import Interrupted
-from npllm.training.checkpoint_store import CheckpointStore
+from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.training.loop import NextTokenGradients
 
 PLACES = ("mid-step", "mid-save", "mid-eval")

@@ -22,11 +22,10 @@ from reliability.small_training import (
 )
 
 from npllm.errors import TrainingError
-from npllm.training.checkpoint_store import CheckpointStore
-from npllm.training.ledger import Ledger
+from npllm.runs.checkpoint_store import CheckpointStore
+from npllm.runs.ledger import Ledger, Spike
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
 from npllm.training.recovery import Recovery
-from npllm.training.spikes import Spike
 
 BAD = 57  # a sample of step 14; the checkpoint before it is that of step 12
 

@@ -24,8 +24,8 @@ from stage_runs import (
 )
 
 from npllm.rlhf.rollout import NUMBERS
+from npllm.runs.checkpoint import load_checkpoint
 from npllm.training import train
-from npllm.training.checkpoint import load_checkpoint
 
 LORA = {"adapt__lora_rank": 2}
 # A rollout is 8 responses, 2 epochs of 2 minibatches: updates 1 to 4 learn from the first, 5 to 8 from the second.

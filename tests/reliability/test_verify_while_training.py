@@ -12,9 +12,9 @@ import pytest
 from reliability.faulty_disk import FaultyDisk, WrittenAtOnce
 from reliability.small_training import CONFIG, Poison, make_run, train_on, with_training
 
-from npllm.training import checkpoint_store, verify
-from npllm.training.metrics import append_metrics, read_metrics
-from npllm.training.run_folder import RunFolder
+from npllm.runs import checkpoint_store, verify
+from npllm.runs.metrics import append_metrics, read_metrics
+from npllm.runs.run_folder import RunFolder
 
 SHORT = with_training(CONFIG, steps=20, checkpoint_every=3, keep=1)
 BAD = [21, 33]  # in step 8 and, after the rollback, in step 8 again: the second one goes back further

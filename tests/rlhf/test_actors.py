@@ -14,7 +14,7 @@ from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.ppo_run import PPOConfig, build_actors
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rewards_of, sequence_log_probability
-from npllm.training.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
+from npllm.runs.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
 from npllm.training.state import LoopState
 
 METHODS = ("ppo", "rloo", "grpo")

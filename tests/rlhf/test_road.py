@@ -14,9 +14,9 @@ from npllm.rlhf.report_card import grade
 from npllm.rlhf.tasks import Response
 from npllm.rlhf.tasks.code import parses
 from npllm.rlhf.tasks.paths import LONGEST_WALK, NODES, Paths
-from npllm.training.checkpoint import checkpoint_files
-from npllm.training.config import load_config
-from npllm.training.metrics import read_metrics
+from npllm.runs.checkpoint import checkpoint_files
+from npllm.runs.config_file import load_config
+from npllm.runs.metrics import read_metrics
 
 TASK = '''
 """Answer a letter with as many of the same letter as you like, up to four."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from small_runs import TINY, content, pretrain_arguments, refused, run, write_text
 
+from npllm.runs.checkpoint import checkpoint_path, load_checkpoint
 from npllm.training import pretrain
-from npllm.training.checkpoint import checkpoint_path, load_checkpoint
 
 TEXT = "the cat sat on the mat.\n" * 20
 

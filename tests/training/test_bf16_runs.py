@@ -7,7 +7,7 @@ import pytest
 from small_runs import checkpoints, pretrain_arguments, run, write_text
 
 import npllm
-from npllm.training.checkpoint import load_checkpoint
+from npllm.runs.checkpoint import load_checkpoint
 
 
 def weights(folder):

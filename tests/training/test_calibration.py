@@ -8,8 +8,9 @@ from small_runs import pretrain_arguments, run, stop_after, summary, write_text
 
 from npllm.model import Architecture
 from npllm.optim import BatchConfig
+from npllm.runs.config_file import load_config
 from npllm.training import calibration, pretrain
-from npllm.training.config import RunConfig, TrainConfig, load_config
+from npllm.training.config import RunConfig, TrainConfig
 
 TOKENS = np.zeros(100, np.uint16)
 MODEL = Architecture(n_layer=1, n_head=1, n_embd=4, block_size=4)
@@ -81,7 +82,7 @@ def test_the_number_of_steps_is_fixed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "steps_in_budget", lambda config, V, tokens: 7)
     stop_after(monkeypatch, 3)
     assert run(*pretrain_arguments(write_text(tmp_path), out, train__steps=None), "--minutes", "2") == 130
-    assert load_config(out / "config.toml").train.steps == 7
+    assert load_config(out / "config.toml", RunConfig).train.steps == 7
     monkeypatch.delattr(pretrain, "steps_in_budget")
     assert run("resume", out) == 0
     assert summary(out)["steps"] == 7
@@ -91,4 +92,4 @@ def test_the_number_of_steps_is_fixed_once(tmp_path, monkeypatch):
 def test_a_real_measurement(tmp_path):
     out = tmp_path / "run"
     assert run(*pretrain_arguments(write_text(tmp_path), out, train__steps=None), "--minutes", "0.002") == 0
-    assert summary(out)["steps"] == load_config(out / "config.toml").train.steps >= 1
+    assert summary(out)["steps"] == load_config(out / "config.toml", RunConfig).train.steps >= 1

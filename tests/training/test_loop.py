@@ -11,7 +11,8 @@ from npllm.data.sampler import WindowSampler
 from npllm.errors import TrainingError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig, batch_size, learning_rate
-from npllm.training.config import RunConfig, TrainConfig, load_config
+from npllm.runs.config_file import load_config
+from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.evaluation import evaluate
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
 from npllm.training.spikes import SpikeConfig
@@ -101,7 +102,7 @@ def test_limits_wait_for_the_warm_up_that_there_is(steps, expected):
 
 
 def test_metrics_are_those_of_the_schedules(finished_run):
-    config = load_config(finished_run / "config.toml")
+    config = load_config(finished_run / "config.toml", RunConfig)
     records = untimed_metrics(finished_run)
     assert [record["step"] for record in records] == list(range(1, 13))
     for i, record in enumerate(records):

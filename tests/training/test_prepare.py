@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import train_bpe
 from npllm.training.config import DataConfig
 from npllm.training.prepare import prepare_data
-from npllm.training.run_folder import RunFolder
 
 
 @pytest.fixture

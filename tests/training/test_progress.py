@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from small_runs import pretrain_arguments, run, write_text
 
+from npllm.runs.metrics import read_metrics
 from npllm.training import train
-from npllm.training.metrics import read_metrics
 
 
 def test_a_share_of_the_peak_is_never_above_it(tmp_path, capsys, monkeypatch, quick):

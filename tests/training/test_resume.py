@@ -21,11 +21,12 @@ from small_runs import (
 from npllm.errors import DataError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.runs.checkpoint import checkpoint_path, restore_checkpoint
+from npllm.runs.config_file import config_text, load_config
+from npllm.runs.metrics import read_metrics
 from npllm.training import train
-from npllm.training.checkpoint import checkpoint_path, restore_checkpoint
-from npllm.training.config import RunConfig, TrainConfig, config_text, load_config
+from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.loop import NextTokenGradients, build_state, updates
-from npllm.training.metrics import read_metrics
 
 STEPS = 12
 SETTINGS = {
@@ -165,7 +166,7 @@ def test_saved_and_rebuilt_after_every_step(tmp_path, optimizer, dtype):
     write_checkpoint(tmp_path, build_state(config, 7))
     losses = []
     for step in range(8):
-        again = load_config(tmp_path / "config.toml")
+        again = load_config(tmp_path / "config.toml", RunConfig)
         state = build_state(again, 7)
         restore_checkpoint(checkpoint_path(tmp_path, step), state)
         losses.append(next(updates(state, again, NextTokenGradients(again, tokens))).loss)

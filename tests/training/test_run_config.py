@@ -12,16 +12,9 @@ from small_runs import refused, run
 from npllm.errors import ConfigError, DataError
 from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
 from npllm.optim.config import LARGEST_BATCH
+from npllm.runs.config_file import config_text, load_config, parse_arguments
 from npllm.training import pretrain
-from npllm.training.config import (
-    DataConfig,
-    RunConfig,
-    TrainConfig,
-    config_text,
-    load_config,
-    load_recipe,
-    parse_arguments,
-)
+from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe
 from npllm.training.spikes import SpikeConfig
 
 RECIPES = sorted(path.name.removesuffix(".toml") for path in (resources.files("npllm") / "recipes").iterdir())
@@ -119,7 +112,7 @@ def with_data(**changes) -> RunConfig:
 def test_a_config_survives_being_written_and_read(tmp_path_factory, config, record):
     path = tmp_path_factory.getbasetemp() / "config.toml"
     path.write_bytes(config_text(config, record).encode())
-    assert load_config(path) == config
+    assert load_config(path, RunConfig) == config
     assert tomllib.loads(path.read_text(encoding="utf-8"))["run"] == record
 
 
@@ -181,7 +174,7 @@ def test_a_bad_field_is_named_with_its_file(tmp_path, toml, complaint):
     path = tmp_path / "recipe.toml"
     path.write_text(toml)
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        load_config(path, RunConfig)
     assert complaint in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -192,7 +185,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, data):
     path = tmp_path / "config.toml"
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"config\.toml is not valid TOML"):
-        load_config(path)
+        load_config(path, RunConfig)
 
 
 @pytest.mark.parametrize(

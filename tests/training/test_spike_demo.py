@@ -15,11 +15,12 @@ from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.runs.config_file import stage_of
+from npllm.runs.ledger import Ledger
+from npllm.runs.run_folder import RunFolder
 from npllm.training import recovery, spike_demo, train
-from npllm.training.config import DataConfig, RunConfig, TrainConfig, stage_of
-from npllm.training.ledger import Ledger
+from npllm.training.config import DataConfig, RunConfig, TrainConfig
 from npllm.training.loop import BatchResult, build_state
-from npllm.training.run_folder import RunFolder
 from npllm.training.spike_demo import Batch, Poison, Training, in_plain_words, poison, run_demo, skip_updates
 from npllm.training.spikes import SpikeConfig
 

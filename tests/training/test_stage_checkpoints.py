@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from checkpoint_files import described, edit, reseal, write_checkpoint
 
-from npllm import aligned
 from npllm.errors import ConfigError, DataError
+from npllm.memory import aligned
 from npllm.model import GPT, ActorCritic, ModelConfig, Storage, parameters
 from npllm.optim import AdamW
-from npllm.training.checkpoint import model_from_checkpoint, restore_checkpoint
+from npllm.runs.checkpoint import model_from_checkpoint, restore_checkpoint
 from npllm.training.state import LoopState
 
 PLAIN = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, vocab_size=11)

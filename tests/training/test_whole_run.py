@@ -16,12 +16,12 @@ from small_runs import TINY, pretrain_arguments, refused, run, summary, untimed_
 import npllm
 from npllm.data.shards import read_shard
 from npllm.model import GPT
+from npllm.runs.metrics import read_metrics
+from npllm.runs.run_folder import RunFolder, open_run
 from npllm.tokenizer import train_bpe, train_char
 from npllm.training import results
 from npllm.training.evaluation import pair_table_loss
-from npllm.training.metrics import read_metrics
 from npllm.training.results import next_command, sample_positions, shard_text
-from npllm.training.run_folder import RunFolder, open_run
 
 SETTINGS = {"train__steps": 40, "batch__ramp_start": 2, "batch__ramp_steps": 10, "optim__lr": 0.02}
 

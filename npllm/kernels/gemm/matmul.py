@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numba import get_num_threads
 
-from npllm.aligned import aligned_empty
 from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gelu import gelu_forward
 from npllm.kernels.gemm.driver import multiply, panel_elements, tile_elements
 from npllm.kernels.gemm.few_rows import MOST_ROWS, PARTS, multiply_dots, multiply_rows
+from npllm.memory.aligned import aligned_empty
 
 _engine = "npllm"
 _kept = threading.local()  # scratch of each caller's thread, by name and dtype

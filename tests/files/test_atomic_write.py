@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import npllm
-from npllm.atomic import write_atomically
 from npllm.errors import ResourceError
+from npllm.files.atomic import write_atomically
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent)}
 
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
-from npllm.atomic import write_atomically
+from npllm.files.atomic import write_atomically
 from npllm.errors import ResourceError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the write that passes the limit fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -30,7 +30,7 @@ except ResourceError as error:
 
 KILLED_BEFORE_RENAME = """
 import os, signal, sys
-from npllm.atomic import write_atomically
+from npllm.files.atomic import write_atomically
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 write_atomically(sys.argv[1], b"new")
 """

@@ -9,12 +9,12 @@ import pytest
 from reliability.small_training import CONFIG, TOKENS, assert_same_bits, clean_state, make_run, train_on
 from small_runs import content
 
-from npllm.atomic import append, sync, write_atomically
 from npllm.errors import ConfigError, ResourceError
-from npllm.locks import LOCK, lock_file
-from npllm.training.checkpoint_store import CheckpointStore
+from npllm.files.atomic import append, sync, write_atomically
+from npllm.files.locks import LOCK, lock_file
+from npllm.runs.checkpoint_store import CheckpointStore
+from npllm.runs.run_folder import RunFolder
 from npllm.training.loop import NextTokenGradients, build_state
-from npllm.training.run_folder import RunFolder
 
 TAKEN_AWAY = "was renamed, deleted or replaced while this process worked in it"
 

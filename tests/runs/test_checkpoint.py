@@ -1,6 +1,5 @@
 """What a checkpoint holds, what is no checkpoint, and what a full disk leaves behind."""
 
-import hashlib
 import json
 from dataclasses import replace
 from itertools import islice
@@ -9,12 +8,11 @@ import h5py
 import numpy as np
 import pytest
 from checkpoint_files import described, edit, reseal, write_checkpoint
-from small_runs import checkpoints
 
 from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.training.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
+from npllm.runs.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.loop import NextTokenGradients, build_state, updates
 
@@ -212,9 +210,3 @@ def test_a_description_of_no_model(saved, state, model):
     described(model={**vars(state.model.config), **model})(saved)
     with pytest.raises(DataError, match=r"step-00000003\.h5 describes no model that can be built"):
         model_from_checkpoint(saved)
-
-
-def test_the_summary_has_the_hash_of_the_weights(finished_run):
-    arrays = load_checkpoint(checkpoints(finished_run)[-1]).arrays
-    summary = json.loads((finished_run / "summary.json").read_text())
-    assert summary["params_sha256"] == hashlib.sha256(arrays["params"].tobytes()).hexdigest()

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from npllm.bounded_read import read_bounded
-from npllm.data.checksums import NAME, check_list, checked
 from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
-from npllm.strict_json import parse_json
-from npllm.training.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint
-from npllm.training.checkpoint_store import MANIFEST, Entry, entry_of, read_manifest
-from npllm.training.config import last_step_of, load_config, stage_of
-from npllm.training.ledger import Ledger
-from npllm.training.metrics import read_metrics
-from npllm.training.run_folder import RunFolder
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
+from npllm.runs.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint
+from npllm.runs.checkpoint_store import MANIFEST, Entry, entry_of, read_manifest
+from npllm.runs.checksums import NAME, check_list, checked
+from npllm.runs.config_file import last_step_of, stage_of
+from npllm.runs.ledger import Ledger
+from npllm.runs.metrics import read_metrics
+from npllm.runs.run_folder import RunFolder
 
 LARGEST_SUMMARY = 1 << 20  # bytes
 
@@ -81,7 +81,7 @@ def _inputs(run: RunFolder) -> list[Check]:
         return [(run.config, stage_of)]
     if stage == "pretrain":
         shards = (run.train_shard, run.val_shard)
-        return [(run.config, load_config), *((path, lambda path: _shard(run, path)) for path in shards)]
+        return [(run.config, stage_of), *((path, lambda path: _shard(run, path)) for path in shards)]
     models, records = (sorted(run.path.glob(names)) or [run.path / names] for names in ("models/*.h5", "data/*.jsonl"))
     copies = [(path, load_checkpoint) for path in models] + [(path, checked) for path in records]
     return [(run.config, stage_of), *copies, (run.path / "data" / NAME, check_list)]

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from npllm.atomic import append, write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
-from npllm.strict_json import parse_json
+from npllm.files.atomic import append, write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
 
 LARGEST_LOG = 1 << 30  # bytes; a step takes about 200
 

@@ -18,17 +18,16 @@ import io
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
 
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_dataset, read_text_attribute
 from npllm.errors import ConfigError, DataError
+from npllm.files.strict_json import parse_json
 from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage
 from npllm.model.parameters import parameter_count, parameter_shapes, weight_shapes
-from npllm.strict_json import parse_json
-from npllm.training.state import LoopState
 
 VERSION = 2
 LONGEST_DESCRIPTION = 1 << 20  # bytes of JSON
@@ -45,6 +44,26 @@ FIELDS = {
     "counters": dict,
     "val_loss": (float, type(None)),
 }
+
+
+class Saveable(Protocol):
+    """The state of a training, as far as a checkpoint is concerned."""
+
+    model: GPT | ActorCritic
+    rollbacks: int  # that lie behind it
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The flat buffers, by name."""
+
+    def counters(self) -> dict[str, Any]:
+        """The rest, for JSON."""
+
+    def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
+        """Become the state that these were taken from. Raises ValueError where they cannot be such."""
 
 
 class Checkpoint(NamedTuple):
@@ -65,7 +84,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.h5"))
 
 
-def checkpoint_image(state: LoopState, val_loss: float | None = None) -> memoryview:
+def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryview:
     """The bytes of the file that holds this state, still without the hash that `seal` puts before them.
 
     val_loss: of the weights, where it was measured.
@@ -216,7 +235,7 @@ def _names(configs: dict[str, ModelConfig]) -> set[str]:
     return {f"{part}.{name}" for part, config in parts for name in parameter_shapes(config)}
 
 
-def restore_checkpoint(path: Path, state: LoopState, *, listed_sha256: str | None = None) -> float | None:
+def restore_checkpoint(path: Path, state: Saveable, *, listed_sha256: str | None = None) -> float | None:
     """Set a state of the same config to a checkpoint's. Returns the validation loss that was measured then, if any.
 
     Raises, with the state as it was, DataError for a file that is damaged or holds values that are not finite, and

@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from npllm.atomic import write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.data.records import LARGEST_FILE
 from npllm.errors import DataError
+from npllm.files.atomic import write_atomically
+from npllm.files.bounded_read import read_bounded
 
 NAME = "SHA256SUMS"
 LARGEST_LIST = 1 << 20  # bytes

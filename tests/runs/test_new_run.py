@@ -8,9 +8,9 @@ import pytest
 from small_runs import content, pretrain_arguments, refused, write_text
 
 from npllm.errors import ConfigError
-from npllm.locks import LOCK
+from npllm.files.locks import LOCK
+from npllm.runs.new_run import claim_run, create_run, discard_untrained
 from npllm.training import pretrain
-from npllm.training.new_run import claim_run, create_run, discard_untrained
 
 
 def make(path, text="mine"):

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from npllm.errors import ResourceError
-from npllm.locks import check_held
+from npllm.files.locks import check_held
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview) -> None:

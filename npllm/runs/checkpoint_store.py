@@ -21,19 +21,19 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
-from npllm.atomic import remove_temporary_files, sync, write_atomically
-from npllm.bounded_read import read_bounded
 from npllm.errors import DataError, ResourceError
-from npllm.strict_json import parse_json
-from npllm.training.checkpoint import (
+from npllm.files.atomic import remove_temporary_files, sync, write_atomically
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
+from npllm.runs.checkpoint import (
     Checkpoint,
+    Saveable,
     checkpoint_files,
     checkpoint_image,
     checkpoint_path,
     load_checkpoint,
     seal,
 )
-from npllm.training.state import LoopState
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -104,7 +104,7 @@ class CheckpointStore:
         """Raises DataError unless the file is whole and byte for byte the one that the manifest lists."""
         return load_checkpoint(self.path(step), listed_sha256=self.entries[step].sha256)
 
-    def save(self, state: LoopState, val_loss: float | None) -> None:
+    def save(self, state: Saveable, val_loss: float | None) -> None:
         """Take a snapshot, and let it be written while the training goes on. Raises what the last writing raised."""
         self.wait()
         image = checkpoint_image(state, val_loss)

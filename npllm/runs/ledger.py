@@ -14,16 +14,16 @@ part that was given up.
 import contextlib
 import json
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from npllm.atomic import append
-from npllm.bounded_read import read_bounded
 from npllm.errors import DataError
-from npllm.strict_json import parse_json
-from npllm.training.spikes import Spike, log_norm
+from npllm.files.atomic import append
+from npllm.files.bounded_read import read_bounded
+from npllm.files.strict_json import parse_json
 
 LARGEST_LEDGER = 64 << 20  # bytes
 NUMBER = (float, int, type(None))  # none: it was NaN or infinite, which JSON has not
@@ -34,6 +34,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "left_out": SPIKE | {"loss": (float, int), "grad_norm": (float, int)},
     "gave_up": SPIKE,
 }
+
+
+@dataclass(frozen=True)
+class Spike:
+    """An update that was not made. samples: the absolute ids of its batch, first and one past the last."""
+
+    step: int  # the update that it would have been
+    loss: float
+    grad_norm: float
+    tokens: int  # trained on before it
+    samples: tuple[int, int]
+    reason: str
 
 
 class Ledger:
@@ -65,11 +77,11 @@ class Ledger:
             self.skipped.append(tuple(event["samples"]))
             self.left_out_at.setdefault(event["step"], []).append(event)
 
-    def levels(self, least: int) -> dict[int, list[list[float]]]:
-        """Updates made before -> [loss, log gradient norm] of the updates that were left out there, where they were at
+    def levels(self, least: int) -> dict[int, list[tuple[float, float]]]:
+        """Updates made before -> loss and gradient norm of each update that was left out there, where they were at
         least so many."""
         return {
-            step - 1: [[event["loss"], log_norm(event["grad_norm"])] for event in events]
+            step - 1: [(event["loss"], event["grad_norm"]) for event in events]
             for step, events in self.left_out_at.items()
             if len(events) >= least
         }

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import DataError
-from npllm.locks import hold_folder
+from npllm.files.locks import hold_folder
 from npllm.model import GPT
+from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.tokenizer import Tokenizer
-from npllm.training.checkpoint import checkpoint_files, model_from_checkpoint
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from npllm.strict_json import DEEPEST, parse_json
+from npllm.files.strict_json import DEEPEST, parse_json
 
 
 @pytest.mark.parametrize("value", [None, True, 5, -2.5e-7, "é", [], {}, [1, {"a": [{"b": None}], "c": "a"}], 2**70])

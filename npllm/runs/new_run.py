@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from npllm.atomic import sync
 from npllm.errors import ConfigError
-from npllm.locks import LOCK, delete_held, empty_held, hold_folder, lock_file
-from npllm.training.checkpoint import checkpoint_files
-from npllm.training.run_folder import RunFolder
+from npllm.files.atomic import sync
+from npllm.files.locks import LOCK, delete_held, empty_held, hold_folder, lock_file
+from npllm.runs.checkpoint import checkpoint_files
+from npllm.runs.run_folder import RunFolder
 
 _made: set[tuple[int, int]] = set()  # device and inode of the lock of each run that this process made
 

@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from npllm.aligned import ALIGNMENT, aligned_empty
+from npllm.memory.aligned import ALIGNMENT, aligned_empty
 
 CHUNK = 64 << 20  # bytes
 

@@ -1,0 +1,1 @@
+"""Where arrays live: aligned memory, and the arena of a pass."""
