@@ -7,52 +7,19 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from importlib import import_module
-from itertools import zip_longest
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional
 
 from npllm.errors import ConfigError, DataError, NpllmError, NpllmWarning
-from npllm.model import Architecture
-from npllm.optim import BatchConfig, OptimConfig
 from npllm.runs.config_file import nearest, parse_arguments
-from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe
 from npllm.training.interrupts import signals_interrupt
-from npllm.training.spikes import SpikeConfig
+from npllm.training.stages import STAGES, input_checks, load_stage, stage_in
 
-
-def pretrain(
-    *,
-    recipe: str = "default",
-    out: Path | None = None,
-    minutes: float | None = None,
-    data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
-    model: Architecture = Architecture(),  # noqa: B008
-    optim: OptimConfig = OptimConfig(),  # noqa: B008
-    batch: BatchConfig = BatchConfig(),  # noqa: B008
-    train: TrainConfig = TrainConfig(),  # noqa: B008
-    spikes: SpikeConfig = SpikeConfig(),  # noqa: B008
-) -> None:
-    """Train a model from scratch; without options, on the Python standard library's source for about 3 minutes.
-
-    Args:
-        recipe: name of an embedded recipe (default, shakespeare-char), or a TOML file
-        out: folder of the run; none = runs/RECIPE
-        minutes: time budget of the training loop, instead of the recipe's train.steps or train.minutes
-    """
-    from npllm.runs.new_run import claim_run
-    from npllm.training.pretrain import pretrain as run_pretraining
-
-    if minutes is not None:
-        train = replace(train, minutes=minutes, steps=None)
-    config = RunConfig(data=data, model=model, optim=optim, batch=batch, train=train, spikes=spikes)
-    with claim_run(out, Path(recipe).stem) as path:
-        run_pretraining(config, path, Console())
+if TYPE_CHECKING:
+    from npllm.training.stage import Stage
 
 
 def resume(run: Positional[Path]) -> None:
@@ -61,14 +28,11 @@ def resume(run: Positional[Path]) -> None:
     Args:
         run: folder of the run
     """
-    from npllm.runs.config_file import stage_of
     from npllm.runs.run_folder import open_run
-    from npllm.training.pretrain import resume as resume_pretraining
+    from npllm.training.stage import train_run
 
-    if (stage := stage_of(open_run(run).config)) == "pretrain":
-        resume_pretraining(run, Console())
-    else:
-        _stage_verbs().resume_stage(open_run(run), stage, Console())
+    folder = open_run(run)
+    train_run(folder, Console(), stage_in(folder.config))
 
 
 def generate(
@@ -142,7 +106,8 @@ def verify(run: Positional[Path]) -> None:
     from npllm.runs.run_folder import open_run
     from npllm.runs.verify import verify_run
 
-    results = dict(verify_run(open_run(run)))
+    folder = open_run(run)
+    results = dict(verify_run(folder, input_checks(folder)))
     for path, complaint in results.items():
         print(f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}")
     if damaged := sum(complaint is not None for complaint in results.values()):
@@ -219,27 +184,49 @@ def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
         run_demo(path, seed, Console())
 
 
+def chat(
+    run: Positional[Path], *, max_tokens: int = 256, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
+) -> None:
+    """Talk with a model that npllm sft made; an empty line or Ctrl-D ends it.
+
+    Args:
+        run: folder of the run, or a checkpoint in it
+        max_tokens: longest answer, in tokens; past the model's window it forgets the oldest of the conversation
+        temperature: 0 = always the likeliest token, 1 = as the model says
+        top_p: choose among the fewest likeliest tokens that together reach this probability
+        seed: same seed and same questions, same answers
+    """
+    from npllm.finetuning.chat import chat as run_chat
+
+    run_chat(run, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+
+
+def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bool = False) -> None:
+    """The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card. Continues what it began.
+
+    Args:
+        task: paths (a few minutes), code (a quarter of an hour), or a Python file with a Task
+        out: folder of the road; none = runs/rlhf-TASK
+        seeds: how many times to walk it, each with a seed of its own; figures are then means over them
+        overoptimise: also let policies fool reward models that learnt from few pairs; four times as long altogether
+    """
+    from npllm.rlhf.report_card import walk_and_report
+
+    walk_and_report(task, out, seeds, Console(), overoptimise=overoptimise)
+
+
 VERBS: dict[str, Callable[..., None]] = {
-    "pretrain": pretrain,
     "resume": resume,
     "generate": generate,
+    "chat": chat,
     "evaluate": evaluate,
     "verify": verify,
     "warmup": warmup,
     "tokenizer train": tokenizer_train,
     "tokenizer encode": tokenizer_encode,
     "tokenizer decode": tokenizer_decode,
+    "rlhf": rlhf,
     "demo spike": demo_spike,
-}
-# Those of the later stages: name -> what the list of verbs says. Their module takes as long to import as all the rest.
-STAGE_VERBS = {
-    "classify": "Teach a pretrained model to classify texts; show what pretraining was worth.",
-    "sft": "Teach a pretrained model to answer, from demonstrations.",
-    "chat": "Talk with a model that npllm sft made.",
-    "reward": "Train a reward model on preferences.",
-    "ppo": "Improve a policy with a reward model: PPO, or RLOO or GRPO.",
-    "dpo": "Improve a policy from preferences alone, without a reward model.",
-    "rlhf": "The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card.",
 }
 LARGEST_INPUT = 1 << 26  # characters of standard input, which are all read before the first of them is used
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words that are not yet a verb
@@ -295,45 +282,55 @@ def _explain(error: BaseException) -> tuple[str, int]:
 def _run_verb(arguments: list[str]) -> None:
     words = 2 if arguments[0] in GROUPS else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
-    known = [*VERBS, *STAGE_VERBS]
+    known = [*STAGES, *VERBS]
     if verb not in known:
         raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, known)}; npllm --help lists them.")
-    function = VERBS[verb] if verb in VERBS else getattr(_stage_verbs(), verb)
-    defaults = vars(load_recipe(_value_of("--recipe", rest) or "default")) if verb == "pretrain" else {}
+    if verb in VERBS:
+        function = VERBS[verb]
+    else:
+        stage = load_stage(verb)
+        function = _verb_of(stage, STAGES[verb].summary, stage.default_config(rest))
     # Parsing ends before the verb begins: what the verb prints or raises is its own.
-    parse_arguments(_deferred(function, defaults), rest, prog=f"npllm {verb}")()
+    parse_arguments(_deferred(function), rest, prog=f"npllm {verb}")()
 
 
-def _deferred(function: Callable[..., None], defaults: dict[str, Any]) -> Callable[..., Callable[[], None]]:
-    """The function with other defaults for the parameters named, and with a call that waits."""
+def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The function with a call that waits."""
 
     @functools.wraps(function)
     def bind(*args, **kwargs):
         return functools.partial(function, *args, **kwargs)
 
-    signature = inspect.signature(function)
-    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
-    bind.__signature__ = signature.replace(parameters=parameters)
+    bind.__signature__ = inspect.signature(function)
     return bind
 
 
-def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What the last `option VALUE` or `option=VALUE` says."""
-    value = None
-    for argument, following in zip_longest(arguments, arguments[1:]):
-        if argument == option:
-            value = following
-        elif argument.startswith(f"{option}="):
-            value = argument.split("=", 1)[1]
-    return value
+def _verb_of(stage: "Stage", summary: str, config: Any) -> Callable[..., None]:
+    """The function that makes and trains a run of a stage. Its parameters are those of the stage's
+    inputs, `out`, and the sections of the stage's config, whose defaults are those of `config`."""
+    inputs = [p for p in inspect.signature(stage.inputs).parameters.values() if p.name not in ("config", "console")]
+    sections = [p.replace(default=getattr(config, p.name)) for p in inspect.signature(type(config)).parameters.values()]
+    out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Path | None)
+    signature = inspect.Signature([*inputs, out, *sections])
 
+    def verb(*args, **kwargs):
+        from npllm.training.stage import start_run
 
-def _stage_verbs() -> ModuleType:
-    return import_module("npllm.stage_verbs")
+        given = signature.bind(*args, **kwargs).arguments
+        fields = {section.name: given[section.name] for section in sections}
+        arguments = {parameter.name: given[parameter.name] for parameter in inputs}
+        start_run(stage, type(config)(**fields), given["out"], Console(), **arguments)
+
+    verb.__signature__ = signature
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
+    described = inspect.cleandoc(stage.inputs.__doc__).split("Args:\n")[-1]
+    verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = one below runs/"
+    return verb
 
 
 def _usage() -> str:
-    summaries = {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()} | STAGE_VERBS
+    summaries = {verb: stage.summary for verb, stage in STAGES.items()}
+    summaries |= {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()}
     lines = [f"  {verb:18}{summary}" for verb, summary in summaries.items()]
     return "\n".join(
         [

@@ -14,6 +14,7 @@ from npllm.cli import VERBS
 from npllm.errors import DataError, Interrupted, ResourceError, TrainingError
 from npllm.tokenizer import Tokenizer, byte_tokenizer
 from npllm.training.config import load_recipe
+from npllm.training.pretrain import value_of
 
 
 @pytest.fixture(scope="module")
@@ -221,13 +222,16 @@ def test_standard_input_without_an_end(tmp_path, capsys, monkeypatch):
     ids=str,
 )
 def test_which_recipe_is_meant(arguments, value):
-    assert cli._value_of("--recipe", arguments) == value
+    assert value_of("--recipe", arguments) == value
 
 
 def test_pretrain_without_arguments_is_the_default_recipe(monkeypatch):
     jobs = []
-    monkeypatch.setattr("npllm.training.pretrain.pretrain", lambda config, path, console: jobs.append((config, path)))
+    monkeypatch.setattr("npllm.training.stage.train_run", lambda run, console, stage: None)
+    monkeypatch.setattr(
+        "npllm.training.stage.create_run", lambda stage, inputs, path, console: jobs.append((inputs, path))
+    )
     assert cli.main(["pretrain"]) == 0
-    config, path = jobs[0]
-    assert config == load_recipe("default")
+    inputs, path = jobs[0]
+    assert inputs.config == load_recipe("default")
     assert path.parts[-2] == "runs"

@@ -5,9 +5,9 @@ from pathlib import Path
 from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Message, read_prompts
 from npllm.errors import DataError
-from npllm.finetuning.stage_run import record_file
 from npllm.generation import check_writes, generate
 from npllm.generation.sampling import check_sampling
+from npllm.runs.inputs import record_file
 from npllm.runs.run_folder import RunFolder, load, run_of
 
 

@@ -10,7 +10,7 @@ GPT-1's head reads the last token, whose state alone has seen the whole text. In
 next token and little else, which no few labels change; the mean over all tokens says what the text is about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from npllm.model import GPT
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
 from npllm.training.evaluation import rows_at_once
-from npllm.training.loop import BatchResult
+from npllm.training.loop import BatchResult, accumulate
 
 Pool = Literal["last", "mean"]  # which positions of a text the head reads
 WIDTH_STEP = 8  # rows are padded to a multiple of it
@@ -147,15 +147,15 @@ class ClassifierGradients:
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         batch = pad_texts(self.texts.take(self.sampler.rows(ids)), model.config.block_size, self.pool)
         counts = {"n_texts": len(ids), "n_targets": int(np.count_nonzero(batch.targets != IGNORED_TARGET))}
-        parts = []
-        for first in range(0, len(ids), self.micro_size):
-            rows = Rows(*(array[first : first + self.micro_size] for array in batch))
-            parts.append(
-                classification_loss_and_grad(model, rows, aux_lm=self.aux_lm, **counts, step=step, first_row=first)
-            )
-        of_classes, of_tokens, right = (sum(values) for values in zip(*parts, strict=True))
-        figures = {"accuracy": right / len(ids), "lm_loss": of_tokens}
-        return BatchResult(of_classes + self.aux_lm * of_tokens, batch.tokens.size, figures)
+
+        def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
+            rows, place = Rows(*(array[part] for array in batch)), {"step": step, "first_row": part.start}
+            losses = classification_loss_and_grad(model, rows, aux_lm=self.aux_lm, **counts, **place)
+            return losses.of_classes, {"accuracy": losses.right, "lm_loss": losses.of_tokens}
+
+        of_classes, figures = accumulate(len(ids), self.micro_size, gradient)
+        figures["accuracy"] /= len(ids)
+        return BatchResult(of_classes + self.aux_lm * figures["lm_loss"], batch.tokens.size, figures)
 
 
 class ClassifierEvaluation(NamedTuple):

@@ -8,11 +8,12 @@ their labels: what it transfers there is also what it knows about these files.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+from tyro.conf import Positional
 
 from npllm.data.records import Labelled, read_labelled, scan_labelled
 from npllm.data.topics import stdlib_topics
@@ -29,23 +30,16 @@ from npllm.finetuning.classifier import (
 from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.classify_report import report_classify
 from npllm.finetuning.labels import capped, check_classes, check_labels, split_by_group
-from npllm.finetuning.learning_curve import Point, begin, planned, read_curve, train_point, write_curve
-from npllm.finetuning.stage_run import (
-    checked_records,
-    create_stage_run,
-    load_model,
-    micro_batch,
-    train_stage,
-    trained_checkpoint,
-)
+from npllm.finetuning.learning_curve import Point, initial_state, planned, read_curve, train_point, write_curve
+from npllm.finetuning.stage_run import micro_batch
 from npllm.model import GPT
-from npllm.runs.config_file import load_config
+from npllm.runs.inputs import Copies, checked_records, load_model, trained_checkpoint
 from npllm.runs.run_folder import RunFolder
 from npllm.training.evaluation import rows_at_once
 from npllm.training.interrupts import stop_on_signals
+from npllm.training.job import Job
 from npllm.training.memory import PLOT, Work, short_training_bytes
-from npllm.training.pretrain import set_up_kernels
-from npllm.training.train import Stage
+from npllm.training.stage import Stage
 
 EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4
 
@@ -57,18 +51,6 @@ class Sides(NamedTuple):
     test: Texts
 
 
-def classify(config: ClassifyConfig, base: Path, data: str, test: Path | None, out: Path, console: Console) -> None:
-    """Fine-tune the model of the run `base` to tell classes of texts: of a file, or of the embedded ones.
-
-    test: a file of texts to test on; None = a share of the data, by whole files where it says which text is from which.
-    """
-    records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else labelled_of(Path(data), config, console)
-    test_records = labelled_of(test, config, console) if test else None
-    if test_records:
-        say_shared_texts(records, test_records, console)
-    resume_classify(create_classify_run(config, base, records, test_records, out), console)
-
-
 def labelled_of(path: Path, config: ClassifyConfig, console: Console) -> list[Labelled]:
     """The texts of a file, and a line about those that it gives two labels."""
     file = scan_labelled(path)
@@ -77,10 +59,10 @@ def labelled_of(path: Path, config: ClassifyConfig, console: Console) -> list[La
     return records
 
 
-def create_classify_run(
-    config: ClassifyConfig, base: Path, records: Sequence[Labelled], test_records: Sequence[Labelled] | None, out: Path
-) -> RunFolder:
-    """Split and check the texts, and fix the number of updates."""
+def classify_inputs(
+    config: ClassifyConfig, base: Path, records: Sequence[Labelled], test_records: Sequence[Labelled] | None
+) -> Copies:
+    """Split and check the texts, and fix the number of updates. test_records: None = a share of the records."""
     checkpoint, tokenizer = trained_checkpoint(base)
     settings, seed = config.classify, config.train.seed
     check_classes(records)
@@ -90,30 +72,76 @@ def create_classify_run(
     if config.train.steps is None:
         config = config.with_steps(config.n_updates(len(records)))
     sides = {"train": records, "test": capped(test_records, settings.test_texts, seed)}
-    return create_stage_run(out, "classify", config, tokenizer, models={"pretrained": checkpoint}, records=sides)
+    return Copies(config, tokenizer, {"pretrained": checkpoint}, sides)
 
 
-def resume_classify(run: RunFolder, console: Console) -> None:
-    """Train the classifier to the last step and finish the curve, from wherever the run stands."""
-    with run.lock():
-        config = load_config(run.config, ClassifyConfig)
-        set_up_kernels(config.train, console)
+@dataclass(kw_only=True)
+class ClassifyJob(Job):
+    """What the learning curve takes too."""
+
+    base: GPT
+    classes: list[str]
+    sides: Sides
+
+
+class Classify(Stage[ClassifyConfig]):
+    """A classifier, and the learning curve beside it."""
+
+    name, config_type = "classify", ClassifyConfig
+    models, records = ("pretrained",), ("train", "test")
+
+    def inputs(
+        self,
+        config: ClassifyConfig,
+        console: Console,
+        run: Positional[Path],
+        *,
+        data: str = EMBEDDED,
+        test: Path | None = None,
+        compare_scratch: bool = False,
+    ) -> Copies:
+        """The model and the texts.
+
+        Args:
+            run: folder of the run to begin with, or a checkpoint in it
+            data: csv, tsv or jsonl with text and label, or lines of a label and a text; or stdlib-topics
+            test: texts to test on; none = a share of the data, by whole files where it says which text is from which
+            compare_scratch: short for classify.compare_scratch
+        """
+        if compare_scratch:
+            config = replace(config, classify=replace(config.classify, compare_scratch=True))
+        records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else labelled_of(Path(data), config, console)
+        test_records = labelled_of(test, config, console) if test else None
+        if test_records:
+            say_shared_texts(records, test_records, console)
+        return classify_inputs(config, run, records, test_records)
+
+    def job(self, run: RunFolder, config: ClassifyConfig) -> ClassifyJob:
+        """The run's own classifier, which learns from all texts."""
         base = load_model(run, "pretrained")
         classes, sides = read_sides(run, base)
-        console.print(
-            f"{len(classes)} classes; {len(sides.train.tokens):,} texts to learn from, {len(sides.test.tokens):,} to "
-            f"test on; {config.train.steps:,} steps of {config.batch.size} texts, then the learning curve",
-            highlight=False,
+        state, pool = initial_state(base, config, len(classes)), config.classify.pool
+        return ClassifyJob(
+            state=state,
+            gradients=ClassifierGradients(sides.train, config.classify.aux_lm, pool, config),
+            validate=lambda model: evaluate_classifier(model, sides.test, pool).loss,
+            work=work_of(config, state.model, sides),
+            readers=[base],
+            description=(
+                f"{len(classes)} classes; {len(sides.train.tokens):,} texts to learn from, {len(sides.test.tokens):,} "
+                f"to test on; {config.train.steps:,} steps of {config.batch.size} texts, then the learning curve"
+            ),
+            shown=("accuracy", "lm_loss"),
+            base=base,
+            classes=classes,
+            sides=sides,
         )
-        state = begin(base, config, len(classes))
-        gradients = ClassifierGradients(sides.train, config.classify.aux_lm, config.classify.pool, config)
-        validate = lambda model: evaluate_classifier(model, sides.test, config.classify.pool).loss  # noqa: E731
-        stage, work = Stage(gradients, validate, shown=("accuracy", "lm_loss")), work_of(config, state.model, sides)
-        train_stage(run, config, state, stage, console, work=work, readers=[base])
-        points = finish_curve(run, config, base, sides, console)
-        report_classify(
-            run, state, classes, evaluate_classifier(state.model, sides.test, config.classify.pool), points, console
-        )
+
+    def report(self, run: RunFolder, config: ClassifyConfig, job: ClassifyJob, console: Console) -> None:
+        """Finish the learning curve, from wherever it stands; a table and a plot of it."""
+        points = finish_curve(run, config, job.base, job.sides, console)
+        result = evaluate_classifier(job.state.model, job.sides.test, config.classify.pool)
+        report_classify(run, job.state, job.classes, result, points, console)
 
 
 def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
@@ -157,3 +185,6 @@ def finish_curve(run: RunFolder, config: ClassifyConfig, base: GPT, sides: Sides
             points.append(point)
             write_curve(path, points)
     return points
+
+
+STAGE = Classify()

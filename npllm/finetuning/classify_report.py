@@ -9,11 +9,11 @@ from rich.table import Table
 
 from npllm.finetuning.classifier import ClassifierEvaluation
 from npllm.finetuning.learning_curve import Point, accuracies
-from npllm.finetuning.stage_run import write_summary
 from npllm.report.confidence import half_width
 from npllm.report.plots import NEEDS_MATPLOTLIB
 from npllm.report.transfer_plot import plot_transfer
 from npllm.runs.run_folder import RunFolder
+from npllm.runs.summary import write_summary
 from npllm.training.state import LoopState
 
 
@@ -30,19 +30,15 @@ def report_classify(
         method: {labels: (float(np.mean(values)), half_width(values)) for labels, values in by_labels.items()}
         for method, by_labels in accuracies(points).items()
     }
-    write_summary(
-        run,
-        state,
-        classes=list(classes),
-        **result._asdict(),
-        accuracy_by_labels_per_class={
-            method: {
-                str(labels): {"mean": curves[method][labels][0], "interval": curves[method][labels][1], "seeds": values}
-                for labels, values in by_labels.items()
-            }
-            for method, by_labels in accuracies(points).items()
-        },
-    )
+    accuracy_by_labels = {
+        method: {
+            str(labels): {"mean": curves[method][labels][0], "interval": curves[method][labels][1], "seeds": values}
+            for labels, values in by_labels.items()
+        }
+        for method, by_labels in accuracies(points).items()
+    }
+    figures = {"classes": list(classes), **result._asdict(), "accuracy_by_labels_per_class": accuracy_by_labels}
+    write_summary(run, state, figures)
     console.print(accuracy_table(curves, points))
     console.print(f"with all labels, pretrained: accuracy {result.accuracy:.1%}", highlight=False)
     plot = f"No plot: {NEEDS_MATPLOTLIB}"

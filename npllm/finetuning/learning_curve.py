@@ -65,7 +65,7 @@ def train_point(
     if method == "scratch":
         config = replace(config, optim=replace(config.optim, lr=config.classify.scratch_lr))
     config = config.with_steps(config.n_updates(len(subset.tokens)))
-    state = begin(base, config, int(train.labels.max()) + 1, from_scratch=method == "scratch")
+    state = initial_state(base, config, int(train.labels.max()) + 1, from_scratch=method == "scratch")
     for _ in updates(state, config, ClassifierGradients(subset, config.classify.aux_lm, config.classify.pool, config)):
         if stop.requested:
             return None
@@ -74,7 +74,7 @@ def train_point(
     )
 
 
-def begin(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bool = False) -> LoopState:
+def initial_state(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bool = False) -> LoopState:
     """A classifier before its first update, and its optimiser. From scratch nothing is frozen: it would stay random."""
     seed, dtype = config.train.seed, config.train.dtype
     if not from_scratch:

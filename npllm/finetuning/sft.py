@@ -5,12 +5,14 @@ the whole batch; prompts are read and not learnt. Several demonstrations share a
 `data/packing.py`. (Ouyang et al., "Training language models to follow instructions with human feedback", 2022.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from tyro.conf import Positional
 
 from npllm.data.chat import Example, encode_conversation, encode_demonstration
 from npllm.data.docstrings import stdlib_docstrings
@@ -26,32 +28,26 @@ from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
     Usual,
-    checked_records,
-    create_stage_run,
     describe_length,
     fix_length,
-    load_fixed,
-    load_model,
     micro_batch,
     new_state,
-    policy_checkpoint,
-    train_stage,
-    write_summary,
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.runs.inputs import Copies, checked_records, load_model, policy_checkpoint
 from npllm.runs.run_folder import RunFolder
+from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import LoopConfig
 from npllm.training.evaluation import rows_at_once
-from npllm.training.loop import BatchResult
+from npllm.training.job import Job
+from npllm.training.loop import BatchResult, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.pretrain import set_up_kernels
-from npllm.training.state import LoopState
-from npllm.training.train import Stage
+from npllm.training.stage import Stage
 
 EMBEDDED = "stdlib-docstrings"
 
@@ -87,12 +83,13 @@ class PackedGradients:
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         tokens, targets, starts = (array[self.sampler.rows(ids)] for array in self.packed)  # each (rows, T)
-        n_targets, loss = int(np.count_nonzero(targets >= 0)), 0.0
-        for first in range(0, len(ids), self.micro_size):
-            part = slice(first, first + self.micro_size)
-            loss += model.loss_and_grad(
-                tokens[part], targets[part], n_targets=n_targets, starts=starts[part], step=step, first_row=first
-            )
+        n_targets = int(np.count_nonzero(targets >= 0))
+
+        def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
+            rows = {"n_targets": n_targets, "starts": starts[part], "step": step, "first_row": part.start}
+            return model.loss_and_grad(tokens[part], targets[part], **rows), {}
+
+        loss, _ = accumulate(len(ids), self.micro_size, gradient)
         return BatchResult(loss, tokens.size, {"n_targets": n_targets})
 
 
@@ -106,47 +103,36 @@ def packed_loss(model: GPT, rows: PackedRows) -> float:
     return nll / int(np.count_nonzero(rows.targets >= 0))
 
 
-def sft(config: SFTConfig, base: Path, data: str, out: Path, console: Console) -> None:
-    """Fine-tune the model of the run `base` on demonstrations: a jsonl file, or the embedded ones."""
-    if data == EMBEDDED:
-        demonstrations = embedded_demonstrations(base)
-    else:
-        demonstrations = demonstrations_of(data, config.sft, base, console)
-    run = create_sft_run(config, base, demonstrations, out)
-    resume_sft(run, console)
-
-
 def demonstrations_of(
     data: str, settings: SFTSettings, base: Path, console: Console
 ) -> list[Demonstration | Conversation]:
-    """Those of a jsonl file that the model of the run `base` can learn from."""
+    """Those of a jsonl file that the model of the run `base` can learn from, or the embedded ones."""
     _, tokenizer, model_config = policy_checkpoint(base)
+    T = model_config.block_size
+    if data == EMBEDDED:
+        return embedded_demonstrations(tokenizer, T)
     file = scan(data, demonstration)
-    room = Room(model_config.block_size + 1, "model.block_size + 1")
-    tokenizer = tokenizer_for(file.records, tokenizer)
+    tokenizer, room = tokenizer_for(file.records, tokenizer), Room(T + 1, "model.block_size + 1")
     return fitting_records(file, settings.on_bad, settings.section, tokenizer, room, console)
 
 
-def embedded_demonstrations(base: Path) -> list[Demonstration]:
+def embedded_demonstrations(tokenizer: Tokenizer, block_size: int) -> list[Demonstration]:
     """Signatures and docstrings, those that the model has room for. Of a user's file none would be left out."""
-    _, tokenizer, model_config = policy_checkpoint(base)
-    T, demonstrations = model_config.block_size, stdlib_docstrings()
+    demonstrations = stdlib_docstrings()
     examples = encode(demonstrations, with_special_tokens(tokenizer, [END_OF_TEXT]))
-    return [record for record, example in zip(demonstrations, examples, strict=True) if len(example.tokens) <= T + 1]
+    fits = [len(example.tokens) <= block_size + 1 for example in examples]
+    return list(compress(demonstrations, fits))
 
 
-def create_sft_run(
-    config: SFTConfig, base: Path, demonstrations: Sequence[Demonstration | Conversation], out: Path
-) -> RunFolder:
+def sft_inputs(config: SFTConfig, base: Path, demonstrations: Sequence[Demonstration | Conversation]) -> Copies:
     """Check and split the demonstrations, and fix the number of updates."""
     checkpoint, tokenizer, model_config = policy_checkpoint(base)
     tokenizer, T = tokenizer_for(demonstrations, tokenizer), model_config.block_size
     pack(encode(demonstrations, tokenizer), T)  # before the split, so that a complaint counts as the caller does
     train_records, val_records = split_records(demonstrations, config.sft.val_fraction, config.train.seed)
-    records = {"train": train_records, "val": val_records}
     rows = pack(encode(train_records, tokenizer), T)
     config = fix_length(config, config.sft, len(rows.tokens))
-    return create_stage_run(out, "sft", config, tokenizer, models={"policy": checkpoint}, records=records)
+    return Copies(config, tokenizer, {"policy": checkpoint}, {"train": train_records, "val": val_records})
 
 
 def tokenizer_for(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> Tokenizer:
@@ -155,49 +141,57 @@ def tokenizer_for(records: Sequence[Demonstration | Conversation], tokenizer: To
     return with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
 
 
-def resume_sft(run: RunFolder, console: Console) -> None:
-    """Train to the last step, from wherever the run stands."""
-    with run.lock():
-        config = load_fixed(run, SFTConfig)
-        set_up_kernels(config.train, console)
-        tokenizer = run.load_tokenizer()
-        state = build_sft_state(run, config, tokenizer)
-        T = state.model.config.block_size
-        rows, val_rows = (
-            pack(encode(read_demonstrations(checked_records(run, name)), tokenizer), T) for name in ("train", "val")
-        )
-        console.print(
-            f"{state.model.params.count / 1e6:.2f} M parameters to train; "
-            + describe_length(config, len(rows.tokens), f"rows of {T} tokens"),
-            highlight=False,
-            soft_wrap=True,
-        )
-        validate = lambda model: packed_loss(model, val_rows)  # noqa: E731
-        work = Work(rows=micro_batch(config), width=T, read_rows=rows_at_once(T))
-        train_stage(run, config, state, Stage(PackedGradients(rows, config), validate), console, work=work)
-        report_sft(run, state, validate(state.model), console)
-
-
-def build_sft_state(run: RunFolder, config: SFTConfig, tokenizer: Tokenizer) -> LoopState:
-    """The base model, with rows for new tokens, and its optimiser."""
-    model = adapted(
-        load_model(run, "policy"),
-        config.adapt,
-        vocab_size=tokenizer.vocab_size,
-        seed=config.train.seed,
-        dtype=usable_dtype(config.train.dtype),
-    )
-    return new_state(model, config)
-
-
 def encode(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> list[Example]:
     """Demonstrations as tokens, those to learn marked."""
     encoders = {Demonstration: encode_demonstration, Conversation: encode_conversation}
     return [encoders[type(record)](tokenizer, record) for record in records]
 
 
-def report_sft(run: RunFolder, state: LoopState, val_loss: float, console: Console) -> None:
-    """summary.json, and what to do next."""
-    write_summary(run, state, val_loss=val_loss)
-    console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
-    console.print(f"Next: npllm chat {run.path}", markup=False, highlight=False, soft_wrap=True)
+class SFT(Stage[SFTConfig]):
+    """Supervised fine-tuning: the tokens of the responses are learnt, those of the prompts only read."""
+
+    name, config_type = "sft", SFTConfig
+    models, records = ("policy",), ("train", "val")
+
+    def inputs(self, config: SFTConfig, console: Console, run: Positional[Path], *, data: str = EMBEDDED) -> Copies:
+        """The model and the demonstrations.
+
+        Args:
+            run: folder of the run to begin with, or a checkpoint in it
+            data: jsonl with prompt and response (or instruction, input and output), or with messages; or
+                stdlib-docstrings
+        """
+        return sft_inputs(config, run, demonstrations_of(data, config.sft, run, console))
+
+    def job(self, run: RunFolder, config: SFTConfig) -> Job:
+        """The base model, with rows for new tokens, and packed rows."""
+        tokenizer, dtype = run.load_tokenizer(), usable_dtype(config.train.dtype)
+        model = adapted(
+            load_model(run, "policy"),
+            config.adapt,
+            vocab_size=tokenizer.vocab_size,
+            seed=config.train.seed,
+            dtype=dtype,
+        )
+        T = model.config.block_size
+        rows, val_rows = (
+            pack(encode(read_demonstrations(checked_records(run, name)), tokenizer), T) for name in ("train", "val")
+        )
+        length = describe_length(config, len(rows.tokens), f"rows of {T} tokens")
+        return Job(
+            state=new_state(model, config),
+            gradients=PackedGradients(rows, config),
+            validate=lambda model: packed_loss(model, val_rows),
+            work=Work(rows=micro_batch(config), width=T, read_rows=rows_at_once(T)),
+            description=f"{model.params.count / 1e6:.2f} M parameters to train; {length}",
+        )
+
+    def report(self, run: RunFolder, config: SFTConfig, job: Job, console: Console) -> None:
+        """The loss on the held-out demonstrations."""
+        val_loss = job.validate(job.state.model)
+        write_summary(run, job.state, {"val_loss": val_loss})
+        console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
+        console.print(f"Next: npllm chat {run.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+STAGE = SFT()

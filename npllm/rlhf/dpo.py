@@ -4,12 +4,13 @@ See `losses.direct_preference`. The reference is the policy as it was; its log-p
 computed once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from tyro.conf import Positional
 
 from npllm.data.records import Preference, read_preferences
 from npllm.data.sampler import RowSampler
@@ -20,29 +21,24 @@ from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
     Usual,
-    checked_records,
-    create_stage_run,
     describe_length,
     fix_length,
-    load_fixed,
-    load_model,
     micro_batch,
     new_state,
-    policy_checkpoint,
-    train_stage,
-    write_summary,
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import Pairs, encode_pairs, preferences_of
 from npllm.rlhf.sequences import rows_in_part, sequence_log_probability
+from npllm.runs.inputs import Copies, checked_records, load_model, policy_checkpoint
 from npllm.runs.run_folder import RunFolder
-from npllm.training.loop import BatchResult
+from npllm.runs.summary import write_summary
+from npllm.training.job import Job
+from npllm.training.loop import BatchResult, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.pretrain import set_up_kernels
-from npllm.training.train import Stage
+from npllm.training.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +77,18 @@ class DPOGradients:
         self.sampler = RowSampler(len(pairs.chosen.tokens), config.train.seed)
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
-        rows, loss, right = self.sampler.rows(ids), 0.0, 0
-        for first in range(0, len(rows), self.micro_size):
-            part = rows[first : first + self.micro_size]
-            part_loss, margin = preference_gradient(
-                model, self.pairs.take(part), self.reference[:, part], self.beta, n_pairs=len(rows), first_row=2 * first
+        rows = self.sampler.rows(ids)
+
+        def gradient(micro_batch: slice) -> tuple[float, Mapping[str, float]]:
+            part, first = rows[micro_batch], 2 * micro_batch.start
+            loss, margin = preference_gradient(
+                model, self.pairs.take(part), self.reference[:, part], self.beta, n_pairs=len(rows), first_row=first
             )
-            loss += part_loss
-            right += int(np.count_nonzero(margin > 0))
+            return loss, {"accuracy": float(np.count_nonzero(margin > 0))}
+
+        loss, sums = accumulate(len(rows), self.micro_size, gradient)
         tokens = 2 * len(rows) * self.pairs.chosen.tokens.shape[1]
-        return BatchResult(loss, tokens, {"accuracy": right / len(rows)})
+        return BatchResult(loss, tokens, {"accuracy": sums["accuracy"] / len(rows)})
 
 
 def preference_gradient(
@@ -120,29 +118,33 @@ def dpo_loss(model: GPT, pairs: Pairs, reference: np.ndarray, beta: float) -> fl
     return direct_preference(*reference_log_probability(model, pairs), *reference, beta)[0]
 
 
-def dpo(config: DPOConfig, base: Path, data: Path, out: Path, console: Console) -> None:
-    """Train the policy of the run `base` on preferences."""
-    preferences = preferences_of(data, config.dpo, base, console)
-    resume_dpo(create_dpo_run(config, base, preferences, out), console)
-
-
-def create_dpo_run(config: DPOConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
+def dpo_inputs(config: DPOConfig, base: Path, preferences: Sequence[Preference]) -> Copies:
     """Check and split the preferences, and fix the number of updates."""
     checkpoint, tokenizer, model_config = policy_checkpoint(base)
     encode_pairs(preferences, tokenizer, model_config.block_size)  # raises where one does not fit
     train_records, val_records = split_records(preferences, config.dpo.val_fraction, config.train.seed)
-    records = {"train": train_records, "val": val_records}
     config = fix_length(config, config.dpo, len(train_records))
-    return create_stage_run(out, "dpo", config, tokenizer, models={"policy": checkpoint}, records=records)
+    return Copies(config, tokenizer, {"policy": checkpoint}, {"train": train_records, "val": val_records})
 
 
-def resume_dpo(run: RunFolder, console: Console) -> None:
-    """Train to the last step, from wherever the run stands."""
-    with run.lock():
-        config = load_fixed(run, DPOConfig)
-        set_up_kernels(config.train, console)
-        base, tokenizer = load_model(run, "policy"), run.load_tokenizer()
-        dtype = usable_dtype(config.train.dtype)
+class DPO(Stage[DPOConfig]):
+    """Direct preference optimisation."""
+
+    name, config_type = "dpo", DPOConfig
+    models, records = ("policy",), ("train", "val")
+
+    def inputs(self, config: DPOConfig, console: Console, run: Positional[Path], *, data: Path) -> Copies:
+        """The policy and the preferences.
+
+        Args:
+            run: folder of the run to begin with (npllm sft), or a checkpoint in it
+            data: jsonl, or a list in a .json file, with prompt (a text, or messages), chosen and rejected
+        """
+        return dpo_inputs(config, run, preferences_of(data, config.dpo, run, console))
+
+    def job(self, run: RunFolder, config: DPOConfig) -> Job:
+        """The policy, its reference, and the pairs."""
+        base, tokenizer, dtype = load_model(run, "policy"), run.load_tokenizer(), usable_dtype(config.train.dtype)
         model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed, dtype=dtype)
         state = new_state(model, config)
         pairs, val_pairs = (
@@ -150,12 +152,22 @@ def resume_dpo(run: RunFolder, console: Console) -> None:
             for name in ("train", "val")
         )
         val_reference = reference_log_probability(base, val_pairs)
-        validate = lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta)  # noqa: E731
-        console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
-        stage = Stage(DPOGradients(pairs, base, config), validate, shown=("accuracy",))
         rows, width = 2 * micro_batch(config), pairs.width
-        work = Work(rows=rows, width=width, read_rows=rows_in_part(width), policy=True)
-        train_stage(run, config, state, stage, console, work=work, readers=[base])
-        val_loss = validate(state.model)
-        write_summary(run, state, val_loss=val_loss)
+        return Job(
+            state=state,
+            gradients=DPOGradients(pairs, base, config),
+            validate=lambda model: dpo_loss(model, val_pairs, val_reference, config.dpo.beta),
+            work=Work(rows=rows, width=width, read_rows=rows_in_part(width), policy=True),
+            readers=[base],
+            description=describe_length(config, len(pairs.chosen.tokens), "pairs"),
+            shown=("accuracy",),
+        )
+
+    def report(self, run: RunFolder, config: DPOConfig, job: Job, console: Console) -> None:
+        """The loss on the held-out pairs."""
+        val_loss = job.validate(job.state.model)
+        write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)
+
+
+STAGE = DPO()

@@ -13,13 +13,13 @@ import numpy as np
 
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError
-from npllm.finetuning.stage_run import checked_records
 from npllm.reference.random import random_permutation
 from npllm.report.reward_plot import Series
 from npllm.rlhf.reward import encode_pairs, evaluate_reward
 from npllm.rlhf.reward_curves import Curve, best_of_divergence, best_of_mean, distance_gold_proxy, doubled, pooled
 from npllm.rlhf.road import Road
 from npllm.rlhf.sequences import rewards_of
+from npllm.runs.inputs import checked_records
 from npllm.runs.run_folder import load
 
 PAIRS = (64, 256, 1024, 4096)  # preferences that a reward model learns from

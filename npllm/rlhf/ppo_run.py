@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from tyro.conf import Positional
 
 from npllm.data.fitting import Room
 from npllm.data.prompt_format import PromptFormat
@@ -14,20 +15,7 @@ from npllm.data.records import Prompt, PromptText, prompt, read_prompts, scan
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import adapted
 from npllm.finetuning.chosen_records import fitting_records
-from npllm.finetuning.stage_run import (
-    StageConfig,
-    block_size_of,
-    check_same_tokenizer,
-    checked_records,
-    create_stage_run,
-    load_model,
-    micro_batch,
-    new_state,
-    policy_checkpoint,
-    train_stage,
-    trained_checkpoint,
-    write_summary,
-)
+from npllm.finetuning.stage_run import StageConfig, micro_batch, new_state
 from npllm.generation.sampling import sampling_bytes
 from npllm.model import GPT, ActorCritic, Storage
 from npllm.model.lora import new_workspace
@@ -36,14 +24,23 @@ from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rows_in_part
-from npllm.runs.config_file import load_config
+from npllm.runs.inputs import (
+    Copies,
+    block_size_of,
+    check_same_tokenizer,
+    checked_records,
+    load_model,
+    policy_checkpoint,
+    trained_checkpoint,
+)
 from npllm.runs.run_folder import RunFolder
+from npllm.runs.summary import write_summary
 from npllm.training.config import TrainConfig
+from npllm.training.job import Job
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.pretrain import set_up_kernels
 from npllm.training.spikes import SpikeConfig
-from npllm.training.train import Stage
+from npllm.training.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +67,6 @@ class Actors(NamedTuple):
     reward: GPT
 
 
-def ppo(config: PPOConfig, base: Path, reward: Path, prompts: Path, out: Path, console: Console) -> None:
-    """Train the policy of the run `base` to please the reward model of the run `reward`."""
-    asked = prompts_of(prompts, config.ppo, base, console)
-    resume_ppo(create_ppo_run(config, base, reward, asked, out), console)
-
-
 def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Console) -> list[PromptText]:
     """Those of a jsonl file that leave the model of the run `base` room for a response."""
     checkpoint, tokenizer = trained_checkpoint(base)
@@ -86,29 +77,62 @@ def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Consol
     return fitting_records(scan(prompts, prompt), settings.on_bad, "ppo", tokenizer, room, console)
 
 
-def create_ppo_run(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[PromptText], out: Path) -> RunFolder:
-    """Copy what the run begins with."""
+def ppo_inputs(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[PromptText]) -> Copies:
+    """Policy, reward model and prompts."""
     if config.train.steps is None:
         raise ConfigError("train.steps is none, but PPO has no epochs to count; set train.steps.")
     check_same_tokenizer(base, reward)
     policy_file, tokenizer, _ = policy_checkpoint(base)
     reward_file, _ = trained_checkpoint(reward)
     models, records = {"policy": policy_file, "reward": reward_file}, {"prompts": [Prompt(text) for text in prompts]}
-    return create_stage_run(out, "ppo", config, tokenizer, models=models, records=records)
+    return Copies(config, tokenizer, models, records)
 
 
-def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> None:
-    """Train to the last step, from wherever the run stands. gold: a true score, to be logged."""
-    with run.lock():
-        config = load_config(run.config, PPOConfig)
-        set_up_kernels(config.train, console)
+@dataclass(frozen=True)
+class PPO(Stage[PPOConfig]):
+    """PPO, RLOO or GRPO. gold: a true score, to be logged, where there is one."""
+
+    gold: Gold | None = None
+    name: ClassVar[str] = "ppo"
+    config_type: ClassVar[type[PPOConfig]] = PPOConfig
+    models: ClassVar[tuple[str, ...]] = ("policy", "reward")
+    records: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    def folder_name(self, config: PPOConfig, *, method: str | None = None, **_) -> str:
+        """Of the method."""
+        return method or config.ppo.method
+
+    def inputs(
+        self,
+        config: PPOConfig,
+        console: Console,
+        run: Positional[Path],
+        *,
+        reward: Path,
+        prompts: Path,
+        method: Literal["ppo", "rloo", "grpo"] | None = None,
+    ) -> Copies:
+        """Policy, reward model and prompts.
+
+        Args:
+            run: folder of the run to begin with (npllm sft), or a checkpoint in it
+            reward: folder of a run of npllm reward
+            prompts: jsonl with prompt (a text, or messages)
+            method: short for ppo.method
+        """
+        if method is not None:
+            config = replace(config, ppo=replace(config.ppo, method=method))
+        return ppo_inputs(config, run, reward, prompts_of(prompts, config.ppo, run, console))
+
+    def job(self, run: RunFolder, config: PPOConfig) -> Job:
+        """The networks, and a buffer for a rollout, which is part of the state."""
         asked = PromptFormat(run.load_tokenizer())
         actors = build_actors(load_model(run, "policy"), load_model(run, "reward"), config)
         check_dtype(actors, config)
         gradients = PPOGradients(
             config.ppo,
             [asked.encode(prompt) for prompt in read_prompts(checked_records(run, "prompts"))],
-            Judges(actors.reference, actors.reward, gold),
+            Judges(actors.reference, actors.reward, self.gold),
             stop_id=asked.stop_id(),
             minibatch=config.batch.size,
             micro_size=config.batch.micro_size,
@@ -117,10 +141,19 @@ def resume_ppo(run: RunFolder, console: Console, gold: Gold | None = None) -> No
         )
         state = new_state(actors.model, config, gradients.buffer.arrays())
         state.check_extra = gradients.check_rollout
-        shown = ("objective/score", "objective/kl", "policy/entropy")
-        work, readers = work_of(gradients, config, actors.reference), [actors.reference, actors.reward]
-        train_stage(run, config, state, Stage(gradients, None, shown=shown), console, work=work, readers=readers)
-        write_summary(run, state)
+        return Job(
+            state=state,
+            gradients=gradients,
+            validate=None,
+            work=work_of(gradients, config, actors.reference),
+            readers=[actors.reference, actors.reward],
+            description=f"{config.train.steps:,} updates of {config.batch.size} responses, {config.ppo.method}",
+            shown=("objective/score", "objective/kl", "policy/entropy"),
+        )
+
+    def report(self, run: RunFolder, config: PPOConfig, job: Job, console: Console) -> None:
+        """The figures of the rollouts are in metrics.jsonl."""
+        write_summary(run, job.state, {})
         console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -195,3 +228,6 @@ def _pair(policy: GPT, critic: GPT, config: PPOConfig, frozen=None, workspace=No
         for name, array in part.params.items():
             array[...] = model.params[name]
     return pair
+
+
+STAGE = PPO()

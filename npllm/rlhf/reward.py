@@ -4,13 +4,14 @@ It learns from pairs of which one is preferred; see `losses.bradley_terry`. Drop
 a pair would be judged by two different networks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
+from tyro.conf import Positional
 
 from npllm.data.fitting import Room
 from npllm.data.prompt_format import PromptFormat
@@ -23,32 +24,25 @@ from npllm.finetuning.stage_run import (
     RecordSettings,
     StageConfig,
     Usual,
-    block_size_of,
-    checked_records,
-    create_stage_run,
     describe_length,
     fix_length,
-    load_fixed,
-    load_model,
     micro_batch,
     new_state,
-    train_stage,
-    trained_checkpoint,
-    write_summary,
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, rows_in_part, width_of
+from npllm.runs.inputs import Copies, block_size_of, checked_records, load_model, trained_checkpoint
 from npllm.runs.run_folder import RunFolder
+from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
-from npllm.training.loop import BatchResult
+from npllm.training.job import Job
+from npllm.training.loop import BatchResult, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.pretrain import set_up_kernels
-from npllm.training.state import LoopState
-from npllm.training.train import Stage
+from npllm.training.stage import Stage
 
 CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -114,22 +108,26 @@ class RewardGradients:
         self.sampler = RowSampler(len(pairs.chosen.tokens), config.train.seed)
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
-        rows, loss, right, margin = self.sampler.rows(ids), 0.0, 0, 0.0
-        for first in range(0, len(rows), self.micro_size):
-            sequences = self.pairs.take(rows[first : first + self.micro_size]).together()
-            trace = model.trace(sequences.tokens, step=step, first_row=2 * first)
+        rows = self.sampler.rows(ids)
+
+        def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
+            sequences = self.pairs.take(rows[part]).together()
+            trace = model.trace(sequences.tokens, step=step, first_row=2 * part.start)
             at = last_rows(sequences.tokens, sequences.last)
             hidden = trace.hidden[at]  # (2P, C)
             chosen, rejected = np.split(model.readout(hidden)[:, 0].astype(np.float64), 2)
-            part, dchosen, drejected = bradley_terry(chosen, rejected, n_pairs=len(rows))
+            loss, dchosen, drejected = bradley_terry(chosen, rejected, n_pairs=len(rows))
             drewards = np.concatenate([dchosen, drejected])[:, None].astype(model.dtype)
             dhidden = np.zeros_like(trace.hidden)
             dhidden[at] = model.readout_backward(drewards, hidden)
             model.backward(trace, dhidden)
-            loss += part
-            right += int(np.count_nonzero(chosen > rejected))
-            margin += float((chosen - rejected).sum())
-        figures = {"accuracy": right / len(rows), "margin": margin / len(rows)}
+            return loss, {
+                "accuracy": float(np.count_nonzero(chosen > rejected)),
+                "margin": float((chosen - rejected).sum()),
+            }
+
+        loss, sums = accumulate(len(rows), self.micro_size, gradient)
+        figures = {name: value / len(rows) for name, value in sums.items()}
         return BatchResult(loss, 2 * len(rows) * self.pairs.chosen.tokens.shape[1], figures)
 
 
@@ -158,12 +156,6 @@ def evaluate_reward(model: GPT, pairs: Pairs) -> RewardEvaluation:
     return RewardEvaluation(loss, float(right.mean()), float((chosen - rejected).mean()), bins)
 
 
-def reward(config: RewardConfig, base: Path, data: Path, out: Path, console: Console) -> None:
-    """Train a reward model on preferences, from the model of the run `base`."""
-    preferences = preferences_of(data, config.reward, base, console)
-    resume_reward(create_reward_run(config, base, preferences, out), console)
-
-
 def preferences_of(data: Path, settings: RecordSettings, base: Path, console: Console) -> list[Preference]:
     """Those of a jsonl file that the model of the run `base` can learn from."""
     checkpoint, tokenizer = trained_checkpoint(base)
@@ -171,43 +163,65 @@ def preferences_of(data: Path, settings: RecordSettings, base: Path, console: Co
     return fitting_records(scan(data, preference), settings.on_bad, settings.section, tokenizer, room, console)
 
 
-def create_reward_run(config: RewardConfig, base: Path, preferences: Sequence[Preference], out: Path) -> RunFolder:
+def reward_inputs(config: RewardConfig, base: Path, preferences: Sequence[Preference]) -> Copies:
     """Check and split the preferences, and fix the number of updates."""
     checkpoint, tokenizer = trained_checkpoint(base)
     encode_pairs(preferences, tokenizer, block_size_of(checkpoint))  # raises where one does not fit
     train_records, val_records = split_records(preferences, config.reward.val_fraction, config.train.seed)
-    records = {"train": train_records, "val": val_records}
     config = fix_length(config, config.reward, len(train_records))
-    return create_stage_run(out, "reward", config, tokenizer, models={"policy": checkpoint}, records=records)
+    return Copies(config, tokenizer, {"policy": checkpoint}, {"train": train_records, "val": val_records})
 
 
-def resume_reward(run: RunFolder, console: Console) -> None:
-    """Train to the last step, from wherever the run stands."""
-    with run.lock():
-        config = load_fixed(run, RewardConfig)
-        set_up_kernels(config.train, console)
-        state = build_reward_state(run, config)
-        tokenizer, T = run.load_tokenizer(), state.model.config.block_size
+@dataclass(kw_only=True)
+class RewardJob(Job):
+    """val_pairs: what the model is judged by."""
+
+    val_pairs: Pairs
+
+
+class Reward(Stage[RewardConfig]):
+    """A reward model, from pairs of which one is preferred."""
+
+    name, config_type = "reward", RewardConfig
+    models, records = ("policy",), ("train", "val")
+
+    def inputs(self, config: RewardConfig, console: Console, run: Positional[Path], *, data: Path) -> Copies:
+        """The model and the preferences.
+
+        Args:
+            run: folder of the run to begin with (npllm sft), or a checkpoint in it
+            data: jsonl, or a list in a .json file, with prompt (a text, or messages), chosen and rejected
+        """
+        return reward_inputs(config, run, preferences_of(data, config.reward, run, console))
+
+    def job(self, run: RunFolder, config: RewardConfig) -> RewardJob:
+        """The base model with a second head, and the pairs."""
+        base, dtype = load_model(run, "policy"), usable_dtype(config.train.dtype)
+        model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=config.train.seed, dtype=dtype)
+        tokenizer, T = run.load_tokenizer(), model.config.block_size
         pairs, val_pairs = (
             encode_pairs(read_preferences(checked_records(run, name)), tokenizer, T) for name in ("train", "val")
         )
-        validate = lambda model: evaluate_reward(model, val_pairs).loss  # noqa: E731
-        console.print(describe_length(config, len(pairs.chosen.tokens), "pairs"), highlight=False, soft_wrap=True)
-        stage = Stage(RewardGradients(pairs, config), validate, shown=("accuracy", "margin"))
         rows, width = 2 * micro_batch(config), pairs.width
-        work = Work(rows=rows, width=width, read_rows=rows_in_part(width), copies=1)
-        train_stage(run, config, state, stage, console, work=work)
-        result = evaluate_reward(state.model, val_pairs)
-        write_summary(run, state, **result._asdict())
+        return RewardJob(
+            state=new_state(model, config),
+            gradients=RewardGradients(pairs, config),
+            validate=lambda model: evaluate_reward(model, val_pairs).loss,
+            work=Work(rows=rows, width=width, read_rows=rows_in_part(width), copies=1),
+            description=describe_length(config, len(pairs.chosen.tokens), "pairs"),
+            shown=("accuracy", "margin"),
+            val_pairs=val_pairs,
+        )
+
+    def report(self, run: RunFolder, config: RewardConfig, job: RewardJob, console: Console) -> None:
+        """How many of the held-out pairs it ranks rightly."""
+        result = evaluate_reward(job.state.model, job.val_pairs)
+        write_summary(run, job.state, result._asdict())
         console.print(
-            f"ranks {result.accuracy:.1%} of {len(val_pairs.chosen.tokens):,} held-out pairs rightly, "
+            f"ranks {result.accuracy:.1%} of {len(job.val_pairs.chosen.tokens):,} held-out pairs rightly, "
             f"loss {result.loss:.4f}, margin {result.margin:.3f}",
             highlight=False,
         )
 
 
-def build_reward_state(run: RunFolder, config: RewardConfig) -> LoopState:
-    """The base model with a second head, and its optimiser."""
-    base, dtype = load_model(run, "policy"), usable_dtype(config.train.dtype)
-    model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=config.train.seed, dtype=dtype)
-    return new_state(model, config)
+STAGE = Reward()

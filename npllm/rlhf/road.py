@@ -14,17 +14,19 @@ from rich.console import Console
 
 from npllm.data.records import Preference, read_preferences, write_records
 from npllm.files.atomic import write_atomically
-from npllm.finetuning.sft import create_sft_run, resume_sft
-from npllm.rlhf.dpo import create_dpo_run, resume_dpo
+from npllm.finetuning.sft import SFT, sft_inputs
+from npllm.rlhf.dpo import DPO, dpo_inputs
 from npllm.rlhf.judging import Judge, Verdict, gold_of
-from npllm.rlhf.ppo_run import PPOConfig, create_ppo_run, resume_ppo
+from npllm.rlhf.ppo_run import PPO, PPOConfig, ppo_inputs
 from npllm.rlhf.preferences import sample_preferences
-from npllm.rlhf.reward import RewardConfig, create_reward_run, resume_reward
+from npllm.rlhf.reward import Reward, RewardConfig, reward_inputs
 from npllm.rlhf.tasks import Task
 from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder, load
 from npllm.training.config import LoopConfig
-from npllm.training.pretrain import pretrain, resume
+from npllm.training.pretrain import STAGE as PRETRAINING
+from npllm.training.pretrain import RawText
+from npllm.training.stage import Inputs, Stage, create_run, train_run
 
 BEST_OF = 16
 IMPROVED = ("ppo", "rloo", "grpo")  # with the reward model
@@ -43,47 +45,39 @@ class Road:
     def walk(self) -> list[Verdict]:
         """All stages that are not finished yet, and the verdicts on every method."""
         recipe = self.task.recipe
-        self.stage("pretrain", self.pretrain, lambda run: resume(run.path, self.console))
-        self.stage(
-            "sft",
-            lambda out: create_sft_run(
-                self.seeded(recipe.sft), self.path / "pretrain", self.task.demonstrations(), out
-            ),
-            lambda run: resume_sft(run, self.console),
-        )
+        self.stage("pretrain", PRETRAINING, self.raw_text)
+        demonstrations = self.task.demonstrations
+        self.stage("sft", SFT(), lambda: sft_inputs(self.seeded(recipe.sft), self.path / "pretrain", demonstrations()))
         self.learn_reward("reward", recipe.reward, self.preferences())
         for name in IMPROVED:
             self.improve(name, getattr(recipe, name), "reward")
-        self.stage(
-            "dpo",
-            lambda out: create_dpo_run(self.seeded(recipe.dpo), self.path / "sft", self.preferences(), out),
-            lambda run: resume_dpo(run, self.console),
-        )
+        dpo_config = self.seeded(recipe.dpo)
+        self.stage("dpo", DPO(), lambda: dpo_inputs(dpo_config, self.path / "sft", self.preferences()))
         return self.judge()
 
-    def stage(self, name: str, create: Callable[[Path], Any], go_on: Callable[[RunFolder], None]) -> None:
+    def stage(self, name: str, stage: Stage, inputs: Callable[[], Inputs]) -> None:
         """Make a stage's run, unless it is there; bring it to its end, unless it is."""
         run = self.run(name)
         if run.summary.exists():
             return
         self.console.rule(name)
         if not run.config.exists():
-            create(run.path)
-        go_on(run)
+            create_run(stage, inputs(), run.path, self.console)
+        train_run(run, self.console, stage)
 
     def seeded(self, config: LoopConfig) -> Any:
         """A stage's config with the road's seed."""
         return replace(config, train=replace(config.train, seed=self.seed))
 
-    def pretrain(self, out: Path) -> None:
-        """Pretrain on the task's text, or on what its recipe names."""
+    def raw_text(self) -> RawText:
+        """The task's text, or what its recipe names."""
         config, text = self.seeded(self.task.recipe.pretrain), self.task.corpus()
         if text is not None:
             self.path.mkdir(parents=True, exist_ok=True)
             source = self.path / "corpus.txt"
             write_atomically(source, text.encode("utf-8"))
             config = replace(config, data=replace(config.data, source=(str(source),)))
-        pretrain(config, out, self.console)
+        return RawText(config)
 
     def preferences(self) -> list[Preference]:
         """Pairs of the fine-tuned model's responses, labelled by gold; made once."""
@@ -106,11 +100,7 @@ class Road:
 
     def learn_reward(self, name: str, config: RewardConfig, preferences: Sequence[Preference]) -> None:
         """A reward model, from the fine-tuned model."""
-        self.stage(
-            name,
-            lambda out: create_reward_run(self.seeded(config), self.path / "sft", preferences, out),
-            lambda run: resume_reward(run, self.console),
-        )
+        self.stage(name, Reward(), lambda: reward_inputs(self.seeded(config), self.path / "sft", preferences))
 
     def improve(self, name: str, config: PPOConfig, reward: str) -> None:
         """One of the methods that write and learn from a reward model; `reward` is the name of its stage."""
@@ -118,8 +108,8 @@ class Road:
         tokenizer = self.run("sft").load_tokenizer()
         self.stage(
             name,
-            lambda out: create_ppo_run(self.seeded(config), self.path / "sft", self.path / reward, prompts, out),
-            lambda run: resume_ppo(run, self.console, gold_of(self.task, prompts, tokenizer)),
+            PPO(gold_of(self.task, prompts, tokenizer)),
+            lambda: ppo_inputs(self.seeded(config), self.path / "sft", self.path / reward, prompts),
         )
 
     def judge(self) -> list[Verdict]:

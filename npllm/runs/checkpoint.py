@@ -51,6 +51,8 @@ class Saveable(Protocol):
 
     model: GPT | ActorCritic
     rollbacks: int  # that lie behind it
+    tokens: int  # trained on
+    seconds: float  # of training
 
     @property
     def step(self) -> int:

@@ -84,7 +84,7 @@ def check_free(path: Path) -> None:
 
 
 @contextmanager
-def create_run(path: Path) -> Iterator[RunFolder]:
+def draft_run(path: Path) -> Iterator[RunFolder]:
     """A new run, prepared aside: it takes its place at `path` when the block ends, and is
     gone when the block fails.
 

@@ -8,31 +8,32 @@ whole, and of them complete lines are read: they can be read at any time.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from npllm.data.shards import read_shard
 from npllm.errors import DataError, NpllmError
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
 from npllm.runs.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint
 from npllm.runs.checkpoint_store import MANIFEST, Entry, entry_of, read_manifest
-from npllm.runs.checksums import NAME, check_list, checked
-from npllm.runs.config_file import last_step_of, stage_of
+from npllm.runs.config_file import last_step_of
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder
 
 LARGEST_SUMMARY = 1 << 20  # bytes
 
-Check = tuple[Path, Callable[[Path], object]]  # a file, and what raises an NpllmError where it is damaged
+Check = Callable[[Path], object]  # raises an NpllmError where a file is damaged
 
 
-def verify_run(run: RunFolder) -> Iterator[tuple[Path, str | None]]:
-    """Each file that has something to be checked by, and what is wrong with it (None = nothing)."""
-    checks: list[Check] = [
-        *_inputs(run),
+def verify_run(run: RunFolder, inputs: Mapping[Path, Check]) -> Iterator[tuple[Path, str | None]]:
+    """Each file that has something to be checked by, and what is wrong with it (None = nothing).
+
+    inputs: the files that the run started from, which its stage knows.
+    """
+    checks: list[tuple[Path, Check]] = [
+        *inputs.items(),
         (run.tokenizer, lambda _: run.load_tokenizer()),
         (run.checkpoints / MANIFEST, _manifest),
         *((path, _checkpoint) for path in checkpoint_files(run.checkpoints)),
@@ -70,26 +71,6 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _inputs(run: RunFolder) -> list[Check]:
-    """What the run began with. A later stage brings copies of its models and records, and the fields of its config are
-    known to that stage only: of the config it is checked that it can be read."""
-    try:
-        stage = stage_of(run.config)
-    except NpllmError:
-        return [(run.config, stage_of)]
-    if stage == "pretrain":
-        shards = (run.train_shard, run.val_shard)
-        return [(run.config, stage_of), *((path, lambda path: _shard(run, path)) for path in shards)]
-    models, records = (sorted(run.path.glob(names)) or [run.path / names] for names in ("models/*.h5", "data/*.jsonl"))
-    copies = [(path, load_checkpoint) for path in models] + [(path, checked) for path in records]
-    return [(run.config, stage_of), *copies, (run.path / "data" / NAME, check_list)]
-
-
-def _shard(run: RunFolder, path: Path) -> None:
-    if read_shard(path).tokenizer_sha256 != run.load_tokenizer().sha256():
-        raise DataError(f"{path} was not made with {run.tokenizer}; put back the file that belongs to the run.")
 
 
 def _manifest(path: Path) -> None:

@@ -47,6 +47,23 @@ class Update:
     figures: Mapping[str, float]
 
 
+def accumulate(
+    n_rows: int, micro_size: int, gradient: Callable[[slice], tuple[float, Mapping[str, float]]]
+) -> tuple[float, dict[str, float]]:
+    """The gradient of a batch of n_rows, in micro-batches of micro_size rows.
+
+    gradient: adds the gradient of some rows to the model's, and returns their part of the
+    batch's loss and figures. Returns the sums of both, in the order of the rows.
+    """
+    loss, figures = 0.0, {}
+    for first in range(0, n_rows, micro_size):
+        part, of_part = gradient(slice(first, min(first + micro_size, n_rows)))
+        loss += part
+        for name, value in of_part.items():
+            figures[name] = figures.get(name, 0.0) + value
+    return loss, figures
+
+
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
     """Model and optimiser at the beginning of a run. Whether the memory is enough, `memory.py` knows before."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
@@ -64,11 +81,13 @@ class NextTokenGradients:
         self.sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
-        T, loss = self.sampler.block_size, 0.0
-        for first in range(0, len(ids), self.micro_size):
-            positions = self.sampler.positions(ids[first : first + self.micro_size])
-            x, y = batch(self.tokens, positions, T)  # (rows of the micro-batch, T)
-            loss += model.loss_and_grad(x, y, n_targets=len(ids) * T, step=step, first_row=first)
+        T = self.sampler.block_size
+
+        def gradient(rows: slice) -> tuple[float, Mapping[str, float]]:
+            x, y = batch(self.tokens, self.sampler.positions(ids[rows]), T)  # (rows of the micro-batch, T)
+            return model.loss_and_grad(x, y, n_targets=len(ids) * T, step=step, first_row=rows.start), {}
+
+        loss, _ = accumulate(len(ids), self.micro_size, gradient)
         return BatchResult(loss, len(ids) * T)
 
 

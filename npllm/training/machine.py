@@ -2,10 +2,13 @@
 
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 
+import numba
 import numpy as np
 
+from npllm.errors import ConfigError
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
 
@@ -18,6 +21,21 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def describe_machine(stage: str) -> dict[str, str]:
+    """The stage that a run belongs to, versions and processor: another one may give other bits for the same config."""
+    packages = {name: version(name) for name in ("npllm", "numpy", "numba")}
+    return {"stage": stage, **packages, "python": platform.python_version(), "cpu": cpu_model()}
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let the kernels use so many threads; None = one per core. Raises ConfigError when there are not so many."""
+    if threads is None:
+        return
+    if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
+        raise ConfigError(f"train.threads is {threads}, but this machine offers 1 to {numba.config.NUMBA_NUM_THREADS}.")
+    numba.set_num_threads(threads)
 
 
 def usable_dtype(dtype: str) -> str:

@@ -107,37 +107,37 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
-def require_pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Memory:
-    """What pretraining takes, from a process that has loaded its text. Raises ResourceError where there is not so much.
+def require_pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> None:
+    """Raise ResourceError where there is less memory than pretraining takes, of a process that has loaded its text.
     val_bytes: of the validation text."""
     load_kernels(config.model, usable_dtype(config.train.dtype), config.optim)
-    memory = pretraining_memory(config, vocab_size, val_bytes)
-    check_memory(memory)
-    return memory
+    check_memory(pretraining_memory(config, vocab_size, val_bytes))
 
 
 def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Memory:
-    """The same, of a process with the kernels loaded; nothing is refused."""
+    """What pretraining takes, of a process with the kernels loaded."""
     model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
     params = parameter_bytes(model, dtype)
     moments = moment_count(config.optim) * params
-    text = cache_bytes(model, 1, model.block_size, dtype)  # of the samples
-    report = max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes, text)
+    work = pretraining_work(config, vocab_size, val_bytes)
     return Memory(
         program=resident_memory(),
         weights=params + fixed_bytes(model, dtype),
         gradients=params,
         moments=moments,
-        passes=bytes_of_passes([model], [], dtype, pretraining_work(config)),
-        aside=max(params + moments, report),
+        passes=bytes_of_passes([model], [], dtype, work),
+        aside=max(params + moments, work.aside),
     )
 
 
-def pretraining_work(config: RunConfig) -> Work:
-    """Micro-batches, of the largest batch that the ramp comes to, and validation."""
+def pretraining_work(config: RunConfig, vocab_size: int, val_bytes: int) -> Work:
+    """Micro-batches, of the largest batch that the ramp comes to, validation, and the report at the end."""
     steps, T = config.train.steps, config.model.block_size
     largest = config.batch.size if steps is None else batch_size(steps - 1, config.batch)
-    return Work(rows=min(largest, config.batch.micro_size), width=T, read_rows=rows_at_once(T))
+    model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
+    samples = cache_bytes(model, 1, T, dtype)
+    report = max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes, samples)
+    return Work(rows=min(largest, config.batch.micro_size), width=T, read_rows=rows_at_once(T), aside=report)
 
 
 def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, work: Work) -> int:

@@ -1,123 +1,128 @@
-"""Pretraining: raw text in, a run folder with a trained model out."""
+"""Pretraining: raw text in, a language model out."""
 
-import platform
-import shutil
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
-import numba
 from rich.console import Console
 
-from npllm.data.shards import TokenShard
-from npllm.errors import ConfigError, ResourceError
-from npllm.files.atomic import write_atomically
-from npllm.runs.checkpoint_store import MOST_BESIDES_KEEP
-from npllm.runs.config_file import config_text, load_config
-from npllm.runs.new_run import create_run
-from npllm.runs.run_folder import RunFolder, open_run
+from npllm.data.shards import TokenShard, read_shard
+from npllm.errors import DataError
+from npllm.runs.run_folder import RunFolder
+from npllm.runs.verify import Check
 from npllm.training.calibration import steps_in_budget
-from npllm.training.config import RunConfig, TrainConfig
+from npllm.training.config import RunConfig, load_recipe
 from npllm.training.evaluation import quick_loss
+from npllm.training.job import Job
 from npllm.training.loop import NextTokenGradients, build_state
-from npllm.training.machine import cpu_model, usable_dtype
-from npllm.training.memory import Memory, pretraining_work, require_pretraining_memory, reserve_arenas
+from npllm.training.machine import limit_threads
+from npllm.training.memory import pretraining_work, require_pretraining_memory
 from npllm.training.prepare import prepare_data
 from npllm.training.results import report_results
-from npllm.training.state import LoopState
-from npllm.training.train import Stage, train
+from npllm.training.stage import Stage
 
 
-def pretrain(config: RunConfig, path: Path, console: Console) -> None:
-    """The main job from the beginning: prepare data, fix the number of steps, train, evaluate."""
-    set_up_kernels(config.train, console)
-    with create_run(path) as draft, console.status("preparing") as status:
-        corpus = prepare_data(config.data, draft, status.update)
-        remarks, held_out = corpus.remarks, corpus.held_out
-        del corpus  # the text is on the disk now, as tokens
-        train_shard, val_shard = draft.load_shards()
-        stage = next_token_stage(config, train_shard, val_shard)
-        status.update("compiling kernels (kept for the next run)")
-        memory = require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
-        if config.train.steps is None:
-            status.update(f"measuring how many steps fit into {config.train.minutes:g} minutes")
-            config = config.with_steps(steps_in_budget(config, train_shard.vocab_size, train_shard.tokens))
-        state = build_state(config, train_shard.vocab_size)
-        reserve_arenas(state.model, pretraining_work(config))
-        check_disk(draft.path, state, config.train.keep)
-        write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
-    run = RunFolder(path)
-    for line in (*remarks, describe(config, state, train_shard, val_shard, memory, held_out)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    with run.lock():
-        train(run, config, state, stage, console)
-        report_results(run, state, val_shard, console)
+@dataclass(frozen=True)
+class RawText:
+    """The text that the config names, to be made into tokens."""
+
+    config: RunConfig
+
+    def write(self, draft: RunFolder, console: Console) -> RunConfig:
+        """Write tokenizer and token shards; turn a time budget into a number of updates."""
+        config = self.config
+        limit_threads(config.train.threads)
+        with console.status("preparing") as status:
+            corpus = prepare_data(config.data, draft, status.update)
+            remarks = [*corpus.remarks, held_out_line(*draft.load_shards(), corpus.held_out)]
+            del corpus  # the text is on the disk now, as tokens
+            if config.train.steps is None:
+                train, val = draft.load_shards()
+                status.update("compiling kernels (kept for the next run)")
+                require_pretraining_memory(config, train.vocab_size, val.n_bytes)
+                status.update(f"measuring how many steps fit into {config.train.minutes:g} minutes")
+                config = config.with_steps(steps_in_budget(config, train.vocab_size, train.tokens))
+        for line in remarks:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return config
 
 
-def resume(path: Path, console: Console) -> None:
-    """Go on where a run stopped, bit for bit."""
-    run = open_run(path)
-    with run.lock():
-        config = load_config(run.config, RunConfig)
-        set_up_kernels(config.train, console)
-        train_shard, val_shard = run.load_shards()
-        require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
-        state = build_state(config, train_shard.vocab_size)
-        reserve_arenas(state.model, pretraining_work(config))
-        train(run, config, state, next_token_stage(config, train_shard, val_shard), console)
-        report_results(run, state, val_shard, console)
-
-
-def next_token_stage(config: RunConfig, train_shard: TokenShard, val_shard: TokenShard) -> Stage:
-    """What is particular to pretraining."""
-    return Stage(
-        gradients=NextTokenGradients(config, train_shard.tokens),
-        validate=lambda model: quick_loss(model, val_shard.tokens),
-        tokens_per_byte=len(train_shard.tokens) / train_shard.n_bytes,
-    )
-
-
-def describe(
-    config: RunConfig, state: LoopState, train: TokenShard, val: TokenShard, memory: Memory, held_out: str
-) -> str:
-    """Two lines about what is going to happen."""
+def held_out_line(train: TokenShard, val: TokenShard, held_out: str) -> str:
+    """How the text was split."""
     val_share = val.n_bytes / (train.n_bytes + val.n_bytes)
-    n_params = state.model.params.count
     return (
-        f"{n_params / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}, "
-        f"{memory.announced / 1e6:.0f} MB of memory; "
-        f"{config.train.steps:,} steps of up to {config.batch.size} × {config.model.block_size} tokens\n"
         f"trains on {train.n_bytes / 1e6:.2f} MB = {len(train.tokens) / 1e6:.2f} M tokens, "
         f"validates on {val.n_bytes / 1e6:.2f} MB ({100 * val_share:.1f} %): {held_out}"
     )
 
 
-def describe_machine(stage: str) -> dict[str, str]:
-    """The verb that made a run, versions and processor: with another one the same config may give other bits."""
-    packages = {name: version(name) for name in ("npllm", "numpy", "numba")}
-    return {"stage": stage, **packages, "python": platform.python_version(), "cpu": cpu_model()}
+class Pretraining(Stage[RunConfig]):
+    """Next-token prediction from random weights."""
 
+    name, config_type = "pretrain", RunConfig
 
-def check_disk(folder: Path, state: LoopState, keep: int) -> None:
-    """Raise ResourceError before training when the checkpoints would not fit: all that are kept, and the one being
-    written."""
-    count = keep + MOST_BESIDES_KEEP + 1
-    needed = count * sum(array.nbytes for array in state.arrays().values())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ResourceError(
-            f"The disk of --out has {free / 1e6:.0f} MB free, but {count} checkpoints need {needed / 1e6:.0f} MB; "
-            "free some, lower train.keep, or choose another --out."
+    def default_config(self, arguments: Sequence[str]) -> RunConfig:
+        """The recipe that the arguments name."""
+        return load_recipe(value_of("--recipe", arguments) or "default")
+
+    def folder_name(self, config: RunConfig, *, recipe: str, **_) -> str:
+        """Of the recipe."""
+        return Path(recipe).stem
+
+    def inputs(
+        self, config: RunConfig, console: Console, *, recipe: str = "default", minutes: float | None = None
+    ) -> RawText:
+        """The text to learn.
+
+        Args:
+            recipe: name of an embedded recipe (default, shakespeare-char), or a TOML file
+            minutes: time budget of the training loop, instead of the recipe's train.steps or train.minutes
+        """
+        if minutes is not None:
+            config = replace(config, train=replace(config.train, minutes=minutes, steps=None))
+        return RawText(config)
+
+    def job(self, run: RunFolder, config: RunConfig) -> Job:
+        """A model of random weights, and windows of the tokens."""
+        train, val = run.load_shards()
+        require_pretraining_memory(config, train.vocab_size, val.n_bytes)  # before there are weights
+        state = build_state(config, train.vocab_size)
+        return Job(
+            state=state,
+            gradients=NextTokenGradients(config, train.tokens),
+            validate=lambda model: quick_loss(model, val.tokens),
+            work=pretraining_work(config, train.vocab_size, val.n_bytes),
+            description=(
+                f"{state.model.params.count / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}; "
+                f"{config.train.steps:,} steps of up to {config.batch.size} × {config.model.block_size} tokens"
+            ),
+            tokens_per_byte=len(train.tokens) / train.n_bytes,
         )
 
+    def report(self, run: RunFolder, config: RunConfig, job: Job, console: Console) -> None:
+        """The loss on the whole validation text, samples, a plot."""
+        report_results(run, job.state, read_shard(run.val_shard), console)
 
-def set_up_kernels(config: TrainConfig, console: Console) -> None:
-    """Limit the threads of the kernels, and say so where they cannot multiply what they should. Raises ConfigError when
-    there are not so many threads."""
-    if usable_dtype(config.dtype) != config.dtype:
-        console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.", highlight=False)
-    threads = config.threads
-    if threads is None:
-        return
-    if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
-        raise ConfigError(f"train.threads is {threads}, but this machine offers 1 to {numba.config.NUMBA_NUM_THREADS}.")
-    numba.set_num_threads(threads)
+    def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
+        """Token shards in place of models and records."""
+        return {path: lambda path: _check_shard(run, path) for path in (run.train_shard, run.val_shard)}
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What the last `option VALUE` or `option=VALUE` says."""
+    value = None
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        if argument == option:
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def _check_shard(run: RunFolder, path: Path) -> None:
+    if read_shard(path).tokenizer_sha256 != run.load_tokenizer().sha256():
+        raise DataError(f"{path} was not made with {run.tokenizer}; put back the file that belongs to the run.")
+
+
+STAGE = Pretraining()

@@ -1,8 +1,6 @@
 """What a run ends with: the full validation loss beside the compressors' figures, a plot, samples, the next command."""
 
 import codecs
-import hashlib
-import json
 import re
 import shlex
 from importlib.util import find_spec
@@ -22,6 +20,7 @@ from npllm.report.plots import NEEDS_MATPLOTLIB, RunHistory, plot_loss
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder, load, run_of
+from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import Evaluation, evaluate, pair_table_loss
 from npllm.training.state import LoopState
@@ -37,7 +36,13 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         result = evaluate(state.model, val_shard.tokens, val_shard.n_bytes)
         compressors = bits_per_byte_of_compressors(shard_text(val_shard, tokenizer))
     samples = write_samples(run, state.model, tokenizer, val_shard)
-    write_summary(run, state, result, compressors)
+    figures = {
+        "val_loss": result.loss,
+        "val_perplexity": result.perplexity,
+        "val_bits_per_byte": result.bits_per_byte,
+        **{f"{name}_bits_per_byte": bits for name, bits in compressors.items()},
+    }
+    write_summary(run, state, figures)
 
     table = Table(f"{val_shard.n_bytes:,} bytes of held-out text", "bits per byte")
     table.add_row("[bold]this model", f"[bold]{result.bits_per_byte:.3f}")
@@ -111,21 +116,6 @@ def shard_text(shard: TokenShard, tokenizer: Tokenizer) -> bytes:
     """The bytes that a shard's tokens stand for: exactly those of the text, without the marks between documents."""
     tokens = shard.tokens if shard.eot_id is None else shard.tokens[shard.tokens != shard.eot_id]
     return tokenizer.decode_bytes(tokens)
-
-
-def write_summary(run: RunFolder, state: LoopState, result: Evaluation, compressors: dict[str, float]) -> None:
-    """summary.json: the final figures, for programs."""
-    summary = {
-        "val_loss": result.loss,
-        "val_perplexity": result.perplexity,
-        "val_bits_per_byte": result.bits_per_byte,
-        **{f"{name}_bits_per_byte": bits for name, bits in compressors.items()},
-        "steps": state.step,
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        "params_sha256": hashlib.sha256(state.model.params.flat).hexdigest(),
-    }
-    write_atomically(run.summary, (json.dumps(summary, indent=2) + "\n").encode())
 
 
 def evaluate_run(path: Path, data: Path | None) -> Evaluation:

@@ -28,20 +28,17 @@ from rich.table import Table
 
 from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard, write_shard
-from npllm.files.atomic import write_atomically
 from npllm.model import GPT, Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.report.plots import NEEDS_MATPLOTLIB, DemoCurve, plot_spike_demo
-from npllm.runs.config_file import config_text
 from npllm.runs.ledger import Ledger, Spike
-from npllm.runs.new_run import create_run
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
 from npllm.training.evaluation import evaluate
 from npllm.training.loop import BatchResult, Gradients, build_state, updates
-from npllm.training.memory import require_pretraining_memory
-from npllm.training.prepare import prepare_data
-from npllm.training.pretrain import check_disk, describe_machine, next_token_stage, set_up_kernels
+from npllm.training.pretrain import STAGE as PRETRAINING
+from npllm.training.pretrain import RawText
+from npllm.training.stage import create_run, prepare_memory
 from npllm.training.state import LoopState
 from npllm.training.train import train
 
@@ -138,15 +135,7 @@ class Training:
 def run_demo(path: Path, seed: int, console: Console) -> None:
     """The three trainings, a picture and a table. `path` becomes the run folder of the first, with spike.png in it."""
     config = replace(CONFIG, train=replace(CONFIG.train, seed=seed))
-    set_up_kernels(config.train, console)
-    with create_run(path) as draft, console.status("preparing") as status:
-        prepare_data(config.data, draft, status.update)
-        train_shard, val_shard = poison_run(draft, config)
-        status.update("compiling kernels (kept for the next run)")
-        require_pretraining_memory(config, train_shard.vocab_size, val_shard.n_bytes)
-        check_disk(draft.path, build_state(config, train_shard.vocab_size), config.train.keep)
-        write_atomically(draft.config, config_text(config, describe_machine("pretrain")).encode())
-    run = RunFolder(path)
+    run = create_run(PRETRAINING, PoisonedText(config), path, console)
     first, end = POISON.sample_ids(config.batch.size)
     samples = f"(samples {first:,} to {end - 1:,})"
     console.print(
@@ -155,7 +144,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
         soft_wrap=True,
     )
     with run.lock():
-        trainings = train_three_times(run, config, train_shard, val_shard, console)
+        trainings = train_three_times(run, config, console)
         report_demo(run, trainings, config.model.block_size, console)
 
 
@@ -174,8 +163,19 @@ def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Cons
         say(f"No plot: {NEEDS_MATPLOTLIB}")
 
 
-def poison_run(run: RunFolder, config: RunConfig) -> tuple[TokenShard, TokenShard]:
-    """Put poisoned training tokens in the place of the clean ones. Returns the shards as they are now."""
+@dataclass(frozen=True)
+class PoisonedText(RawText):
+    """The text of the config, with some of its tokens shuffled."""
+
+    def write(self, draft: RunFolder, console: Console) -> RunConfig:
+        """As `RawText.write`."""
+        config = super().write(draft, console)
+        poison_run(draft, config)
+        return config
+
+
+def poison_run(run: RunFolder, config: RunConfig) -> None:
+    """Put poisoned training tokens in the place of the clean ones."""
     clean, _ = run.load_shards()
     tokens = poison(clean, config)
     write_shard(
@@ -187,7 +187,6 @@ def poison_run(run: RunFolder, config: RunConfig) -> tuple[TokenShard, TokenShar
         tokenizer_sha256=clean.tokenizer_sha256,
         source_sha256=clean.source_sha256,
     )
-    return run.load_shards()
 
 
 def poison(shard: TokenShard, config: RunConfig) -> np.ndarray:
@@ -208,20 +207,20 @@ def poison(shard: TokenShard, config: RunConfig) -> np.ndarray:
     return tokens
 
 
-def train_three_times(
-    run: RunFolder, config: RunConfig, train_shard: TokenShard, val_shard: TokenShard, console: Console
-) -> list[Training]:
+def train_three_times(run: RunFolder, config: RunConfig, console: Console) -> list[Training]:
     """From the same weights, on the same data; the first in the run folder."""
-    stage = next_token_stage(config, train_shard, val_shard)
+    train_shard, val_shard = run.load_shards()
+    job = PRETRAINING.job(run, config)
+    prepare_memory(run, config, job, console)
 
     def training(name: str, work: Callable[[LoopState, Recorder], None]) -> Training:
         state = build_state(config, train_shard.vocab_size)
-        recorder = Recorder(stage.gradients, POISON.sample_ids(config.batch.size))
+        recorder = Recorder(job.gradients, POISON.sample_ids(config.batch.size))
         work(state, recorder)
         return Training(name, recorder.batches, evaluate(state.model, val_shard.tokens, val_shard.n_bytes).loss)
 
     def in_the_run_folder(state: LoopState, recorder: Recorder) -> None:
-        train(run, config, state, replace(stage, gradients=recorder), console)
+        train(run, config, replace(job, state=state, gradients=recorder), console)
 
     def only_skipping(state: LoopState, recorder: Recorder) -> None:
         with console.status("once more, only skipping updates"):

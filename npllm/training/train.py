@@ -1,6 +1,5 @@
 """Training that survives: the loop with its checkpoints, rollbacks, log and live view, for every kind of training."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -13,44 +12,31 @@ from npllm.runs.metrics import append_metrics, drop_metrics_after
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
-from npllm.training.loop import Gradients, Update, updates
+from npllm.training.job import Job
+from npllm.training.loop import Update, updates
 from npllm.training.machine import matmul_peak
 from npllm.training.progress import ProgressView
-from npllm.training.recovery import Recovery, Validate, restore_newest
-from npllm.training.state import LoopState
+from npllm.training.recovery import Recovery, restore_newest
 
 FEWEST_UPDATES = 10  # of a run that can learn something
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one kind of training differs in from another.
-
-    validate: None where there is no loss on held-out data. tokens_per_byte: of its text, to show bits per byte; None =
-    show the figures of a batch that are named in `shown` instead.
-    """
-
-    gradients: Gradients
-    validate: Validate | None
-    tokens_per_byte: float | None = None
-    shown: tuple[str, ...] = ()
-
-
-def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, console: Console) -> None:
+def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> None:
     """Go on from the newest sound checkpoint, or from the given state if the run has none, to the last step.
 
     The caller holds the run's lock. Raises Interrupted after SIGINT, SIGTERM or SIGHUP, with the state saved.
     """
+    state, validate = job.state, job.validate
     remove_temporary_files(run.path)
     ledger = Ledger(run.ledger, writable=True)
     with (
         stop_on_signals() as stop,
         CheckpointStore(run.checkpoints, keep=config.train.keep, every=config.train.checkpoint_every) as store,
     ):
-        for reason in restore_newest(store, ledger, state, stage.validate):
+        for reason in restore_newest(store, ledger, state, validate):
             console.print(f"Refused: {reason}", highlight=False, markup=False, soft_wrap=True)
         state.detector.levels = ledger.levels(config.spikes.min_history)
-        recovery = Recovery(config.spikes, store, ledger, state, stage.validate)
+        recovery = Recovery(config.spikes, store, ledger, state, validate)
         drop_metrics_after(run.metrics, state.step)
         if not store.entries:
             store.save(state, val_loss=None)
@@ -66,12 +52,12 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
             console,
             config,
             state.step,
-            tokens_per_byte=stage.tokens_per_byte,
-            shown=stage.shown,
+            tokens_per_byte=job.tokens_per_byte,
+            shown=job.shown,
             flops_per_token=flops_per_token,
         )
         with view:
-            for event in updates(state, config, stage.gradients, ledger.skipped):
+            for event in updates(state, config, job.gradients, ledger.skipped):
                 if isinstance(event, Spike):
                     done = recovery.recover(event)
                     if state.step < event.step - 1:
@@ -85,8 +71,8 @@ def train(run: RunFolder, config: LoopConfig, state: LoopState, stage: Stage, co
                 # as it has just done. So speed / peak is never above 1, rounding included.
                 peak = max(peak, speed)
                 record = measurements(event, speed / peak)
-                if stage.validate and (event.step % config.train.eval_every == 0 or is_last):
-                    record["val_loss"] = stage.validate(state.model)
+                if validate and (event.step % config.train.eval_every == 0 or is_last):
+                    record["val_loss"] = validate(state.model)
                 append_metrics(run.metrics, record)
                 view.show(event, peak)
                 if store.scheduled(event.step) or is_last or stopping:

@@ -22,7 +22,7 @@ from npllm.finetuning.classifier import (
     pad_texts,
 )
 from npllm.finetuning.classify_config import ClassifyConfig
-from npllm.finetuning.learning_curve import begin
+from npllm.finetuning.learning_curve import initial_state
 from npllm.model import GPT, ModelConfig
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.config import TrainConfig
@@ -165,7 +165,7 @@ def updated(adapt: AdaptConfig, *, from_scratch: bool = False):
     """A base, and a classifier before and after one update from it; copies of its parameters."""
     base = order_one_model(small_config(n_layer=3), 6)
     config = config_of(adapt=adapt)
-    state = begin(base, config, 3, from_scratch=from_scratch)
+    state = initial_state(base, config, 3, from_scratch=from_scratch)
     before = {name: array.copy() for name, array in state.model.params.items()}
     texts = random_texts(state.model.config, 6, 7)
     make_update(state, config, ClassifierGradients(texts, 0.5, "mean", config))

@@ -16,7 +16,7 @@ from small_runs import pretrain_arguments, run, state_digests, stop_after, summa
 from npllm.data.records import Labelled, write_records
 from npllm.errors import ConfigError, DataError, Interrupted, ResourceError
 from npllm.finetuning import learning_curve
-from npllm.finetuning.classify import classify, create_classify_run, resume_classify
+from npllm.finetuning.classify import STAGE, classify_inputs
 from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.learning_curve import read_curve
 from npllm.optim import BatchConfig, OptimConfig
@@ -25,6 +25,7 @@ from npllm.runs.config_file import load_config
 from npllm.runs.run_folder import RunFolder
 from npllm.training.available import Left
 from npllm.training.config import TrainConfig
+from npllm.training.stage import create_run, start_run, train_run
 
 CONFIG = ClassifyConfig(
     classify=ClassifySettings(labels=(2, 4, 64), seeds=2, compare_scratch=True, min_updates=4, test_texts=6),
@@ -54,6 +55,11 @@ def records(n: int = 12) -> list[Labelled]:
     ]
 
 
+def classify(config, base, data, test, out, console):
+    """What `npllm classify` does."""
+    start_run(STAGE, config, out, console, run=base, data=str(data), test=test)
+
+
 def shown(out: Path, action) -> str:
     """What an action prints."""
     console = Console(file=io.StringIO(), width=120)
@@ -66,7 +72,7 @@ def finished(base, tmp_path, quick):
     """A run with its texts from one file, and what it printed."""
     write_records(tmp_path / "texts.jsonl", records())
     out = tmp_path / "run"
-    text = shown(out, lambda console: classify(CONFIG, base, str(tmp_path / "texts.jsonl"), None, out, console))
+    text = shown(out, lambda console: classify(CONFIG, base, tmp_path / "texts.jsonl", None, out, console))
     return out, text
 
 
@@ -132,10 +138,10 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(finished, base, tmp_path
         classify(CONFIG, base, str(tmp_path / "texts.jsonl"), None, out, silent)
     assert not (out / "curve.jsonl").exists()
     with pytest.raises(Interrupted, match="after 4 trainings; go on with: npllm resume"):
-        resume_classify(RunFolder(out), silent)
+        train_run(RunFolder(out), silent, STAGE)
     assert len(read_curve(out / "curve.jsonl")) == 4
     assert not (out / "summary.json").exists()
-    resume_classify(RunFolder(out), silent)
+    train_run(RunFolder(out), silent, STAGE)
     assert state_digests(out) == state_digests(straight)
     assert (out / "curve.jsonl").read_text() == (straight / "curve.jsonl").read_text()
     assert {k: v for k, v in summary(out).items() if k != "seconds"} == {
@@ -144,13 +150,13 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(finished, base, tmp_path
 
 
 def test_pretrained_only_and_a_test_file(base, tmp_path, quick, monkeypatch):
-    seeds, real_begin = [], learning_curve.begin
+    seeds, real_begin = [], learning_curve.initial_state
 
     def begin(base, config, *args, **options):
         seeds.append(config.train.seed)
         return real_begin(base, config, *args, **options)
 
-    monkeypatch.setattr(learning_curve, "begin", begin)
+    monkeypatch.setattr(learning_curve, "initial_state", begin)
     write_records(tmp_path / "texts.jsonl", records(4))
     write_records(tmp_path / "test.jsonl", records(12))
     settings = replace(CONFIG.classify, compare_scratch=False, labels=(2,))
@@ -168,7 +174,7 @@ def test_pretrained_only_and_a_test_file(base, tmp_path, quick, monkeypatch):
 
 def create(base, tmp_path, train, test=None, **settings):
     config = replace(CONFIG, classify=replace(CONFIG.classify, **settings))
-    return create_classify_run(config, base, train, test, tmp_path / "refused")
+    return create_run(STAGE, classify_inputs(config, base, train, test), tmp_path / "refused", Console(quiet=True))
 
 
 def test_each_method_has_its_learning_rate(base, tmp_path, quick, monkeypatch):
@@ -181,8 +187,9 @@ def test_each_method_has_its_learning_rate(base, tmp_path, quick, monkeypatch):
     learn = learning_curve.updates
     monkeypatch.setattr(learning_curve, "updates", watched)
     settings = replace(CONFIG.classify, labels=(2,), scratch_lr=0.25)
-    run_folder = create_classify_run(replace(CONFIG, classify=settings), base, records(), None, tmp_path / "run")
-    resume_classify(run_folder, Console(file=io.StringIO()))
+    silent = Console(quiet=True)
+    inputs = classify_inputs(replace(CONFIG, classify=settings), base, records(), None)
+    train_run(create_run(STAGE, inputs, tmp_path / "run", silent), silent, STAGE)
     assert rates == [(0, 1e-2), (0, 1e-2), (0, 0.25), (0, 0.25)]
 
 
@@ -217,7 +224,7 @@ def test_what_the_machine_has_no_room_for_is_refused(base, tmp_path, quick, monk
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
     with pytest.raises(ResourceError, match="Training needs" if thing == "memory" else "checkpoints need"):
-        resume_classify(out, Console(file=io.StringIO()))
+        train_run(out, Console(file=io.StringIO()), STAGE)
 
 
 def test_other_texts_are_refused(base, tmp_path):
@@ -225,7 +232,7 @@ def test_other_texts_are_refused(base, tmp_path):
     file = out.path / "data" / "test.jsonl"
     file.write_text(file.read_text().replace("cat", "bat", 1))
     with pytest.raises(DataError, match=r"test\.jsonl is not what SHA256SUMS beside it says; put back the file"):
-        resume_classify(out, Console(file=io.StringIO()))
+        train_run(out, Console(file=io.StringIO()), STAGE)
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,17 @@ import pytest
 from rich.console import Console
 
 from npllm.errors import ResourceError
-from npllm.finetuning import stage_run
 from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.finetuning.sft import SFTConfig
-from npllm.finetuning.stage_run import micro_batch, new_state, train_stage
+from npllm.finetuning.stage_run import micro_batch, new_state
 from npllm.generation.kv_cache import KVCache
 from npllm.model import GPT, ActorCritic, ModelConfig
 from npllm.model.footprint import evaluation_pass, training_pass
 from npllm.optim import BatchConfig
 from npllm.training.available import Left
+from npllm.training.job import Job
 from npllm.training.memory import Work, short_training_bytes, stage_memory
+from npllm.training.stage import prepare_memory
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 6, "vocab_size": 11}
 PLAIN, HEAD = ModelConfig(**SIZES), ModelConfig(**SIZES, n_outputs=1)
@@ -94,9 +95,9 @@ def test_a_micro_batch_is_no_larger_than_the_batch():
 def test_a_stage_is_refused_before_its_first_pass(monkeypatch):
     model, refused = GPT(PLAIN), pytest.raises(ResourceError, match="lower batch.micro_size")
     monkeypatch.setattr("npllm.training.memory.memory_left", lambda root: Left(0, "nothing is left"))
-    monkeypatch.setattr(stage_run, "train", None)
-    work = replace(WORK, aside=10**9)
+    state = new_state(model, SFTConfig())
+    job = Job(state=state, gradients=None, validate=None, work=replace(WORK, aside=10**9))
     with refused:
-        train_stage(None, SFTConfig(), new_state(model, SFTConfig()), None, Console(quiet=True), work=work)
+        prepare_memory(None, SFTConfig(), job, Console(quiet=True))
     assert model.arena.peak == 0
     assert np.all(model.grads.flat == 0.0)

@@ -9,13 +9,14 @@ from small_runs import checkpoints, content, refused, run, untimed_metrics
 from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
 
 import npllm.finetuning.sft
-from npllm.cli import STAGE_VERBS, main
+from npllm.cli import main
 from npllm.data.records import read_preferences
 from npllm.errors import ResourceError
 from npllm.model import ModelConfig
 from npllm.model.footprint import fixed_bytes
 from npllm.runs.checkpoint import load_checkpoint
 from npllm.training.available import Left
+from npllm.training.stages import STAGES
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -57,11 +58,11 @@ def copy(folder, tmp_path):
 def test_the_list_of_verbs_has_those_of_the_later_stages(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for verb, summary in STAGE_VERBS.items():
-        assert f"  {verb:18}{summary}" in lines
+    for verb, stage in STAGES.items():
+        assert f"  {verb:18}{stage.summary}" in lines
 
 
-@pytest.mark.parametrize("verb", STAGE_VERBS)
+@pytest.mark.parametrize("verb", STAGES)
 def test_every_verb_explains_itself(verb, capsys):
     """In the words of the list of verbs."""
     with pytest.raises(SystemExit) as stop:
@@ -70,7 +71,7 @@ def test_every_verb_explains_itself(verb, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: npllm {verb} [-h]")
     assert "(default: " in shown
-    summary = STAGE_VERBS[verb].rstrip(".")
+    summary = STAGES[verb].summary.rstrip(".")
     assert summary in " ".join(shown.split())
 
 
@@ -286,7 +287,7 @@ def test_ppo_needs_memory_for_all_that_it_holds(folder, tmp_path, capsys, monkey
         counted.append(memory)
         raise ResourceError("Refused.")
 
-    monkeypatch.setattr("npllm.finetuning.stage_run.check_memory", refuse)
+    monkeypatch.setattr("npllm.training.stage.check_memory", refuse)
     for rollout_size in (4, 400):
         refused(capsys, *words_of("ppo", folder, tmp_path / "run", ppo__rollout_size=rollout_size), exit_code=5)
     few, many = counted

@@ -13,10 +13,12 @@ from npllm.runs.ledger import Ledger
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.evaluation import quick_loss
+from npllm.training.job import Job
 from npllm.training.loop import Gradients, NextTokenGradients, build_state, updates
+from npllm.training.memory import Work
 from npllm.training.spikes import SpikeConfig
 from npllm.training.state import LoopState
-from npllm.training.train import Stage, train
+from npllm.training.train import train
 
 V = 13
 TOKENS = np.random.default_rng(0).integers(0, V, 400).astype(np.uint16)
@@ -74,9 +76,15 @@ def make_run(folder: Path) -> RunFolder:
 def train_on(run: RunFolder, config: RunConfig, gradients: Gradients | None = None) -> LoopState:
     """What `npllm pretrain` and `npllm resume` do between preparation and report. Returns the state at the end."""
     state = build_state(config, V)
-    stage = Stage(gradients or NextTokenGradients(config, TOKENS), lambda model: quick_loss(model, TOKENS[:60]), 1.0)
+    job = Job(
+        state=state,
+        gradients=gradients or NextTokenGradients(config, TOKENS),
+        validate=lambda model: quick_loss(model, TOKENS[:60]),
+        work=Work(rows=4, width=4, read_rows=1),
+        tokens_per_byte=1.0,
+    )
     with run.lock():
-        train(run, config, state, stage, Console(quiet=True))
+        train(run, config, job, Console(quiet=True))
     return state
 
 

@@ -7,12 +7,12 @@ from rlhf_cases import actor_critic, language_model, ppo_gradients, tiny_config
 from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError, DataError
-from npllm.finetuning.stage_run import check_same_tokenizer
 from npllm.generation.batched import generate_batch
 from npllm.rlhf.dpo import DPOSettings
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardSettings, encode_pairs
 from npllm.rlhf.sequences import join
+from npllm.runs.inputs import check_same_tokenizer
 from npllm.tokenizer import byte_tokenizer, train_char
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT

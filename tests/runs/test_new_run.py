@@ -9,30 +9,30 @@ from small_runs import content, pretrain_arguments, refused, write_text
 
 from npllm.errors import ConfigError
 from npllm.files.locks import LOCK
-from npllm.runs.new_run import claim_run, create_run, discard_untrained
+from npllm.runs.new_run import claim_run, discard_untrained, draft_run
 from npllm.training import pretrain
 
 
 def make(path, text="mine"):
     """A run as far as this module goes."""
-    with create_run(path) as draft:
+    with draft_run(path) as draft:
         draft.config.write_text(text)
 
 
 def test_the_second_that_prepares_the_same_run_is_refused(tmp_path):
     path = tmp_path / "run"
-    with create_run(path) as draft:
+    with draft_run(path) as draft:
         draft.config.write_text("first")
-        with pytest.raises(ConfigError, match="run is being prepared by another process"), create_run(path):
+        with pytest.raises(ConfigError, match="run is being prepared by another process"), draft_run(path):
             pass
     assert content(tmp_path) == {"run/config.toml": b"first"}
-    with pytest.raises(ConfigError, match="holds a run already"), create_run(path):
+    with pytest.raises(ConfigError, match="holds a run already"), draft_run(path):
         pass
 
 
 def test_what_comes_to_lie_there_meanwhile_is_not_overwritten(tmp_path):
     path = tmp_path / "run"
-    late = create_run(path)
+    late = draft_run(path)
     late.__enter__().config.write_text("late")
     path.mkdir()
     (path / "notes.txt").write_text("early")
@@ -58,7 +58,7 @@ def test_a_folder_that_only_has_the_name_of_a_draft_stays(tmp_path):
     draft = tmp_path / ".run.draft"
     draft.mkdir()
     (draft / "letter.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"\.run\.draft is in the way"), create_run(tmp_path / "run"):
+    with pytest.raises(ConfigError, match=r"\.run\.draft is in the way"), draft_run(tmp_path / "run"):
         pass
     assert content(tmp_path) == {".run.draft/letter.txt": b"mine"}
 
@@ -112,7 +112,7 @@ def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, mon
         raise AssertionError("The signal did what it does outside.")
 
     # The data is there by then.
-    monkeypatch.setattr(pretrain, "require_pretraining_memory", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(pretrain, "held_out_line", lambda *_: signal.raise_signal(number))
     outside = signal.signal(number, die)
     try:
         arguments = pretrain_arguments(write_text(tmp_path), tmp_path / "out" / "run")
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, mon
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path, monkeypatch, capsys):
     """As `nohup` has it with SIGHUP."""
     outside = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    monkeypatch.setattr(pretrain, "require_pretraining_memory", lambda *_: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr(pretrain, "held_out_line", lambda *_: signal.raise_signal(signal.SIGHUP))
     monkeypatch.setattr(pretrain, "build_state", lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         refused(capsys, *pretrain_arguments(write_text(tmp_path), tmp_path / "run"), exit_code=130)
@@ -152,5 +152,5 @@ def test_only_a_run_that_this_process_made_is_discarded(tmp_path):
     assert not own.exists()
     assert content(foreign) | content(trained) == before
     assert not (foreign / LOCK).exists()
-    with create_run(own) as draft:
+    with draft_run(own) as draft:
         draft.config.write_text("again")

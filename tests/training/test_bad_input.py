@@ -122,7 +122,7 @@ def test_a_preparation_that_breaks_off_leaves_nothing(tmp_path, capsys, monkeypa
 
     arguments = pretrain_arguments(write_text(tmp_path), tmp_path / "out" / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "require_pretraining_memory", break_off)  # the tokenizer and the data are there by then
+        patch.setattr(pretrain, "held_out_line", break_off)  # the tokenizer and the data are there by then
         refused(capsys, *arguments, exit_code=130 if error is KeyboardInterrupt else 5)
     assert not list(tmp_path.glob("out/*"))
     assert run(*arguments) == 0

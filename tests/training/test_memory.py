@@ -48,7 +48,7 @@ def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_si
     memory = pretraining_memory(config, 300, val_bytes=0)
     state = build_state(config, 300)
     model = state.model
-    reserve_arenas(model, pretraining_work(config))
+    reserve_arenas(model, pretraining_work(config, 300, 0))
     make_update(state, config, NextTokenGradients(config, TOKENS))
     quick_loss(model, TOKENS)
     kept = [*model._rotary, *(model._rounded._rounded.values() if model._rounded else ())]

@@ -13,7 +13,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
 from npllm.optim.config import LARGEST_BATCH
 from npllm.runs.config_file import config_text, load_config, parse_arguments
-from npllm.training import pretrain
+from npllm.training import stage
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe
 from npllm.training.spikes import SpikeConfig
 
@@ -91,7 +91,11 @@ def run_configs(draw):
 def started(monkeypatch):
     """The config with which `npllm pretrain ARGUMENTS` would begin."""
     configs = []
-    monkeypatch.setattr(pretrain, "pretrain", lambda config, path, console: configs.append(config))
+
+    def start_run(stage, config, out, console, **arguments):
+        configs.append(stage.inputs(config, console, **arguments).config)
+
+    monkeypatch.setattr(stage, "start_run", start_run)
 
     def start(*arguments):
         assert run("pretrain", *arguments) == 0

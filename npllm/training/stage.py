@@ -1,0 +1,155 @@
+"""The contract of a stage: pretraining, SFT, a reward model, PPO ... are all one kind of object.
+
+    arguments ── stage.inputs ──> create_run ──> run folder ── stage.job ──> train ──> stage.report
+                                                     └───────── train_run, also to resume ────────┘
+
+A stage is one file: its config, what it copies into the folder of a run, how a run of it is
+trained, and what it reports. Everything else stands once, here. `stages.py` names them all.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from rich.console import Console
+
+from npllm.errors import ConfigError, DataError, ResourceError
+from npllm.files.atomic import write_atomically
+from npllm.runs.checkpoint import checkpoint_files, load_checkpoint
+from npllm.runs.checkpoint_store import MOST_BESIDES_KEEP
+from npllm.runs.checksums import NAME, check_list, checked
+from npllm.runs.config_file import config_text, load_config
+from npllm.runs.inputs import model_file, record_file
+from npllm.runs.new_run import claim_run, discard_untrained, draft_run
+from npllm.runs.run_folder import RunFolder
+from npllm.runs.verify import Check
+from npllm.training.config import LoopConfig
+from npllm.training.job import Job
+from npllm.training.machine import describe_machine, limit_threads, usable_dtype
+from npllm.training.memory import check_memory, networks_of, reserve_arenas, stage_memory
+from npllm.training.state import LoopState
+from npllm.training.train import train
+from npllm.training.warmup import load_kernels
+
+C = TypeVar("C", bound=LoopConfig)
+
+
+class Inputs(Protocol):
+    """What a run starts from."""
+
+    def write(self, draft: RunFolder, console: Console) -> LoopConfig:
+        """Put it into the folder of a run that is being made. Returns the run's config, with
+        its number of updates fixed."""
+
+
+class Stage(Generic[C]):
+    """One kind of training. A subclass stands in a file of its own, with its config."""
+
+    name: str  # in config.toml, and the verb of the command line
+    config_type: type[C]
+    models: tuple[str, ...] = ()  # names of the copies that a run starts from, see runs/inputs.py
+    records: tuple[str, ...] = ()
+
+    def default_config(self, arguments: Sequence[str]) -> C:
+        """The config before the user's options. arguments: of the command line."""
+        return self.config_type()
+
+    def folder_name(self, config: C, **arguments: Any) -> str:
+        """Name of a new run's folder below runs/, where --out says nothing. arguments: those
+        of `inputs`."""
+        return self.name
+
+    def inputs(self, config: C, console: Console, **arguments: Any) -> Inputs:
+        """Read and check what a run starts from.
+
+        A subclass names its arguments: they are those of the verb, and their descriptions
+        in its docstring are the verb's help.
+        """
+        raise NotImplementedError
+
+    def job(self, run: RunFolder, config: C) -> Job:
+        """What a run folder says is to be trained, in the initial state."""
+        raise NotImplementedError
+
+    def report(self, run: RunFolder, config: C, job: Job, console: Console) -> None:
+        """After the last update: write summary.json, show the results."""
+        raise NotImplementedError
+
+    def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
+        """How `npllm verify` checks each file that the run started from."""
+        models = {model_file(run, name): load_checkpoint for name in self.models}
+        records = {record_file(run, name): checked for name in self.records}
+        return models | records | {run.path / "data" / NAME: check_list}
+
+
+def start_run(stage: Stage[C], config: C, out: Path | None, console: Console, **arguments: Any) -> None:
+    """Make a run and train it. A run that is refused before its first checkpoint is gone
+    again: what was wrong can be mended and the command repeated."""
+    with claim_run(out, stage.folder_name(config, **arguments)) as path:
+        run = create_run(stage, stage.inputs(config, console, **arguments), path, console)
+        try:
+            train_run(run, console, stage)
+        except (ConfigError, DataError, ResourceError):
+            discard_untrained(path)
+            raise
+
+
+def create_run(stage: Stage, inputs: Inputs, path: Path, console: Console) -> RunFolder:
+    """A run folder at `path`, ready to train. Raises ConfigError when something is there."""
+    with draft_run(path) as draft:
+        config = inputs.write(draft, console)
+        write_atomically(draft.config, config_text(config, describe_machine(stage.name)).encode())
+    return RunFolder(path)
+
+
+def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
+    """Train a run to its last update, from wherever it stands, and report."""
+    with run.lock():
+        config = load_run_config(run, stage.config_type)
+        limit_threads(config.train.threads)
+        if usable_dtype(config.train.dtype) != config.train.dtype:
+            console.print(
+                "This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.", highlight=False
+            )
+        job = stage.job(run, config)
+        console.print(job.description, markup=False, highlight=False, soft_wrap=True)
+        prepare_memory(run, config, job, console)
+        train(run, config, job, console)
+        stage.report(run, config, job, console)
+
+
+def load_run_config(run: RunFolder, kind: type[C]) -> C:
+    """The config of a run. Raises ConfigError where it is not complete."""
+    config = load_config(run.config, kind)
+    for name, value in (("train.steps", config.train.steps), ("batch.size", config.batch.size)):
+        if value is None:
+            raise ConfigError(f"{run.config} has no {name}; restore the config.toml of the run.")
+    return config
+
+
+def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> None:
+    """Say how much memory the training takes, and reserve it. Raises ResourceError where
+    there is not so much, or no room on the disk for the checkpoints."""
+    model = job.state.model
+    load_kernels(model.config, model.dtype_name, config.optim, policy=job.work.policy)
+    memory = stage_memory(job.state, job.readers, job.work)
+    check_memory(memory)
+    for network in networks_of(model):
+        reserve_arenas(network, job.work, writes=network.config == model.config)
+    console.print(f"{memory.announced / 1e6:.0f} MB of memory", highlight=False)
+    if not checkpoint_files(run.checkpoints):
+        check_disk(run.path, job.state, config.train.keep)
+
+
+def check_disk(folder: Path, state: LoopState, keep: int) -> None:
+    """Raise ResourceError when the checkpoints would not fit: all that are kept, and the one
+    that is being written."""
+    count = keep + MOST_BESIDES_KEEP + 1
+    needed = count * sum(array.nbytes for array in state.arrays().values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"The disk of --out has {free / 1e6:.0f} MB free, but {count} checkpoints need {needed / 1e6:.0f} MB; "
+            "free some, lower train.keep, or choose another --out."
+        )
