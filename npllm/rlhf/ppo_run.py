@@ -3,23 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
-import numpy as np
 from rich.console import Console
 from tyro.conf import Positional
 
 from npllm.data.fitting import Room
 from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Prompt, PromptText, prompt, read_prompts, scan
-from npllm.errors import ConfigError, DataError
-from npllm.finetuning.adaptation import adapted
+from npllm.errors import ConfigError
 from npllm.finetuning.chosen_records import fitting_records
 from npllm.finetuning.stage_run import StageConfig, micro_batch, new_state
 from npllm.generation.sampling import sampling_bytes
-from npllm.model import GPT, ActorCritic, Storage
-from npllm.model.lora import new_workspace
+from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.rlhf.actors import build_actors, check_dtype
 from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
@@ -37,7 +35,6 @@ from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
 from npllm.training.config import TrainConfig
 from npllm.training.job import Job
-from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.spikes import SpikeConfig
 from npllm.training.stage import Stage
@@ -57,14 +54,6 @@ class PPOConfig(StageConfig):
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400))
     # The loss of a policy neither falls nor stays, so there is nothing that a spike could be seen against.
     spikes: SpikeConfig = field(default_factory=lambda: SpikeConfig(enabled=False))
-
-
-class Actors(NamedTuple):
-    """The networks of a run: what is trained, and what it is held against."""
-
-    model: GPT | ActorCritic
-    reference: GPT
-    reward: GPT
 
 
 def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Console) -> list[PromptText]:
@@ -127,8 +116,9 @@ class PPO(Stage[PPOConfig]):
     def job(self, run: RunFolder, config: PPOConfig) -> Job:
         """The networks, and a buffer for a rollout, which is part of the state."""
         asked = PromptFormat(run.load_tokenizer())
-        actors = build_actors(load_model(run, "policy"), load_model(run, "reward"), config)
-        check_dtype(actors, config)
+        policy, reward = load_model(run, "policy"), load_model(run, "reward")
+        actors = build_actors(policy, reward, config.adapt, method=config.ppo.method, seed=config.train.seed)
+        check_dtype(actors, config.train.dtype)
         gradients = PPOGradients(
             config.ppo,
             [asked.encode(prompt) for prompt in read_prompts(checked_records(run, "prompts"))],
@@ -171,63 +161,6 @@ def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:
         temporaries=max(sampling_bytes(responses, V), compared),
         written=(responses, max(map(len, gradients.prompts))),
     )
-
-
-def check_dtype(actors: Actors, config: PPOConfig) -> None:
-    """Raise ConfigError unless all networks compute in train.dtype: others would not agree on a ratio of 1."""
-    for who, model in (("policy", actors.model), ("reward model", actors.reward)):
-        if model.dtype_name != usable_dtype(config.train.dtype):
-            raise ConfigError(
-                f"train.dtype is {config.train.dtype}, but the {who} was trained in {model.dtype_name}; train them all "
-                "in the same."
-            )
-
-
-def build_actors(policy: GPT, reward: GPT, config: PPOConfig) -> Actors:
-    """Policy, critic (with ppo), reference and reward model. With LoRA they share the frozen weights where these are
-    equal: all four then cost little more than the weights, the merged weights and their gradients."""
-    if reward.config.n_outputs != 1:
-        raise DataError("The run of --reward holds no reward model; make one with npllm reward.")
-    if not config.adapt.lora_rank:
-        trained = adapted(policy, config.adapt, dropout=0.0)
-        if config.ppo.method != "ppo":
-            return Actors(trained, policy, reward)
-        critic = adapted(reward, config.adapt, n_outputs=1, dropout=0.0)
-        return Actors(_pair(trained, critic, config), policy, reward)
-    frozen_policy = adapted(policy, config.adapt, dropout=0.0, seed=config.train.seed)
-    frozen, workspace = frozen_policy.frozen, new_workspace(frozen_policy.config, policy.dtype)
-    plain = frozen_policy.config.language_model
-    reference = GPT(plain, dtype=policy.dtype_name, storage=Storage(frozen, workspace.dweights))
-    if reward.frozen is not None and np.array_equal(reward.frozen.flat, frozen.flat):
-        reward = GPT(
-            reward.config,
-            dtype=policy.dtype_name,
-            storage=Storage(reward.params, workspace.dweights, frozen, workspace),
-        )
-    elif config.ppo.method == "ppo":
-        raise ConfigError(
-            "With adapt.lora_rank the critic shares the policy's weights; train the reward model with it."
-        )
-    if config.ppo.method == "ppo":
-        return Actors(_pair(frozen_policy, reward, config, frozen, workspace), reference, reward)
-    trained = adapted(policy, config.adapt, dropout=0.0, seed=config.train.seed, frozen=frozen, workspace=workspace)
-    return Actors(trained, reference, reward)
-
-
-def _pair(policy: GPT, critic: GPT, config: PPOConfig, frozen=None, workspace=None) -> ActorCritic:
-    """Both in one set of parameters, with the values that they have."""
-    pair = ActorCritic(
-        policy.config,
-        replace(critic.config, dropout=0.0),
-        seed=config.train.seed,
-        dtype=policy.dtype_name,
-        frozen=frozen,
-        workspace=workspace,
-    )
-    for part, model in ((pair.policy, policy), (pair.critic, critic)):
-        for name, array in part.params.items():
-            array[...] = model.params[name]
-    return pair
 
 
 STAGE = PPO()

@@ -9,9 +9,9 @@ from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.model import GPT
 from npllm.optim import OptimConfig, build_optimizer
+from npllm.rlhf.actors import Actors, build_actors
 from npllm.rlhf.ppo import Judges, PPOGradients
 from npllm.rlhf.ppo_gradient import networks
-from npllm.rlhf.ppo_run import PPOConfig, build_actors
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rewards_of, sequence_log_probability
 from npllm.runs.checkpoint import load_checkpoint, model_from_checkpoint, restore_checkpoint
@@ -21,9 +21,8 @@ METHODS = ("ppo", "rloo", "grpo")
 SIZES = {"n_layer": 2, "n_embd": 48, "n_head": 4}
 
 
-def run_config(method: str, lora_rank: int) -> PPOConfig:
-    settings = PPOSettings(method=method, rollout_size=8, max_tokens=4)
-    return PPOConfig(ppo=settings, adapt=AdaptConfig(lora_rank=lora_rank))
+def actors_of(policy: GPT, reward: GPT, method: str, lora_rank: int) -> Actors:
+    return build_actors(policy, reward, AdaptConfig(lora_rank=lora_rank), method=method, seed=0)
 
 
 def base_models(lora_rank: int, *, dtype: str = "float32", **sizes) -> tuple[GPT, GPT]:
@@ -41,7 +40,7 @@ def base_models(lora_rank: int, *, dtype: str = "float32", **sizes) -> tuple[GPT
 
 def gradients_for(actors, method: str) -> PPOGradients:
     return PPOGradients(
-        run_config(method, 0).ppo,
+        PPOSettings(method=method, rollout_size=8, max_tokens=4),
         [[1], [2, 3]],
         Judges(actors.reference, actors.reward),
         stop_id=STOP,
@@ -56,7 +55,7 @@ def gradients_for(actors, method: str) -> PPOGradients:
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_all_begin_as_what_they_were_given(method, lora_rank):
     policy, reward = base_models(lora_rank)
-    actors = build_actors(policy, reward, run_config(method, lora_rank))
+    actors = actors_of(policy, reward, method, lora_rank)
     trained, critic = networks(actors.model)
     tokens = np.arange(12).reshape(2, 6) % 11
     expected, outputs = policy.logits(tokens), reward.readout(reward.hidden(tokens))
@@ -74,7 +73,7 @@ def test_all_begin_as_what_they_were_given(method, lora_rank):
 def test_training_changes_neither_reference_nor_reward_model(method, lora_rank):
     """Where weights or memory are shared, this could go wrong unseen."""
     policy, reward = base_models(lora_rank)
-    actors = build_actors(policy, reward, run_config(method, lora_rank))
+    actors = actors_of(policy, reward, method, lora_rank)
     gradients = gradients_for(actors, method)
     sequences = random_sequences(policy.config, 6)
     trained, critic = networks(actors.model)
@@ -111,7 +110,7 @@ def buffers(actors) -> dict[int, np.ndarray]:
 def test_with_lora_four_models_cost_less_than_four_times_the_weights():
     """(trl#1444: policy, critic, reference and reward model in memory, each with its own weights.)"""
     policy, reward = base_models(1, **SIZES)
-    actors = build_actors(policy, reward, run_config("ppo", 1))
+    actors = actors_of(policy, reward, "ppo", 1)
     trained, critic = networks(actors.model)
     for model in (critic, actors.reward):
         assert np.shares_memory(model.frozen.flat, trained.frozen.flat)
@@ -120,7 +119,7 @@ def test_with_lora_four_models_cost_less_than_four_times_the_weights():
     assert np.shares_memory(actors.reference.params.flat, trained.frozen.flat)
     one_model = actors.reference.params.flat.nbytes
     assert 3 * one_model < sum(array.nbytes for array in buffers(actors).values()) < 4 * one_model
-    without = build_actors(*base_models(0, **SIZES), run_config("ppo", 0))
+    without = actors_of(*base_models(0, **SIZES), "ppo", 0)
     assert sum(array.nbytes for array in buffers(without).values()) > 7 * one_model
 
 
@@ -152,16 +151,16 @@ def test_a_checkpoint_of_an_actor_and_its_critic_holds_both(tmp_path):
 def test_a_run_that_is_no_reward_model_is_refused():
     policy, _ = base_models(0)
     with pytest.raises(DataError, match="holds no reward model; make one with npllm reward"):
-        build_actors(policy, policy, run_config("ppo", 0))
+        actors_of(policy, policy, "ppo", 0)
 
 
 def test_with_lora_the_reward_model_must_have_it_on_the_same_weights():
     policy, reward = base_models(0)
     with pytest.raises(ConfigError, match=r"adapt\.lora_rank .* train the reward model with it"):
-        build_actors(policy, reward, run_config("ppo", 2))
+        actors_of(policy, reward, "ppo", 2)
     other, _ = base_models(2)
     _, reward = base_models(2)
     other.params.flat[0] += 1.0
     with pytest.raises(ConfigError, match="train the reward model with it"):
-        build_actors(other, reward, run_config("ppo", 2))
-    assert build_actors(policy, base_models(0)[1], run_config("rloo", 2)).reward.config.n_outputs == 1
+        actors_of(other, reward, "ppo", 2)
+    assert actors_of(policy, base_models(0)[1], "rloo", 2).reward.config.n_outputs == 1
