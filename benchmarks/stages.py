@@ -16,7 +16,7 @@ from npllm.data.packing import pack
 from npllm.finetuning.sft import Example, PackedGradients, SFTConfig
 from npllm.generation import KVCache
 from npllm.generation.batched import generate_batch
-from npllm.model import GPT, ActorCritic, ModelConfig
+from npllm.model import GPT, ActorCritic, ModelConfig, Trainable
 from npllm.optim import Adam, BatchConfig
 from npllm.rlhf.ppo import Judges, PPOGradients
 from npllm.rlhf.ppo_settings import PPOSettings
@@ -124,7 +124,7 @@ def plain_generation(model: GPT) -> None:
         pending = model.extend(pending, cache).argmax(axis=1)[:, None]
 
 
-def updating(model: GPT | ActorCritic, gradient: Callable[[], object]) -> Callable[[], None]:
+def updating(model: Trainable, gradient: Callable[[], object]) -> Callable[[], None]:
     """A gradient and a step of the optimiser, as often as it is called."""
     optimizer = Adam(model, lr=1e-5)
 

@@ -1,14 +1,14 @@
 """How a trained model becomes the beginning of another training: all of it, its upper blocks, or LoRA's factors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from npllm.errors import ConfigError
-from npllm.model import GPT, ModelConfig, Parameters, Storage
+from npllm.model import GPT, ModelConfig, Parameters, Storage, Trainable
 from npllm.model.lora import Workspace
-from npllm.model.parameters import TOKEN_TABLES, weight_shapes
+from npllm.model.parameters import TOKEN_TABLES, name_in_model, weight_shapes
 from npllm.reference.random import random_normal
 
 NEW_ROWS_SITE = 7 << 24  # random stream of the rows of new tokens
@@ -108,19 +108,25 @@ def check_blocks(config: AdaptConfig, model: ModelConfig) -> None:
         )
 
 
-def lr_scales(config: AdaptConfig, model: ModelConfig, names: Iterable[str]) -> dict[str, float]:
-    """What the learning rate of each parameter is multiplied with; 0 = frozen. Layer 0 is the embedding, the blocks are
-    1 to L, and L + 1 is what comes after them."""
-    top = model.n_layer + 1
-    layers = {name: _layer(name, top) for name in names}
+def lr_scales(config: AdaptConfig, model: Trainable) -> dict[str, float]:
+    """What the learning rate of each parameter is multiplied with; 0 = frozen.
+
+    In each network of the model layer 0 is the embedding, the blocks are 1 to L, and
+    L + 1 is what comes after them.
+    """
     return {
-        name: 0.0 if config.frozen_blocks and layer <= config.frozen_blocks else config.layer_decay ** (top - layer)
-        for name, layer in layers.items()
+        name_in_model(part, name): _lr_scale(config, _layer(name, network.config), network.config)
+        for part, network in model.parts().items()
+        for name in network.params
     }
 
 
-def _layer(name: str, top: int) -> int:
-    name = name.removeprefix("policy.").removeprefix("critic.")
+def _lr_scale(config: AdaptConfig, layer: int, model: ModelConfig) -> float:
+    frozen = config.frozen_blocks and layer <= config.frozen_blocks
+    return 0.0 if frozen else config.layer_decay ** (model.n_layer + 1 - layer)
+
+
+def _layer(name: str, model: ModelConfig) -> int:
     if name.startswith(("token_embedding", "position_embedding")):
         return 0
-    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else top
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else model.n_layer + 1

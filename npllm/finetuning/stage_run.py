@@ -8,7 +8,7 @@ import numpy as np
 from npllm.errors import ConfigError
 from npllm.finetuning.adaptation import AdaptConfig, lr_scales
 from npllm.finetuning.chosen_records import OnBad
-from npllm.model import GPT, ActorCritic
+from npllm.model import Trainable
 from npllm.model.config import check_choices
 from npllm.optim import build_optimizer, warmup_updates
 from npllm.training.config import LoopConfig, TrainConfig
@@ -98,21 +98,11 @@ def describe_length(config: LoopConfig, n_rows: int, unit: str) -> str:
     return f"{steps:,} updates of {size} {unit}: {times}{watch}"
 
 
-def new_state(model: GPT | ActorCritic, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
+def new_state(model: Trainable, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
     """Before the first update of a stage. extra: what the stage carries besides weights and moments."""
-    scales = {
-        name: scale
-        for part, of_part in model.configs.items()
-        for name, scale in lr_scales(config.adapt, of_part, names_of(part, model)).items()
-    }
-    optimizer = build_optimizer(model, config.optim, scales)
+    optimizer = build_optimizer(model, config.optim, lr_scales(config.adapt, model))
     detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
     return LoopState(model, optimizer, detector, extra=extra or {})
-
-
-def names_of(part: str, model: GPT | ActorCritic) -> list[str]:
-    """The parameters of the "model" or of the "critic"."""
-    return [name for name in model.params if name.startswith("critic.") == (part == "critic")]
 
 
 def micro_batch(config: LoopConfig) -> int:

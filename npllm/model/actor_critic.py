@@ -9,12 +9,12 @@ from typing import Literal
 from npllm.errors import ConfigError
 from npllm.model.config import ModelConfig
 from npllm.model.lora import Workspace, new_workspace
-from npllm.model.parameters import Parameters, initialise, parameter_shapes, within
+from npllm.model.parameters import Parameters, initialise, shapes_of_parts, within
 from npllm.model.transformer import GPT, Storage
 
 
 class ActorCritic:
-    """What an optimiser and a checkpoint see of the two; `policy` and `critic` are models to run.
+    """`policy` and `critic` are models to run; the optimiser and a checkpoint see both as one (`Trainable`).
 
     The critic has one output: the value of the state after each token. With LoRA both must have it, and share the
     frozen weights and the workspace.
@@ -37,13 +37,8 @@ class ActorCritic:
             raise ConfigError("Policy and critic must both have LoRA, or neither; train the reward model likewise.")
         if policy_config.lora_rank and frozen is None:
             raise ConfigError("With LoRA policy and critic share frozen weights, so these must be given.")
-        self.configs = {"model": policy_config, "critic": critic_config}
         self.config, self.seed, self.dtype_name, self.frozen = policy_config, seed, dtype, frozen
-        shapes = {
-            f"{part}.{name}": shape
-            for part, config in (("policy", policy_config), ("critic", critic_config))
-            for name, shape in parameter_shapes(config).items()
-        }
+        shapes = shapes_of_parts({"policy": policy_config, "critic": critic_config})
         numpy_dtype = "float32" if dtype == "bf16" else dtype
         self.params, self.grads = Parameters(shapes, numpy_dtype), Parameters(shapes, numpy_dtype)
         if policy_config.lora_rank and workspace is None:
@@ -56,3 +51,7 @@ class ActorCritic:
 
         self.policy, self.critic = part("policy", policy_config), part("critic", critic_config)
         self.dtype, self.ops = self.policy.dtype, self.policy.ops
+
+    def parts(self) -> dict[str, GPT]:
+        """The two networks, by name."""
+        return {"policy": self.policy, "critic": self.critic}

@@ -16,6 +16,7 @@ from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
 
 INITIALISATION_SITE = 1 << 24  # random streams of the initial values, apart from those of dropout
+WHOLE = "model"  # the part of a model that is one network
 TOKEN_TABLES = ("token_embedding", "lm_head")  # (V, C): a row for each token
 DRAWS = 1 << 18  # at once: they and their random words take many times the memory of the parameters
 
@@ -28,6 +29,20 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.n_outputs:
         shapes |= {"readout.weight": (config.n_embd, config.n_outputs), "readout.bias": (config.n_outputs,)}
     return shapes
+
+
+def name_in_model(part: str, name: str) -> str:
+    """What a parameter of a part is called in the whole model, as `critic.final_norm.weight`."""
+    return name if part == WHOLE else f"{part}.{name}"
+
+
+def shapes_of_parts(configs: Mapping[str, ModelConfig]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter that is trained, of a model with these parts."""
+    return {
+        name_in_model(part, name): shape
+        for part, config in configs.items()
+        for name, shape in parameter_shapes(config).items()
+    }
 
 
 def lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from npllm.memory.arena import Arena
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
 from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
-from npllm.model.parameters import Parameters, initialise, parameter_shapes, weight_shapes, within
+from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shapes, weight_shapes, within
 from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
 from npllm.reference.linear import LinearCache
@@ -79,7 +79,6 @@ class GPT:
         if (dtype, backend) == ("bf16", "reference"):
             raise ConfigError("The reference backend has no bf16; use float32 or float64.")
         self.config = config
-        self.configs = {"model": config}  # of all networks that share `params`
         self.seed = seed
         self.dtype_name = dtype
         self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)  # of parameters and activations
@@ -113,6 +112,10 @@ class GPT:
             workspace = storage.workspace or new_workspace(self.config, self.dtype)
             self._lora = LoRA(self.ops, self.config, self.params, self.grads, self.frozen, workspace)
             self.weights, self.dweights = workspace
+
+    def parts(self) -> dict[str, "GPT"]:
+        """The networks with these parameters, by name: itself."""
+        return {WHOLE: self}
 
     @property
     def arena(self) -> Arena:

@@ -10,7 +10,7 @@ import numpy as np
 
 from npllm.errors import TrainingError
 from npllm.memory.aligned import aligned_zeros
-from npllm.model import GPT, Parameters
+from npllm.model import Parameters, Trainable
 from npllm.optim.config import OptimConfig
 
 
@@ -28,7 +28,7 @@ class Optimizer(ABC):
     state_names: tuple[str, ...] = ()
 
     def __init__(
-        self, model: GPT, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
+        self, model: Trainable, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
     ):
         """lr_scales: what the learning rate of a parameter is multiplied with, by name; 1 where none is given, and a
         parameter with 0 is frozen."""
@@ -87,7 +87,7 @@ class Adam(Optimizer):
     state_names = ("adam_m", "adam_v")
     decoupled = False
 
-    def __init__(self, model: GPT, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, **options):
+    def __init__(self, model: Trainable, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, **options):
         super().__init__(model, lr=lr, weight_decay=weight_decay, **options)
         self.betas = betas
         self.eps = eps
@@ -111,7 +111,7 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, model: GPT, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, **options):
+    def __init__(self, model: Trainable, *, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, **options):
         super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
 
@@ -120,7 +120,7 @@ class SGD(Optimizer):
 
     state_names = ("velocity",)
 
-    def __init__(self, model: GPT, *, lr=1e-1, momentum=0.9, weight_decay=0.0, **options):
+    def __init__(self, model: Trainable, *, lr=1e-1, momentum=0.9, weight_decay=0.0, **options):
         super().__init__(model, lr=lr, weight_decay=weight_decay, **options)
         self.momentum = momentum
 
@@ -137,7 +137,7 @@ def moment_count(config: OptimConfig) -> int:
 
 
 def build_optimizer(
-    model: GPT, config: OptimConfig, lr_scales: Mapping[str, float] = MappingProxyType({})
+    model: Trainable, config: OptimConfig, lr_scales: Mapping[str, float] = MappingProxyType({})
 ) -> Optimizer:
     """The optimiser that a config names."""
     shared = {"lr": config.lr, "weight_decay": config.weight_decay, "lr_scales": lr_scales}

@@ -33,7 +33,7 @@ import numpy as np
 
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.adaptation import AdaptConfig, adapted
-from npllm.model import GPT, ActorCritic, Storage
+from npllm.model import GPT, ActorCritic, Storage, Trainable
 from npllm.model.lora import Workspace
 from npllm.training.machine import usable_dtype
 
@@ -41,7 +41,7 @@ from npllm.training.machine import usable_dtype
 class Actors(NamedTuple):
     """The networks of a run. model: what is trained. reference, reward: never changed."""
 
-    model: GPT | ActorCritic
+    model: Trainable
     reference: GPT
     reward: GPT
 

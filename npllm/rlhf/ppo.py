@@ -21,7 +21,7 @@ import numpy as np
 from npllm.data.sampler import RowSampler
 from npllm.errors import ConfigError
 from npllm.generation.batched import check_prompts, generate_batch
-from npllm.model import GPT, ActorCritic
+from npllm.model import GPT, Trainable
 from npllm.reference.random import random_permutation
 from npllm.rlhf.advantages import generalised_advantages, group_relative, leave_one_out, token_rewards, whitened
 from npllm.rlhf.divergence import compare
@@ -72,7 +72,7 @@ class PPOGradients:
         width = width_of(max(map(len, prompts)) + settings.max_tokens, block_size)
         self.buffer = RolloutBuffer(settings.rollout_size, width, settings.kl_coef)
 
-    def __call__(self, model: GPT | ActorCritic, ids: np.ndarray, step: int) -> BatchResult:
+    def __call__(self, model: Trainable, ids: np.ndarray, step: int) -> BatchResult:
         """The samples' ids are not used: a rollout decides what there is to learn from."""
         buffer, figures, written = self.buffer, {}, 0
         per_epoch = self.settings.rollout_size // self.minibatch
@@ -114,7 +114,7 @@ class PPOGradients:
         step = int(self.buffer["rollouts"]) * self.settings.epochs + epoch
         return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, site=SHUFFLE_SITE)
 
-    def collect(self, model: GPT | ActorCritic) -> tuple[dict[str, float], int]:
+    def collect(self, model: Trainable) -> tuple[dict[str, float], int]:
         """Fill the buffer with a new rollout. Returns figures about it, and how many tokens were written."""
         settings, buffer, (policy, critic) = self.settings, self.buffer, networks(model)
         group = 1 if critic else settings.group
@@ -191,7 +191,7 @@ class PPOGradients:
         of_response = relative(rewards.sum(axis=1), settings.group)
         buffer.advantages[...] = np.where(mask, of_response[:, None], 0.0)
 
-    def accumulate(self, model: GPT | ActorCritic, rows: np.ndarray) -> BatchResult:
+    def accumulate(self, model: Trainable, rows: np.ndarray) -> BatchResult:
         """Add the gradient of a minibatch, in micro-batches."""
         n_tokens = int(np.count_nonzero(self.buffer.mask[rows]))
         total: dict[str, float] = {}

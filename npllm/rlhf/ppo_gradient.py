@@ -2,19 +2,20 @@
 
 import numpy as np
 
-from npllm.model import GPT, ActorCritic
+from npllm.model import GPT, Trainable
 from npllm.rlhf.losses import clipped_policy, clipped_value
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import Minibatch
 
 
-def networks(model: GPT | ActorCritic) -> tuple[GPT, GPT | None]:
+def networks(model: Trainable) -> tuple[GPT, GPT | None]:
     """The policy, and the critic if there is one."""
-    return (model.policy, model.critic) if isinstance(model, ActorCritic) else (model, None)
+    policy, *critic = model.parts().values()
+    return policy, critic[0] if critic else None
 
 
 def policy_and_value_gradient(
-    model: GPT | ActorCritic, batch: Minibatch, settings: PPOSettings, n_tokens: int
+    model: Trainable, batch: Minibatch, settings: PPOSettings, n_tokens: int
 ) -> dict[str, float]:
     """Add the gradient of PPO's loss for a `Minibatch`, or a part of one that has n_tokens in all.
 

@@ -26,14 +26,15 @@ import numpy as np
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_dataset, read_text_attribute
 from npllm.errors import ConfigError, DataError
 from npllm.files.strict_json import parse_json
-from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage
-from npllm.model.parameters import parameter_count, parameter_shapes, weight_shapes
+from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage, Trainable
+from npllm.model.parameters import WHOLE, parameter_count, shapes_of_parts, weight_shapes
 
 VERSION = 2
 LONGEST_DESCRIPTION = 1 << 20  # bytes of JSON
 USER_BLOCK = 512  # bytes, the smallest that HDF5 has
 BUFFERS = ("params", "adam_m", "adam_v", "velocity", "frozen")  # of the model's dtype
 EXTRA_BUFFERS = {"rollout_tokens": np.dtype("<i4"), "rollout_numbers": np.dtype("<f8")}
+SECTIONS = {WHOLE: "model", "policy": "model", "critic": "critic"}  # the field with the config of each part
 FIELDS = {
     "version": int,
     "model": dict,
@@ -49,7 +50,7 @@ FIELDS = {
 class Saveable(Protocol):
     """The state of a training, as far as a checkpoint is concerned."""
 
-    model: GPT | ActorCritic
+    model: Trainable
     rollbacks: int  # that lie behind it
     tokens: int  # trained on
     seconds: float  # of training
@@ -95,7 +96,7 @@ def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryvi
     arrays = state.arrays()
     description = {
         "version": VERSION,
-        **{name: asdict(config) for name, config in model.configs.items()},
+        **{SECTIONS[part]: asdict(network.config) for part, network in model.parts().items()},
         "dtype": model.dtype_name,
         "seed": model.seed,
         "arrays": list(arrays),
@@ -186,25 +187,27 @@ def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str 
         configs = configs_of(description)
         _check_room(description["table"], arrays, configs)
         build = {"seed": description["seed"], "dtype": dtype or description["dtype"], "backend": backend}
-        frozen = _frozen_weights(arrays, configs["model"], build["dtype"])
-        if "critic" in configs:
-            owner = ActorCritic(configs["model"], configs["critic"], **build, frozen=frozen)
-            model = owner.policy
+        first, *critic = configs.values()
+        frozen = _frozen_weights(arrays, first, build["dtype"])
+        whole: Trainable
+        if critic:
+            whole = ActorCritic(first, *critic, **build, frozen=frozen)
         else:
-            model = owner = GPT(configs["model"], **build, storage=Storage(frozen=frozen))
+            whole = GPT(first, **build, storage=Storage(frozen=frozen))
     except (ConfigError, TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise DataError(
             f"{path} describes no model that can be built ({str(error):.300}); use another checkpoint."
         ) from error
-    check_arrays(path, arrays, {"params": owner.params.flat})
+    check_arrays(path, arrays, {"params": whole.params.flat})
     check_finite(path, {name: arrays[name] for name in arrays if name in ("params", "frozen")})
-    owner.params.flat[:] = arrays["params"]
-    return model
+    whole.params.flat[:] = arrays["params"]
+    return next(iter(whole.parts().values()))
 
 
 def configs_of(description: dict[str, Any]) -> dict[str, ModelConfig]:
-    """Of the model, and of the critic if there is one. Raises ConfigError or TypeError where there can be no such."""
-    return {name: ModelConfig(**description[name]) for name in ("model", "critic") if name in description}
+    """Of each part of the model (`Trainable.parts`). Raises ConfigError or TypeError where there can be no such."""
+    parts = ("policy", "critic") if "critic" in description else (WHOLE,)
+    return {part: ModelConfig(**description[SECTIONS[part]]) for part in parts}
 
 
 def _frozen_weights(arrays: dict[str, np.ndarray], config: ModelConfig, dtype: str) -> Parameters | None:
@@ -226,15 +229,9 @@ def _check_room(table: dict[str, Any], arrays: dict[str, np.ndarray], configs: d
     for config in configs.values():
         if config.lora_rank and parameter_count(config.language_model) > len(arrays["frozen"]):
             raise ValueError("its frozen weights are fewer than the model has")
-    if sum(config.n_layer for config in configs.values()) > len(table) or _names(configs) != table.keys():
+    deep = sum(config.n_layer for config in configs.values()) > len(table)  # many names would have to be made
+    if deep or shapes_of_parts(configs).keys() != table.keys():
         raise ValueError("its table lists other parameters")
-
-
-def _names(configs: dict[str, ModelConfig]) -> set[str]:
-    if "critic" not in configs:
-        return set(parameter_shapes(configs["model"]))
-    parts = ("policy", configs["model"]), ("critic", configs["critic"])
-    return {f"{part}.{name}" for part, config in parts for name in parameter_shapes(config)}
 
 
 def restore_checkpoint(path: Path, state: Saveable, *, listed_sha256: str | None = None) -> float | None:
@@ -248,7 +245,7 @@ def restore_checkpoint(path: Path, state: Saveable, *, listed_sha256: str | None
         configs = configs_of(description)
     except (ConfigError, TypeError):
         configs = {}
-    if configs != state.model.configs:
+    if configs != {part: network.config for part, network in state.model.parts().items()}:
         raise ConfigError(
             f"{path} belongs to another model than config.toml describes; restore the config.toml of the run."
         )

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npllm.data.sampler import WindowSampler, batch, next_ids
-from npllm.model import GPT, ModelConfig
+from npllm.model import GPT, Model, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
@@ -27,9 +27,9 @@ class BatchResult(NamedTuple):
     figures: Mapping[str, float] = MappingProxyType({})
 
 
-# Adds the gradient of a batch to the model's. The batch: absolute sample ids, (rows,), of update number `step`, which
-# addresses the dropout masks.
-Gradients = Callable[[Any, np.ndarray, int], BatchResult]
+# Adds the gradient of a batch to the model's: gradients(model, ids, step). The batch: absolute sample ids, (rows,), of
+# update number `step`, which addresses the dropout masks. For one kind of model: Gradients[GPT].
+Gradients = Callable[[Model, np.ndarray, int], BatchResult]
 
 
 @dataclass(frozen=True)

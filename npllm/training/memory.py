@@ -12,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from npllm.errors import ResourceError
-from npllm.model import GPT, ActorCritic, ModelConfig
+from npllm.model import GPT, ModelConfig, Trainable
 from npllm.model.footprint import (
     Pass,
     evaluation_pass,
@@ -153,9 +155,9 @@ def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory
     readers: models beside those that are trained; they may share weights with these and each other.
     """
     model = state.model
-    trained = networks_of(model)
-    weights = {id(flat): flat.nbytes for each in (model, *trained, *readers) for flat in weights_of(each)}
-    gradients = {id(flat): flat.nbytes for each in (model, *trained) for flat in gradients_of(each)}
+    trained = list(model.parts().values())
+    weights = {id(flat): flat.nbytes for each in (model, *readers) for flat in weights_of(each)}
+    gradients = {id(flat): flat.nbytes for flat in gradients_of(model)}
     filled = {id(flat): flat.nbytes for each in (model, *readers) for flat in (each.params.flat, *frozen_of(each))}
     read_before = sum(each.arena.peak + each.scratch.peak for each in readers)
     saved = state.arrays()
@@ -177,30 +179,21 @@ def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory
     )
 
 
-def networks_of(model: GPT | ActorCritic) -> list[GPT]:
-    """What runs of a model that is trained."""
-    return [model.policy, model.critic] if isinstance(model, ActorCritic) else [model]
-
-
-def frozen_of(model: GPT | ActorCritic) -> list:
+def frozen_of(model: Trainable) -> list[np.ndarray]:
     """The flat buffer below LoRA."""
     return [] if model.frozen is None else [model.frozen.flat]
 
 
-def weights_of(model: GPT | ActorCritic) -> list:
-    """The flat buffers that the passes read. A view of one in another's parameters has none of its own."""
-    merged = [] if model.frozen is None or isinstance(model, ActorCritic) else [model.weights.flat]
-    return [*_flat(model.params), *frozen_of(model), *merged]
+def weights_of(model: Trainable) -> list[np.ndarray]:
+    """The flat buffers that the passes of all parts read."""
+    merged = [part.weights.flat for part in model.parts().values() if part.frozen is not None]
+    return [model.params.flat, *frozen_of(model), *merged]
 
 
-def gradients_of(model: GPT | ActorCritic) -> list:
-    """The flat buffers that a backward adds to."""
-    merged = [] if model.frozen is None or isinstance(model, ActorCritic) else [model.dweights.flat]
-    return [*_flat(model.grads), *merged]
-
-
-def _flat(arrays) -> list:
-    return [arrays.flat] if hasattr(arrays, "flat") else []
+def gradients_of(model: Trainable) -> list[np.ndarray]:
+    """The flat buffers that the backward passes of all parts add to."""
+    merged = [part.dweights.flat for part in model.parts().values() if part.frozen is not None]
+    return [model.grads.flat, *merged]
 
 
 def bytes_of_passes(trained: Sequence[ModelConfig], readers: Sequence[Reader], dtype: str, work: Work) -> int:

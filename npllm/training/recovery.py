@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from math import isfinite
 
 from npllm.errors import DataError, TrainingError
-from npllm.model import GPT
+from npllm.model import Model
 from npllm.runs.checkpoint import restore_checkpoint
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.ledger import Ledger, Spike
 from npllm.training.spikes import ROLLBACK_PERIOD, SpikeConfig
 from npllm.training.state import LoopState
 
-Validate = Callable[[GPT], float]  # the validation loss of a model, in nats; always on the same text
+Validate = Callable[[Model], float]  # the validation loss of a model, in nats; always on the same text
 
 RUINED = 0.2  # of a checkpoint's validation loss: a rise that no sound stretch of training makes
 MUCH_WORSE = 0.1  # nats: equal weights have equal losses, and another CPU changes less than a hundredth of this
 
 
-def restore_newest(store: CheckpointStore, ledger: Ledger, state: LoopState, validate: Validate) -> list[str]:
+def restore_newest(store: CheckpointStore, ledger: Ledger, state: LoopState, validate: Validate | None) -> list[str]:
     """Set the state to the newest checkpoint that is whole and sound, of those that belong to the run's present past;
     a run without any begins at its beginning. What belongs to a past that was given up is deleted.
 
@@ -135,13 +135,13 @@ def in_the_same_place(spike: Spike, config: SpikeConfig, ledger: Ledger) -> bool
     return bool(ledger.rollbacks) and spike.step <= ledger.rollbacks[-1]["step"] + config.min_history
 
 
-def _usable(store: CheckpointStore, steps: list[int], state: LoopState, validate: Validate) -> Iterator[int]:
+def _usable(store: CheckpointStore, steps: list[int], state: LoopState, validate: Validate | None) -> Iterator[int]:
     """The steps whose checkpoints can be trusted, each with the state set to it; the others are refused."""
     for step in steps:
         path = store.path(step)
         try:
             record = restore_checkpoint(path, state, listed_sha256=store.entries[step].sha256)
-            if record is not None and not (loss := validate(state.model)) <= record + MUCH_WORSE:
+            if validate and record is not None and not (loss := validate(state.model)) <= record + MUCH_WORSE:
                 raise DataError(
                     f"{path} is poisoned (its validation loss is {loss:.4f}, and was {record:.4f}); use another one."
                 )

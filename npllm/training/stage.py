@@ -27,7 +27,7 @@ from npllm.runs.verify import Check
 from npllm.training.config import LoopConfig
 from npllm.training.job import Job
 from npllm.training.machine import describe_machine, limit_threads, usable_dtype
-from npllm.training.memory import check_memory, networks_of, reserve_arenas, stage_memory
+from npllm.training.memory import check_memory, reserve_arenas, stage_memory
 from npllm.training.state import LoopState
 from npllm.training.train import train
 from npllm.training.warmup import load_kernels
@@ -135,7 +135,7 @@ def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Consol
     load_kernels(model.config, model.dtype_name, config.optim, policy=job.work.policy)
     memory = stage_memory(job.state, job.readers, job.work)
     check_memory(memory)
-    for network in networks_of(model):
+    for network in model.parts().values():
         reserve_arenas(network, job.work, writes=network.config == model.config)
     console.print(f"{memory.announced / 1e6:.0f} MB of memory", highlight=False)
     if not checkpoint_files(run.checkpoints):

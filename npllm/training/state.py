@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from npllm.model import GPT
+from npllm.model import Trainable
 from npllm.optim import Optimizer
 from npllm.training.spikes import SpikeConfig, SpikeDetector
 
@@ -20,7 +20,7 @@ class LoopState:
     the learning rate and the batch size are functions of these counters. The same object serves every kind of training.
     """
 
-    model: GPT
+    model: Trainable
     optimizer: Optimizer
     detector: SpikeDetector = field(default_factory=lambda: SpikeDetector(SpikeConfig(), warmup_steps=0))
     next_sample: int = 0  # absolute id of the first sample not yet trained on or skipped

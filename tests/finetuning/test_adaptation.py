@@ -105,8 +105,8 @@ def test_dropout_and_dtype_may_be_others(config):
     assert adapted(base, config).config.dropout == 0.1
 
 
-def scales_of(model, *, n_layer=3, **adapt) -> dict[str, float]:
-    return lr_scales(AdaptConfig(**adapt), small_config(n_layer=n_layer), model.params)
+def scales_of(model, **adapt) -> dict[str, float]:
+    return lr_scales(AdaptConfig(**adapt), model)
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
@@ -132,12 +132,21 @@ def test_frozen_blocks_are_the_first_and_the_embedding_with_them():
     assert set(scales_of(model).values()) == {1.0}
 
 
-def test_actor_and_critic_have_the_layers_of_a_model():
-    configs = small_config(n_layer=3), small_config(n_layer=3, n_outputs=1)
-    found = scales_of(ActorCritic(*configs), frozen_blocks=1, layer_decay=0.5)
-    alone = scales_of(GPT(configs[1]), frozen_blocks=1, layer_decay=0.5)
-    for name, scale in found.items():
-        assert scale == alone[name.split(".", 1)[1]], name
+HALVED = {"frozen_blocks": 1, "layer_decay": 0.5}
+
+
+def test_actor_and_critic_each_have_the_layers_of_a_model():
+    """Also where one has fewer blocks than the other."""
+    configs = {"policy": small_config(n_layer=3), "critic": small_config(n_layer=2, n_outputs=1)}
+    found = scales_of(ActorCritic(*configs.values()), **HALVED)
+    for part, config in configs.items():
+        for name, scale in scales_of(GPT(config), **HALVED).items():
+            assert found.pop(f"{part}.{name}") == scale, (part, name)
+    assert not found
+
+
+def test_frozen_blocks_of_actor_and_critic():
+    found = scales_of(ActorCritic(small_config(n_layer=3), small_config(n_layer=3, n_outputs=1)), **HALVED)
     assert found["policy.token_embedding"] == found["critic.blocks.0.mlp.up.weight"] == 0.0
     assert found["policy.blocks.1.mlp.up.weight"] == 0.25
 
@@ -152,7 +161,7 @@ def test_factors_have_the_layer_of_their_matrix():
 def test_an_update_moves_what_is_not_frozen():
     base, config = base_model(n_layer=3), AdaptConfig(frozen_blocks=2)
     model = adapted(base, config)
-    optimizer = AdamW(model, lr=0.01, lr_scales=lr_scales(config, model.config, model.params))
+    optimizer = AdamW(model, lr=0.01, lr_scales=lr_scales(config, model))
     model.loss_and_grad(*random_batch(base.config, B=3, T=6))
     optimizer.step(grad_clip=1.0)
     moved = {name for name, array in model.params.items() if (array != base.params[name]).any()}

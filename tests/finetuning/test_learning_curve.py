@@ -51,7 +51,7 @@ def test_a_point_is_a_training_of_its_own(monkeypatch, method):
     optim, scales = config.optim, {}
     if method == "pretrained":
         model = adapted(base, AdaptConfig(), n_outputs=3, seed=SEED)
-        scales = lr_scales(config.adapt, model.config, model.params)
+        scales = lr_scales(config.adapt, model)
     else:  # nothing is adapted, and the rate is its own
         model = GPT(replace(base.config, n_outputs=3), seed=SEED, dtype="float64")
         optim = replace(optim, lr=0.02)

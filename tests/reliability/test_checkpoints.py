@@ -26,7 +26,9 @@ from npllm.errors import ConfigError, DataError, ResourceError
 from npllm.runs import checkpoint_store
 from npllm.runs.checkpoint import load_checkpoint
 from npllm.runs.checkpoint_store import MANIFEST, CheckpointStore, Entry, entry_of, kept
+from npllm.runs.ledger import Ledger
 from npllm.training.loop import NextTokenGradients, build_state, updates
+from npllm.training.recovery import restore_newest
 
 BLOCK = 512  # bytes: less than a sector, a page or an HDF5 header
 LONGER = with_training(CONFIG, steps=24)
@@ -287,3 +289,12 @@ def test_a_run_that_begins_has_a_checkpoint_to_go_back_to(tmp_path):
     (event,) = events(run)
     assert (event["step"], event["restored_step"], event["skipped"][0]) == (2, 0, 0)
     assert_same_bits(state, clean_state(CONFIG, [tuple(event["skipped"])]))
+
+
+def test_a_stage_without_validation_reads_a_checkpoint_with_a_validation_loss(stopped):
+    """There is nothing to measure again, and nothing to refuse."""
+    state = build_state(LONGER, V)
+    with CheckpointStore(stopped.checkpoints, keep=2, every=4) as store:
+        assert any(entry.val_loss is not None for entry in store.entries.values())
+        assert restore_newest(store, Ledger(stopped.ledger, writable=True), state, validate=None) == []
+    assert state.step == 20

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, small_config
 
-from npllm.model import GPT, ActorCritic, ModelConfig, Parameters
+from npllm.model import GPT, ActorCritic, Model, ModelConfig, Parameters, Trainable
 from npllm.model.parameters import weight_shapes
 from npllm.rlhf.ppo import Judges, PPOGradients
 from npllm.rlhf.ppo_gradient import networks
@@ -27,10 +27,9 @@ def tiny_config(**changes) -> ModelConfig:
     return small_config(**{"n_layer": 1, "block_size": 16, "tie_embeddings": False} | changes)
 
 
-def order_one(model: GPT | ActorCritic, seed: int) -> GPT | ActorCritic:
+def order_one(model: Model, seed: int) -> Model:
     """The model, its weights of order one; with LoRA the frozen weights too, which the factors then change by half."""
-    parts = (model,) if isinstance(model, GPT) else (model.policy, model.critic)
-    for number, part in enumerate(parts):
+    for number, part in enumerate(model.parts().values()):
         set_weights_of_order_one(part, seed + number)
         for name, array in part.params.items():
             if name.endswith("lora_b"):
@@ -67,7 +66,7 @@ class Case(NamedTuple):
     n_tokens: int
 
 
-def minibatch_around(model: GPT | ActorCritic, B: int, seed: int, **settings) -> Case:
+def minibatch_around(model: Trainable, B: int, seed: int, **settings) -> Case:
     """Old log-probabilities, values and returns that put the tokens on every side of every clip, and never on an edge.
 
     The ratios are 0.5, 0.9, 1.1 and 2 where the clip is 0.2, with advantages of both signs; the values are inside and
@@ -105,7 +104,7 @@ def token_values(critic: GPT, tokens):
     return (hidden @ critic.params["readout.weight"] + critic.params["readout.bias"])[:, 0].reshape(tokens.shape)
 
 
-def ppo_loss(model: GPT | ActorCritic, case: Case) -> float:
+def ppo_loss(model: Trainable, case: Case) -> float:
     """The equation of each token in turn."""
     (tokens, targets, mask, old, old_values, advantages, returns), setting, n_tokens = case
     policy, critic = networks(model)
@@ -123,7 +122,7 @@ def ppo_loss(model: GPT | ActorCritic, case: Case) -> float:
     return total / n_tokens
 
 
-def with_gradients(model: GPT | ActorCritic, compute, *arguments, **options) -> tuple[Any, dict[str, np.ndarray]]:
+def with_gradients(model: Trainable, compute, *arguments, **options) -> tuple[Any, dict[str, np.ndarray]]:
     """What compute(model, ...) returns, and a copy of what it adds to the model's gradients."""
     model.grads.flat[:] = 0.0
     result = compute(model, *arguments, **options)
@@ -138,7 +137,7 @@ def assert_equal_gradients(found, expected, rtol=1e-12):
         np.testing.assert_allclose(found[name], array, rtol=0, atol=rtol * length, err_msg=name)
 
 
-def ppo_gradients(model: GPT | ActorCritic, *, minibatch: int | None = None, prompts=None, **settings) -> PPOGradients:
+def ppo_gradients(model: Trainable, *, minibatch: int | None = None, prompts=None, **settings) -> PPOGradients:
     """For a small model of float32 or float64: its own first weights are the reference, and a random network judges."""
     policy, _ = networks(model)
     plain = ModelConfig(**vars(policy.config) | {"lora_rank": 0})
@@ -159,7 +158,7 @@ def ppo_gradients(model: GPT | ActorCritic, *, minibatch: int | None = None, pro
     )
 
 
-def collected(model: GPT | ActorCritic, **settings) -> PPOGradients:
+def collected(model: Trainable, **settings) -> PPOGradients:
     """With a first rollout."""
     gradients = ppo_gradients(model, **settings)
     gradients.collect(model)
