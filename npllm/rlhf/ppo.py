@@ -1,13 +1,35 @@
 """PPO and its relatives: the policy writes, the reward model judges, what was better than expected becomes likelier.
 
-    repeat:  write B responses with the policy                                          rollouts
-             r_t = -beta (log pi_t - log ref_t), + the score at the stop token          advantages.token_rewards
-             advantages: GAE with a critic (ppo), or against the other responses
-             to the same prompt (rloo, grpo)                                            advantages
-             E epochs of minibatches, shuffled anew each time: clipped losses           losses
+    repeat:  1 write        B responses to prompts, with the policy                     generation/batched.py
+             2 judge        log pi and log ref of every token; one score for            divergence.py, sequences.py
+                            each response, from the reward model
+             3 calibrate    in the first rollout only: fix the scale of the scores
+             4 advantages   r_t = -beta (log pi_t - log ref_t), + the score at the      advantages.py
+                            last token; GAE with a critic (ppo), or against the
+                            other responses to the same prompt (rloo, grpo)
+             5 update       E epochs of minibatches, in a new order each time, with     ppo_gradient.py, losses.py
+                            clipped losses; a policy that has left its rollout too
+                            far behind writes a new one first
 
-Logits are divided by the temperature wherever a probability is meant: in writing, for the reference and in the updates.
-Otherwise the ratio of new to old probabilities would not begin at exactly 1. Dropout is off.
+Logits are divided by the temperature wherever a probability is meant: in writing, for the
+reference and in the updates. Otherwise the ratio of new to old probabilities would not
+start at exactly 1.
+
+What this PPO leaves out, and why:
+
+- Dropout. A ratio compares two passes, and would not start at 1 with two masks.
+- Weights shared by policy and critic. The value loss would then move the policy, and its
+  weight would have to be tuned against that.
+- A running scale of the scores. It would change what a reward means between rollouts;
+  step 3 fixes it once.
+- A KL term in the loss, which GRPO's paper has. Here all three methods have it in the
+  reward, so that one beta and one target mean the same for each.
+- A language-model loss on pretraining text (InstructGPT's ptx). The KL penalty alone keeps
+  the policy near the reference.
+- Older rollouts. The clip bounds how far the policy may leave the one that wrote a
+  response, and says nothing about a policy from long before.
+- Writing while learning. One machine has the same cores for both, and the rollouts of a
+  resumed run would depend on their timing.
 
 Source: Ziegler et al., "Fine-tuning language models from human preferences", 2019, and its code; Stiennon et al.,
 "Learning to summarize from human feedback", 2020; Huang et al., "The N implementation details of RLHF with PPO", 2023.
@@ -15,6 +37,7 @@ Source: Ziegler et al., "Fine-tuning language models from human preferences", 20
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,15 +47,15 @@ from npllm.generation.batched import check_prompts, generate_batch
 from npllm.model import GPT, Trainable
 from npllm.reference.random import random_permutation
 from npllm.rlhf.advantages import generalised_advantages, group_relative, leave_one_out, token_rewards, whitened
-from npllm.rlhf.divergence import compare
+from npllm.rlhf.divergence import Comparison, compare
 from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
 from npllm.rlhf.ppo_settings import PPOSettings
-from npllm.rlhf.rollout import RolloutBuffer, take
+from npllm.rlhf.rollout import RolloutBuffer, check_rollout, take
 from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
 from npllm.training.loop import BatchResult
 
 SHUFFLE_SITE = 5 << 24  # random streams of the minibatches
-
+LEAST_DEVIATION = 1e-8  # of scores that differ
 
 Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  # prompt numbers, responses, stopped
 
@@ -44,6 +67,32 @@ class Judges:
     reference: GPT
     reward: GPT
     gold: Gold | None = None
+
+
+class Written(NamedTuple):
+    """B responses of the policy.
+
+    prompt_numbers: (B,), which prompt each one answers. texts: the tokens of each.
+    lengths: (B,), in tokens. stopped: (B,) bool, whether the last token is the stop token.
+    sequences: prompts and responses in rows.
+    """
+
+    prompt_numbers: np.ndarray
+    texts: list[np.ndarray]
+    lengths: np.ndarray
+    stopped: np.ndarray
+    sequences: Sequences
+
+
+class Scores(NamedTuple):
+    """Of each response, (B,) float64.
+
+    proxy: the reward model's, calibrated. rewarded: what the policy is rewarded with: the
+    same, and missing_stop_score for a response without a stop token.
+    """
+
+    proxy: np.ndarray
+    rewarded: np.ndarray
 
 
 class PPOGradients:
@@ -68,118 +117,108 @@ class PPOGradients:
         check_prompts(prompts, settings.max_tokens, block_size)
         self.settings, self.prompts, self.judges = settings, prompts, judges
         self.stop_id, self.minibatch, self.micro_size, self.seed = stop_id, minibatch, micro_size, seed
+        self.minibatches_per_epoch = settings.rollout_size // minibatch
+        self.minibatches_per_rollout = self.minibatches_per_epoch * settings.epochs
         self.sampler = RowSampler(len(prompts), seed)
         width = width_of(max(map(len, prompts)) + settings.max_tokens, block_size)
         self.buffer = RolloutBuffer(settings.rollout_size, width, settings.kl_coef)
 
     def __call__(self, model: Trainable, ids: np.ndarray, step: int) -> BatchResult:
         """The samples' ids are not used: a rollout decides what there is to learn from."""
-        buffer, figures, written = self.buffer, {}, 0
-        per_epoch = self.settings.rollout_size // self.minibatch
-        while True:
-            if buffer["used"] in (0, per_epoch * self.settings.epochs):
-                figures, written = self.collect(model)
-            epoch, number = divmod(int(buffer["used"]), per_epoch)
-            rows = self.shuffled(epoch)[number * self.minibatch : (number + 1) * self.minibatch]
-            result = self.accumulate(model, rows)
-            if not (buffer["used"] and result.figures["policy/approx_kl"] > self.settings.max_update_kl):
-                buffer["used"] += 1
-                return BatchResult(result.loss, result.tokens + written, figures | dict(result.figures))
+        buffer, figures, n_written = self.buffer, {}, 0
+        is_new = buffer.rollouts == 0 or buffer.minibatches_used == self.minibatches_per_rollout
+        if is_new:
+            figures, n_written = self.collect(model)
+        result = self.accumulate(model, self.next_rows())
+        if not is_new and result.figures["policy/approx_kl"] > self.settings.max_update_kl:
             model.grads.flat[:] = 0.0  # the policy has left what wrote these responses: write new ones
-            buffer["used"] = 0
+            figures, n_written = self.collect(model)
+            result = self.accumulate(model, self.next_rows())
+        buffer.minibatches_used += 1
+        return BatchResult(result.loss, result.tokens + n_written, figures | dict(result.figures))
 
     def check_rollout(self, arrays: dict[str, np.ndarray]) -> None:
         """Raise ValueError unless these arrays of a checkpoint can be those of a rollout of this run."""
-        settings, found = self.settings, RolloutBuffer(*self.buffer.tokens.shape, kl_coef=0.0)
-        found.ids[:], found.floats[:] = arrays["rollout_tokens"], arrays["rollout_numbers"]
         vocab_size = self.judges.reference.config.vocab_size
-        counts = {"rollouts": 2**31, "used": settings.rollout_size // self.minibatch * settings.epochs}
-        rules = {
-            "a token is not in the vocabulary": found.tokens.min() >= 0 and found.tokens.max() < vocab_size,
-            "a target is not in the vocabulary": found.targets.min() >= -1 and found.targets.max() < vocab_size,
-            "a response is empty": found["rollouts"] == 0 or found.mask.any(axis=1).all(),
-            "the scores have no deviation": found["score_std"] > 0,
-            "beta is negative": found["kl_coef"] >= 0,
-            **{
-                f"{name} is out of range": 0 <= found[name] <= most and found[name] % 1 == 0
-                for name, most in counts.items()
-            },
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(f"of its rollout {rule}")
-
-    def shuffled(self, epoch: int) -> np.ndarray:
-        """The order of the rows in an epoch of the present rollout: a fresh one each time."""
-        step = int(self.buffer["rollouts"]) * self.settings.epochs + epoch
-        return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, site=SHUFFLE_SITE)
+        check_rollout(arrays, self.buffer.tokens.shape, vocab_size, self.minibatches_per_rollout)
 
     def collect(self, model: Trainable) -> tuple[dict[str, float], int]:
-        """Fill the buffer with a new rollout. Returns figures about it, and how many tokens were written."""
-        settings, buffer, (policy, critic) = self.settings, self.buffer, networks(model)
-        group = 1 if critic else settings.group
-        n_prompts, number = settings.rollout_size // group, int(buffer["rollouts"])
+        """Steps 1 to 4: fill the buffer with a new rollout.
+
+        Returns figures about it, and how many tokens were written.
+        """
+        buffer, (policy, critic) = self.buffer, networks(model)
+        written = self.write(policy, group=1 if critic else self.settings.group)
+        buffer.put(written.sequences)
+        comparison, raw_scores = self.judge(policy, written.sequences)
+        buffer.log_probability[...] = comparison.log_probability
+        if buffer.rollouts == 0:
+            self.calibrate(raw_scores, critic)
+        scores = self.score(raw_scores, written.stopped)
+        rewards = token_rewards(
+            scores.rewarded, comparison.log_probability, comparison.reference, buffer.mask, buffer.kl_coef
+        )
+        self.find_advantages(rewards, critic, written.sequences)
+        figures = self.describe(written, comparison, scores, rewards)
+        self.adapt_kl_coef(figures["objective/kl"])
+        buffer.rollouts += 1
+        buffer.minibatches_used = 0
+        return figures, int(written.lengths.sum())
+
+    def write(self, policy: GPT, group: int) -> Written:
+        """Step 1: `group` responses to each of the next prompts, rollout_size in all."""
+        size, number = self.settings.rollout_size, self.buffer.rollouts
+        n_prompts = size // group
         numbers = self.sampler.rows(np.arange(number * n_prompts, (number + 1) * n_prompts)).repeat(group)
         prompts = [self.prompts[i] for i in numbers]
         responses = generate_batch(
             policy,
             prompts,
-            max_tokens=settings.max_tokens,
+            max_tokens=self.settings.max_tokens,
             stop_id=self.stop_id,
-            temperature=settings.temperature,
+            temperature=self.settings.temperature,
             seed=self.seed,
-            first_id=number * settings.rollout_size,
+            first_id=number * size,
         )
         texts = [tokens[:length] for tokens, length in zip(responses.tokens, responses.lengths, strict=True)]
-        sequences = join(prompts, texts, buffer.tokens.shape[1])
-        buffer.put(sequences)
-        mask = buffer.mask
-        compared = compare(policy, self.judges.reference, sequences, settings.temperature)
-        buffer.log_probability[...] = compared.log_probability
-        proxy, scores = self.score(sequences, responses.stopped, critic)
-        beta = buffer["kl_coef"]
-        rewards = token_rewards(scores, compared.log_probability, compared.reference, mask, beta)
-        self.find_advantages(rewards, mask, critic, sequences)
+        sequences = join(prompts, texts, self.buffer.tokens.shape[1])
+        return Written(numbers, texts, responses.lengths, responses.stopped, sequences)
 
-        kl = (compared.log_probability - compared.reference).sum(axis=1)  # (B,): k1, an estimate for each response
-        figures = {
-            "objective/kl": float(kl.mean()),
-            "objective/exact_kl": float(compared.kl.mean()),
-            "objective/kl_coef": beta,
-            "objective/entropy": float(-buffer.log_probability.sum(axis=1).mean()),
-            "objective/score": float(scores.mean()),
-            "objective/proxy": float(proxy.mean()),
-            "objective/rlhf_reward": float(rewards.sum(axis=1).mean()),
-            "rollout/length": float(responses.lengths.mean()),
-            "rollout/stop_rate": float(responses.stopped.mean()),
-            "value/mean": float(buffer.values[mask].mean()),
-            "value/explained_variance": explained_variance(buffer.values[mask], buffer.returns[mask]),
-        }
-        if self.judges.gold:
-            figures["objective/gold"] = float(np.mean(self.judges.gold(numbers, texts, responses.stopped)))
-        if settings.kl_target:
-            error = np.clip(figures["objective/kl"] / settings.kl_target - 1.0, -0.2, 0.2)
-            buffer["kl_coef"] = beta * (1.0 + float(error) * settings.rollout_size / settings.kl_horizon)
-        buffer["rollouts"], buffer["used"] = number + 1, 0
-        return figures, int(responses.lengths.sum())
+    def judge(self, policy: GPT, sequences: Sequences) -> tuple[Comparison, np.ndarray]:
+        """Step 2: the policy beside the reference, and the reward model's scores as they are, (B,) float64."""
+        comparison = compare(policy, self.judges.reference, sequences, self.settings.temperature)
+        return comparison, rewards_of(self.judges.reward, sequences)
 
-    def score(self, sequences: Sequences, stopped: np.ndarray, critic: GPT | None) -> tuple[np.ndarray, np.ndarray]:
-        """The reward model's judgement, (B,), with mean 0 and deviation 1 over the reference's responses; and the same
-        with the score of those that have no stop token."""
-        buffer, raw = self.buffer, rewards_of(self.judges.reward, sequences)
-        if buffer["rollouts"] == 0:  # nothing is learnt yet: these are the reference's
-            buffer["score_mean"], deviation = raw.mean(), raw.std()
-            buffer["score_std"] = deviation if deviation > 1e-8 else 1.0  # equal scores have no scale of their own
-            if critic is not None:  # it begins as the reward model, and so does its scale
-                critic.params["readout.weight"][...] /= buffer["score_std"]
-                critic.params["readout.bias"][...] -= buffer["score_mean"]
-                critic.params["readout.bias"][...] /= buffer["score_std"]
-        proxy = (raw - buffer["score_mean"]) / buffer["score_std"]
-        return proxy, np.where(stopped, proxy, self.settings.missing_stop_score)
+    def calibrate(self, raw_scores: np.ndarray, critic: GPT | None) -> None:
+        """Step 3, in the first rollout only: fix the scale of the scores, for the whole run.
 
-    def find_advantages(self, rewards: np.ndarray, mask: np.ndarray, critic: GPT | None, sequences: Sequences) -> None:
-        """From the rewards of the tokens, (B, W), to what the updates weight them with."""
-        settings, buffer = self.settings, self.buffer
+        A reward model is trained on differences, so its scores have an arbitrary mean, and
+        a deviation that depends on how long it was trained. Nothing is learnt yet, so the
+        first responses are the reference's: over them the scores get mean 0 and deviation
+        1. beta, missing_stop_score and the learning rate then mean the same with every
+        reward model.
+
+        The critic starts as a copy of the reward model and has to predict calibrated
+        scores, so its scalar head h·w + b becomes (h·w + b - mean) / deviation. This changes
+        parameters outside of the optimiser, before its first update.
+        """
+        buffer, deviation = self.buffer, raw_scores.std()
+        buffer.score_mean = raw_scores.mean()
+        buffer.score_std = deviation if deviation > LEAST_DEVIATION else 1.0  # equal scores have no scale
+        if critic is not None:
+            weight, bias = critic.params["readout.weight"], critic.params["readout.bias"]
+            weight[...] /= buffer.score_std
+            bias[...] -= buffer.score_mean
+            bias[...] /= buffer.score_std
+
+    def score(self, raw_scores: np.ndarray, stopped: np.ndarray) -> Scores:
+        """The scores on the scale of `calibrate`, all (B,)."""
+        proxy = (raw_scores - self.buffer.score_mean) / self.buffer.score_std
+        return Scores(proxy, np.where(stopped, proxy, self.settings.missing_stop_score))
+
+    def find_advantages(self, rewards: np.ndarray, critic: GPT | None, sequences: Sequences) -> None:
+        """Step 4: from the rewards of the tokens, (B, W), to what the updates weight them with."""
+        settings, buffer, mask = self.settings, self.buffer, self.buffer.mask
         if critic is not None:
             buffer.values[...] = np.where(mask, values_of(critic, sequences), 0.0)
             advantages, buffer.returns[...] = generalised_advantages(
@@ -191,8 +230,18 @@ class PPOGradients:
         of_response = relative(rewards.sum(axis=1), settings.group)
         buffer.advantages[...] = np.where(mask, of_response[:, None], 0.0)
 
+    def next_rows(self) -> np.ndarray:
+        """The rows of the rollout's next minibatch, (minibatch,)."""
+        epoch, number = divmod(self.buffer.minibatches_used, self.minibatches_per_epoch)
+        return self.shuffled(epoch)[number * self.minibatch : (number + 1) * self.minibatch]
+
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """The order of the rows in an epoch of the present rollout: a fresh one each time."""
+        step = self.buffer.rollouts * self.settings.epochs + epoch
+        return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, site=SHUFFLE_SITE)
+
     def accumulate(self, model: Trainable, rows: np.ndarray) -> BatchResult:
-        """Add the gradient of a minibatch, in micro-batches."""
+        """Step 5: add the gradient of a minibatch, in micro-batches. The optimiser makes the update from it."""
         n_tokens = int(np.count_nonzero(self.buffer.mask[rows]))
         total: dict[str, float] = {}
         for first in range(0, len(rows), self.micro_size):
@@ -201,6 +250,40 @@ class PPOGradients:
             )
             total = {name: total.get(name, 0.0) + value for name, value in part.items()}
         return BatchResult(total.pop("loss"), len(rows) * self.buffer.tokens.shape[1], total)
+
+    def describe(
+        self, written: Written, comparison: Comparison, scores: Scores, rewards: np.ndarray
+    ) -> dict[str, float]:
+        """Figures of a rollout for metrics.jsonl. rewards: of the tokens, (B, W)."""
+        buffer, mask = self.buffer, self.buffer.mask
+        kl = (comparison.log_probability - comparison.reference).sum(axis=1)  # (B,): k1, an estimate for each response
+        figures = {
+            "objective/kl": float(kl.mean()),
+            "objective/exact_kl": float(comparison.kl.mean()),
+            "objective/kl_coef": buffer.kl_coef,
+            "objective/entropy": float(-buffer.log_probability.sum(axis=1).mean()),
+            "objective/score": float(scores.rewarded.mean()),
+            "objective/proxy": float(scores.proxy.mean()),
+            "objective/rlhf_reward": float(rewards.sum(axis=1).mean()),
+            "rollout/length": float(written.lengths.mean()),
+            "rollout/stop_rate": float(written.stopped.mean()),
+            "value/mean": float(buffer.values[mask].mean()),
+            "value/explained_variance": explained_variance(buffer.values[mask], buffer.returns[mask]),
+        }
+        if self.judges.gold:
+            gold = self.judges.gold(written.prompt_numbers, written.texts, written.stopped)
+            figures["objective/gold"] = float(np.mean(gold))
+        return figures
+
+    def adapt_kl_coef(self, kl: float) -> None:
+        """beta for the next rollout: higher where this one's divergence is above kl_target, lower where below.
+
+        (Ziegler et al., 2019, section 2.2.)
+        """
+        settings = self.settings
+        if settings.kl_target:
+            error = np.clip(kl / settings.kl_target - 1.0, -0.2, 0.2)
+            self.buffer.kl_coef *= 1.0 + float(error) * settings.rollout_size / settings.kl_horizon
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:

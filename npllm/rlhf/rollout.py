@@ -10,17 +10,44 @@ import numpy as np
 
 from npllm.rlhf.sequences import Sequences
 
-NUMBERS = ("kl_coef", "rollouts", "used", "score_mean", "score_std")  # the scalars before the arrays
+NUMBERS = ("kl_coef", "rollouts", "minibatches_used", "score_mean", "score_std")  # the scalars before the arrays
 PER_TOKEN = ("log_probability", "values", "advantages", "returns")
+MOST_ROLLOUTS = 2**31
+
+
+class Number:
+    """A scalar of a `RolloutBuffer`, which lies in `floats`, where a checkpoint finds it.
+
+    kind: int for a counter, which float64 holds exactly.
+    """
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.place = NUMBERS.index(name)
+
+    def __get__(self, buffer: "RolloutBuffer", owner: type) -> int | float:
+        return self.kind(buffer.floats[self.place])
+
+    def __set__(self, buffer: "RolloutBuffer", value: int | float) -> None:
+        buffer.floats[self.place] = value
 
 
 class RolloutBuffer:
     """One rollout of B responses in rows of W columns.
 
-    kl_coef: beta. rollouts: how many were collected. used: minibatches of this one that updates were made from.
-    score_mean, score_std: of the reward model on the first rollout, which is the reference's.
-    log_probability, values, advantages, returns: (B, W) float64, named by the column that predicts the token.
+    kl_coef: beta. rollouts: how many were collected, 0 before the first. minibatches_used:
+    of this rollout, those that updates were made from. score_mean, score_std: of the reward
+    model on the first rollout, which is the reference's. log_probability, values,
+    advantages, returns: (B, W) float64, named by the column that predicts the token.
     """
+
+    kl_coef = Number(float)
+    rollouts = Number(int)
+    minibatches_used = Number(int)
+    score_mean = Number(float)
+    score_std = Number(float)
 
     def __init__(self, B: int, W: int, kl_coef: float):
         self.ids = np.zeros(2 * B * W, np.int32)
@@ -28,13 +55,7 @@ class RolloutBuffer:
         self.tokens, self.targets = self.ids.reshape(2, B, W)
         arrays = self.floats[len(NUMBERS) :].reshape(len(PER_TOKEN), B, W)
         self.log_probability, self.values, self.advantages, self.returns = arrays
-        self["kl_coef"], self["score_std"] = kl_coef, 1.0
-
-    def __getitem__(self, name: str) -> float:
-        return float(self.floats[NUMBERS.index(name)])
-
-    def __setitem__(self, name: str, value: float) -> None:
-        self.floats[NUMBERS.index(name)] = value
+        self.kl_coef, self.score_std = kl_coef, 1.0
 
     @property
     def mask(self) -> np.ndarray:
@@ -65,3 +86,26 @@ class Minibatch(NamedTuple):
 def take(buffer: RolloutBuffer, rows: np.ndarray) -> Minibatch:
     """The rows of the buffer."""
     return Minibatch(*(getattr(buffer, name)[rows] for name in Minibatch._fields))
+
+
+def check_rollout(
+    arrays: dict[str, np.ndarray], shape: tuple[int, int], vocab_size: int, minibatches_per_rollout: int
+) -> None:
+    """Raise ValueError unless arrays of a checkpoint can be those of a rollout of this shape, (B, W)."""
+    tokens, targets = arrays["rollout_tokens"].reshape(2, *shape)
+    numbers = dict(zip(NUMBERS, arrays["rollout_numbers"][: len(NUMBERS)].tolist(), strict=True))
+    most = {"rollouts": MOST_ROLLOUTS, "minibatches_used": minibatches_per_rollout}
+    rules = {
+        "a token is not in the vocabulary": tokens.min() >= 0 and tokens.max() < vocab_size,
+        "a target is not in the vocabulary": targets.min() >= -1 and targets.max() < vocab_size,
+        "a response is empty": numbers["rollouts"] == 0 or (targets >= 0).any(axis=1).all(),
+        "the scores have no deviation": numbers["score_std"] > 0,
+        "beta is negative": numbers["kl_coef"] >= 0,
+        **{
+            f"{name} is out of range": 0 <= numbers[name] <= limit and numbers[name] % 1 == 0
+            for name, limit in most.items()
+        },
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ValueError(f"of its rollout {rule}")

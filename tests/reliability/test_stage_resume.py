@@ -94,7 +94,7 @@ def assert_same_run(one, other):
 
 def used_minibatches(out) -> float:
     """Of the rollout in the newest checkpoint."""
-    return load_checkpoint(checkpoints(out)[-1]).arrays["rollout_numbers"][NUMBERS.index("used")]
+    return load_checkpoint(checkpoints(out)[-1]).arrays["rollout_numbers"][NUMBERS.index("minibatches_used")]
 
 
 def kill_after(monkeypatch, step, *words):

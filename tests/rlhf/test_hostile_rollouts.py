@@ -28,7 +28,9 @@ def no_response(ids, floats):
 
 
 DAMAGES = {
-    "used is out of range": [number("used", value) for value in (-1, 0.5, 5, 1e18, np.nan, np.inf)],
+    "minibatches_used is out of range": [
+        number("minibatches_used", value) for value in (-1, 0.5, 5, 1e18, np.nan, np.inf)
+    ],
     "rollouts is out of range": [number("rollouts", value) for value in (-1, 1e18, np.nan)],
     "the scores have no deviation": [number("score_std", value) for value in (0.0, -1.0, np.nan)],
     "beta is negative": [number("kl_coef", -0.1), number("kl_coef", np.nan)],

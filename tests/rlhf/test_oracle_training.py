@@ -83,7 +83,7 @@ def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
     train(model, gradients, steps=160, lr=0.01)
 
     buffer = gradients.buffer
-    normalised = (gold - buffer["score_mean"]) / buffer["score_std"]
+    normalised = (gold - buffer.score_mean) / buffer.score_std
     rewards = np.where(world.stopped, normalised, settings.missing_stop_score)
     log_ref, beta = log_probabilities(reference, world), settings.kl_coef
     start, best = objective(log_ref, log_ref, rewards, beta), best_objective(log_ref, rewards, beta)

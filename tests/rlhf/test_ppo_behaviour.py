@@ -9,6 +9,7 @@ from npllm.optim import OptimConfig, build_optimizer
 from npllm.rlhf.advantages import last_columns
 from npllm.rlhf.ppo import explained_variance
 from npllm.rlhf.ppo_gradient import networks
+from npllm.rlhf.rollout import RolloutBuffer
 from npllm.rlhf.sequences import Sequences, rewards_of, sequence_log_probability, values_of
 
 
@@ -61,8 +62,8 @@ def test_figures_of_a_rollout_are_of_the_responses_only():
     assert min(lengths) < max(lengths) == 4
     assert written == sum(lengths)
     scores = np.where(stopped(sequences), rewards_of(gradients.judges.reward, sequences), -1.0)
-    scores[stopped(sequences)] -= buffer["score_mean"]
-    scores[stopped(sequences)] /= buffer["score_std"]
+    scores[stopped(sequences)] -= buffer.score_mean
+    scores[stopped(sequences)] /= buffer.score_std
     kl = [(ours[i] - theirs[i])[sequences.targets[i] >= 0].sum() for i in range(24)]
     expected = {
         "objective/kl": np.mean(kl),
@@ -116,7 +117,9 @@ def test_a_response_without_a_stop_token_gets_the_score_for_that():
     sequences = Sequences(*(np.zeros((4, 8), np.int32),) * 2, np.full(4, 2))
     sequences.tokens[:, 1] = np.arange(4)
     ended = np.array([True, False, True, False])
-    proxy, scores = gradients.score(sequences, ended, None)
+    raw = rewards_of(gradients.judges.reward, sequences)
+    gradients.calibrate(raw, None)
+    proxy, scores = gradients.score(raw, ended)
     assert scores.tolist() == [proxy[0], -3.5, proxy[2], -3.5]
     assert len(set(proxy)) == 4
 
@@ -126,11 +129,11 @@ def test_scores_are_measured_by_the_reference_s_responses():
     model = actor_critic(tiny_config(), 3)
     gradients = collected(model, rollout_size=32)
     raw = rewards_of(gradients.judges.reward, buffer_sequences(gradients))
-    scale = gradients.buffer["score_mean"], gradients.buffer["score_std"]
+    scale = gradients.buffer.score_mean, gradients.buffer.score_std
     assert scale == pytest.approx((raw.mean(), raw.std()), rel=1e-12)
     figures, _ = gradients.collect(moved(model))
     raw = rewards_of(gradients.judges.reward, buffer_sequences(gradients))
-    assert (gradients.buffer["score_mean"], gradients.buffer["score_std"]) == scale
+    assert (gradients.buffer.score_mean, gradients.buffer.score_std) == scale
     assert figures["objective/proxy"] == pytest.approx((raw.mean() - scale[0]) / scale[1], rel=1e-10)
 
 
@@ -140,7 +143,7 @@ def test_equal_scores_have_no_scale(monkeypatch):
     before = model.critic.params["readout.weight"].copy()
     monkeypatch.setattr("npllm.rlhf.ppo.rewards_of", lambda _, s: np.full(len(s.tokens), 0.3))
     gradients = collected(model)
-    assert (gradients.buffer["score_mean"], gradients.buffer["score_std"]) == (pytest.approx(0.3), 1.0)
+    assert (gradients.buffer.score_mean, gradients.buffer.score_std) == (pytest.approx(0.3), 1.0)
     np.testing.assert_array_equal(model.critic.params["readout.weight"], before)
 
 
@@ -153,7 +156,7 @@ def test_the_critic_begins_as_the_reward_model():
     gradients.collect(model)
     sequences = buffer_sequences(gradients)
     buffer, values = gradients.buffer, values_of(model.critic, sequences)
-    proxy = (rewards_of(gradients.judges.reward, sequences) - buffer["score_mean"]) / buffer["score_std"]
+    proxy = (rewards_of(gradients.judges.reward, sequences) - buffer.score_mean) / buffer.score_std
     np.testing.assert_allclose(values[np.arange(16), sequences.last], proxy, rtol=1e-10)
     np.testing.assert_allclose(buffer.values, np.where(buffer.mask, values, 0.0), rtol=1e-10)
     before = model.params.flat.copy()
@@ -172,14 +175,14 @@ def test_the_price_of_divergence_follows_it(overshoot, error):
     figures, _ = gradients.collect(moved(model))
     assert figures["objective/kl"] == pytest.approx(kl) != 0
     assert figures["objective/kl_coef"] == 0.4
-    assert gradients.buffer["kl_coef"] == pytest.approx(0.4 * (1 + error * 16 / 50))
+    assert gradients.buffer.kl_coef == pytest.approx(0.4 * (1 + error * 16 / 50))
 
 
 def divergence_after_moving(model, **settings) -> float:
     """And beta stays where no target is set."""
     gradients = ppo_gradients(model, **settings, kl_target=0.0)
     figures, _ = gradients.collect(moved(model))
-    assert gradients.buffer["kl_coef"] == settings["kl_coef"]
+    assert gradients.buffer.kl_coef == settings["kl_coef"]
     return figures["objective/kl"]
 
 
@@ -202,7 +205,7 @@ def test_every_epoch_has_all_responses_in_a_new_order(monkeypatch):
     rollouts = []
     for step in range(18):
         gradients(model, np.arange(4), step)
-        rollouts.append(gradients.buffer["rollouts"])
+        rollouts.append(gradients.buffer.rollouts)
     assert rollouts == [1] * 9 + [2] * 9
     orders = np.array(seen).reshape(6, 12)
     np.testing.assert_array_equal(np.sort(orders), np.tile(np.arange(12), (6, 1)))
@@ -218,7 +221,7 @@ def test_a_policy_that_has_gone_far_writes_a_new_rollout(monkeypatch):
     moved(model)
     model.grads.flat[:] = 0.0
     result = gradients(model, np.arange(4), 1)
-    assert (gradients.buffer["rollouts"], gradients.buffer["used"]) == (2, 1)
+    assert (gradients.buffer.rollouts, gradients.buffer.minibatches_used) == (2, 1)
     assert result.figures["policy/approx_kl"] == pytest.approx(0.0, abs=1e-12)
     assert "objective/score" in result.figures
     assert len(seen) == 3  # the second was given up
@@ -233,9 +236,34 @@ def test_a_policy_that_has_not_gone_far_uses_its_rollout_up(monkeypatch):
     gradients = ppo_gradients(model, rollout_size=8, minibatch=4, max_update_kl=1e6, epochs=1)
     gradients(model, np.arange(4), 0)
     figures = gradients(moved(model), np.arange(4), 1).figures
-    assert (gradients.buffer["rollouts"], gradients.buffer["used"]) == (1, 2)
+    assert (gradients.buffer.rollouts, gradients.buffer.minibatches_used) == (1, 2)
     assert figures["policy/approx_kl"] > 1e-6
     assert "objective/score" not in figures
+
+
+def test_a_rollout_that_no_update_was_made_from_is_not_written_again():
+    """No minibatch used means that all are left, and not that there is no rollout."""
+    model = actor_critic(tiny_config(), 3)
+    gradients = collected(model)
+    tokens = gradients.buffer.tokens.copy()
+    result = gradients(model, np.arange(16), 0)
+    np.testing.assert_array_equal(gradients.buffer.tokens, tokens)
+    assert (gradients.buffer.rollouts, gradients.buffer.minibatches_used) == (1, 1)
+    assert "objective/score" not in result.figures
+
+
+def test_counters_are_integers_and_the_file_has_them_where_it_always_had():
+    """The first five of rollout_numbers; a checkpoint of an earlier run would otherwise be misread."""
+    buffer = RolloutBuffer(2, 3, kl_coef=0.4)
+    assert [type(count) for count in (buffer.rollouts, buffer.minibatches_used)] == [int, int]
+    buffer.rollouts += 7
+    buffer.minibatches_used += 3
+    buffer.score_mean, buffer.score_std = -0.5, 2.0
+    buffer.log_probability[...], buffer.returns[...] = 5.0, 6.0
+    arrays = buffer.arrays()
+    assert arrays["rollout_numbers"][:5].tolist() == [0.4, 7.0, 3.0, -0.5, 2.0]
+    assert arrays["rollout_numbers"][5:].tolist() == [5.0] * 6 + [0.0] * 12 + [6.0] * 6
+    assert arrays["rollout_tokens"].shape == (12,)
 
 
 def test_responses_to_one_prompt_stand_together():

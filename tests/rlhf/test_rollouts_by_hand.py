@@ -111,7 +111,7 @@ def test_a_rollout_by_hand(method):
     price = 0.4 * (1 + np.clip(kl_before / 0.5 - 1, -0.2, 0.2) * B / HORIZON)
     assert abs(price - 0.4) > 1e-3
     assert figures["objective/kl_coef"] == pytest.approx(price, rel=1e-12)
-    assert buffer["kl_coef"] == pytest.approx(price * (1 + np.clip(kl.mean() / 0.5 - 1, -0.2, 0.2) * B / HORIZON))
+    assert buffer.kl_coef == pytest.approx(price * (1 + np.clip(kl.mean() / 0.5 - 1, -0.2, 0.2) * B / HORIZON))
 
     rewards = -price * (ours - theirs)
     for b, here in enumerate(spans(gradients)):
