@@ -52,7 +52,7 @@ from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import RolloutBuffer, check_rollout, take
 from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
-from npllm.training.loop import BatchResult
+from npllm.training.loop import BatchResult, accumulate
 
 SHUFFLE_SITE = 5 << 24  # random streams of the minibatches
 LEAST_DEVIATION = 1e-8  # of scores that differ
@@ -243,13 +243,12 @@ class PPOGradients:
     def accumulate(self, model: Trainable, rows: np.ndarray) -> BatchResult:
         """Step 5: add the gradient of a minibatch, in micro-batches. The optimiser makes the update from it."""
         n_tokens = int(np.count_nonzero(self.buffer.mask[rows]))
-        total: dict[str, float] = {}
-        for first in range(0, len(rows), self.micro_size):
-            part = policy_and_value_gradient(
-                model, take(self.buffer, rows[first : first + self.micro_size]), self.settings, n_tokens
-            )
-            total = {name: total.get(name, 0.0) + value for name, value in part.items()}
-        return BatchResult(total.pop("loss"), len(rows) * self.buffer.tokens.shape[1], total)
+
+        def gradient(part: slice) -> tuple[float, dict[str, float]]:
+            return policy_and_value_gradient(model, take(self.buffer, rows[part]), self.settings, n_tokens)
+
+        loss, figures = accumulate(len(rows), self.micro_size, gradient)
+        return BatchResult(loss, len(rows) * self.buffer.tokens.shape[1], figures)
 
     def describe(
         self, written: Written, comparison: Comparison, scores: Scores, rewards: np.ndarray

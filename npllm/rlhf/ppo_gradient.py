@@ -16,7 +16,7 @@ def networks(model: Trainable) -> tuple[GPT, GPT | None]:
 
 def policy_and_value_gradient(
     model: Trainable, batch: Minibatch, settings: PPOSettings, n_tokens: int
-) -> dict[str, float]:
+) -> tuple[float, dict[str, float]]:
     """Add the gradient of PPO's loss for a `Minibatch`, or a part of one that has n_tokens in all.
 
     Returns the shares in the loss, and in figures that are means over the tokens.
@@ -50,7 +50,7 @@ def policy_and_value_gradient(
         of_value = value_gradient(critic, batch, settings, n_tokens)
         loss += settings.value_coef * of_value["value/loss"]
         figures |= of_value
-    return {"loss": loss, **figures}
+    return loss, figures
 
 
 def value_gradient(critic: GPT, batch: Minibatch, settings: PPOSettings, n_tokens: int) -> dict[str, float]:

@@ -49,8 +49,8 @@ def rewards_at_the_end(model, sequences):
 
 def check_ppo(model, B, seed):
     case = minibatch_around(model, B, seed)
-    result, gradients = with_gradients(model, policy_and_value_gradient, *case)
-    assert result["loss"] == pytest.approx(ppo_loss(model, case), rel=1e-11)
+    (loss, _), gradients = with_gradients(model, policy_and_value_gradient, *case)
+    assert loss == pytest.approx(ppo_loss(model, case), rel=1e-11)
     check_gradients(lambda: ppo_loss(model, case), dict(model.params), gradients, elementwise_up_to=0)
 
 

@@ -40,7 +40,7 @@ def test_the_ratio_is_exactly_1_before_the_first_update(monkeypatch, temperature
     rng = np.random.default_rng(0)
     for size in (1, 2, 3, 5, 8, 31, 33, 40):
         batch = take(gradients.buffer, rng.permutation(40)[:size])
-        figures = policy_and_value_gradient(model, batch, gradients.settings, int(batch.mask.sum()))
+        _, figures = policy_and_value_gradient(model, batch, gradients.settings, int(batch.mask.sum()))
         assert (ratios[-1].ratio == 1.0).all(), size
         assert (figures["policy/approx_kl"], figures["policy/ratio_var"], figures["policy/clip_frac"]) == (0, 0, 0)
     assert len(ratios) == 8
@@ -80,9 +80,10 @@ def test_padding_changes_nothing_in_ppo(change):
     trl#6809)."""
     model = actor_critic(tiny_config())
     batch, settings, n_tokens = minibatch_around(model, 4, seed=1)
-    figures, gradients = with_gradients(model, policy_and_value_gradient, batch, settings, n_tokens)
-    other_figures, other_gradients = with_gradients(model, policy_and_value_gradient, change(batch), settings, n_tokens)
-    assert other_figures == pytest.approx(figures, rel=1e-12, abs=1e-14)
+    (loss, figures), gradients = with_gradients(model, policy_and_value_gradient, batch, settings, n_tokens)
+    other, other_gradients = with_gradients(model, policy_and_value_gradient, change(batch), settings, n_tokens)
+    assert other[0] == pytest.approx(loss, rel=1e-12)
+    assert other[1] == pytest.approx(figures, rel=1e-12, abs=1e-14)
     assert_equal_gradients(other_gradients, gradients)
 
 
