@@ -27,7 +27,7 @@ from pathlib import Path
 from numba import njit
 from numba.extending import overload
 
-from npllm.kernels.part_compiler import PartCompiler
+from npllm.kernels.part_compiler import ParallelCompiler, PartCompiler
 
 # A thread that finds nothing to do should soon sleep and not spin: two processes on the same cores then share them
 # evenly, instead of each waiting for a thread that cannot run because the other's spins. A few microseconds of spinning
@@ -49,7 +49,7 @@ def parallel(kernel):
     """
     others = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
     options = {"prange": True} | dict.fromkeys(others, False)
-    return njit(cache=True, parallel=options, fastmath={"contract"}, **_COMMON)(kernel)
+    return njit(cache=True, parallel=options, fastmath={"contract"}, pipeline_class=ParallelCompiler, **_COMMON)(kernel)
 
 
 serial = njit(cache=True, fastmath={"contract"}, **_COMMON)
