@@ -1,17 +1,27 @@
 """Causal multi-head attention in blocks. See `npllm.reference.attention` for the mathematics.
 
-The scores of a block of queries and all their keys, (T, L), are all that exists of a (T, T) matrix at any time. The
-forward keeps, for each query, the log of its softmax's denominator, lse; the backward makes the probabilities again:
+The scores of a block of L queries and all their keys, (T, L), are all that exists of a
+(T, T) matrix at any time. The softmax needs the largest score and the sum of the
+exponentials of each query; the forward keeps their combination, lse, the log of the
+softmax's denominator. The backward makes the probabilities again from it:
 
     P[i,j] = exp(scale q[i] · k[j] - lse[i])
 
-Keys after the block's last query are skipped, which saves nearly half of the work, and so are those before the start
-of its first query's document. All products are those of
-`gemm.micro_kernel`, on the layouts of `attention_tiles`. A worker takes every `workers`-th head of keys, with all its
-queries, and shares nothing with the others, so the results do not depend on their number.
+One block of queries i, with all the keys j that it may see (A = P without dropout):
 
-`python -m benchmarks kernels` on 2 cores of an AMD EPYC (Zen 3), float32, 12 sequences of 64, 4 heads of 32: 1.9 times
-as fast as NumPy's reference, 5.1 times with dropout.
+    forward    S = k q        P = softmax S    A = dropout P          y = v A
+    backward   P as above     dA = v dy        dP = dropout of dA     dS = softmax's backward of P, dP
+               dv += A dy     dk += dS q       dq = k dS
+
+Keys after the block's last query are skipped, which saves nearly half of the work, and so
+are those before the start of its first query's document. All products are those of
+`gemm.micro_kernel`, on the layouts of `attention_tiles`.
+
+A worker takes every `workers`-th head of keys, with all its queries. It shares nothing
+with the others, so the results do not depend on their number.
+
+`python -m benchmarks kernels` on 2 cores of an AMD EPYC (Zen 3), float32, 12 sequences of
+64, 4 heads of 32: 1.9 times as fast as NumPy's reference, 5.1 times with dropout.
 
 Source: Dao et al., "FlashAttention", 2022.
 """
@@ -24,24 +34,26 @@ from numba import get_num_threads, prange
 
 from npllm.kernels.attention_tiles import (
     GROUP,
-    add_block_times_rows,
+    add_scores_times_rows,
+    divide_columns,
     fill_dropout_factors,
     fill_zeros,
-    first_key,
+    load_lse,
     mask_unseen,
     multiply,
-    pack_block,
     pack_head,
-    pack_queries,
+    pack_query_columns,
+    pack_query_rows,
     pack_transposed,
     probabilities,
-    repeat_first_row,
+    query_block,
     rows_times_columns,
     softmax_backward,
     softmax_numerators,
     store_columns,
+    store_lse,
     store_rows,
-    transposed_times_block,
+    transposed_times_scores,
 )
 from npllm.kernels.dropout import NO_DROPOUT, mask_of
 from npllm.kernels.gemm.tile import tile_columns, whole_tiles
@@ -54,45 +66,70 @@ class AttentionCache(NamedTuple):
     starts: np.ndarray  # (B, T), or (B, 0): all 0
 
 
-class Scratch(NamedTuple):
-    """The memory of a worker, or with a leading axis that of all. T and D are whole tiles; D' is the head's own width,
-    and P = ceil(D' / L) the number of its pieces of L columns."""
+class ForwardScratch(NamedTuple):
+    """The memory of a worker, or with a leading axis that of all.
+
+    T and D are whole tiles; D' is the head's own width.
+    """
 
     k_rows: np.ndarray  # (T, D')
-    transposed: np.ndarray  # (D, T): v; in the backward k
+    v_panels: np.ndarray  # (D, T)
     q_columns: np.ndarray  # (D', L)
-    scores: np.ndarray  # (T, L), then weights
-    result: np.ndarray  # (D, L): y, or dq
-    maximum: np.ndarray  # (G, L); in the backward lse
-    total: np.ndarray  # (G, L); in the backward delta
+    weights: np.ndarray  # (T, L): scores, then the softmax's numerators, with dropout
+    maximum: np.ndarray  # (G, L): the largest score of each query
+    total: np.ndarray  # (G, L): the sum of its numerators
+    y_columns: np.ndarray  # (D, L)
     factors: np.ndarray  # (T, L), of dropout; without it (0, L)
     words: np.ndarray  # (T+7,): random words; without dropout (0,)
 
 
 class BackwardScratch(NamedTuple):
-    """What a worker needs besides in the backward."""
+    """As `ForwardScratch`, for the backward. P = ceil(D' / L), the number of a head's pieces of L columns."""
 
+    k_rows: np.ndarray  # (T, D')
     v_rows: np.ndarray  # (T, D')
-    dy_columns: np.ndarray  # (D', L)
-    dscores: np.ndarray  # (T, L)
+    k_panels: np.ndarray  # (D, T)
+    q_columns: np.ndarray  # (D', L)
     q_rows: np.ndarray  # (P, L, L)
+    dy_columns: np.ndarray  # (D', L)
     dy_rows: np.ndarray  # (P, L, L)
+    lse: np.ndarray  # (G, L)
+    weights: np.ndarray  # (T, L): scores, then probabilities, then these with dropout
+    dscores: np.ndarray  # (T, L): dweights, then dprobabilities, then dscores
+    delta: np.ndarray  # (G, L): the sum over the keys of probabilities · dprobabilities
+    dq_columns: np.ndarray  # (D, L)
     dk: np.ndarray  # (P, T, L)
     dv: np.ndarray  # (P, T, L)
+    factors: np.ndarray  # (T, L), of dropout; without it (0, L)
+    words: np.ndarray  # (T+7,): random words; without dropout (0,)
 
 
-def _scratch(workers, T, D, dropout, dtype, empty):
+def forward_scratch(workers, T, D, dropout, dtype, empty):
+    """The ForwardScratch of all workers, for heads of width D."""
     L, rows, columns = tile_columns(dtype.itemsize), whole_tiles(T), whole_tiles(D)
-    dropout_rows, n_words = (rows, T + 7) if dropout else (0, 0)
-    shapes = (rows, D), (columns, T), (D, L), (rows, L), (columns, L), (GROUP, L), (GROUP, L), (dropout_rows, L)
-    return Scratch(*[empty((workers, *shape), dtype) for shape in shapes], empty((workers, n_words), np.uint32))
+    shapes = (rows, D), (columns, T), (D, L), (rows, L), (GROUP, L), (GROUP, L), (columns, L)
+    return ForwardScratch(*_arrays(workers, shapes, dtype, empty), *_for_dropout(workers, T, dropout, dtype, empty))
 
 
-def _backward_scratch(workers, T, D, dtype, empty):
-    L, rows = tile_columns(dtype.itemsize), whole_tiles(T)
+def backward_scratch(workers, T, D, dropout, dtype, empty):
+    """The BackwardScratch of all workers, for heads of width D."""
+    L, rows, columns = tile_columns(dtype.itemsize), whole_tiles(T), whole_tiles(D)
     P = -(-D // L)
-    shapes = (rows, D), (D, L), (rows, L), (P, L, L), (P, L, L), (P, rows, L), (P, rows, L)
-    return BackwardScratch(*[empty((workers, *shape), dtype) for shape in shapes])
+    inputs = (rows, D), (rows, D), (columns, T), (D, L), (P, L, L), (D, L), (P, L, L), (GROUP, L)
+    results = (rows, L), (rows, L), (GROUP, L), (columns, L), (P, rows, L), (P, rows, L)
+    return BackwardScratch(
+        *_arrays(workers, inputs + results, dtype, empty), *_for_dropout(workers, T, dropout, dtype, empty)
+    )
+
+
+def _arrays(workers, shapes, dtype, empty):
+    return [empty((workers, *shape), dtype) for shape in shapes]
+
+
+def _for_dropout(workers, T, dropout, dtype, empty):
+    """factors and words."""
+    rows, n_words = (whole_tiles(T), T + 7) if dropout else (0, 0)
+    return empty((workers, rows, tile_columns(dtype.itemsize)), dtype), empty((workers, n_words), np.uint32)
 
 
 def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None, empty=np.empty):
@@ -109,8 +146,8 @@ def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None
     y, lse = empty((B, T, H * D), dtype), empty((B, H, T), dtype)
     mask = mask_of(rate, key) if rate > 0 else NO_DROPOUT
     starts = empty((B, 0), np.int32) if starts is None else starts
-    scratch = _scratch(min(get_num_threads(), B * n_kv_head), T, D, rate > 0, dtype, empty)
-    _forward(heads, y.reshape(B, T, H, D), lse, starts, n_kv_head, 1.0 / sqrt(D), mask, scratch)
+    scratch = forward_scratch(min(get_num_threads(), B * n_kv_head), T, D, rate > 0, dtype, empty)
+    _forward(heads, starts, y.reshape(B, T, H, D), lse, mask, scratch)
     return y, AttentionCache(qkv, lse, starts)
 
 
@@ -121,140 +158,164 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empt
     heads, dheads = (array.reshape(B, T, H + 2 * n_kv_head, -1) for array in (cache.qkv, dqkv))
     D = heads.shape[-1]
     mask = mask_of(rate, key) if rate > 0 else NO_DROPOUT
-    workers = min(get_num_threads(), B * n_kv_head)
-    scratch = _scratch(workers, T, D, rate > 0, dtype, empty)
-    backward_scratch = _backward_scratch(workers, T, D, dtype, empty)
-    dy = dy.reshape(B, T, H, D)
-    _backward(dy, heads, cache.lse, cache.starts, n_kv_head, 1.0 / sqrt(D), mask, dheads, scratch, backward_scratch)
+    scratch = backward_scratch(min(get_num_threads(), B * n_kv_head), T, D, rate > 0, dtype, empty)
+    _backward(heads, cache.starts, cache.lse, dy.reshape(B, T, H, D), dheads, mask, scratch)
     return dqkv
 
 
+class ForwardArrays(NamedTuple):
+    """What the forward reads and writes of one sequence."""
+
+    heads: np.ndarray  # (T, H+2K, D): q, k, v
+    starts: np.ndarray  # (T,) or (0,)
+    y: np.ndarray  # (T, H, D)
+    lse: np.ndarray  # (H, T)
+
+
+class BackwardArrays(NamedTuple):
+    """What the backward reads and writes of one sequence."""
+
+    heads: np.ndarray  # (T, H+2K, D): q, k, v
+    starts: np.ndarray  # (T,) or (0,)
+    lse: np.ndarray  # (H, T)
+    dy: np.ndarray  # (T, H, D)
+    dheads: np.ndarray  # (T, H+2K, D): dq, dk, dv
+
+
 @parallel
-def _forward(heads, y, lse, starts, n_kv_head, scale, mask, scratch):
-    """heads: (B, T, H+2K, D); y: (B, T, H, D); lse: (B, H, T); starts: (B, T) or (B, 0)."""
-    units, workers = len(heads) * n_kv_head, len(scratch.scores)
+def _forward(heads, starts, y, lse, mask, scratch):
+    """heads: (B, T, H+2K, D); starts: (B, T) or (B, 0); y: (B, T, H, D); lse: (B, H, T)."""
+    K = (heads.shape[2] - lse.shape[1]) // 2
+    units, workers = len(heads) * K, len(scratch.weights)
     for w in prange(workers):
-        own = _of_worker(scratch, np.int64(w))
+        own = _own_forward_scratch(scratch, np.int64(w))
         for unit in range(np.int64(w), units, workers):
-            b, kv = unit // n_kv_head, unit % n_kv_head
-            _forward_kv_head(heads[b], y[b], lse[b], starts[b], b, kv, n_kv_head, scale, mask, own)
+            b, kv = unit // K, unit % K
+            _forward_kv_head(ForwardArrays(heads[b], starts[b], y[b], lse[b]), b, kv, mask, own)
 
 
 @part
-def _of_worker(s, w):
-    return Scratch(
-        s.k_rows[w], s.transposed[w], s.q_columns[w], s.scores[w], s.result[w], s.maximum[w], s.total[w], s.factors[w],
-        s.words[w],
+def _own_forward_scratch(s, w):
+    return ForwardScratch(
+        s.k_rows[w], s.v_panels[w], s.q_columns[w], s.weights[w], s.maximum[w], s.total[w], s.y_columns[w],
+        s.factors[w], s.words[w],
     )  # fmt: skip
 
 
 @part
-def _forward_kv_head(heads, y, lse, starts, b, kv, n_kv_head, scale, mask, scratch):
-    """heads: (T, H+2K, D); y: (T, H, D); lse: (H, T); starts: (T,) or (0,)."""
-    (H, T), L = lse.shape, scratch.scores.shape[1]
-    group = H // n_kv_head
+def _forward_kv_head(arrays, b, kv, mask, scratch):
+    """All queries of sequence b that share the head kv of keys and values."""
+    heads, (H, T), L = arrays.heads, arrays.lse.shape, scratch.weights.shape[1]
+    K = (heads.shape[1] - H) // 2
+    group = H // K
     pack_head(heads, H + kv, scratch.k_rows)
-    pack_transposed(heads, H + n_kv_head + kv, scratch.transposed)
+    pack_transposed(heads, H + K + kv, scratch.v_panels)
     for h in range(kv * group, (kv + 1) * group):
-        for first in range(0, T, L):
-            _forward_block(heads, y, lse[h], starts, h, first, scale, mask, b * H + h, scratch)
+        for first_query in range(0, T, L):
+            block = query_block(arrays.starts, arrays.lse, b, h, first_query, L)
+            _forward_block(arrays, block, mask, scratch)
 
 
 @part
-def _forward_block(heads, y, lse, starts, h, first, scale, mask, unit, scratch):
-    """The queries from `first` on. heads: (T, H+2K, D); y: (T, H, D); lse: (T,); starts: (T,) or (0,).
-    unit: b·H + h."""
-    T, real = len(lse), lse.dtype.type
-    end = min(first + scratch.scores.shape[1], T)
-    begin = first_key(starts, first, end)
-    scores, maximum, total = scratch.scores[begin:end], scratch.maximum, scratch.total
-    pack_queries(heads, h, first, end, scratch.q_columns)
-    rows_times_columns(scratch.k_rows[begin:], scratch.q_columns, scratch.scores[begin : whole_tiles(end)])
-    mask_unseen(scores, begin, starts, first)
-    softmax_numerators(scores, real(scale), maximum, total)
+def _forward_block(arrays, block, mask, scratch):
+    """y and lse of a block of queries."""
+    scale, keys = _scale(arrays.heads), slice(block.first_key, block.end)
+    weights = scratch.weights[keys]
+    pack_query_columns(arrays.heads, block, scratch.q_columns)
+    whole = scratch.weights[block.first_key : whole_tiles(block.end)]
+    rows_times_columns(scratch.k_rows[block.first_key :], scratch.q_columns, whole)
+    mask_unseen(weights, arrays.starts, block)
+    softmax_numerators(weights, scale, scratch.maximum, scratch.total)
+    store_lse(scratch.maximum, scratch.total, scale, block, arrays.lse[block.head])
     if len(scratch.words) > 0:
-        fill_dropout_factors(scratch.factors[:end], first, mask, unit, T, scratch.words)
-        multiply(scores, scratch.factors[begin:end])
-    transposed_times_block(scratch.transposed, begin, scores, scratch.result)
-    for lane in range(end - first):
-        lse[first + lane] = real(scale) * maximum[0, lane] + np.log(total[0, lane])
-        total[0, lane] = real(1.0) / total[0, lane]
-    store_columns(scratch.result, total[0], y, h, first, end)
+        fill_dropout_factors(scratch.factors[: block.end], block, mask, scratch.words)
+        multiply(weights, scratch.factors[keys])
+    transposed_times_scores(scratch.v_panels, block.first_key, weights, scratch.y_columns)
+    divide_columns(scratch.y_columns, scratch.total)
+    store_columns(scratch.y_columns, arrays.y, block)
+
+
+@part
+def _scale(heads):
+    """1 / sqrt(D), in the dtype of the heads, (·, ·, D)."""
+    return heads.dtype.type(1.0 / sqrt(heads.shape[2]))
 
 
 @parallel
-def _backward(dy, heads, lse, starts, n_kv_head, scale, mask, dheads, scratch, backward_scratch):
-    """dy: (B, T, H, D); heads, dheads: (B, T, H+2K, D); lse: (B, H, T); starts: (B, T) or (B, 0)."""
-    units, workers = len(heads) * n_kv_head, len(scratch.scores)
+def _backward(heads, starts, lse, dy, dheads, mask, scratch):
+    """heads, dheads: (B, T, H+2K, D); starts: (B, T) or (B, 0); lse: (B, H, T); dy: (B, T, H, D)."""
+    K = (heads.shape[2] - lse.shape[1]) // 2
+    units, workers = len(heads) * K, len(scratch.weights)
     for w in prange(workers):
-        own, more = _of_worker(scratch, np.int64(w)), _more_of_worker(backward_scratch, np.int64(w))
+        own = _own_backward_scratch(scratch, np.int64(w))
         for unit in range(np.int64(w), units, workers):
-            b, kv = unit // n_kv_head, unit % n_kv_head
-            _backward_kv_head(dy[b], heads[b], lse[b], starts[b], b, kv, n_kv_head, scale, mask, dheads[b], own, more)
+            b, kv = unit // K, unit % K
+            _backward_kv_head(BackwardArrays(heads[b], starts[b], lse[b], dy[b], dheads[b]), b, kv, mask, own)
 
 
 @part
-def _more_of_worker(s, w):
+def _own_backward_scratch(s, w):
     return BackwardScratch(
-        s.v_rows[w], s.dy_columns[w], s.dscores[w], s.q_rows[w], s.dy_rows[w], s.dk[w], s.dv[w]
+        s.k_rows[w], s.v_rows[w], s.k_panels[w], s.q_columns[w], s.q_rows[w], s.dy_columns[w], s.dy_rows[w], s.lse[w],
+        s.weights[w], s.dscores[w], s.delta[w], s.dq_columns[w], s.dk[w], s.dv[w], s.factors[w], s.words[w],
     )  # fmt: skip
 
 
 @part
-def _backward_kv_head(dy, heads, lse, starts, b, kv, n_kv_head, scale, mask, dheads, scratch, more):
-    """dy: (T, H, D); heads, dheads: (T, H+2K, D); lse: (H, T); starts: (T,) or (0,)."""
-    (H, T), L = lse.shape, scratch.scores.shape[1]
-    group, k, v = H // n_kv_head, H + kv, H + n_kv_head + kv
+def _backward_kv_head(arrays, b, kv, mask, scratch):
+    """dk and dv of the head kv of keys and values in sequence b, and dq of all queries that share it."""
+    heads, (H, T), L = arrays.heads, arrays.lse.shape, scratch.weights.shape[1]
+    K = (heads.shape[1] - H) // 2
+    group, k, v = H // K, H + kv, H + K + kv
     pack_head(heads, k, scratch.k_rows)
-    pack_head(heads, v, more.v_rows)
-    pack_transposed(heads, k, scratch.transposed)
-    fill_zeros(more.dk)
-    fill_zeros(more.dv)
+    pack_head(heads, v, scratch.v_rows)
+    pack_transposed(heads, k, scratch.k_panels)
+    fill_zeros(scratch.dk)
+    fill_zeros(scratch.dv)
     for h in range(kv * group, (kv + 1) * group):
-        for first in range(0, T, L):
-            end = min(first + L, T)
-            begin = first_key(starts, first, end)
-            _block_gradient(dy, heads, lse[h], starts, h, begin, first, end, scale, mask, b * H + h, scratch, more)
-            _add_block(dy, heads, h, begin, first, end, scratch, more)
-            transposed_times_block(scratch.transposed, begin, more.dscores[begin:end], scratch.result)
-            scratch.total[:] = scratch.total.dtype.type(1.0)
-            store_columns(scratch.result, scratch.total[0], dheads, h, first, end)
-    store_rows(more.dk, dheads, k)
-    store_rows(more.dv, dheads, v)
+        for first_query in range(0, T, L):
+            block = query_block(arrays.starts, arrays.lse, b, h, first_query, L)
+            _weights_and_dscores(arrays, block, mask, scratch)
+            _add_to_dk_and_dv(arrays, block, scratch)
+            _store_dq(block, scratch, arrays.dheads)
+    store_rows(scratch.dk, arrays.dheads, k)
+    store_rows(scratch.dv, arrays.dheads, v)
 
 
 @part
-def _add_block(dy, heads, h, begin, first, end, scratch, more):
-    """What the queries first ... end - 1 of head h add to dk and dv of the keys begin ... end - 1."""
-    tiles = whole_tiles(end)
-    weights = scratch.factors if len(scratch.words) > 0 else scratch.scores
-    pack_block(heads, h, first, end, more.q_rows)
-    pack_block(dy, h, first, end, more.dy_rows)
-    add_block_times_rows(weights[begin:tiles], end - first, more.dy_rows, begin, more.dv)
-    add_block_times_rows(more.dscores[begin:tiles], end - first, more.q_rows, begin, more.dk)
-
-
-@part
-def _block_gradient(dy, heads, lse, starts, h, begin, first, end, scale, mask, unit, scratch, more):
-    """The weights, in scores or, with dropout, in factors, and the gradient of the scores, of the queries first ...
-    end - 1 and the keys begin ... end - 1, filled up to whole tiles with zeros. unit: b·H + h."""
-    tiles, real = whole_tiles(end), lse.dtype.type
-    scores, dscores = scratch.scores[begin:tiles], more.dscores[begin:tiles]
-    pack_queries(heads, h, first, end, scratch.q_columns)
-    pack_queries(dy, h, first, end, more.dy_columns)
-    rows_times_columns(scratch.k_rows[begin:], scratch.q_columns, scores)
-    rows_times_columns(more.v_rows[begin:], more.dy_columns, dscores)
-    scratch.maximum[:] = real(0.0)
-    scratch.maximum[0, : end - first] = lse[first:end]
-    repeat_first_row(scratch.maximum)
-    mask_unseen(scores, begin, starts, first)
-    probabilities(scores, real(scale), scratch.maximum)
+def _weights_and_dscores(arrays, block, mask, scratch):
+    """scratch.weights and scratch.dscores of a block, from its first key on, with zeros up to whole tiles."""
+    scale, keys = _scale(arrays.heads), slice(block.first_key, whole_tiles(block.end))
+    weights, dscores = scratch.weights[keys], scratch.dscores[keys]
+    pack_query_columns(arrays.heads, block, scratch.q_columns)
+    pack_query_columns(arrays.dy, block, scratch.dy_columns)
+    rows_times_columns(scratch.k_rows[block.first_key :], scratch.q_columns, weights)
+    rows_times_columns(scratch.v_rows[block.first_key :], scratch.dy_columns, dscores)
+    load_lse(arrays.lse[block.head], block, scratch.lse)
+    mask_unseen(weights, arrays.starts, block)
+    probabilities(weights, scale, scratch.lse)
     if len(scratch.words) > 0:
-        factors = scratch.factors[begin:tiles]
-        fill_dropout_factors(scratch.factors[:tiles], first, mask, unit, len(lse), scratch.words)
-        multiply(dscores, factors)
-        multiply(factors, scores)
-        fill_zeros(scratch.factors[end:tiles])
-    softmax_backward(scores, real(scale), dscores, scratch.total)
-    fill_zeros(scratch.scores[end:tiles])
-    fill_zeros(more.dscores[end:tiles])
+        fill_dropout_factors(scratch.factors[: whole_tiles(block.end)], block, mask, scratch.words)
+        multiply(dscores, scratch.factors[keys])
+    softmax_backward(weights, scale, dscores, scratch.delta)
+    if len(scratch.words) > 0:
+        multiply(weights, scratch.factors[keys])
+    fill_zeros(scratch.weights[block.end : whole_tiles(block.end)])
+    fill_zeros(scratch.dscores[block.end : whole_tiles(block.end)])
+
+
+@part
+def _add_to_dk_and_dv(arrays, block, scratch):
+    """What the queries of a block add to the gradients of their keys and values."""
+    keys = slice(block.first_key, whole_tiles(block.end))
+    pack_query_rows(arrays.heads, block, scratch.q_rows)
+    pack_query_rows(arrays.dy, block, scratch.dy_rows)
+    add_scores_times_rows(scratch.weights[keys], scratch.dy_rows, block, scratch.dv)
+    add_scores_times_rows(scratch.dscores[keys], scratch.q_rows, block, scratch.dk)
+
+
+@part
+def _store_dq(block, scratch, dheads):
+    dscores = scratch.dscores[block.first_key : block.end]
+    transposed_times_scores(scratch.k_panels, block.first_key, dscores, scratch.dq_columns)
+    store_columns(scratch.dq_columns, dheads, block)

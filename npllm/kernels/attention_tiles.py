@@ -1,21 +1,26 @@
 """The pieces of blockwise attention: what happens between one head's keys and one block of its queries.
 
-A block has as many queries as the tile of the matrix product has columns, L. Everything has one of three layouts, all
-of them what the micro-kernel reads or writes:
+A block has as many queries as the tile of the matrix product has columns, L. Every array
+has one of three layouts, all of them what the micro-kernel reads or writes:
 
     rows      (T, D)   queries, keys, values or gradients of a head, one after the other
-    columns   (D, L)   the same of one block of queries, transposed
-    block     (T, L)   the scores of a block of queries, transposed: a column, or lane, belongs to a query. So the
-                       softmax, which runs over the keys, runs down the columns, all lanes at a time.
+    columns   (D, L)   those of one block of queries, transposed
+    scores    (T, L)   of a block of queries, transposed: a column, or lane, belongs to a
+                       query. The softmax runs over the keys, so it runs down the columns,
+                       all lanes at a time.
 
-T and D are rounded up to whole tiles. What is computed there goes nowhere; what is read from there must be zero. The
-lanes of the last block may be more than its queries: what they hold is finite or not, and goes nowhere either.
+T and D are rounded up to whole tiles. What is computed in the filling is never used; what
+is read from it must be zero. The last block may have more lanes than queries: what those
+lanes hold, finite or not, is never used either.
 
-A row of L numbers is two registers, so short that a loop over it costs more than what it does. So what there is one of
-for each lane is kept G times, (G, L), and the loops run over G rows of a block at a time.
+A row of L numbers is two registers, so short that a loop over it costs more than what it
+does. A number for each lane is therefore kept G times, (G, L), and the loops run over G
+rows of the scores at a time.
 
-Letters as in `npllm.reference.attention`; in a block T is the number of keys that its queries may see.
+Letters as in `npllm.reference.attention`; T is here the number of keys that a block sees.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,40 +35,72 @@ from npllm.kernels.vector_math import exp, larger
 GROUP = 8  # G
 
 
-@part
-def product(a, a_panel_step, a_row_step, a_depth_step, b, depth, c, accumulate):
-    """c = A b, or += ; a: any array that holds the panels of A; b: (depth, L); c: rows of whole tiles, any width.
+class Block(NamedTuple):
+    """Queries of one head that are computed together, and the keys that they may see."""
 
-    a_panel_step: elements of a for each row of A, from panel to panel. The other steps are within a panel.
+    head: int  # h
+    number: int  # b·H + h, of the head in the batch: dropout's random stream is numbered by it
+    length: int  # of the sequence
+    first_query: int
+    end: int  # one past the last query, and so one past the last key
+    first_key: int  # where a tile starts; no later than any of the queries may look
+
+
+@part
+def query_block(starts, lse, b, h, first_query, n_queries):
+    """The Block of the sequence b and the head h that starts at first_query.
+
+    starts: (T,) of the sequence, or (0,): all queries may look as far back as there is. lse: (H, T), for its shape.
     """
+    H, T = lse.shape
+    end = min(first_query + n_queries, T)
+    first_key = first_query if len(starts) > 0 else 0
+    for i in range(first_query, min(end, len(starts))):
+        first_key = min(first_key, np.int64(starts[i]))
+    return Block(h, b * H + h, T, first_query, end, first_key // ROWS * ROWS)
+
+
+class PanelSteps(NamedTuple):
+    """How A lies in memory, in elements: from one panel to the next, as many for each row; and within a panel."""
+
+    panel: int
+    row: int
+    depth: int
+
+
+@part
+def product(a, steps, b, depth, c, accumulate):
+    """c = A b, or += ; a: any array that holds the panels of A, by PanelSteps; b: (depth, L); c: rows of whole tiles,
+    any width."""
     zero, width, zeros = c.dtype.type(0.0), c.shape[1], address(ZEROS, 0)
     for row in range(0, len(c), ROWS):
-        a_panel, c_tile = address(a, row * a_panel_step), address(c, row * width)
+        a_panel, c_tile = address(a, row * steps.panel), address(c, row * width)
         addend, step = (c_tile, width) if accumulate else (zeros, 0)
-        multiply_tile(zero, a_panel, a_row_step, a_depth_step, address(b, 0), depth, c_tile, width, addend, step, zeros)
+        multiply_tile(zero, a_panel, steps.row, steps.depth, address(b, 0), depth, c_tile, width, addend, step, zeros)
 
 
 @part
-def rows_times_columns(rows, columns, block):
-    """block = rows @ columns; rows: (>= T, D); columns: (D, L); block: (T, L), T whole tiles."""
+def rows_times_columns(rows, columns, scores):
+    """scores = rows @ columns; rows: (>= T, D); columns: (D, L); scores: (T, L), T whole tiles."""
     D = rows.shape[1]
-    product(rows, D, D, 1, columns, D, block, False)
+    product(rows, PanelSteps(D, D, 1), columns, D, scores, False)
 
 
 @part
-def transposed_times_block(panels, begin, block, columns):
-    """columns = rows[begin:].T @ block; panels: from `pack_transposed` of the rows; block: as many rows as count."""
-    from_begin = panels.reshape(-1)[begin * ROWS :]
-    product(from_begin, panels.shape[1], 1, ROWS, block, len(block), columns, False)
+def transposed_times_scores(panels, first_key, scores, columns):
+    """columns = rows[first_key:].T @ scores; panels: from `pack_transposed` of the rows; scores: as many rows as
+    count."""
+    from_first_key = panels.reshape(-1)[first_key * ROWS :]
+    product(from_first_key, PanelSteps(panels.shape[1], 1, ROWS), scores, len(scores), columns, False)
 
 
 @part
-def add_block_times_rows(block, n_queries, rows, begin, total):
-    """total[begin:] += block @ rows; block: (T, L), of which n_queries lanes count; rows: (W, L, L), L columns of each
-    at a time, from `pack_block`; total: (W, >= begin + T, L), likewise."""
-    L = block.shape[1]
-    for w in range(len(total)):
-        product(block, L, L, 1, rows[w], n_queries, total[w, begin : begin + len(block)], True)
+def add_scores_times_rows(scores, rows, block, total):
+    """total[first_key:] += scores @ rows, for the queries of the block. scores: (T, L). rows: (P, L, L), from
+    `pack_query_rows`. total: (P, >= first_key + T, L): L columns of each row at a time, as in rows."""
+    L, first, n_queries = scores.shape[1], block.first_key, block.end - block.first_query
+    for p in range(len(total)):
+        product(scores, PanelSteps(L, L, 1), rows[p], n_queries, total[p, first : first + len(scores)], True)
 
 
 @part
@@ -81,42 +118,42 @@ def pack_transposed(heads, h, panels):
 
 
 @part
-def pack_queries(heads, h, first, end, columns):
-    """columns = heads[first:end, h].T, with zeros to the right; heads: (T, ·, D)."""
+def pack_query_columns(heads, block, columns):
+    """columns = the block's rows of heads, transposed, with zeros to the right; heads: (T, ·, D)."""
     _, n_heads, D = heads.shape
-    start = (first * n_heads + h) * D
-    pack_columns(heads.reshape(-1), start, n_heads * D, 1, end - first, D, columns.reshape(-1), 0)
+    start, n_queries = (block.first_query * n_heads + block.head) * D, block.end - block.first_query
+    pack_columns(heads.reshape(-1), start, n_heads * D, 1, n_queries, D, columns.reshape(-1), 0)
 
 
 @part
-def pack_block(heads, h, first, end, rows):
-    """rows = heads[first:end, h], L columns of each at a time, with zeros to the right; rows: (W, L, L)."""
+def pack_query_rows(heads, block, rows):
+    """rows = the block's rows of heads, L columns of each at a time, with zeros to the right; rows: (P, L, L)."""
     _, n_heads, D = heads.shape
-    L = rows.shape[1]
-    for w in range(len(rows)):
-        start = (first * n_heads + h) * D + w * L
-        count = min(L, D - w * L)
-        pack_columns(heads.reshape(-1), start, 1, n_heads * D, count, end - first, rows[w].reshape(-1), 0)
+    L, n_queries = rows.shape[1], block.end - block.first_query
+    for p in range(len(rows)):
+        start = (block.first_query * n_heads + block.head) * D + p * L
+        count = min(L, D - p * L)
+        pack_columns(heads.reshape(-1), start, 1, n_heads * D, count, n_queries, rows[p].reshape(-1), 0)
 
 
 @part
 def store_rows(total, heads, h):
-    """heads[:, h] = total; total: (W, T, L), L columns of each row at a time; heads: (T, ·, D)."""
+    """heads[:, h] = total; total: (P, T, L), L columns of each row at a time; heads: (T, ·, D)."""
     L = total.shape[2]
-    for w in range(len(total)):
+    for p in range(len(total)):
         for t in range(len(heads)):
-            row, total_row = heads[t, h, w * L : (w + 1) * L], total[w, t]
+            row, total_row = heads[t, h, p * L : (p + 1) * L], total[p, t]
             for d in range(len(row)):
                 row[d] = total_row[d]
 
 
 @part
-def store_columns(columns, factors, heads, h, first, end):
-    """heads[first:end, h] = columns, times the factor of each lane, transposed; factors: (L,); heads: (T, ·, D)."""
-    for lane in range(end - first):
-        row, factor = heads[first + lane, h], factors[lane]
+def store_columns(columns, heads, block):
+    """The block's rows of heads = columns, transposed; heads: (T, ·, D)."""
+    for lane in range(block.end - block.first_query):
+        row = heads[block.first_query + lane, block.head]
         for d in range(len(row)):
-            row[d] = factor * columns[d, lane]
+            row[d] = columns[d, lane]
 
 
 @part
@@ -125,33 +162,24 @@ def fill_zeros(array):
 
 
 @part
-def first_key(starts, first, end):
-    """Where the keys of the queries first ... end - 1 begin: at a whole tile, and no later than any of them may look.
-    starts: (T,), or (0,): all may look as far back as there is."""
-    if len(starts) == 0:
-        return 0
-    begin = first
-    for i in range(first, end):
-        begin = min(begin, np.int64(starts[i]))
-    return begin // ROWS * ROWS
+def mask_unseen(scores, starts, block):
+    """Minus infinity where the key comes after the query, or before the query's start.
 
-
-@part
-def mask_unseen(scores, begin, starts, first):
-    """Minus infinity where the key comes after the query, or before its start; scores: a block (T, L), whose first key
-    is `begin` and whose first query is `first`. starts: as in `first_key`."""
-    for j in range(first - begin, len(scores)):
-        for lane in range(min(begin + j - first, scores.shape[1])):
+    scores: (T, L), its first row that of the block's first key. starts: as in `query_block`.
+    """
+    first_query, first_key, L = block.first_query, block.first_key, scores.shape[1]
+    for j in range(first_query - first_key, len(scores)):
+        for lane in range(min(first_key + j - first_query, L)):
             scores[j, lane] = -np.inf
-    for i in range(first, min(first + scores.shape[1], len(starts))):
-        for j in range(starts[i] - begin):
-            scores[j, i - first] = -np.inf
+    for i in range(first_query, min(first_query + L, len(starts))):
+        for j in range(starts[i] - first_key):
+            scores[j, i - first_query] = -np.inf
 
 
 @part
 def softmax_numerators(scores, scale, maximum, total):
-    """scores = exp(scale (scores - maximum)). maximum, total: (G, L), all of whose rows become the maximum and the sum
-    of each column."""
+    """scores = exp(scale (scores - maximum)). maximum, total: (G, L); all their rows become the maximum and the sum of
+    each column."""
     scores, wide_maximum, wide_total = scores.reshape(-1), maximum.reshape(-1), total.reshape(-1)
     wide_maximum[:] = scores.dtype.type(-np.inf)
     for start in range(0, len(scores), len(wide_maximum)):
@@ -169,6 +197,34 @@ def softmax_numerators(scores, scale, maximum, total):
             part_of_scores[i] = exp(scale * (part_of_scores[i] - wide_maximum[i]))
             wide_total[i] += part_of_scores[i]
     sum_rows(total)
+
+
+@part
+def store_lse(maximum, total, scale, block, lse):
+    """The block's part of lse = scale · maximum + log total, as `softmax_numerators` leaves them; lse: (T,)."""
+    for lane in range(block.end - block.first_query):
+        lse[block.first_query + lane] = scale * maximum[0, lane] + np.log(total[0, lane])
+
+
+@part
+def divide_columns(columns, total):
+    """Every column of (D, L) by the sum of its numerators. total: (G, L), of equal rows; it becomes 1 / total."""
+    columns, inverse = columns.reshape(-1), total.reshape(-1)
+    for i in range(len(inverse)):
+        inverse[i] = inverse.dtype.type(1.0) / inverse[i]
+    for start in range(0, len(columns), len(inverse)):
+        part_of_columns = columns[start : start + len(inverse)]
+        for i in range(len(part_of_columns)):
+            part_of_columns[i] *= inverse[i]
+
+
+@part
+def load_lse(lse, block, lanes):
+    """Every row of lanes, (G, L), = lse of the block's queries, and 0 in the lanes beyond; lse: (T,)."""
+    fill_zeros(lanes)
+    for lane in range(block.end - block.first_query):
+        lanes[0, lane] = lse[block.first_query + lane]
+    repeat_first_row(lanes)
 
 
 @part
@@ -200,8 +256,8 @@ def probabilities(scores, scale, lse):
 
 @part
 def softmax_backward(probabilities, scale, dscores, delta):
-    """dscores = scale · probabilities (dscores - delta), where dscores is dprobabilities before. delta: (G, L), scratch
-    for the sum over the keys of probabilities dprobabilities."""
+    """dscores = scale · probabilities (dscores - delta). dscores holds dprobabilities at first. delta: (G, L), becomes
+    the sum over the keys of probabilities · dprobabilities."""
     probabilities, dscores, wide_delta = probabilities.reshape(-1), dscores.reshape(-1), delta.reshape(-1)
     fill_zeros(wide_delta)
     for start in range(0, len(dscores), len(wide_delta)):
@@ -217,23 +273,24 @@ def softmax_backward(probabilities, scale, dscores, delta):
 
 @part
 def multiply(a, b):
-    """a *= b, for two blocks."""
+    """a *= b, for two arrays of scores."""
     a, b = a.reshape(-1), b.reshape(-1)
     for i in range(len(a)):
         a[i] *= b[i]
 
 
 @part
-def fill_dropout_factors(factors, first, mask, head, T, words):
-    """The factor of every weight of a block, and 0 where there is none: after the query, in unused lanes.
+def fill_dropout_factors(factors, block, mask, words):
+    """The factor of every weight of a block, from key 0 on; 0 after the query, and in unused lanes.
 
-    head: b·H + h. T: the length of the sequence, because the weights of the future have numbers in the random stream,
-    though they are not drawn. words: scratch, (T+7,).
+    factors: (>= end, L). words: scratch, (length + 7,). The weights of the future have numbers in the random stream
+    too, though they are not drawn.
     """
+    first, T = block.first_query, block.length
     threshold, scale, zero = np.uint32(mask.threshold), factors.dtype.type(mask.scale), factors.dtype.type(0.0)
     fill_zeros(factors)
-    for i in range(first, min(first + factors.shape[1], T)):
-        start = mask.first + (head * T + i) * T
+    for i in range(first, block.end):
+        start = mask.first + (block.number * T + i) * T
         skipped = start % 4  # words of the block of four that belong to the row before
         n_words = (skipped + i + 1 + 3) // 4 * 4
         fill_random_words(start // 4, mask.site, mask.step, mask.seed_low, mask.seed_high, words[:n_words])

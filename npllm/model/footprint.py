@@ -75,9 +75,8 @@ class _Rows:
         def empty(shape, dtype):
             taken.append(_aligned(prod(shape) * np.dtype(dtype).itemsize))
 
-        attention._scratch(workers, self.T, D, dropout, dtype, empty)
-        if backward:
-            attention._backward_scratch(workers, self.T, D, dtype, empty)
+        scratch = attention.backward_scratch if backward else attention.forward_scratch
+        scratch(workers, self.T, D, dropout, dtype, empty)
         return sum(taken)
 
     def block(self, *, dropout: bool) -> Pass:
