@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info
 from benchmarks.timing import interleave, timed
 from npllm.kernels.gemm.instructions import address
 from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
-from npllm.kernels.gemm.tile import ROWS, tile_columns
+from npllm.kernels.gemm.tile import TILE_ROWS, tile_columns
 from npllm.training.machine import cpu_model
 
 FMA_DEPTH, FMA_REPEATS = 256, 2000
@@ -21,7 +21,7 @@ def fma_peak(dtype: str = "float32", rounds: int = 5) -> float:
     """Operations per second of all cores when nothing but FMA is in their way: the micro-kernel, on panels that fit the
     L1 cache, over and over."""
     columns = tile_columns(np.dtype(dtype).itemsize)
-    shapes = (ROWS, FMA_DEPTH), (FMA_DEPTH, columns), (ROWS, columns)
+    shapes = (TILE_ROWS, FMA_DEPTH), (FMA_DEPTH, columns), (TILE_ROWS, columns)
     a, b, c = (np.ones((numba.get_num_threads(), *shape), dtype) for shape in shapes)
     seconds = interleave({"fma": timed(lambda: _repeat_tiles(a, b, c))}, rounds, pause=0.0)["fma"]
     return 2.0 * a.size * columns * FMA_REPEATS / min(seconds)
@@ -29,12 +29,12 @@ def fma_peak(dtype: str = "float32", rounds: int = 5) -> float:
 
 @numba.njit(parallel=True)
 def _repeat_tiles(a, b, c):
-    """A tile for each thread. a: (threads, ROWS, depth); b: (threads, depth, columns); c: (threads, ROWS, columns)."""
+    """A tile for each thread. a: (threads, rows, depth); b: (threads, depth, columns); c: (threads, rows, columns)."""
     _, depth, columns = b.shape
     for t in numba.prange(len(c)):
         thread, zeros = np.int64(t), address(ZEROS, 0)
-        own_a, own_b = address(a, thread * ROWS * depth), address(b, thread * depth * columns)
-        own_c = address(c, thread * ROWS * columns)
+        own_a, own_b = address(a, thread * TILE_ROWS * depth), address(b, thread * depth * columns)
+        own_c = address(c, thread * TILE_ROWS * columns)
         for _ in range(FMA_REPEATS):
             multiply_tile(c.dtype.type(0.0), own_a, depth, 1, own_b, depth, own_c, columns, zeros, 0, zeros)
 

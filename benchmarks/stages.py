@@ -25,7 +25,7 @@ from npllm.rlhf.sequences import join
 
 MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 128, "vocab_size": 1024}
 MODEL |= {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False}
-STOP, ROWS, RESPONSES, RESPONSE = 0, 16, 128, 64  # RESPONSE: tokens of one
+STOP, BATCH_ROWS, RESPONSES, RESPONSE = 0, 16, 128, 64  # RESPONSE: tokens of one
 
 Work = tuple[Callable[[], object], int]  # what is timed, and the tokens that it handles
 
@@ -63,11 +63,11 @@ def sft() -> list[tuple[str, dict[str, Work]]]:
     lengths = rng.integers(16, 64, 200)
     examples = [Example(random_tokens(1, n)[0], np.arange(n) >= n // 3) for n in lengths]
     packed = pack(examples, MODEL["block_size"])
-    gradients = PackedGradients(packed, SFTConfig(batch=BatchConfig(size=ROWS, micro_size=ROWS)))
-    ids = np.arange(ROWS)
+    gradients = PackedGradients(packed, SFTConfig(batch=BatchConfig(size=BATCH_ROWS, micro_size=BATCH_ROWS)))
+    ids = np.arange(BATCH_ROWS)
     work = {
-        "plain rows": plain_step(model, ROWS, MODEL["block_size"]),
-        "packed rows": (updating(model, lambda: gradients(model, ids, 0)), packed.tokens[:ROWS].size),
+        "plain rows": plain_step(model, BATCH_ROWS, MODEL["block_size"]),
+        "packed rows": (updating(model, lambda: gradients(model, ids, 0)), packed.tokens[:BATCH_ROWS].size),
     }
     return [("plain rows", work)]
 
@@ -75,13 +75,13 @@ def sft() -> list[tuple[str, dict[str, Work]]]:
 def reward() -> list[tuple[str, dict[str, Work]]]:
     """An update on pairs, and one on as many plain rows."""
     model = GPT(ModelConfig(**MODEL, n_outputs=1))
-    sides = [join(*random_texts(ROWS), 96) for _ in range(2)]
-    config = RewardConfig(batch=BatchConfig(size=ROWS, micro_size=ROWS))
-    gradients, ids = RewardGradients(Pairs(*sides), config), np.arange(ROWS)
+    sides = [join(*random_texts(BATCH_ROWS), 96) for _ in range(2)]
+    config = RewardConfig(batch=BatchConfig(size=BATCH_ROWS, micro_size=BATCH_ROWS))
+    gradients, ids = RewardGradients(Pairs(*sides), config), np.arange(BATCH_ROWS)
     plain = GPT(ModelConfig(**MODEL))
     work = {
-        "plain rows": plain_step(plain, 2 * ROWS, 96),
-        "pairs": (updating(model, lambda: gradients(model, ids, 0)), 2 * ROWS * 96),
+        "plain rows": plain_step(plain, 2 * BATCH_ROWS, 96),
+        "pairs": (updating(model, lambda: gradients(model, ids, 0)), 2 * BATCH_ROWS * 96),
     }
     return [("plain rows", work)]
 
@@ -94,12 +94,12 @@ def ppo() -> list[tuple[str, dict[str, Work]]]:
     prompts, _ = random_texts(RESPONSES)
     settings = PPOSettings(rollout_size=RESPONSES, max_tokens=RESPONSE)
     gradients = PPOGradients(
-        settings, prompts, Judges(reference, judge), stop_id=STOP, minibatch=ROWS, micro_size=ROWS, seed=0,
+        settings, prompts, Judges(reference, judge), stop_id=STOP, minibatch=BATCH_ROWS, micro_size=BATCH_ROWS, seed=0,
         block_size=config.block_size,
     )  # fmt: skip
     gradients.collect(model)
     written = generate_batch(model.policy, prompts, max_tokens=RESPONSE, stop_id=STOP)
-    n_written, rows = int(written.lengths.sum()), np.arange(ROWS)
+    n_written, rows = int(written.lengths.sum()), np.arange(BATCH_ROWS)
 
     def rollout() -> None:
         generate_batch(model.policy, prompts, max_tokens=RESPONSE, stop_id=STOP)
@@ -111,8 +111,8 @@ def ppo() -> list[tuple[str, dict[str, Work]]]:
         "rollout, judged": (lambda: gradients.collect(model), n_written),
     }
     learning = {
-        "plain rows": plain_step(reference, ROWS, width),
-        "update of both": (updating(model, lambda: gradients.accumulate(model, rows)), ROWS * width),
+        "plain rows": plain_step(reference, BATCH_ROWS, width),
+        "update of both": (updating(model, lambda: gradients.accumulate(model, rows)), BATCH_ROWS * width),
     }
     return [("plain generation", writing), ("plain rows", learning)]
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from npllm.data.chat import Example
 from npllm.errors import DataError
+from npllm.reference.lm_head_loss import IGNORED
 
 
 class PackedRows(NamedTuple):
@@ -91,7 +92,7 @@ def _place(sizes: list[int], capacity: int) -> list[list[int]]:
 
 def _fill(examples: Sequence[Example], rows: list[list[int]], width: int) -> PackedRows:
     tokens = np.zeros((len(rows), width), np.int32)
-    targets = np.full((len(rows), width), -1, np.int32)
+    targets = np.full((len(rows), width), IGNORED, np.int32)
     starts = np.tile(np.arange(width, dtype=np.int32), (len(rows), 1))
     for r, row in enumerate(rows):
         begin = 0
@@ -99,7 +100,7 @@ def _fill(examples: Sequence[Example], rows: list[list[int]], width: int) -> Pac
             ids, is_target = examples[number]
             end = begin + len(ids) - 1
             tokens[r, begin:end] = ids[:-1]
-            targets[r, begin:end] = np.where(is_target[1:], ids[1:], -1)
+            targets[r, begin:end] = np.where(is_target[1:], ids[1:], IGNORED)
             starts[r, begin:end] = begin
             begin = end
     return PackedRows(tokens, targets, starts)

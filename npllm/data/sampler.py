@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from npllm.errors import DataError
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random import random_permutation, random_words
 
 WINDOW_TOKENS_PER_GAP_TOKEN = 32  # an epoch leaves out one token of 33, and others than the epoch before
@@ -28,7 +29,6 @@ WINDOW_TOKENS_PER_GAP_TOKEN = 32  # an epoch leaves out one token of 33, and oth
 GAP_SITE = 0xDA7A0000
 ORDER_SITE = 0xDA7A0001
 ROW_SITE = 0xDA7A0002
-IGNORED_TARGET = -1
 
 
 class WindowSampler:
@@ -114,7 +114,7 @@ def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterat
         shape = (min(rows, n_windows - first), block_size)
         start = first * block_size
         stop = min(start + shape[0] * shape[1], n_targets)
-        x, y = np.zeros(shape, np.int32), np.full(shape, IGNORED_TARGET, np.int32)
+        x, y = np.zeros(shape, np.int32), np.full(shape, IGNORED, np.int32)
         x.reshape(-1)[: stop - start] = tokens[start:stop]
         y.reshape(-1)[: stop - start] = tokens[start + 1 : stop + 1]
         yield x, y

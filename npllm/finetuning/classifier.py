@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from npllm.data.records import Labelled
-from npllm.data.sampler import IGNORED_TARGET, RowSampler
+from npllm.data.sampler import RowSampler
 from npllm.errors import DataError
 from npllm.model import GPT
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
 from npllm.training.evaluation import rows_at_once
@@ -26,7 +27,7 @@ from npllm.training.loop import BatchResult, accumulate
 
 Pool = Literal["last", "mean"]  # which positions of a text the head reads
 WIDTH_STEP = 8  # rows are padded to a multiple of it
-ROWS_AT_ONCE = 32
+TEXTS_AT_ONCE = 32
 
 
 class Texts(NamedTuple):
@@ -74,7 +75,7 @@ def width_of(texts: Texts, block_size: int) -> int:
 def pad_texts(texts: Texts, block_size: int, pool: Pool) -> Rows:
     """A row for each text."""
     tokens = np.zeros((len(texts.tokens), width_of(texts, block_size)), np.int32)
-    targets = np.full_like(tokens, IGNORED_TARGET)
+    targets = np.full_like(tokens, IGNORED)
     shares = np.zeros(tokens.shape)
     for row, ids in enumerate(texts.tokens):
         n = len(ids)
@@ -146,7 +147,7 @@ class ClassifierGradients:
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         batch = pad_texts(self.texts.take(self.sampler.rows(ids)), model.config.block_size, self.pool)
-        counts = {"n_texts": len(ids), "n_targets": int(np.count_nonzero(batch.targets != IGNORED_TARGET))}
+        counts = {"n_texts": len(ids), "n_targets": int(np.count_nonzero(batch.targets != IGNORED))}
 
         def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
             rows, place = Rows(*(array[part] for array in batch)), {"step": step, "first_row": part.start}
@@ -169,7 +170,7 @@ def evaluate_classifier(model: GPT, texts: Texts, pool: Pool) -> ClassifierEvalu
     """How well the classes of texts are told. Texts of like lengths go together, which saves padding."""
     order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
     nll, right, T = 0.0, 0, model.config.block_size
-    at_once = rows_at_once(width_of(texts, T), ROWS_AT_ONCE)
+    at_once = rows_at_once(width_of(texts, T), TEXTS_AT_ONCE)
     for first in range(0, len(order), at_once):
         rows = pad_texts(texts.take(order[first : first + at_once]), T, pool)
         logits = model.readout(pooled(model.hidden(rows.tokens), rows.shares))

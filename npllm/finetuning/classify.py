@@ -20,7 +20,7 @@ from npllm.data.topics import stdlib_topics
 from npllm.errors import Interrupted
 from npllm.finetuning.chosen_records import chosen_records, say_contradictions, say_shared_texts
 from npllm.finetuning.classifier import (
-    ROWS_AT_ONCE,
+    TEXTS_AT_ONCE,
     ClassifierGradients,
     Texts,
     encode_texts,
@@ -150,7 +150,7 @@ def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
     work = Work(
         rows=micro_batch(config),
         width=width,
-        read_rows=rows_at_once(width, ROWS_AT_ONCE),
+        read_rows=rows_at_once(width, TEXTS_AT_ONCE),
         policy=config.classify.aux_lm > 0,
         copies=2,  # the gradient of the hidden rows, and what the pooling multiplies
     )

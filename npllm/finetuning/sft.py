@@ -35,6 +35,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.runs.inputs import Copies, checked_records, load_model, policy_checkpoint
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
@@ -83,7 +84,7 @@ class PackedGradients:
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         tokens, targets, starts = (array[self.sampler.rows(ids)] for array in self.packed)  # each (rows, T)
-        n_targets = int(np.count_nonzero(targets >= 0))
+        n_targets = int(np.count_nonzero(targets != IGNORED))
 
         def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
             rows = {"n_targets": n_targets, "starts": starts[part], "step": step, "first_row": part.start}
@@ -100,7 +101,7 @@ def packed_loss(model: GPT, rows: PackedRows) -> float:
     for first in range(0, len(rows.tokens), at_once):
         tokens, targets, starts = (array[first : first + at_once] for array in rows)
         nll += float(model.negative_log_likelihood(tokens, targets, starts=starts).sum(dtype=np.float64))
-    return nll / int(np.count_nonzero(rows.targets >= 0))
+    return nll / int(np.count_nonzero(rows.targets != IGNORED))
 
 
 def demonstrations_of(

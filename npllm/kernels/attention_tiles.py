@@ -27,7 +27,7 @@ import numpy as np
 from npllm.kernels.gemm.instructions import address
 from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
 from npllm.kernels.gemm.packing import pack_columns, pack_rows
-from npllm.kernels.gemm.tile import ROWS
+from npllm.kernels.gemm.tile import TILE_ROWS
 from npllm.kernels.jit import part
 from npllm.kernels.random import fill_random_words
 from npllm.kernels.vector_math import exp, larger
@@ -57,7 +57,7 @@ def query_block(starts, lse, b, h, first_query, n_queries):
     first_key = first_query if len(starts) > 0 else 0
     for i in range(first_query, min(end, len(starts))):
         first_key = min(first_key, np.int64(starts[i]))
-    return Block(h, b * H + h, T, first_query, end, first_key // ROWS * ROWS)
+    return Block(h, b * H + h, T, first_query, end, first_key // TILE_ROWS * TILE_ROWS)
 
 
 class PanelSteps(NamedTuple):
@@ -73,7 +73,7 @@ def product(a, steps, b, depth, c, accumulate):
     """c = A b, or += ; a: any array that holds the panels of A, by PanelSteps; b: (depth, L); c: rows of whole tiles,
     any width."""
     zero, width, zeros = c.dtype.type(0.0), c.shape[1], address(ZEROS, 0)
-    for row in range(0, len(c), ROWS):
+    for row in range(0, len(c), TILE_ROWS):
         a_panel, c_tile = address(a, row * steps.panel), address(c, row * width)
         addend, step = (c_tile, width) if accumulate else (zeros, 0)
         multiply_tile(zero, a_panel, steps.row, steps.depth, address(b, 0), depth, c_tile, width, addend, step, zeros)
@@ -90,8 +90,8 @@ def rows_times_columns(rows, columns, scores):
 def transposed_times_scores(panels, first_key, scores, columns):
     """columns = rows[first_key:].T @ scores; panels: from `pack_transposed` of the rows; scores: as many rows as
     count."""
-    from_first_key = panels.reshape(-1)[first_key * ROWS :]
-    product(from_first_key, PanelSteps(panels.shape[1], 1, ROWS), scores, len(scores), columns, False)
+    from_first_key = panels.reshape(-1)[first_key * TILE_ROWS :]
+    product(from_first_key, PanelSteps(panels.shape[1], 1, TILE_ROWS), scores, len(scores), columns, False)
 
 
 @part

@@ -7,7 +7,7 @@ therefore done by the caller's thread alone.
 from npllm.kernels.jit import inlined, part
 
 ELEMENTS = 8192  # of a flat array: 32 KB of float32
-ROWS = 64
+CHUNK_ROWS = 64
 
 
 def zeros(shape, dtype, empty):

@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from npllm.kernels.bfloat16 import rounded
-from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, zeros
+from npllm.kernels.chunks import CHUNK_ROWS, add_in_order, chunk_bounds, zeros
 from npllm.kernels.gelu import gelu_derivative
 from npllm.kernels.gemm import matmul
 from npllm.kernels.jit import parallel, part
@@ -41,7 +41,7 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
     dz, z = dy, cache.pre_activation
     if z is not None or dbias is not None:
         dz = dy if z is None else empty(dy.shape, dy.dtype)
-        dbias_parts = empty((-(-len(dy) // ROWS), dy.shape[1]), dy.dtype)
+        dbias_parts = empty((-(-len(dy) // CHUNK_ROWS), dy.shape[1]), dy.dtype)
         dbias = zeros(dy.shape[1:], dy.dtype, empty) if dbias is None else dbias
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
     if weight.dtype == np.uint16:
@@ -53,7 +53,7 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
 @parallel
 def _epilogue_backward(dy, z, dz, dbias_parts, dbias):
     for c in prange(len(dbias_parts)):
-        start, stop = chunk_bounds(c, ROWS, len(dy))
+        start, stop = chunk_bounds(c, CHUNK_ROWS, len(dy))
         _epilogue_backward_rows(start, stop, dy, z, dz, dbias_parts[c])
     add_in_order(dbias_parts, dbias)
 

@@ -14,7 +14,7 @@ times as fast as NumPy's reference, RMSNorm 2.5 to 4, add and LayerNorm 3.4 to 5
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import ROWS, add_in_order, chunk_bounds, chunk_count, zeros
+from npllm.kernels.chunks import CHUNK_ROWS, add_in_order, chunk_bounds, chunk_count, zeros
 from npllm.kernels.jit import inlined, parallel, part, serial, summing
 
 
@@ -27,7 +27,7 @@ def norm_forward(x, branch, weight, bias, eps, centred, empty):
     total = x if branch is None else empty(x.shape, x.dtype)
     y, mean, rstd = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype), empty(x.shape[:1], x.dtype)
     bias = zeros(weight.shape, x.dtype, empty) if bias is None else bias
-    if len(x) <= ROWS:
+    if len(x) <= CHUNK_ROWS:
         _forward_rows(0, len(x), x, branch, weight, bias, eps, centred, total, y, mean, rstd)
     else:
         _forward(x, branch, weight, bias, eps, centred, total, y, mean, rstd)
@@ -40,7 +40,7 @@ def norm_backward(dtotal, dy, x, mean, rstd, weight, dweight, dbias, empty):
     Adds to dweight and dbias (or None), and returns dx, (N, C), to which dtotal, (N, C), is added unless it is None.
     """
     (N, C), dtype = dy.shape, dy.dtype
-    dx, parts = empty((N, C), dtype), empty((2, -(-N // ROWS), C), dtype)
+    dx, parts = empty((N, C), dtype), empty((2, -(-N // CHUNK_ROWS), C), dtype)
     centred = mean is not None
     mean = mean if centred else zeros((N,), dtype, empty)
     dbias = zeros((C,), dtype, empty) if dbias is None else dbias
@@ -50,8 +50,8 @@ def norm_backward(dtotal, dy, x, mean, rstd, weight, dweight, dbias, empty):
 
 @parallel
 def _forward(x, branch, weight, bias, eps, centred, total, y, mean, rstd):
-    for c in prange(chunk_count(len(x), ROWS)):
-        start, stop = chunk_bounds(c, ROWS, len(x))
+    for c in prange(chunk_count(len(x), CHUNK_ROWS)):
+        start, stop = chunk_bounds(c, CHUNK_ROWS, len(x))
         _forward_rows(start, stop, x, branch, weight, bias, eps, centred, total, y, mean, rstd)
 
 
@@ -96,7 +96,7 @@ def _sum_of_squares(row, mean):
 def _backward(dtotal, dy, x, mean, rstd, weight, centred, dx, parts, dweight, dbias):
     """parts: (2, chunks, C), scratch for what each chunk adds to dweight and dbias."""
     for c in prange(parts.shape[1]):
-        start, stop = chunk_bounds(c, ROWS, len(x))
+        start, stop = chunk_bounds(c, CHUNK_ROWS, len(x))
         _backward_rows(start, stop, dtotal, dy, x, mean, rstd, weight, centred, dx, parts[0, c], parts[1, c])
     add_in_order(parts[0], dweight)
     add_in_order(parts[1], dbias)

@@ -7,7 +7,7 @@
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import ROWS, chunk_bounds, chunk_count
+from npllm.kernels.chunks import CHUNK_ROWS, chunk_bounds, chunk_count
 from npllm.kernels.jit import parallel, serial
 from npllm.reference.rotary import rotary_tables
 
@@ -33,7 +33,7 @@ def _rotated(qkv, cos, sin, n_head, n_kv_head, direction, empty):
     y = empty(qkv.shape, qkv.dtype)
     heads, y_heads = (array.reshape(B * T, n_head + 2 * n_kv_head, -1) for array in (qkv, y))
     n_turned = n_head + n_kv_head
-    if B * T <= ROWS:
+    if B * T <= CHUNK_ROWS:
         _rows(0, B * T, heads, cos, sin, n_turned, direction, y_heads)
     else:
         _all_rows(heads, cos, sin, n_turned, direction, y_heads)
@@ -42,8 +42,8 @@ def _rotated(qkv, cos, sin, n_head, n_kv_head, direction, empty):
 
 @parallel
 def _all_rows(x, cos, sin, n_turned, direction, y):
-    for c in prange(chunk_count(len(x), ROWS)):
-        start, stop = chunk_bounds(c, ROWS, len(x))
+    for c in prange(chunk_count(len(x), CHUNK_ROWS)):
+        start, stop = chunk_bounds(c, CHUNK_ROWS, len(x))
         _rows(start, stop, x, cos, sin, n_turned, direction, y)
 
 

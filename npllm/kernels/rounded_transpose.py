@@ -9,8 +9,8 @@ from npllm.kernels.gemm.instructions import transpose_square
 from npllm.kernels.gemm.tile import register_lanes
 from npllm.kernels.jit import parallel, part
 
-COLUMNS = 16  # float32 in a cache line
-ROWS = 256  # of so many columns: they fit the L1 cache
+PIECE_COLUMNS = 16  # float32 in a cache line
+PIECE_ROWS = 256  # of so many columns: they fit the L1 cache
 
 
 def round_transposed(rounded, x):
@@ -20,25 +20,25 @@ def round_transposed(rounded, x):
 
 @parallel
 def _round_transposed(rounded, x):
-    for c in prange(chunk_count(len(rounded), COLUMNS)):
-        first, block = np.int64(c) * COLUMNS, np.empty(COLUMNS * ROWS, x.dtype)
+    for c in prange(chunk_count(len(rounded), PIECE_COLUMNS)):
+        first, block = np.int64(c) * PIECE_COLUMNS, np.empty(PIECE_COLUMNS * PIECE_ROWS, x.dtype)
         N, K = rounded.shape
-        count = min(COLUMNS, N - first)
-        for k in range(0, K, ROWS):
-            depth = min(ROWS, K - k)
+        count = min(PIECE_COLUMNS, N - first)
+        for k in range(0, K, PIECE_ROWS):
+            depth = min(PIECE_ROWS, K - k)
             _transpose(x, k * N + first, N, depth, count, block)
             for j in range(count):
-                round_each(block[j * ROWS : j * ROWS + depth], rounded[first + j, k : k + depth])
+                round_each(block[j * PIECE_ROWS : j * PIECE_ROWS + depth], rounded[first + j, k : k + depth])
 
 
 @part
 def _transpose(x, start, step, depth, count, block):
-    """block, (COLUMNS, ROWS), = the transpose of `depth` rows of `count` elements, the first of them at x[start]."""
+    """block, (PIECE_COLUMNS, PIECE_ROWS), = the transpose of `depth` rows of `count` elements, the first of them at x[start]."""
     lanes = register_lanes(x.itemsize)
-    whole = depth - depth % lanes if count == COLUMNS else 0
+    whole = depth - depth % lanes if count == PIECE_COLUMNS else 0
     for k in range(0, whole, lanes):
-        for j in range(0, COLUMNS, lanes):
-            transpose_square(x, start + k * step + j, step, block, j * ROWS + k, ROWS)
+        for j in range(0, PIECE_COLUMNS, lanes):
+            transpose_square(x, start + k * step + j, step, block, j * PIECE_ROWS + k, PIECE_ROWS)
     for k in range(whole, depth):
         for j in range(count):
-            block[j * ROWS + k] = x[start + k * step + j]
+            block[j * PIECE_ROWS + k] = x[start + k * step + j]

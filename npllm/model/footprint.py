@@ -50,9 +50,9 @@ class _Rows:
         return self.x + self.array(2, self.chunks(), self.C) + zeros + self.no_bias
 
     def chunks(self) -> int:
-        from npllm.kernels.chunks import ROWS
+        from npllm.kernels.chunks import CHUNK_ROWS
 
-        return -(-self.N // ROWS)
+        return -(-self.N // CHUNK_ROWS)
 
     def linear_backward(self, n_in: int, n_out: int, *, gelu: bool = False) -> int:
         """dx, the parts of the bias's gradient, the gradient before GELU, and dy in bfloat16."""

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.model import GPT
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.sequences import Sequences, in_parts, response_log_probability
 
-ROWS_AT_ONCE = 64  # distributions in float64, of which a comparison makes several copies
+DISTRIBUTIONS_AT_ONCE = 64  # distributions in float64, of which a comparison makes several copies
 
 
 class Comparison(NamedTuple):
@@ -30,7 +31,7 @@ def compare(policy: GPT, reference: GPT, sequences: Sequences, temperature: floa
     """What both say of each token of the responses, and how far apart they are."""
     parts = []
     for part in in_parts(sequences):
-        inside = part.targets >= 0
+        inside = part.targets != IGNORED
         log_probabilities, logits = [], []
         for model in (policy, reference):
             hidden = model.hidden(part.tokens) * model.dtype.type(1.0 / temperature)
@@ -48,13 +49,13 @@ def exact_kl(policy: GPT, reference: GPT, sequences: Sequences, temperature: flo
 
 
 def in_chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """ROWS_AT_ONCE of the rows at a time; one empty part where there are none."""
-    return np.split(rows, range(ROWS_AT_ONCE, len(rows), ROWS_AT_ONCE))
+    """DISTRIBUTIONS_AT_ONCE of the rows at a time; one empty part where there are none."""
+    return np.split(rows, range(DISTRIBUTIONS_AT_ONCE, len(rows), DISTRIBUTIONS_AT_ONCE))
 
 
 def comparison_bytes(vocab_size: int, tokens: int, itemsize: int) -> int:
     """What `compare` takes for rows with so many tokens of responses: the logits of both, six copies of some."""
-    return vocab_size * (2 * itemsize * tokens + 6 * 8 * min(tokens, ROWS_AT_ONCE))
+    return vocab_size * (2 * itemsize * tokens + 6 * 8 * min(tokens, DISTRIBUTIONS_AT_ONCE))
 
 
 def categorical_kl(logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:

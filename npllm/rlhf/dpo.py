@@ -28,6 +28,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import Pairs, encode_pairs, preferences_of
 from npllm.rlhf.sequences import rows_in_part, sequence_log_probability
@@ -101,7 +102,7 @@ def preference_gradient(
     log_probability, _, cache = model.log_probability_forward(trace.hidden, sequences.targets.reshape(-1))
     sums = log_probability.reshape(2, -1, sequences.tokens.shape[1]).sum(axis=2, dtype=np.float64)  # (2, P)
     loss, dchosen, drejected = direct_preference(*sums, *reference, beta, n_pairs)
-    gradient = np.concatenate([dchosen, drejected])[:, None] * (sequences.targets >= 0)
+    gradient = np.concatenate([dchosen, drejected])[:, None] * (sequences.targets != IGNORED)
     dhidden = model.log_probability_backward(gradient.reshape(-1).astype(model.dtype), None, cache)
     model.backward(trace, dhidden)
     margins = sums - reference

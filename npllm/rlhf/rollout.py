@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.sequences import Sequences
 
 NUMBERS = ("kl_coef", "rollouts", "minibatches_used", "score_mean", "score_std")  # the scalars before the arrays
@@ -60,7 +61,7 @@ class RolloutBuffer:
     @property
     def mask(self) -> np.ndarray:
         """(B, W): the columns that predict a token of the response."""
-        return self.targets >= 0
+        return self.targets != IGNORED
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, flat, under the names that a checkpoint knows."""

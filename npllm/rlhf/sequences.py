@@ -13,7 +13,7 @@ from npllm.training.evaluation import rows_at_once
 WIDTH_STEP = (
     8  # a row's length is a multiple of it: the products of 1 to 4 rows round in another way than those of more
 )
-ROWS_AT_ONCE = 32
+SEQUENCES_AT_ONCE = 32
 
 
 class Sequences(NamedTuple):
@@ -61,7 +61,7 @@ def in_parts(sequences: Sequences) -> Iterator[Sequences]:
 
 def rows_in_part(width: int) -> int:
     """How many rows are read at once."""
-    return rows_at_once(width, ROWS_AT_ONCE)
+    return rows_at_once(width, SEQUENCES_AT_ONCE)
 
 
 def response_log_probability(model: GPT, hidden: np.ndarray, sequences: Sequences) -> np.ndarray:

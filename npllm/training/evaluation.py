@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npllm.data.sampler import IGNORED_TARGET, batch, evaluation_batches
+from npllm.data.sampler import batch, evaluation_batches
 from npllm.model import GPT
+from npllm.reference.lm_head_loss import IGNORED
 
-ROWS_AT_ONCE = 16
+EVALUATION_ROWS = 16
 TOKENS_AT_ONCE = 1 << 15
 MOST_COUNTED = 1 << 22  # tokens of a table of pairs
 PRIOR_PAIRS = 5.0
@@ -25,9 +26,9 @@ class Evaluation(NamedTuple):
 
 
 def rows_at_once(T: int, most: int | None = None) -> int:
-    """Of T tokens each, in a pass without a backward: `most` (None = ROWS_AT_ONCE), and of long ones fewer. Else a
+    """Of T tokens each, in a pass without a backward: `most` (None = EVALUATION_ROWS), and of long ones fewer. Else a
     model that learns from one long sequence at a time would be judged on many, in many times the memory."""
-    return max(1, min(ROWS_AT_ONCE if most is None else most, TOKENS_AT_ONCE // T))
+    return max(1, min(EVALUATION_ROWS if most is None else most, TOKENS_AT_ONCE // T))
 
 
 def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
@@ -40,7 +41,7 @@ def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
     T = model.config.block_size
     for x, y in evaluation_batches(tokens, T, rows_at_once(T)):
         nll += float(model.negative_log_likelihood(x, y).sum(dtype=np.float64))
-        n_targets += int(np.count_nonzero(y != IGNORED_TARGET))
+        n_targets += int(np.count_nonzero(y != IGNORED))
     loss = nll / n_targets
     bits = nll / log(2) + log2(model.config.vocab_size)
     return Evaluation(loss, exp(min(loss, 700.0)), bits / n_bytes, n_targets, n_bytes)

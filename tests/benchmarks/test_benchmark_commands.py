@@ -211,7 +211,7 @@ def test_the_machine_is_measured(monkeypatch):
     monkeypatch.setattr(machine, "timed", lambda function: lambda: (function(), 1e-3)[1])
     facts = machine.machine_facts()
     assert facts["stream_gb_per_s"] == pytest.approx(2 * (1 << 22) / 1e-3 / 1e9), "read and written"
-    per_thread = 2 * machine.ROWS * machine.FMA_DEPTH * machine.tile_columns(4) * machine.FMA_REPEATS
+    per_thread = 2 * machine.TILE_ROWS * machine.FMA_DEPTH * machine.tile_columns(4) * machine.FMA_REPEATS
     assert facts["peak_gflops"] == pytest.approx(numba.get_num_threads() * per_thread / 1e-3 / 1e9)
     assert facts["blas"].split()[0] in ("openblas", "mkl", "blis", "accelerate", "flexiblas") or facts["blas"] == ""
 

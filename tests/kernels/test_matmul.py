@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gemm import matmul, set_gemm
 from npllm.kernels.gemm.driver import BLOCK_COLUMNS, BLOCK_ROWS, block_depth
-from npllm.kernels.gemm.tile import AVX2, AVX512, NEON, PORTABLE, ROWS, best_tile, tile_columns
+from npllm.kernels.gemm.tile import AVX2, AVX512, NEON, PORTABLE, TILE_ROWS, best_tile, tile_columns
 from npllm.reference import gelu_forward
 
 TOLERANCE = {np.float32: 4e-7, np.float64: 1e-15}  # a few roundings, for each square root of the depth
@@ -61,7 +61,7 @@ def test_bfloat16_is_multiplied_exactly_and_summed_in_float32(M, K, N, transpose
 def test_blocks_of_rows_and_depth_join(factors):
     rng = np.random.default_rng(0)
     depth = 2 * block_depth(2 if factors == "bfloat16" else 4) + 3
-    M, K, N = 2 * BLOCK_ROWS + ROWS + 1, depth, 2 * BLOCK_COLUMNS + tile_columns(4) + 1
+    M, K, N = 2 * BLOCK_ROWS + TILE_ROWS + 1, depth, 2 * BLOCK_COLUMNS + tile_columns(4) + 1
     a, b = normal(rng, M, K, dtype=np.float32), normal(rng, K, N, dtype=np.float32)
     if factors == "bfloat16":
         a, b = rounded(a), rounded(b)

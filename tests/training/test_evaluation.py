@@ -63,7 +63,7 @@ def test_an_untrained_model_needs_the_bits_of_its_vocabulary():
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_the_rows_at_once_change_nothing(model, monkeypatch, rows):
     expected, quick = evaluate(model, TOKENS, 43), quick_loss(model, TOKENS)
-    monkeypatch.setattr(evaluation, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(evaluation, "EVALUATION_ROWS", rows)
     assert evaluate(model, TOKENS, 43) == pytest.approx(expected, rel=1e-13)
     assert quick_loss(model, TOKENS) == pytest.approx(quick, rel=1e-13)
 

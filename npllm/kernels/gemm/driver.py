@@ -24,10 +24,10 @@ from npllm.kernels.gemm.instructions import address
 from npllm.kernels.gemm.micro_kernel import ZEROS, multiply_tile
 from npllm.kernels.gemm.packing import pack_columns, pack_rows
 from npllm.kernels.gemm.packing_pairs import pack_column_pairs, pack_row_pairs
-from npllm.kernels.gemm.tile import ROWS, factors_per_lane, tile_columns, whole_lanes
+from npllm.kernels.gemm.tile import TILE_ROWS, factors_per_lane, tile_columns, whole_lanes
 from npllm.kernels.jit import parallel, part, replacing
 
-BLOCK_ROWS = 384 // ROWS * ROWS
+BLOCK_ROWS = 384 // TILE_ROWS * TILE_ROWS
 BLOCK_DEPTH_BYTES = 1536  # 384 of float32
 BLOCK_COLUMNS = 96  # a multiple of every tile's columns
 
@@ -68,7 +68,7 @@ def panel_elements(itemsize: int) -> int:
 
 def tile_elements(itemsize: int) -> int:
     """In a tile of C."""
-    return ROWS * tile_columns(itemsize)
+    return TILE_ROWS * tile_columns(itemsize)
 
 
 def _by_type(pack, pack_pairs):
@@ -113,10 +113,10 @@ def multiply(
 @part
 def _share(thread, threads, M, N, width):
     """The rows and columns of C that are this thread's: a share of whatever makes more panels."""
-    row_panels, column_panels = chunk_count(M, ROWS), chunk_count(N, width)
+    row_panels, column_panels = chunk_count(M, TILE_ROWS), chunk_count(N, width)
     if row_panels >= column_panels:
         first, end = row_panels * thread // threads, row_panels * (thread + 1) // threads
-        return Range(first * ROWS, min(end * ROWS, M)), Range(0, N)
+        return Range(first * TILE_ROWS, min(end * TILE_ROWS, M)), Range(0, N)
     first, end = column_panels * thread // threads, column_panels * (thread + 1) // threads
     return Range(0, M), Range(first * width, min(end * width, N))
 
@@ -130,7 +130,7 @@ def _multiply_rows(a, b, depth, c, epilogue, rows, columns, panels, tile):
         ks = Range(k, min(k + block_depth(panels.itemsize), depth))
         width = whole_lanes(ks.end - k, panels.itemsize)
         # Rows of A in which k is the fast index, and no lane is half empty, are read where they are.
-        in_place = height - height % ROWS if a.column_step == 1 and width == ks.end - k else 0
+        in_place = height - height % TILE_ROWS if a.column_step == 1 and width == ks.end - k else 0
         start = (rows.first + in_place) * a.row_step + k * a.column_step
         rows_left = height - in_place
         pack_left(a.data, start, a.row_step, a.column_step, rows_left, ks.end - k, panels, in_place * width)
@@ -149,7 +149,8 @@ def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_
     """A packed block of B, and as many columns of C, tile by tile. An edge is computed in `tile`."""
     factor, N, tile_width = panels.dtype.type(0), c.shape[1], tile_columns(c.itemsize)
     lane, width = factors_per_lane(panels.itemsize), whole_lanes(ks.end - ks.first, panels.itemsize)
-    lanes, (packed_row_step, lane_step) = width // lane, (width, lane) if a.column_step == 1 else (lane, lane * ROWS)
+    lanes = width // lane
+    packed_row_step, lane_step = (width, lane) if a.column_step == 1 else (lane, lane * TILE_ROWS)
     zeros, edge = address(ZEROS, 0), address(tile, 0)
     with_addend, with_bias = ks.first > 0 or epilogue.addend.size > 0, ks.first == 0 and epilogue.bias.size > 0
     addend = address(c, 0) if ks.first > 0 else address(epilogue.addend, 0)
@@ -158,11 +159,11 @@ def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_
         column_end = min(column + tile_width, columns.end)
         is_whole = column_end - column == tile_width
         bias_tile = address(epilogue.bias, column) if with_bias and is_whole else zeros
-        for row in range(rows.first, rows.end, ROWS):
+        for row in range(rows.first, rows.end, TILE_ROWS):
             a_panel, row_step = address(panels, (row - rows.first) * width), packed_row_step
             if row - rows.first < in_place:
                 a_panel, row_step = address(a.data, row * a.row_step + ks.first), a.row_step
-            if is_whole and row + ROWS <= rows.end:
+            if is_whole and row + TILE_ROWS <= rows.end:
                 c_tile, addend_tile, step = address(c, row * N + column), zeros, 0
                 if with_addend:
                     addend_tile, step = addend + (row * N + column) * c.itemsize, N
@@ -171,7 +172,7 @@ def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_
                 )
             else:
                 multiply_tile(factor, a_panel, row_step, lane_step, b_panel, lanes, edge, tile_width, zeros, 0, zeros)
-                row_end = min(row + ROWS, rows.end)
+                row_end = min(row + TILE_ROWS, rows.end)
                 _finish_edge(tile, tile_width, c, epilogue, ks.first == 0, row, row_end, column, column_end)
 
 

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns
+from npllm.kernels.gemm.tile import TILE_ROWS, register_lanes, tile_columns
 from npllm.kernels.jit import inlined, replacing
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
@@ -65,7 +65,7 @@ def _copy_of(width):
 
 
 copy_register = _copy_of(register_lanes)
-copy_tile_height = _copy_of(lambda itemsize: ROWS)
+copy_tile_height = _copy_of(lambda itemsize: TILE_ROWS)
 copy_tile_width = _copy_of(tile_columns)
 
 

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from npllm.kernels.bfloat16 import widen
 from npllm.kernels.gemm.instructions import INT32, INT64, element_type, elements_at, emit_prefetch
-from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT, ROWS, TILE, factors_per_lane, register_lanes, tile_columns
+from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT, TILE, TILE_ROWS, factors_per_lane, register_lanes, tile_columns
 from npllm.kernels.jit import replacing
 
 ZEROS = np.zeros(64)  # no fewer bytes than a row of any tile
@@ -39,10 +39,10 @@ def multiply_tile(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, a
     depth, factors = factors_per_lane(factor.itemsize), factor.dtype
     real = np.dtype(np.float32) if depth == 2 else factors
     columns = tile_columns(real.itemsize)
-    a_tile = widen(elements_at(a, (ROWS, lanes, depth), (a_row_step, a_lane_step, 1), factors))
+    a_tile = widen(elements_at(a, (TILE_ROWS, lanes, depth), (a_row_step, a_lane_step, 1), factors))
     b_panel = widen(elements_at(b, (lanes, columns, depth), (columns * depth, depth, 1), factors))
-    c_tile = elements_at(c, (ROWS, columns), (c_row_step, 1), real)
-    addend_tile = elements_at(addend, (ROWS, columns), (addend_row_step, 1), real)
+    c_tile = elements_at(c, (TILE_ROWS, columns), (c_row_step, 1), real)
+    addend_tile = elements_at(addend, (TILE_ROWS, columns), (addend_row_step, 1), real)
     c_tile[:] = np.einsum("ikd,kjd->ij", a_tile, b_panel) + addend_tile + elements_at(bias, (columns,), (1,), real)
 
 
@@ -95,7 +95,7 @@ class _TileEmitter:
 
     def rows(self, start, step):
         """Pointers to the rows of a tile."""
-        return [self.builder.gep(start, [self.builder.mul(INT64(i), step)]) for i in range(ROWS)]
+        return [self.builder.gep(start, [self.builder.mul(INT64(i), step)]) for i in range(TILE_ROWS)]
 
     def prefetch(self, rows, to_write):
         """They are wanted when the sums are complete, and may be pages apart, where no hardware foresees them."""
@@ -110,7 +110,7 @@ class _TileEmitter:
         builder.branch(loop)
         builder.position_at_end(loop)
         k, a_offset, b_offset = (builder.phi(INT64) for _ in range(3))
-        sums = [builder.phi(self.register) for _ in range(ROWS * TILE.vectors)]
+        sums = [builder.phi(self.register) for _ in range(TILE_ROWS * TILE.vectors)]
         new_sums = self.add_products(a_rows, a_offset, b, b_offset, sums)
         b_step = INT64(tile_columns(self.itemsize) * self.factors)
         for phi, step in {k: INT64(1), a_offset: a_lane_step, b_offset: b_step}.items():
@@ -141,7 +141,7 @@ class _TileEmitter:
     def store(self, sums, c_rows, addend_rows, bias):
         offsets = [INT64(v * self.lanes) for v in range(TILE.vectors)]
         bias_row = [self.load(bias, offset) for offset in offsets]
-        for i in range(ROWS):
+        for i in range(TILE_ROWS):
             for v, offset in enumerate(offsets):
                 value = self.builder.fadd(sums[i * TILE.vectors + v], self.load(addend_rows[i], offset))
                 value = self.builder.fadd(value, bias_row[v])

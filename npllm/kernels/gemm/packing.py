@@ -15,7 +15,7 @@ from npllm.kernels.gemm.instructions import (
     prefetch,
     transpose_square,
 )
-from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns, whole_tiles
+from npllm.kernels.gemm.tile import TILE_ROWS, register_lanes, tile_columns, whole_tiles
 from npllm.kernels.jit import part
 
 ROWS_AHEAD = 16  # how far the copy asks in advance
@@ -26,9 +26,9 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
     """Rows of A, `count` of them, in panels one after the other.
 
     matrix, panels: flat; A[i, k] is matrix[start + i step + k depth_step]. Where k is the fast index, a panel is a copy
-    of the rows, (ROWS, depth); otherwise its transpose, (depth, ROWS).
+    of the rows, (TILE_ROWS, depth); otherwise its transpose, (depth, TILE_ROWS).
     """
-    whole = count - count % ROWS
+    whole = count - count % TILE_ROWS
     if depth_step == 1:
         for i in range(count):
             copy_row(matrix, start + i * step, panels, panels_start + i * depth, depth)
@@ -36,13 +36,13 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
         panels[panels_start + count * depth : end] = panels.dtype.type(0.0)
         return
     for k in range(depth):
-        source, target = start + k * depth_step, panels_start + k * ROWS
-        for i in range(0, whole, ROWS):
+        source, target = start + k * depth_step, panels_start + k * TILE_ROWS
+        for i in range(0, whole, TILE_ROWS):
             prefetch(matrix, source + i + ROWS_AHEAD * depth_step)
             copy_tile_height(matrix, source + i, panels, target + i * depth)
     if whole < count:
         source, target = start + whole * step, panels_start + whole * depth
-        _pack_edge(matrix, source, step, depth_step, count - whole, 0, depth, panels, target, ROWS)
+        _pack_edge(matrix, source, step, depth_step, count - whole, 0, depth, panels, target, TILE_ROWS)
 
 
 @part

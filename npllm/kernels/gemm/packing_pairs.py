@@ -8,7 +8,7 @@ import numpy as np
 
 from npllm.kernels.gemm.instructions import prefetch, transpose_square
 from npllm.kernels.gemm.packing import ROWS_AHEAD, copy_row
-from npllm.kernels.gemm.tile import ROWS, register_lanes, tile_columns, whole_lanes, whole_tiles
+from npllm.kernels.gemm.tile import TILE_ROWS, register_lanes, tile_columns, whole_lanes, whole_tiles
 from npllm.kernels.jit import part
 
 LANE = 4  # bytes
@@ -18,7 +18,7 @@ LANE = 4  # bytes
 def pack_row_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start):
     """As `packing.pack_rows`."""
     if depth_step > 1:
-        _pack_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start, ROWS)
+        _pack_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start, TILE_ROWS)
         return
     width = whole_lanes(depth, matrix.itemsize)
     for i in range(count):

@@ -37,7 +37,7 @@ def best_tile(features: dict[str, bool]) -> Tile:
 
 
 TILE = best_tile(get_host_cpu_features())
-ROWS = TILE.rows
+TILE_ROWS = TILE.rows
 HAS_BFLOAT16_DOT = TILE is AVX512 and get_host_cpu_features().get("avx512bf16", False)
 
 
@@ -56,7 +56,7 @@ def tile_columns(itemsize: int) -> int:
 @register_jitable
 def whole_tiles(n: int) -> int:
     """The number of rows in the tiles that n rows need."""
-    return (n + ROWS - 1) // ROWS * ROWS
+    return (n + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
 
 
 @register_jitable
