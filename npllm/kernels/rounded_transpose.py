@@ -33,7 +33,8 @@ def _round_transposed(rounded, x):
 
 @part
 def _transpose(x, start, step, depth, count, block):
-    """block, (PIECE_COLUMNS, PIECE_ROWS), = the transpose of `depth` rows of `count` elements, the first of them at x[start]."""
+    """block, (PIECE_COLUMNS, PIECE_ROWS), = the transpose of a part of x: `depth` rows of `count` elements, the first
+    of them at x[start]."""
     lanes = register_lanes(x.itemsize)
     whole = depth - depth % lanes if count == PIECE_COLUMNS else 0
     for k in range(0, whole, lanes):

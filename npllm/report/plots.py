@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # an optional dependency, and slow to import
 NEEDS_MATPLOTLIB = "it needs matplotlib (pip install 'npllm[plot]')."
 TRAINING, VALIDATION, SPIKE = "#9bb7d4", "#c0392b", "#d35400"
 DEMO = ("#1e8449", "#ca6f1e", "#34495e")
-SMOOTHING = 5  # updates in the moving average
+UPDATES_AVERAGED = 5  # in the moving average
 
 
 class RunHistory(NamedTuple):
@@ -140,8 +140,8 @@ def _between(points: list[tuple[int, float]], first: int, end: int) -> tuple[lis
 
 
 def _smooth(losses: list[float]) -> list[float]:
-    """The mean of each loss and those before it, SMOOTHING at most."""
-    return [float(np.mean(losses[max(0, i + 1 - SMOOTHING) : i + 1])) for i in range(len(losses))]
+    """The mean of each loss and those before it, UPDATES_AVERAGED at most."""
+    return [float(np.mean(losses[max(0, i + 1 - UPDATES_AVERAGED) : i + 1])) for i in range(len(losses))]
 
 
 def _empty_figure(x_label: str) -> tuple["Figure", "Axes"]:

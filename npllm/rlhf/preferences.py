@@ -11,7 +11,7 @@ from npllm.rlhf.responses import respond
 from npllm.rlhf.tasks import Response, Task
 from npllm.tokenizer import Tokenizer
 
-AT_ONCE = 256  # responses
+RESPONSES_AT_ONCE = 256  # responses
 ORDER_SITE = 6 << 24  # random stream of the order of the prompts
 
 
@@ -34,7 +34,7 @@ def sample_preferences(
     pairs: list[Preference] = []
     prompts = task.prompts()
     order = random_permutation(len(prompts), seed=seed, site=ORDER_SITE)
-    at_once = max(1, AT_ONCE // responses_per_prompt)
+    at_once = max(1, RESPONSES_AT_ONCE // responses_per_prompt)
     for first in range(0, len(prompts), at_once):
         asked = [prompts[i] for i in order[first : first + at_once] for _ in range(responses_per_prompt)]
         responses = respond(

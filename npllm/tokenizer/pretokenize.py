@@ -23,7 +23,7 @@ import regex
 
 from npllm.errors import DataError
 
-AT_ONCE = 1 << 20  # characters
+CHARACTERS_AT_ONCE = 1 << 20  # characters
 LARGEST_PATTERN = 20_000  # characters; those in use have up to 500, with a {1,3} among them
 # The regular expression of a stranger may try exponentially many ways to match. Seconds of processor time, which also
 # counts what is done with the pieces: encoding takes about a hundredth of this for each character.
@@ -94,9 +94,9 @@ def refuse_lone_surrogates(text: str) -> None:
 
     Such text comes from a file read with errors="surrogateescape" or from a JSON string cut inside an emoji.
     """
-    for start in range(0, len(text), AT_ONCE):  # in parts, because each of them is copied
+    for start in range(0, len(text), CHARACTERS_AT_ONCE):  # in parts, because each of them is copied
         try:
-            text[start : start + AT_ONCE].encode("utf-8")
+            text[start : start + CHARACTERS_AT_ONCE].encode("utf-8")
         except UnicodeEncodeError as error:
             place = start + error.start
             raise DataError(

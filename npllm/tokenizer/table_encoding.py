@@ -6,7 +6,7 @@ from npllm.errors import DataError
 from npllm.tokenizer.vocabulary import Vocabulary
 
 UNKNOWN = np.uint32(0xFFFFFFFF)
-AT_ONCE = 1 << 20  # characters, whose code points take four bytes each
+CHARACTERS_AT_ONCE = 1 << 20  # characters, whose code points take four bytes each
 
 
 class ByteEncoder:
@@ -33,9 +33,9 @@ class CharacterEncoder:
     def encode(self, text: str) -> np.ndarray:
         """(number of characters,) uint32."""
         ids = np.empty(len(text), np.uint32)
-        for start in range(0, len(text), AT_ONCE):
-            code_points = np.frombuffer(text[start : start + AT_ONCE].encode("utf-32-le"), "<u4")
-            part = ids[start : start + AT_ONCE]
+        for start in range(0, len(text), CHARACTERS_AT_ONCE):
+            code_points = np.frombuffer(text[start : start + CHARACTERS_AT_ONCE].encode("utf-32-le"), "<u4")
+            part = ids[start : start + CHARACTERS_AT_ONCE]
             part[:] = self._table[np.minimum(code_points, len(self._table) - 1)]
             unknown = np.flatnonzero(part == UNKNOWN)
             if unknown.size:

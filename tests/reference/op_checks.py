@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 from gradient_check import check_gradients
 
+from npllm.reference.lm_head_loss import IGNORED
+
 
 class Draw:
     """draw(2, 3): a (2, 3) array of standard normal numbers. The same seed gives the same arrays."""
