@@ -1,4 +1,8 @@
-"""Causal attention, forward: scores, softmax, weighted sum, for the positions up to each query's own."""
+"""Causal attention, forward: scores, softmax, weighted sum, for the positions up to each query's own.
+
+The loop takes one query at a time, and its products are dot products. The kernel takes a
+block of queries, so that both products run in the tiles of matmul.
+"""
 
 from math import sqrt
 

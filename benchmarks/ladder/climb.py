@@ -1,4 +1,4 @@
-"""Times every rung of every ladder."""
+"""Time every rung of every ladder, after a check that all rungs give the same result."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from benchmarks.tables import Row
 from benchmarks.timing import PAUSE, SHORT_PAUSE, Runner, interleave, repeats_within, spread, timed, times_faster
 from npllm.memory.arena import Arena
 
-OPERATIONS = (matmul, softmax, layernorm, gelu, attention, cross_entropy, adamw, exponential, maximum)
+OPERATIONS = (exponential, maximum, gelu, softmax, layernorm, adamw, matmul, cross_entropy, attention)  # as to be read
 PYTHON, NUMPY, PLAIN, PARALLEL, KERNEL, TORCH = (
     "Python loop",
     "NumPy",

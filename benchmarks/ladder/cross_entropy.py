@@ -1,4 +1,8 @@
-"""Cross-entropy with the layer before it: the logits of a head, their mean loss, and its gradients."""
+"""Cross-entropy with the layer before it: the logits of a head, their mean loss, and its gradients.
+
+The loop keeps all logits, (N, V). The kernel computes them for a chunk of rows, turns them
+into gradients in place, and uses them for both products while they are in the cache.
+"""
 
 import numpy as np
 from numba import prange

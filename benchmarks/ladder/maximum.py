@@ -1,4 +1,8 @@
-"""The largest element of a row, on one core: the first pass of a softmax."""
+"""The largest element of a row, on one core: the first pass of a softmax.
+
+The loop compares, and comparisons are not vectorised because of NaN. The kernel uses the
+maximum of LLVM, which is one instruction for all lanes and keeps NaN.
+"""
 
 import numba
 

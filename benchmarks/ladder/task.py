@@ -1,4 +1,4 @@
-"""What a ladder is made of."""
+"""What the file of an operation holds: its sizes, its arrays, and the operation on three of the rungs."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The ladders for a person."""
+"""The ladders as two tables, and the sentence that names every rung that beats the kernel."""
 
 from rich.table import Table
 
