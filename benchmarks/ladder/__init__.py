@@ -6,7 +6,7 @@ holds the loop as one would write it at first. The rungs of its ladder:
     Python loop           the loop, run by Python
     Numba loop            the same lines, compiled
     Numba parallel loop   the same lines, split between the cores
-    NumPy                 the reference, from `npllm.reference`
+    NumPy                 whole arrays at a time; mostly `npllm.reference`
     npllm kernel          from `npllm.kernels`; what it adds is listed below
     PyTorch               the same operation in PyTorch, where that is installed
 

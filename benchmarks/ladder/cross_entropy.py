@@ -1,7 +1,7 @@
 """Cross-entropy with the layer before it: the logits of a head, their mean loss, and its gradients.
 
 The loop keeps all logits, (N, V). The kernel computes them for a chunk of rows, turns them
-into gradients in place, and uses them for both products while they are in the cache.
+into gradients in place, and uses them for both products before the next chunk.
 """
 
 import numpy as np
