@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npllm.data import sampler as sampler_module
-from npllm.data.sampler import WindowSampler, batch, evaluation_batches
+from npllm.data.sampler import RowSampler, WindowSampler, batch, evaluation_batches, next_ids
 from npllm.errors import DataError
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -136,3 +136,38 @@ def test_evaluation_covers_each_target_once(n_tokens, block_size, rows):
 def test_evaluation_needs_a_target():
     with pytest.raises(DataError, match="has 1 tokens"):
         next(evaluation_batches(np.zeros(1, np.uint16), 8, 2))
+
+
+@given(
+    first=st.integers(0, 20),
+    count=st.integers(1, 30),
+    ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=5),
+)
+def test_the_next_ids_are_those_in_no_range(first, count, ranges):
+    """Ranges in any order, which may be empty, overlap or lie before the first id."""
+    skipped = [(start, start + length) for start, length in ranges]
+    left = [i for i in range(first, 200) if not any(start <= i < end for start, end in skipped)]
+    assert next_ids(first, count, skipped).tolist() == left[:count]
+
+
+@given(n_rows=st.integers(1, 30), epoch=st.integers(0, 10**6), seed=SEEDS)
+def test_every_epoch_has_each_row_once(n_rows, epoch, seed):
+    rows = RowSampler(n_rows, seed).rows(np.arange(epoch * n_rows, (epoch + 1) * n_rows))
+    assert sorted(rows.tolist()) == list(range(n_rows))
+
+
+def test_the_order_of_rows_is_one_of_its_epoch_and_seed():
+    """A constant order, or that of the file, shows a stage neighbours that always come together."""
+    ids = np.arange(100)
+    orders = [RowSampler(100, seed).rows(ids + 100 * epoch) for seed, epoch in ((7, 0), (7, 1), (8, 0))]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.mean(orders[a] == orders[b]) < 0.2
+    assert all(np.mean(order == ids) < 0.2 for order in orders)
+    expected = np.concatenate(orders[:2])
+    np.testing.assert_array_equal(RowSampler(100, 7).rows(np.arange(200)[::-1]), expected[::-1])
+
+
+def test_frozen_rows():
+    """Part of the file format of a run, like the order of windows."""
+    assert RowSampler(7, seed=4).rows(np.arange(14)).tolist() == [4, 5, 3, 0, 2, 6, 1, 2, 4, 3, 0, 1, 6, 5]
+    assert RowSampler(7, seed=5).rows(np.arange(7)).tolist() == [5, 2, 1, 0, 6, 4, 3]
