@@ -97,6 +97,12 @@ def test_short_examples_fill_the_gaps_of_long_ones():
     assert len(pack(made, BLOCK_SIZE).tokens) == 2
 
 
+def test_an_example_goes_where_it_leaves_the_least_room():
+    """5 fills up the row of 7, and 3 and 3 that of 6. In the emptier row, 5 would leave no room for the second 3."""
+    made = [example(list(range(1, n + 2)), [0, *[1] * n]) for n in (7, 6, 5, 3, 3)]
+    assert len(pack(made, BLOCK_SIZE).tokens) == 2
+
+
 def test_many_examples_are_packed_tightly():
     lengths = np.random.default_rng(0).integers(2, 66, size=5000)
     rows = pack([example([1] * n, [0] + [1] * (n - 1)) for n in lengths], block_size=128)

@@ -43,6 +43,7 @@ def test_a_conversation_loses_its_oldest_turns_and_then_the_beginning_of_the_que
 def test_an_answer_without_room_for_its_question_is_still_the_assistants():
     """When the window slides in the midst of an answer."""
     assert kept(f"{TALK}hijkl", 8) == "<|user|><|end|><|assistant|>hijkl"
+    assert kept(f"{TALK}hijkl", 6) == "<|assistant|>hijkl", "cut at the role itself"
     assert kept(f"{TALK}hijkl", 5) == "<|assistant|>ijkl"
 
 
@@ -51,7 +52,10 @@ def test_the_system_message_is_no_turn():
     talk = f"<|system|>s<|end|>{TALK}"
     assert kept(talk, 16) == "<|system|>s<|end|><|user|>efg<|end|><|assistant|>"
     assert kept(talk, 8) == "<|system|>s<|end|><|user|>fg<|end|><|assistant|>"
+    assert kept(talk, 6) == "<|system|>s<|end|><|user|><|end|><|assistant|>", "half of the room"
     assert kept(talk, 5) == "<|user|>fg<|end|><|assistant|>"
+    fits = "<|system|>ssss<|end|><|user|>a<|end|><|assistant|>"
+    assert kept(fits, len(ids(fits))) == fits, "where all fits, nothing is left out"
 
 
 messages = st.lists(st.text("ab", max_size=5), min_size=1, max_size=7)
