@@ -163,6 +163,16 @@ def test_a_gradient_as_long_as_the_limit_is_not_clipped(model):
         np.testing.assert_allclose(model.params.flat, before - scale * gradient, rtol=1e-13, atol=1e-15)
 
 
+def test_a_norm_that_is_known_is_not_computed_again(model, monkeypatch):
+    """It is the one that is clipped by; a pass over the gradients is a noticeable part of an update."""
+    optimizer = SGD(model, lr=1.0, momentum=0.0)
+    model.grads.flat[:] = 1.0
+    before = model.params.flat.copy()
+    monkeypatch.setattr(optimizer, "gradient_norm", None)
+    assert optimizer.step(grad_clip=2.0, norm=8.0) == 8.0
+    np.testing.assert_allclose(model.params.flat, before - 0.25, rtol=1e-14)
+
+
 def test_the_given_learning_rate_is_for_one_update(model):
     optimizer = SGD(model, lr=0.5, momentum=0.0)
     for lr, used in ((2.0, 2.0), (None, 0.5), (0.0, 0.0)):
@@ -192,3 +202,9 @@ def test_a_config_names_the_rule(model):
     for optimizer in (adamw, adam):
         assert (optimizer.betas, optimizer.eps) == ((0.7, 0.9), 1e-6)
     assert sgd.momentum == 0.7
+    frozen = dict.fromkeys(model.params, 0.0)
+    before = model.params.flat.copy()
+    for name in ("adamw", "adam", "sgd"):
+        add_gradient(model, seed=0)
+        build_optimizer(model, OptimConfig(name=name, **options), frozen).step()
+    np.testing.assert_array_equal(model.params.flat, before)
