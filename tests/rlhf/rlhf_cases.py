@@ -73,7 +73,8 @@ def minibatch_around(model: Trainable, B: int, seed: int, **settings) -> Case:
     outside of theirs, with returns on both sides of them.
     """
     rng = np.random.default_rng(seed)
-    settings = PPOSettings(**{"value_coef": 0.7, "entropy_coef": 0.3, "temperature": 0.8} | settings)
+    own = {"value_coef": 0.7, "value_clip": 0.3, "entropy_coef": 0.3, "temperature": 0.8}  # two clips, not the same
+    settings = PPOSettings(**own | settings)
     policy, critic = networks(model)
     tokens, targets, _ = random_sequences(policy.config, B, seed)
     mask = targets >= 0

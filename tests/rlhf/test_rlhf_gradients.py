@@ -135,11 +135,28 @@ def test_the_cases_lie_on_both_sides_of_every_clip():
     model = actor_critic(tiny_config(), 0)
     (tokens, targets, mask, old, old_values, advantages, returns), setting, _ = minibatch_around(model, 12, 0)
     ratio = np.exp(token_figures(model.policy, tokens, targets, setting.temperature)[0] - old)[mask]
-    kinds = {(bool(abs(r - 1) > 0.2), r > 1, A > 0) for r, A in zip(ratio, advantages[mask], strict=True)}
+    kinds = {(bool(abs(r - 1) > setting.clip), r > 1, A > 0) for r, A in zip(ratio, advantages[mask], strict=True)}
     assert len(kinds) == 8
     values = token_values(model.critic, tokens)
     change, error = (values - old_values)[mask], (values - returns)[mask]
-    limited_error = error - change + np.clip(change, -0.2, 0.2)
-    kinds = {(bool(abs(d) > 0.2), bool(f**2 > e**2)) for d, e, f in zip(change, error, limited_error, strict=True)}
+    limit = setting.value_clip
+    limited_error = error - change + np.clip(change, -limit, limit)
+    kinds = {(bool(abs(d) > limit), bool(f**2 > e**2)) for d, e, f in zip(change, error, limited_error, strict=True)}
     assert kinds >= {(False, False), (True, False), (True, True)}
-    assert np.abs(limited_error**2 - error**2)[np.abs(change) > 0.2].min() > 1e-3
+    assert np.abs(limited_error**2 - error**2)[np.abs(change) > limit].min() > 1e-3
+
+
+def test_the_share_of_clipped_values():
+    """Of all tokens of the minibatch: those where the clipped value has the larger error."""
+    model = actor_critic(tiny_config(), 0, dtype="float32")
+    batch, settings, n_tokens = minibatch_around(model, 12, 0)
+    old = batch.values.astype(np.float32).astype(np.float64)  # as in a rollout
+    batch = batch._replace(values=old)
+    tokens, _, mask, *_, returns = batch
+    values, old, returns = (array[mask] for array in (token_values(model.critic, tokens), old, returns))
+    limit = settings.value_clip
+    error, limited = values - returns, np.clip(values, old - limit, old + limit) - returns
+    clipped = np.count_nonzero((np.abs(values - old) > limit) & (limited**2 > error**2))
+    assert 0 < clipped < len(values) / 2
+    found = policy_and_value_gradient(model, batch, settings, n_tokens)
+    assert found["value/clip_frac"] == pytest.approx(clipped / n_tokens)
