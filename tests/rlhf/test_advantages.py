@@ -65,6 +65,12 @@ def test_whitening_is_over_the_tokens_only(case):
     assert not result[~mask].any()
 
 
+def test_whitening_of_near_equals():
+    """The variance of 1e-8 counts as much as what is added to it; equal advantages are 0."""
+    np.testing.assert_allclose(whitened(np.array([[1e-4, -1e-4]]), np.ones((1, 2), bool)), [[0.5**0.5, -(0.5**0.5)]])
+    assert not whitened(np.full((1, 2), 3.0), np.ones((1, 2), bool)).any()
+
+
 @given(groups=st.integers(1, 4), group=st.integers(2, 5), seed=st.integers(0, 2**32))
 def test_leave_one_out_and_group_relative(groups, group, seed):
     returns = np.random.default_rng(seed).standard_normal((groups, group))

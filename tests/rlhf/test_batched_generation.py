@@ -12,7 +12,7 @@ from npllm.model import GPT
 from npllm.reference.random import random_words
 from npllm.rlhf.divergence import log_softmax
 from npllm.rlhf.responses import decode_responses
-from npllm.rlhf.sequences import join, sequence_log_probability
+from npllm.rlhf.sequences import join, sequence_log_probability, width_of
 from npllm.tokenizer import byte_tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 
@@ -110,6 +110,11 @@ def test_join_names_the_columns_that_predict():
         columns = np.flatnonzero(targets >= 0)
         assert targets[columns].tolist() == tokens[columns + 1].tolist()
         assert columns.tolist() == list(range(columns[0], last))
+
+
+def test_the_width_of_rows():
+    """The next multiple of 8, up to the model's window."""
+    assert [width_of(longest, 20) for longest in (1, 8, 9, 16, 17, 20)] == [8, 8, 16, 16, 20, 20]
 
 
 def test_the_text_of_a_response_is_what_generate_would_print():

@@ -124,3 +124,9 @@ def test_the_divergence_of_near_equals():
     variance = (p * difference**2).sum(axis=1) - (p * difference).sum(axis=1) ** 2
     np.testing.assert_allclose(categorical_kl(logits, near), variance / 2, rtol=1e-2)
     assert categorical_kl(logits, logits.astype(np.float64) + 1e-9 * change).min() >= 0
+
+
+def test_the_divergence_of_large_logits():
+    """Far beyond what exp can take: the first is certain, and the reference gives it a half."""
+    with np.errstate(over="raise"):
+        assert categorical_kl(np.array([[2e3, 0.0]]), np.array([[-2e3, -2e3]])) == pytest.approx([np.log(2)])
