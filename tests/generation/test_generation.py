@@ -96,6 +96,10 @@ def test_a_full_cache_takes_no_more():
     model.extend(np.zeros((1, T - 1), int), cache)
     with pytest.raises(DataError, match=f"holds {T - 1} of {T} positions"):
         model.extend(np.zeros((1, 2), int), cache)
+    small = KVCache(model, batch=3, capacity=2)
+    assert small.keys.shape[1:4] == small.values.shape[1:4] == (3, model.config.kv_heads, 2)
+    with pytest.raises(DataError, match="holds 0 of 2 positions"):
+        model.extend(np.zeros((3, 3), int), small)
 
 
 def constant_model(p) -> GPT:

@@ -103,6 +103,18 @@ def test_a_token_depends_on_the_seed_the_response_and_its_place():
     assert (tokens(seed=6) != found).mean() > 0.5
 
 
+def test_what_has_ended_is_no_longer_computed(monkeypatch):
+    """Fewer ended rows are carried along than rows that go on."""
+    model, sizes = GPT(tiny_config()), []
+    model.params.flat[:] = 0.0
+    extend = model.extend
+    monkeypatch.setattr(model, "extend", lambda tokens, cache: (sizes.append(len(tokens)), extend(tokens, cache))[1])
+    found = generate_batch(model, [[1]] * 40, max_tokens=15, stop_id=STOP, seed=5)
+    going_on = [np.count_nonzero(found.lengths > n) for n in range(len(sizes))]
+    assert going_on[-1] < 20 == going_on[0] / 2
+    assert all(n <= size < 2 * n for n, size in zip(going_on, sizes, strict=True))
+
+
 def test_join_names_the_columns_that_predict():
     config = tiny_config()
     sequences = random_sequences(config, 30)
