@@ -92,6 +92,9 @@ def test_a_second_head_is_kept_where_the_base_has_the_same(config):
     assert fresh.params["readout.weight"].shape == (8, 3)
     assert fresh.params["readout.weight"].any()
     assert not fresh.params["readout.bias"].any()
+    other = adapted(base, config, n_outputs=3, seed=8)  # a seed of its own, for dropout and LoRA's factors too
+    assert not (other.params["readout.weight"] == fresh.params["readout.weight"]).any()
+    assert (fresh.seed, other.seed) == (9, 8)
     assert "readout.weight" not in adapted(base, config).params
 
 

@@ -159,6 +159,16 @@ def test_a_gradient_that_vanishes_with_the_loss_up_is_a_spike():
     assert steady().reason(64, 3.01, 0.0) is not None
 
 
+def test_a_level_of_the_ledger_takes_the_place_of_the_window():
+    """At its update and at no other. The ledger has the norms themselves, the window their logarithms."""
+    detector = steady()
+    detector.levels = {70: [(9.0, 20.0)] * 64}
+    assert detector.reason(69, 9.0, 20.0) is not None
+    assert detector.reason(70, 9.0, 20.0) is None
+    assert detector.history() == [[9.0, np.log(20.0)]] * 64
+    assert detector.reason(71, 12.0, 20.0) is not None
+
+
 def test_the_window_survives_being_saved():
     detector, again = steady(n=64, loss=2.5, norm=0.3), SpikeDetector(SpikeConfig(), 0)
     detector.accept(7.0, 4.0)

@@ -104,6 +104,13 @@ def test_the_table_of_pairs_against_counting_by_hand():
     assert pair_table_loss(train, val, 4) == pytest.approx(-np.log(p).mean(), rel=1e-12)
 
 
+def test_the_table_of_pairs_counts_a_part_of_a_long_text(monkeypatch):
+    train, val = np.array([0, 1, 0, 1, 2, 0, 1]), np.array([0, 1, 2, 2])
+    expected = pair_table_loss(train[:4], val, 4)
+    monkeypatch.setattr(evaluation, "MOST_COUNTED", 4)
+    assert pair_table_loss(train, val, 4) == expected
+
+
 def test_of_long_rows_fewer_are_read_at_once():
     """Or the validation of a model with long sequences would take many times the memory of its training."""
     assert [rows_at_once(T) for T in (1, 256, TOKENS_AT_ONCE // 16)] == [16, 16, 16]
