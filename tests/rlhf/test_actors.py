@@ -119,6 +119,8 @@ def test_with_lora_four_models_cost_less_than_four_times_the_weights():
     assert np.shares_memory(actors.reference.params.flat, trained.frozen.flat)
     one_model = actors.reference.params.flat.nbytes
     assert 3 * one_model < sum(array.nbytes for array in buffers(actors).values()) < 4 * one_model
+    without_critic = actors_of(policy, reward, "rloo", 1)
+    assert sum(array.nbytes for array in buffers(without_critic).values()) < 4 * one_model
     without = actors_of(*base_models(0, **SIZES), "ppo", 0)
     assert sum(array.nbytes for array in buffers(without).values()) > 7 * one_model
 
