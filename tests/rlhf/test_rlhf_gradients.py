@@ -158,5 +158,5 @@ def test_the_share_of_clipped_values():
     error, limited = values - returns, np.clip(values, old - limit, old + limit) - returns
     clipped = np.count_nonzero((np.abs(values - old) > limit) & (limited**2 > error**2))
     assert 0 < clipped < len(values) / 2
-    found = policy_and_value_gradient(model, batch, settings, n_tokens)
-    assert found["value/clip_frac"] == pytest.approx(clipped / n_tokens)
+    _, figures = policy_and_value_gradient(model, batch, settings, n_tokens)
+    assert figures["value/clip_frac"] == pytest.approx(clipped / n_tokens)
