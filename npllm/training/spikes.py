@@ -41,7 +41,7 @@ import numpy as np
 from npllm.errors import ConfigError
 
 LEAST_NOISE_OF_LOSS = 0.05  # nats
-LEAST_NOISE_OF_LOG_NORM = 0.15
+LEAST_NOISE_OF_LOG_NORM = 0.25
 FAR_ALONE = log(30.0)  # of a log gradient norm
 ROLLBACK_PERIOD = 10_000  # updates over which rollbacks are counted: a long run may have more of them than a short one
 
