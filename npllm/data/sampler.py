@@ -23,12 +23,9 @@ import numpy as np
 from npllm.errors import DataError
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random import random_permutation, random_words
+from npllm.reference.random_streams import RECORD_ORDER, WINDOW_GAPS, WINDOW_ORDER
 
 WINDOW_TOKENS_PER_GAP_TOKEN = 32  # an epoch leaves out one token of 33, and others than the epoch before
-# Addresses in the random stream: "DATA" in hexadecimal letters, far from the small numbers that layers use as sites.
-GAP_SITE = 0xDA7A0000
-ORDER_SITE = 0xDA7A0001
-ROW_SITE = 0xDA7A0002
 
 
 class WindowSampler:
@@ -68,10 +65,10 @@ class WindowSampler:
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         """Start offsets of one epoch in the order of training, (windows_per_epoch,) int64."""
-        words = random_words(self.windows_per_epoch + 1, seed=self.seed, step=epoch, site=GAP_SITE).astype(np.int64)
+        words = random_words(self.windows_per_epoch + 1, seed=self.seed, step=epoch, site=WINDOW_GAPS).astype(np.int64)
         shift = words[-1] * self.n_shifts >> 32  # uniform: a word is a fraction of 2^32
         gaps_before = np.sort(words[:-1] * (self.gap_tokens + 1) >> 32)  # of each window: never falls, so none overlap
-        order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, site=ORDER_SITE)
+        order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, site=WINDOW_ORDER)
         return shift + self.block_size * order + gaps_before[order]
 
 
@@ -134,4 +131,4 @@ class RowSampler:
         return np.array([self._order(int(epoch))[rank] for epoch, rank in zip(epochs, ranks, strict=True)], np.int64)
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        return random_permutation(self.n_rows, seed=self.seed, step=epoch, site=ROW_SITE)
+        return random_permutation(self.n_rows, seed=self.seed, step=epoch, site=RECORD_ORDER)

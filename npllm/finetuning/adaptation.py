@@ -10,8 +10,7 @@ from npllm.model import GPT, ModelConfig, Parameters, Storage, Trainable
 from npllm.model.lora import Workspace
 from npllm.model.parameters import TOKEN_TABLES, name_in_model, weight_shapes
 from npllm.reference.random import random_normal
-
-NEW_ROWS_SITE = 7 << 24  # random stream of the rows of new tokens
+from npllm.reference.random_streams import NEW_TOKEN_ROWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def copy_weights(base: GPT, into: Mapping[str, np.ndarray], seed: int) -> None:
         rows, new = source[name], into[name][len(source[name]) :]
         into[name][: len(rows)] = rows
         if len(new):
-            draws = random_normal(new.size, seed=seed, site=NEW_ROWS_SITE).reshape(new.shape)
+            draws = random_normal(new.size, seed=seed, site=NEW_TOKEN_ROWS).reshape(new.shape)
             new[...] = rows.mean(axis=0) + rows.std(axis=0) * draws
 
 

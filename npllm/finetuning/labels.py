@@ -9,8 +9,7 @@ from npllm.data.records import Labelled
 from npllm.data.splitting import grouped
 from npllm.errors import DataError
 from npllm.reference.random import random_permutation
-
-TEST_SITE, CAP_SITE, SUBSET_SITE = 0xDA7A0020, 0xDA7A0021, 0xDA7A0100  # random streams; of SUBSET_SITE one a class
+from npllm.reference.random_streams import CLASS_SUBSETS, TEST_CAP, TEST_SPLIT
 
 
 def check_classes(records: Sequence[Labelled]) -> None:
@@ -48,7 +47,7 @@ def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> t
         room = fraction * sizes.total() - sum(sizes[name] for name in sizes if in_test.get(name))
         open_groups = sorted(name for name in sizes if name not in in_test)
         chosen = []
-        for place in random_permutation(len(open_groups), seed=seed, site=TEST_SITE):
+        for place in random_permutation(len(open_groups), seed=seed, site=TEST_SPLIT):
             if sizes[open_groups[place]] <= room:
                 chosen.append(open_groups[place])
                 room -= sizes[open_groups[place]]
@@ -63,7 +62,7 @@ def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> t
 
 def capped(records: Sequence[Labelled], most: int, seed: int) -> list[Labelled]:
     """At most so many of the records, chosen at random, in their order."""
-    order = random_permutation(len(records), seed=seed, site=CAP_SITE)[:most]
+    order = random_permutation(len(records), seed=seed, site=TEST_CAP)[:most]
     return [records[number] for number in sorted(order)]
 
 
@@ -73,5 +72,5 @@ def balanced_subset(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray
     chosen = []
     for number in range(int(labels.max()) + 1):
         rows = np.flatnonzero(labels == number)
-        chosen.append(rows[random_permutation(len(rows), seed=seed, site=SUBSET_SITE + number)[:per_class]])
+        chosen.append(rows[random_permutation(len(rows), seed=seed, site=CLASS_SUBSETS[number])[:per_class]])
     return np.concatenate(chosen)

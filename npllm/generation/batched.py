@@ -7,9 +7,10 @@ import numpy as np
 
 from npllm.errors import ConfigError, DataError
 from npllm.generation.kv_cache import KVCache
-from npllm.generation.sampling import BATCH_SAMPLING_SITE, choose_tokens
+from npllm.generation.sampling import choose_tokens
 from npllm.model import GPT
 from npllm.reference.random import random_words
+from npllm.reference.random_streams import BATCH_GENERATION
 
 
 class Responses(NamedTuple):
@@ -48,7 +49,7 @@ def generate_batch(
     rows, pending = np.arange(B), padded  # the responses that the cache holds, and what it has not seen of them
     for n in range(max_tokens):
         logits = model.extend(pending, cache)  # (rows, V)
-        words = random_words(B, seed=seed, step=n, site=BATCH_SAMPLING_SITE, first=first_id)
+        words = random_words(B, seed=seed, step=n, site=BATCH_GENERATION, first=first_id)
         chosen = choose_tokens(logits, words[rows] / 2.0**32, temperature)
         running = ~stopped[rows]  # the others wait to be removed
         tokens[rows[running], n] = chosen[running]

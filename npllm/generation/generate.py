@@ -10,9 +10,10 @@ from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import PromptText
 from npllm.errors import ConfigError, NpllmWarning
 from npllm.generation.kv_cache import KVCache
-from npllm.generation.sampling import SAMPLING_SITE, check_sampling, choose_token
+from npllm.generation.sampling import check_sampling, choose_token
 from npllm.model import GPT
 from npllm.reference.random import random_words
+from npllm.reference.random_streams import GENERATION
 
 
 def generate_tokens(
@@ -49,7 +50,7 @@ def _continuation(model: GPT, prompt, temperature, top_k, top_p, seed, last) -> 
             pending = last(text, max(1, cache.capacity // 2))
             cache.length = 0
         logits = model.extend(np.array([pending], np.int32), cache)[0]  # (V,)
-        uniform = random_words(1, seed=seed, step=n, site=SAMPLING_SITE)[0] / 2.0**32
+        uniform = random_words(1, seed=seed, step=n, site=GENERATION)[0] / 2.0**32
         token = choose_token(logits, uniform, temperature, top_k, top_p)
         text.append(token)
         pending = [token]

@@ -4,8 +4,6 @@ import numpy as np
 
 from npllm.errors import ConfigError
 
-SAMPLING_SITE, BATCH_SAMPLING_SITE = 3 << 24, (3 << 24) + 1  # random streams of generation
-
 
 def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p: float, seed: int) -> None:
     """Raise ConfigError for a setting outside its range."""

@@ -21,6 +21,7 @@ from npllm.memory.arena import Arena
 from npllm.model.config import ModelConfig
 from npllm.reference import DropoutKey
 from npllm.reference.linear import LinearCache
+from npllm.reference.random_streams import BLOCK_DROPOUT
 
 NORM_EPS = 1e-5
 
@@ -65,8 +66,8 @@ class DropoutSites(NamedTuple):
 
 
 def dropout_sites(layer: int) -> DropoutSites:
-    """Site 0 is the embedding's; each block has three."""
-    return DropoutSites(1 + 3 * layer, 2 + 3 * layer, 3 + 3 * layer)
+    """Each block has three."""
+    return DropoutSites(*BLOCK_DROPOUT[3 * layer : 3 * layer + 3])
 
 
 def norm_forward(context, x, weight, bias, *, empty):

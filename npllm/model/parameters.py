@@ -14,8 +14,8 @@ import numpy as np
 from npllm.memory.aligned import ALIGNMENT, aligned_zeros
 from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
+from npllm.reference.random_streams import INITIAL_VALUES
 
-INITIALISATION_SITE = 1 << 24  # random streams of the initial values, apart from those of dropout
 WHOLE = "model"  # the part of a model that is one network
 TOKEN_TABLES = ("token_embedding", "lm_head")  # (V, C): a row for each token
 DRAWS = 1 << 18  # at once: they and their random words take many times the memory of the parameters
@@ -157,7 +157,7 @@ def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
             flat = array.reshape(-1)
             for first in range(0, len(flat), DRAWS):
                 part = flat[first : first + DRAWS]
-                part[:] = std * random_normal(len(part), seed=seed, site=INITIALISATION_SITE + index, first=first)
+                part[:] = std * random_normal(len(part), seed=seed, site=INITIAL_VALUES[index], first=first)
         else:
             array[:] = 1.0 if name.endswith("weight") else 0.0
 

@@ -23,9 +23,9 @@ from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
 from npllm.reference.linear import LinearCache
 from npllm.reference.lm_head_loss import IGNORED
+from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.rotary import rotary_tables
 
-EMBEDDING_DROPOUT_SITE = 0
 DTYPES = ("float32", "float64", "bf16")
 BACKENDS = ("kernels", "reference")
 
@@ -292,7 +292,7 @@ class GPT:
             empty=self.arena.empty,
         )
         if context.rate > 0:
-            key = context.dropout_key(EMBEDDING_DROPOUT_SITE, x[0].size)
+            key = context.dropout_key(EMBEDDING_DROPOUT, x[0].size)
             x = self.ops.dropout_forward(x, context.rate, key, empty=self.arena.empty)
         return x, cache
 
@@ -328,7 +328,7 @@ class GPT:
             with self.arena.scope():
                 dx[...] = block_backward(context, self._blocks[layer], self._dblocks[layer], dx, blocks[layer], layer)
         if context.rate > 0:
-            key = context.dropout_key(EMBEDDING_DROPOUT_SITE, dx[0].size)
+            key = context.dropout_key(EMBEDDING_DROPOUT, dx[0].size)
             dx = self.ops.dropout_backward(dx, context.rate, key, empty=self.arena.empty)
         self.ops.embedding_backward(
             dx,

@@ -14,6 +14,7 @@ import numpy as np
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError
 from npllm.reference.random import random_permutation
+from npllm.reference.random_streams import PREFERENCE_SUBSET
 from npllm.report.reward_plot import Series
 from npllm.rlhf.reward import encode_pairs, evaluate_reward
 from npllm.rlhf.reward_curves import Curve, best_of_divergence, best_of_mean, distance_gold_proxy, doubled, pooled
@@ -26,7 +27,6 @@ PAIRS = (64, 256, 1024, 4096)  # preferences that a reward model learns from
 PENALTIES = (0.02, 0.1, 0.3)  # kl_coef, besides 0, with the fewest pairs
 OVERTIME = 2  # times the updates of the recipe
 MOST_OF = 64  # the largest n of best-of-n
-SUBSET_SITE = 8 << 24  # random stream of the choice of the preferences
 HEADINGS = ("method", "pairs", "coef", "acc", "gold", "proxy", "KL", "alpha", "beta", "R²")
 
 
@@ -46,7 +46,7 @@ def lead_astray(road: Road, sizes: Sequence[int]) -> list[Curve]:
     """PPO is the recipe's but for its length, OVERTIME, and its penalty, which stays as it is set. The reward models
     learn from nested subsets of what the road's own reward model learnt from, and are tested on its held-out pairs."""
     recipe, records, held_out = road.task.recipe, preferences_of(road, "train"), preferences_of(road, "val")
-    order = random_permutation(len(records), seed=road.seed, site=SUBSET_SITE)
+    order = random_permutation(len(records), seed=road.seed, site=PREFERENCE_SUBSET)
     for size in sizes:
         road.learn_reward(reward_name(size), recipe.reward, [records[i] for i in order[:size]])
     plans = [(size, 0.0) for size in sizes] + [(sizes[0], penalty) for penalty in PENALTIES]

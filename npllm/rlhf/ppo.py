@@ -46,6 +46,7 @@ from npllm.errors import ConfigError
 from npllm.generation.batched import check_prompts, generate_batch
 from npllm.model import GPT, Trainable
 from npllm.reference.random import random_permutation
+from npllm.reference.random_streams import MINIBATCH_ORDER
 from npllm.rlhf.advantages import generalised_advantages, group_relative, leave_one_out, token_rewards, whitened
 from npllm.rlhf.divergence import Comparison, compare
 from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
@@ -54,7 +55,6 @@ from npllm.rlhf.rollout import RolloutBuffer, check_rollout, take
 from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
 from npllm.training.loop import BatchResult, accumulate
 
-SHUFFLE_SITE = 5 << 24  # random streams of the minibatches
 LEAST_DEVIATION = 1e-8  # of scores that differ
 
 Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  # prompt numbers, responses, stopped
@@ -238,7 +238,7 @@ class PPOGradients:
     def shuffled(self, epoch: int) -> np.ndarray:
         """The order of the rows in an epoch of the present rollout: a fresh one each time."""
         step = self.buffer.rollouts * self.settings.epochs + epoch
-        return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, site=SHUFFLE_SITE)
+        return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, site=MINIBATCH_ORDER)
 
     def accumulate(self, model: Trainable, rows: np.ndarray) -> BatchResult:
         """Step 5: add the gradient of a minibatch, in micro-batches. The optimiser makes the update from it."""

@@ -7,12 +7,12 @@ from npllm.data.records import Preference
 from npllm.errors import DataError
 from npllm.model import GPT
 from npllm.reference.random import random_permutation
+from npllm.reference.random_streams import PREFERENCE_PROMPT_ORDER
 from npllm.rlhf.responses import respond
 from npllm.rlhf.tasks import Response, Task
 from npllm.tokenizer import Tokenizer
 
-RESPONSES_AT_ONCE = 256  # responses
-ORDER_SITE = 6 << 24  # random stream of the order of the prompts
+RESPONSES_AT_ONCE = 256
 
 
 def sample_preferences(
@@ -33,7 +33,7 @@ def sample_preferences(
     """
     pairs: list[Preference] = []
     prompts = task.prompts()
-    order = random_permutation(len(prompts), seed=seed, site=ORDER_SITE)
+    order = random_permutation(len(prompts), seed=seed, site=PREFERENCE_PROMPT_ORDER)
     at_once = max(1, RESPONSES_AT_ONCE // responses_per_prompt)
     for first in range(0, len(prompts), at_once):
         asked = [prompts[i] for i in order[first : first + at_once] for _ in range(responses_per_prompt)]

@@ -7,9 +7,10 @@ from rlhf_cases import ARCHITECTURES, STOP, language_model, random_sequences, ti
 from npllm.data.prompt_format import CHAT_TOKENS
 from npllm.generation.batched import generate_batch
 from npllm.generation.kv_cache import KVCache
-from npllm.generation.sampling import BATCH_SAMPLING_SITE, choose_token
+from npllm.generation.sampling import choose_token
 from npllm.model import GPT
 from npllm.reference.random import random_words
+from npllm.reference.random_streams import BATCH_GENERATION
 from npllm.rlhf.divergence import log_softmax
 from npllm.rlhf.responses import decode_responses
 from npllm.rlhf.sequences import join, sequence_log_probability, width_of
@@ -24,7 +25,7 @@ def written_alone(model: GPT, prompt, *, max_tokens: int, temperature: float, se
     """The slow definition: the whole text again for each token."""
     text = list(prompt)
     for n in range(max_tokens):
-        word = random_words(1, seed=seed, step=n, site=BATCH_SAMPLING_SITE, first=number)[0]
+        word = random_words(1, seed=seed, step=n, site=BATCH_GENERATION, first=number)[0]
         text.append(choose_token(model.logits(np.array([text]))[0, -1], word / 2.0**32, temperature))
         if text[-1] == STOP:
             break
