@@ -18,7 +18,7 @@ from npllm.generation import KVCache
 from npllm.generation.batched import generate_batch
 from npllm.model import GPT, ActorCritic, ModelConfig, Trainable
 from npllm.optim import Adam, BatchConfig
-from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo import PPOGradients, Scorers
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 from npllm.rlhf.sequences import join
@@ -94,7 +94,7 @@ def ppo() -> list[tuple[str, dict[str, Work]]]:
     prompts, _ = random_texts(RESPONSES)
     settings = PPOSettings(rollout_size=RESPONSES, max_tokens=RESPONSE)
     gradients = PPOGradients(
-        settings, prompts, Judges(reference, judge), stop_id=STOP, minibatch=BATCH_ROWS, micro_size=BATCH_ROWS, seed=0,
+        settings, prompts, Scorers(reference, judge), stop_id=STOP, minibatch=BATCH_ROWS, micro_size=BATCH_ROWS, seed=0,
         block_size=config.block_size,
     )  # fmt: skip
     gradients.collect(model)

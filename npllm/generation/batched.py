@@ -13,9 +13,12 @@ from npllm.reference.random import random_words
 from npllm.reference.random_streams import BATCH_GENERATION
 
 
-class Responses(NamedTuple):
-    """tokens: (B, max_tokens) int32, the stop token included, 0 behind it. lengths: (B,). stopped: (B,), with a stop
-    token."""
+class Completions(NamedTuple):
+    """What a model wrote behind B prompts.
+
+    tokens: (B, max_tokens) int32, the stop token included, 0 behind it. lengths: (B,).
+    stopped: (B,) bool, whether there is a stop token.
+    """
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -31,7 +34,7 @@ def generate_batch(
     temperature: float = 1.0,
     seed: int = 0,
     first_id: int = 0,
-) -> Responses:
+) -> Completions:
     """Continue every prompt until its stop token, or for max_tokens.
 
     The n-th token of response i depends on (seed, first_id + i, n), the prompt and the model only: not on the other
@@ -62,7 +65,7 @@ def generate_batch(
             cache.keep(going_on)
             rows, chosen = rows[going_on], chosen[going_on]
         pending = chosen[:, None]
-    return Responses(tokens, lengths, stopped)
+    return Completions(tokens, lengths, stopped)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, block_size: int) -> None:

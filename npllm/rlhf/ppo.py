@@ -61,8 +61,11 @@ Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What the policy is held against. Neither is ever changed. gold: a true score to log, where there is one."""
+class Scorers:
+    """What responses are scored with: the reference that the policy must stay near, and the reward model.
+
+    Neither is ever changed. gold: a true score to log, where there is one.
+    """
 
     reference: GPT
     reward: GPT
@@ -72,13 +75,13 @@ class Judges:
 class Written(NamedTuple):
     """B responses of the policy.
 
-    prompt_numbers: (B,), which prompt each one answers. texts: the tokens of each.
+    prompt_numbers: (B,), which prompt each one answers. responses: the tokens of each.
     lengths: (B,), in tokens. stopped: (B,) bool, whether the last token is the stop token.
     sequences: prompts and responses in rows.
     """
 
     prompt_numbers: np.ndarray
-    texts: list[np.ndarray]
+    responses: list[np.ndarray]
     lengths: np.ndarray
     stopped: np.ndarray
     sequences: Sequences
@@ -102,7 +105,7 @@ class PPOGradients:
         self,
         settings: PPOSettings,
         prompts: Sequence[Sequence[int]],
-        judges: Judges,
+        scorers: Scorers,
         *,
         stop_id: int,
         minibatch: int,
@@ -115,7 +118,7 @@ class PPOGradients:
                 f"ppo.rollout_size = {settings.rollout_size} is no multiple of batch.size = {minibatch}; change one."
             )
         check_prompts(prompts, settings.max_tokens, block_size)
-        self.settings, self.prompts, self.judges = settings, prompts, judges
+        self.settings, self.prompts, self.scorers = settings, prompts, scorers
         self.stop_id, self.minibatch, self.micro_size, self.seed = stop_id, minibatch, micro_size, seed
         self.minibatches_per_epoch = settings.rollout_size // minibatch
         self.minibatches_per_rollout = self.minibatches_per_epoch * settings.epochs
@@ -139,7 +142,7 @@ class PPOGradients:
 
     def check_rollout(self, arrays: dict[str, np.ndarray]) -> None:
         """Raise ValueError unless these arrays of a checkpoint can be those of a rollout of this run."""
-        vocab_size = self.judges.reference.config.vocab_size
+        vocab_size = self.scorers.reference.config.vocab_size
         check_rollout(arrays, self.buffer.tokens.shape, vocab_size, self.minibatches_per_rollout)
 
     def collect(self, model: Trainable) -> tuple[dict[str, float], int]:
@@ -171,7 +174,7 @@ class PPOGradients:
         n_prompts = size // group
         numbers = self.sampler.rows(np.arange(number * n_prompts, (number + 1) * n_prompts)).repeat(group)
         prompts = [self.prompts[i] for i in numbers]
-        responses = generate_batch(
+        completions = generate_batch(
             policy,
             prompts,
             max_tokens=self.settings.max_tokens,
@@ -180,14 +183,14 @@ class PPOGradients:
             seed=self.seed,
             first_id=number * size,
         )
-        texts = [tokens[:length] for tokens, length in zip(responses.tokens, responses.lengths, strict=True)]
-        sequences = join(prompts, texts, self.buffer.tokens.shape[1])
-        return Written(numbers, texts, responses.lengths, responses.stopped, sequences)
+        responses = [tokens[:length] for tokens, length in zip(completions.tokens, completions.lengths, strict=True)]
+        sequences = join(prompts, responses, self.buffer.tokens.shape[1])
+        return Written(numbers, responses, completions.lengths, completions.stopped, sequences)
 
     def judge(self, policy: GPT, sequences: Sequences) -> tuple[Comparison, np.ndarray]:
         """Step 2: the policy beside the reference, and the reward model's scores as they are, (B,) float64."""
-        comparison = compare(policy, self.judges.reference, sequences, self.settings.temperature)
-        return comparison, rewards_of(self.judges.reward, sequences)
+        comparison = compare(policy, self.scorers.reference, sequences, self.settings.temperature)
+        return comparison, rewards_of(self.scorers.reward, sequences)
 
     def calibrate(self, raw_scores: np.ndarray, critic: GPT | None) -> None:
         """Step 3, in the first rollout only: fix the scale of the scores, for the whole run.
@@ -269,8 +272,8 @@ class PPOGradients:
             "value/mean": float(buffer.values[mask].mean()),
             "value/explained_variance": explained_variance(buffer.values[mask], buffer.returns[mask]),
         }
-        if self.judges.gold:
-            gold = self.judges.gold(written.prompt_numbers, written.texts, written.stopped)
+        if self.scorers.gold:
+            gold = self.scorers.gold(written.prompt_numbers, written.responses, written.stopped)
             figures["objective/gold"] = float(np.mean(gold))
         return figures
 

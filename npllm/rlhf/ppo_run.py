@@ -19,7 +19,7 @@ from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.rlhf.actors import build_actors, check_dtype
 from npllm.rlhf.divergence import comparison_bytes
-from npllm.rlhf.ppo import Gold, Judges, PPOGradients
+from npllm.rlhf.ppo import Gold, PPOGradients, Scorers
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rows_in_part
 from npllm.runs.inputs import (
@@ -122,7 +122,7 @@ class PPO(Stage[PPOConfig]):
         gradients = PPOGradients(
             config.ppo,
             [asked.encode(prompt) for prompt in read_prompts(checked_records(run, "prompts"))],
-            Judges(actors.reference, actors.reward, self.gold),
+            Scorers(actors.reference, actors.reward, self.gold),
             stop_id=asked.stop_id(),
             minibatch=config.batch.size,
             micro_size=config.batch.micro_size,

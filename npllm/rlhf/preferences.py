@@ -47,7 +47,7 @@ def sample_preferences(
             first_id=first * responses_per_prompt,
         ).responses
         for start in range(0, len(responses), responses_per_prompt):
-            pairs += compare(task, responses[start : start + responses_per_prompt])
+            pairs += preference_pairs(task, responses[start : start + responses_per_prompt])
         if len(pairs) >= n_pairs:
             return pairs[:n_pairs]
     if not pairs:
@@ -55,7 +55,7 @@ def sample_preferences(
     return pairs
 
 
-def compare(task: Task, responses: Sequence[Response]) -> list[Preference]:
+def preference_pairs(task: Task, responses: Sequence[Response]) -> list[Preference]:
     """Pairs of responses to one prompt, each in one pair at most: the worse half against the better half, both from
     their worst on. So pairs are as far apart as responses are on average."""
     scored = [(task.gold(response), i, response.text) for i, response in enumerate(responses) if response.stopped]

@@ -19,8 +19,11 @@ class Response(NamedTuple):
     stopped: bool
 
 
-class Answers(NamedTuple):
-    """prompts: ids of each. tokens: of each response, the stop token included."""
+class TokenizedResponses(NamedTuple):
+    """Responses as texts and as tokens.
+
+    prompts: ids of each. tokens: of each response, the stop token included.
+    """
 
     responses: list[Response]
     prompts: list[list[int]]
@@ -36,7 +39,7 @@ def respond(
     seed: int,
     first_id: int,
     temperature: float = 1.0,
-) -> Answers:
+) -> TokenizedResponses:
     """One answer to each prompt; the same for the same seed and ids, first_id and those after it."""
     asked = PromptFormat(tokenizer)
     ids = [asked.encode(prompt) for prompt in prompts]
@@ -50,7 +53,7 @@ def respond(
         first_id=first_id,
     )
     tokens = [row[:length] for row, length in zip(written.tokens, written.lengths, strict=True)]
-    return Answers(decode_responses(prompts, tokens, written.stopped, tokenizer), ids, tokens)
+    return TokenizedResponses(decode_responses(prompts, tokens, written.stopped, tokenizer), ids, tokens)
 
 
 def decode_responses(

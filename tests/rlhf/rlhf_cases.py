@@ -8,7 +8,7 @@ from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, small_conf
 
 from npllm.model import GPT, ActorCritic, Model, ModelConfig, Parameters, Trainable
 from npllm.model.parameters import weight_shapes
-from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo import PPOGradients, Scorers
 from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import Minibatch
@@ -150,7 +150,7 @@ def ppo_gradients(model: Trainable, *, minibatch: int | None = None, prompts=Non
     return PPOGradients(
         settings,
         prompts or [[1], [2, 3], [4, 5, 6]],
-        Judges(reference, reward),
+        Scorers(reference, reward),
         stop_id=STOP,
         minibatch=minibatch or settings.rollout_size,
         micro_size=8,

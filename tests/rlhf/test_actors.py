@@ -10,7 +10,7 @@ from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.model import GPT
 from npllm.optim import OptimConfig, build_optimizer
 from npllm.rlhf.actors import Actors, build_actors
-from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo import PPOGradients, Scorers
 from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import rewards_of, sequence_log_probability
@@ -42,7 +42,7 @@ def gradients_for(actors, method: str) -> PPOGradients:
     return PPOGradients(
         PPOSettings(method=method, rollout_size=8, max_tokens=4),
         [[1], [2, 3]],
-        Judges(actors.reference, actors.reward),
+        Scorers(actors.reference, actors.reward),
         stop_id=STOP,
         minibatch=8,
         micro_size=8,

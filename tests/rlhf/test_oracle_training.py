@@ -19,7 +19,7 @@ from npllm.model import GPT, ActorCritic
 from npllm.optim import BatchConfig, OptimConfig, build_optimizer
 from npllm.rlhf import ppo
 from npllm.rlhf.losses import sigmoid
-from npllm.rlhf.ppo import Judges, PPOGradients
+from npllm.rlhf.ppo import PPOGradients, Scorers
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 from npllm.rlhf.sequences import Sequences, rewards_of
@@ -73,7 +73,7 @@ def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
     gradients = PPOGradients(
         settings,
         [list(PROMPT)] * 256,
-        Judges(reference, reference),
+        Scorers(reference, reference),
         stop_id=STOP,
         minibatch=128,
         micro_size=128,

@@ -9,7 +9,7 @@ from npllm.errors import DataError
 from npllm.optim import BatchConfig
 from npllm.rlhf.dpo import DPOConfig, DPOGradients, dpo_loss, reference_log_probability
 from npllm.rlhf.losses import sigmoid
-from npllm.rlhf.preferences import compare, sample_preferences
+from npllm.rlhf.preferences import preference_pairs, sample_preferences
 from npllm.rlhf.responses import Response
 from npllm.rlhf.reward import Pairs, encode_pairs, evaluate_reward
 from npllm.rlhf.sequences import rewards_of, sequence_log_probability
@@ -36,11 +36,11 @@ def test_the_better_half_is_preferred_to_the_worse():
     """Responses that were cut off are left out, and so are pairs that gold does not tell apart."""
     texts = ("aaa", "a", "aaaa", "aaaaa", "aa")
     responses = [Response("p", text, stopped=text != "aa") for text in texts]
-    assert compare(Length(), responses) == [Preference("p", "aaaa", "a"), Preference("p", "aaaaa", "aaa")]
+    assert preference_pairs(Length(), responses) == [Preference("p", "aaaa", "a"), Preference("p", "aaaaa", "aaa")]
     responses = [Response("p", text, stopped=True) for text in ("a", "aa", "bb", "cc")]
-    assert compare(Length(), responses) == [Preference("p", "bb", "a")]
-    assert compare(Length(), [Response("p", "b", True), Response("p", "a", True)]) == []
-    assert compare(Length(), responses[:1]) == []
+    assert preference_pairs(Length(), responses) == [Preference("p", "bb", "a")]
+    assert preference_pairs(Length(), [Response("p", "b", True), Response("p", "a", True)]) == []
+    assert preference_pairs(Length(), responses[:1]) == []
 
 
 def sampled(task, **changes) -> list[Preference]:

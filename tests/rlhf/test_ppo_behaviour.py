@@ -57,11 +57,11 @@ def test_figures_of_a_rollout_are_of_the_responses_only():
     moved(model)
     figures, written = gradients.collect(model)
     sequences, buffer = buffer_sequences(gradients), gradients.buffer
-    ours, theirs = (sequence_log_probability(m, sequences) for m in (model.policy, gradients.judges.reference))
+    ours, theirs = (sequence_log_probability(m, sequences) for m in (model.policy, gradients.scorers.reference))
     lengths = [np.count_nonzero(row >= 0) for row in sequences.targets]
     assert min(lengths) < max(lengths) == 4
     assert written == sum(lengths)
-    scores = np.where(stopped(sequences), rewards_of(gradients.judges.reward, sequences), -1.0)
+    scores = np.where(stopped(sequences), rewards_of(gradients.scorers.reward, sequences), -1.0)
     scores[stopped(sequences)] -= buffer.score_mean
     scores[stopped(sequences)] /= buffer.score_std
     kl = [(ours[i] - theirs[i])[sequences.targets[i] >= 0].sum() for i in range(24)]
@@ -117,7 +117,7 @@ def test_a_response_without_a_stop_token_gets_the_score_for_that():
     sequences = Sequences(*(np.zeros((4, 8), np.int32),) * 2, np.full(4, 2))
     sequences.tokens[:, 1] = np.arange(4)
     ended = np.array([True, False, True, False])
-    raw = rewards_of(gradients.judges.reward, sequences)
+    raw = rewards_of(gradients.scorers.reward, sequences)
     gradients.calibrate(raw, None)
     proxy, scores = gradients.score(raw, ended)
     assert scores.tolist() == [proxy[0], -3.5, proxy[2], -3.5]
@@ -128,11 +128,11 @@ def test_scores_are_measured_by_the_reference_s_responses():
     """Mean 0 and deviation 1 over the first rollout; the same scale from then on."""
     model = actor_critic(tiny_config(), 3)
     gradients = collected(model, rollout_size=32)
-    raw = rewards_of(gradients.judges.reward, buffer_sequences(gradients))
+    raw = rewards_of(gradients.scorers.reward, buffer_sequences(gradients))
     scale = gradients.buffer.score_mean, gradients.buffer.score_std
     assert scale == pytest.approx((raw.mean(), raw.std()), rel=1e-12)
     figures, _ = gradients.collect(moved(model))
-    raw = rewards_of(gradients.judges.reward, buffer_sequences(gradients))
+    raw = rewards_of(gradients.scorers.reward, buffer_sequences(gradients))
     assert (gradients.buffer.score_mean, gradients.buffer.score_std) == scale
     assert figures["objective/proxy"] == pytest.approx((raw.mean() - scale[0]) / scale[1], rel=1e-10)
 
@@ -151,12 +151,12 @@ def test_the_critic_begins_as_the_reward_model():
     """Its value after a response's last token is the normalised reward, and later rollouts leave it alone."""
     model = actor_critic(tiny_config(), 3)
     gradients = ppo_gradients(model)
-    for name, array in gradients.judges.reward.params.items():
+    for name, array in gradients.scorers.reward.params.items():
         model.critic.params[name][...] = array
     gradients.collect(model)
     sequences = buffer_sequences(gradients)
     buffer, values = gradients.buffer, values_of(model.critic, sequences)
-    proxy = (rewards_of(gradients.judges.reward, sequences) - buffer.score_mean) / buffer.score_std
+    proxy = (rewards_of(gradients.scorers.reward, sequences) - buffer.score_mean) / buffer.score_std
     np.testing.assert_allclose(values[np.arange(16), sequences.last], proxy, rtol=1e-10)
     np.testing.assert_allclose(buffer.values, np.where(buffer.mask, values, 0.0), rtol=1e-10)
     before = model.params.flat.copy()

@@ -24,7 +24,7 @@ from rlhf_cases import (
 
 from npllm.data.sampler import RowSampler
 from npllm.generation.batched import generate_batch
-from npllm.rlhf.ppo import Judges
+from npllm.rlhf.ppo import Scorers
 from npllm.rlhf.ppo_gradient import networks
 from npllm.rlhf.rollout import Minibatch
 
@@ -45,7 +45,7 @@ def second_rollout(method: str):
         missing_stop_score=MISSING, kl_coef=0.4, kl_target=0.5, kl_horizon=HORIZON, gamma=GAMMA, lam=LAM,
         entropy_coef=0.2, max_update_kl=1e6,
     )  # fmt: skip
-    gradients.judges = Judges(gradients.judges.reference, gradients.judges.reward, gold)
+    gradients.scorers = Scorers(gradients.scorers.reference, gradients.scorers.reward, gold)
     draw, weights = np.random.default_rng(1).standard_normal, networks(model)[0].params.values()
     for array in weights:
         array += 0.2 * draw(array.shape)
@@ -65,7 +65,7 @@ def spans(gradients) -> list[slice]:
 
 def scores_of(gradients) -> np.ndarray:
     """The reward model's value at each response's last token, (B,), as it stands in the buffer."""
-    values = token_values(gradients.judges.reward, gradients.buffer.tokens)
+    values = token_values(gradients.scorers.reward, gradients.buffer.tokens)
     return np.array([row[here.stop] for row, here in zip(values, spans(gradients), strict=True)])
 
 
@@ -96,7 +96,7 @@ def test_a_rollout_by_hand(method):
         assert tokens.tolist()[: here.stop + 1] == prompt + text
         assert (here.start, targets[here].tolist()) == (len(prompt) - 1, text)
 
-    log_pi, log_ref = (log_distributions(m, buffer.tokens) for m in (policy, gradients.judges.reference))
+    log_pi, log_ref = (log_distributions(m, buffer.tokens) for m in (policy, gradients.scorers.reference))
     ours, theirs = (
         np.where(mask, np.take_along_axis(log_p, np.maximum(buffer.targets, 0)[..., None], 2)[..., 0], 0.0)
         for log_p in (log_pi, log_ref)
