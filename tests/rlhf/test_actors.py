@@ -61,8 +61,8 @@ def test_all_begin_as_what_they_were_given(method, lora_rank):
     expected, outputs = policy.logits(tokens), reward.readout(reward.hidden(tokens))
     for model in (trained, actors.reference, trained):  # in turns: with LoRA they use one another's memory
         np.testing.assert_array_equal(model.logits(tokens), expected)
-    judges = [actors.reward] if critic is None else [actors.reward, critic]
-    for model in (*judges, *judges):
+    scorers = [actors.reward] if critic is None else [actors.reward, critic]
+    for model in (*scorers, *scorers):
         np.testing.assert_array_equal(model.readout(model.hidden(tokens)), outputs)
         np.testing.assert_array_equal(trained.logits(tokens), expected)
     assert (critic is None) == (method != "ppo")
