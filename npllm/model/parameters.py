@@ -15,6 +15,7 @@ from npllm.memory.aligned import ALIGNMENT, aligned_zeros
 from npllm.model.config import ModelConfig
 from npllm.reference.random import random_normal
 from npllm.reference.random_streams import INITIAL_VALUES
+from npllm.reference.weights import initial_std, weight_shapes
 
 WHOLE = "model"  # the part of a model that is one network
 TOKEN_TABLES = ("token_embedding", "lm_head")  # (V, C): a row for each token
@@ -56,42 +57,6 @@ def lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> d
         elif name in TOKEN_TABLES and new:
             trained[f"{name}.new_rows"] = (new, shape[1])
     return trained
-
-
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of the language model, in the order of the forward pass. Linear weights are
-    (in, out)."""
-    C, F, V = config.n_embd, config.mlp_width, config.vocab_size
-    qkv_width = (config.n_head + 2 * config.kv_heads) * config.head_width
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def add_linear(name, n_in, n_out):
-        shapes[f"{name}.weight"] = (n_in, n_out)
-        if config.bias:
-            shapes[f"{name}.bias"] = (n_out,)
-
-    def add_norm(name):
-        shapes[f"{name}.weight"] = (C,)
-        if config.bias and config.norm == "layernorm":
-            shapes[f"{name}.bias"] = (C,)
-
-    shapes["token_embedding"] = (V, C)
-    if config.position == "learned":
-        shapes["position_embedding"] = (config.block_size, C)
-    for layer in range(config.n_layer):
-        block = f"blocks.{layer}"
-        add_norm(f"{block}.norm_1")
-        add_linear(f"{block}.attention.qkv", C, qkv_width)
-        add_linear(f"{block}.attention.out", C, C)
-        add_norm(f"{block}.norm_2")
-        if config.mlp == "swiglu":
-            add_linear(f"{block}.mlp.gate", C, F)
-        add_linear(f"{block}.mlp.up", C, F)
-        add_linear(f"{block}.mlp.down", F, C)
-    add_norm("final_norm")
-    if not config.tie_embeddings:
-        shapes["lm_head"] = (V, C)
-    return shapes
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -143,10 +108,7 @@ def within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 
 def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
-    """GPT-2's initial values: matrices N(0, 0.02), norm weights 1, biases 0.
-
-    The 2L matrices whose results are added to the residual stream get 0.02 / sqrt(2L): a sum of 2L independent branches
-    then has the variance of one. (Radford et al., "Language models are unsupervised multitask learners", 2019.)
+    """GPT-2's initial values: norm weights 1, biases 0, matrices N(0, std) with the std of `initial_std`.
 
     The readout's matrix is N(0, 1 / sqrt(C + 1)) (Ziegler et al., "Fine-tuning language models from human
     preferences", 2019). Of LoRA's factors A is N(0, 1 / sqrt(in)) and B is zero, so that at first nothing is added.
@@ -169,5 +131,4 @@ def _initial_std(name: str, array: np.ndarray, config: ModelConfig) -> float:
         return 1.0 / sqrt(len(array))
     if name.endswith("lora_b"):
         return 0.0
-    adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
-    return 0.02 / sqrt(2 * config.n_layer) if adds_to_stream else 0.02
+    return initial_std(name, config.n_layer)

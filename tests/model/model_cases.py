@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
+from order_one import fill_with_order_one
 
 from npllm.model import GPT, ModelConfig
 
@@ -19,21 +20,8 @@ def small_config(**changes) -> ModelConfig:
 
 
 def set_weights_of_order_one(model: GPT, seed: int) -> None:
-    """Weights that make no gradient small: at the initial 0.02 a wrong term can hide behind a right one.
-
-    Matrices have unit variance, those of linear layers divided by their fan-in, so that activations stay of order one
-    and float64 differences of the loss stay accurate. Norm weights are away from 0 and biases are not 0.
-    """
-    rng = np.random.default_rng(seed)
-    for name, array in model.params.items():
-        name = name.removesuffix(".new_rows")
-        draws = rng.standard_normal(array.shape)
-        if array.ndim == 1:
-            array[:] = 1.0 + 0.3 * draws if "norm" in name and name.endswith("weight") else 0.5 * draws
-        else:
-            is_table = name in ("token_embedding", "position_embedding")
-            fan_in = array.shape[1] if name == "lm_head" else array.shape[0]
-            array[:] = draws if is_table else draws / np.sqrt(fan_in)
+    """See `fill_with_order_one`."""
+    fill_with_order_one(model.params, seed)
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,159 @@
+"""One block of the Transformer, forward and backward: the heart of the plain network.
+
+A block has two branches. Attention carries information from one position to another;
+the MLP works on each position alone. Each branch reads the normalised residual stream
+and adds what it found to the stream.
+
+Forward, from x to y:
+
+      ┌► norm_1 ─► qkv ─► (rotary) ─► attention ─► out ─┐       ┌► norm_2 ─► MLP ─┐
+  x ──┴─────────────────────────────────────────────────+─ mid ─┴─────────────────+─► y
+
+  MLP with GELU:     up ─► GELU ─► down               down(gelu(up(x)))
+  MLP with SwiGLU:   gate, up ─► SwiGLU ─► down       down(silu(gate(x)) · up(x))
+
+Backward, from dy to dx: the same picture with the arrows turned round.
+
+      ┌─ norm_1 ◄─ qkv ◄─ (rotary) ◄─ attention ◄─ out ◄┐       ┌─ norm_2 ◄─ MLP ◄┐
+ dx ◄─+─────────────────────────────────────────────────┴ dmid ◄+─────────────────┴── dy
+
+Where the forward adds, the gradient goes both ways unchanged: d(a + b) = da + db.
+Where the forward forks, the gradients of the two ways add up: the chain rule.
+So dy reaches dx along the lower line without passing a matrix, however deep the network.
+
+Parameters and their gradients are plain dicts of arrays, by name: `p`, `dp`. Input
+gradients are returned; parameter gradients are added to the arrays of `dp`. Dropout is
+left out here: `dropout.py` has it, and `npllm/model/block.py` uses it.
+
+Letters: B sequences of T tokens make N = B·T rows; C is the width of the stream, H the
+number of query heads, K that of key/value heads, D the width of a head, F the MLP's.
+
+Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
+2019; rmsnorm, rotary and swiglu as in Touvron et al., "LLaMA", 2023.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npllm.reference.attention import attention_backward, attention_forward
+from npllm.reference.gelu import gelu_backward, gelu_forward
+from npllm.reference.layernorm import layernorm_backward, layernorm_forward
+from npllm.reference.linear import LinearCache, linear_backward, linear_forward
+from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
+from npllm.reference.swiglu import swiglu_backward, swiglu_forward
+
+
+class AttendCache(NamedTuple):
+    x: np.ndarray  # (N, C), normalised
+    attention: Any  # the cache of attention_forward
+    attended: np.ndarray  # (N, C), before `out`
+
+
+class MLPCache(NamedTuple):
+    x: np.ndarray  # (N, C), normalised
+    before: Any  # what the activation was applied to: up, (N, F), or SwiGLU's cache
+    hidden: np.ndarray  # (N, F), after the activation
+
+
+class BlockCache(NamedTuple):
+    """What the backward needs, in the order in which the forward makes it."""
+
+    norm_1: Any
+    attention: AttendCache
+    norm_2: Any
+    mlp: MLPCache
+
+
+def block_forward(config, p, name, x, T):
+    """x: (N, C), rows of sequences of T tokens each. name: "blocks.0", "blocks.1", ...
+
+    Returns y, (N, C), and the cache.
+    """
+    normed, norm_1 = norm_forward(config, p, f"{name}.norm_1", x)
+    branch, attention = attend_forward(config, p, f"{name}.attention", normed, T)
+    mid = x + branch
+    normed, norm_2 = norm_forward(config, p, f"{name}.norm_2", mid)
+    branch, mlp = mlp_forward(config, p, f"{name}.mlp", normed)
+    return mid + branch, BlockCache(norm_1, attention, norm_2, mlp)
+
+
+def block_backward(config, p, dp, name, dy, cache):
+    """dx, (N, C), for the gradient dy, (N, C): `block_forward` read from below."""
+    dnormed = mlp_backward(config, p, dp, f"{name}.mlp", dy, cache.mlp)
+    dmid = dy + norm_backward(config, p, dp, f"{name}.norm_2", dnormed, cache.norm_2)
+    dnormed = attend_backward(config, p, dp, f"{name}.attention", dmid, cache.attention)
+    return dmid + norm_backward(config, p, dp, f"{name}.norm_1", dnormed, cache.norm_1)
+
+
+def attend_forward(config, p, name, x, T):
+    """x: (N, C), normalised. Returns what the branch adds, (N, C), and its cache."""
+    H, K, D = config.n_head, config.kv_heads, config.head_width
+    qkv = linear(p, f"{name}.qkv", x).reshape(-1, T, (H + 2 * K) * D)
+    if config.position == "rotary":
+        qkv = rotary_forward(qkv, *rotary_tables(T, D, x.dtype), H, K)
+    attended, attention = attention_forward(qkv, H, K)
+    attended = attended.reshape(x.shape)
+    return linear(p, f"{name}.out", attended), AttendCache(x, attention, attended)
+
+
+def attend_backward(config, p, dp, name, dy, cache):
+    H, K, D = config.n_head, config.kv_heads, config.head_width
+    B, T, _ = cache.attention.qkv.shape
+    dattended = linear_gradient(p, dp, f"{name}.out", dy, cache.attended)
+    dqkv = attention_backward(dattended.reshape(B, T, -1), cache.attention, H, K)
+    if config.position == "rotary":
+        dqkv = rotary_backward(dqkv, *rotary_tables(T, D, dy.dtype), H, K)
+    return linear_gradient(p, dp, f"{name}.qkv", dqkv.reshape(B * T, -1), cache.x)
+
+
+def mlp_forward(config, p, name, x):
+    """x: (N, C), normalised. Returns what the branch adds, (N, C), and its cache."""
+    up = linear(p, f"{name}.up", x)
+    if config.mlp == "gelu":
+        hidden, before = gelu_forward(up), up
+    else:
+        hidden, before = swiglu_forward(linear(p, f"{name}.gate", x), up)
+    return linear(p, f"{name}.down", hidden), MLPCache(x, before, hidden)
+
+
+def mlp_backward(config, p, dp, name, dy, cache):
+    dhidden = linear_gradient(p, dp, f"{name}.down", dy, cache.hidden)
+    if config.mlp == "gelu":
+        dup = gelu_backward(dhidden, cache.before)
+        return linear_gradient(p, dp, f"{name}.up", dup, cache.x)
+    dgate, dup = swiglu_backward(dhidden, cache.before)
+    # x forks into gate and up, so their gradients add.
+    dx = linear_gradient(p, dp, f"{name}.up", dup, cache.x)
+    return dx + linear_gradient(p, dp, f"{name}.gate", dgate, cache.x)
+
+
+# The operations with their parameters by name.
+
+
+def linear(p, name, x):
+    """x: (N, in). Returns y, (N, out)."""
+    y, _ = linear_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+    return y
+
+
+def linear_gradient(p, dp, name, dy, x):
+    """dx, (N, in), for dy, (N, out), and the x that the layer was given."""
+    weight, dweight = p[f"{name}.weight"], dp[f"{name}.weight"]
+    dbias = dp.get(f"{name}.bias")
+    return linear_backward(dy, LinearCache(x, None), weight, dweight, dbias)
+
+
+def norm_forward(config, p, name, x):
+    """x: (N, C). Returns y, (N, C), and the norm's cache."""
+    if config.norm == "rmsnorm":
+        return rmsnorm_forward(x, p[f"{name}.weight"])
+    return layernorm_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+
+
+def norm_backward(config, p, dp, name, dy, cache):
+    weight, dweight = p[f"{name}.weight"], dp[f"{name}.weight"]
+    if config.norm == "rmsnorm":
+        return rmsnorm_backward(dy, cache, weight, dweight)
+    return layernorm_backward(dy, cache, weight, dweight, dp.get(f"{name}.bias"))

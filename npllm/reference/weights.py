@@ -1,0 +1,91 @@
+"""The size of the plain network; name, shape and initial values of every weight."""
+
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import numpy as np
+
+from npllm.reference.random import random_normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What the plain network asks of a config; `npllm.ModelConfig` serves as well."""
+
+    vocab_size: int  # V
+    block_size: int  # the longest sequence in tokens
+    n_layer: int  # L
+    n_head: int  # H
+    kv_heads: int  # K, a divisor of H
+    n_embd: int  # C, a multiple of H
+    mlp_width: int  # F
+    norm: str = "layernorm"  # or "rmsnorm"
+    position: str = "learned"  # or "rotary"
+    mlp: str = "gelu"  # or "swiglu"
+    bias: bool = True  # in linear layers and LayerNorm
+    tie_embeddings: bool = True  # the head is the table of the embedding
+
+    @property
+    def head_width(self) -> int:
+        """D"""
+        return self.n_embd // self.n_head
+
+
+def weight_shapes(config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight, in the order of the forward pass.
+
+    Weights of linear layers are (in, out).
+    """
+    C, F, V = config.n_embd, config.mlp_width, config.vocab_size
+    qkv_width = (config.n_head + 2 * config.kv_heads) * config.head_width
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add_linear(name, n_in, n_out):
+        shapes[f"{name}.weight"] = (n_in, n_out)
+        if config.bias:
+            shapes[f"{name}.bias"] = (n_out,)
+
+    def add_norm(name):
+        shapes[f"{name}.weight"] = (C,)
+        if config.bias and config.norm == "layernorm":
+            shapes[f"{name}.bias"] = (C,)
+
+    shapes["token_embedding"] = (V, C)
+    if config.position == "learned":
+        shapes["position_embedding"] = (config.block_size, C)
+    for layer in range(config.n_layer):
+        block = f"blocks.{layer}"
+        add_norm(f"{block}.norm_1")
+        add_linear(f"{block}.attention.qkv", C, qkv_width)
+        add_linear(f"{block}.attention.out", C, C)
+        add_norm(f"{block}.norm_2")
+        if config.mlp == "swiglu":
+            add_linear(f"{block}.mlp.gate", C, F)
+        add_linear(f"{block}.mlp.up", C, F)
+        add_linear(f"{block}.mlp.down", F, C)
+    add_norm("final_norm")
+    if not config.tie_embeddings:
+        shapes["lm_head"] = (V, C)
+    return shapes
+
+
+def initial_weights(config, seed: int) -> dict[str, np.ndarray]:
+    """GPT-2's initial values, in float64: norm weights 1, biases 0, matrices N(0, std)."""
+    weights = {}
+    for index, (name, shape) in enumerate(weight_shapes(config).items()):
+        if len(shape) == 1:
+            weights[name] = np.full(shape, 1.0 if name.endswith("weight") else 0.0)
+        else:
+            draws = random_normal(prod(shape), seed=seed, site=index).reshape(shape)
+            weights[name] = initial_std(name, config.n_layer) * draws
+    return weights
+
+
+def initial_std(name: str, n_layer: int) -> float:
+    """0.02; for the 2L matrices whose results are added to the stream 0.02 / sqrt(2L).
+
+    A sum of 2L independent branches then has the variance of one. (Radford et al.,
+    "Language models are unsupervised multitask learners", 2019.)
+    """
+    adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
+    return 0.02 / sqrt(2 * n_layer) if adds_to_stream else 0.02
