@@ -12,7 +12,7 @@ The order of the merges is all that encoding needs. Two things are easy to get w
 counted at each place ("aaa" has (a, a) twice) but merged from the left ("aaa" becomes aa + a). And ties need a rule,
 or two runs disagree: the pair that is greatest as (bytes, bytes) wins, so (aa, a) goes before (a, b).
 
-Counting again after every merge would cost (merges x corpus). Here the corpus is one linked list of tokens, each
+Counting again after every merge, as `naive_bpe.py` does, would cost (merges x corpus). Here the corpus is one linked list of tokens, each
 pair knows its places, and a merge touches those places only. A heap orders the pairs; its counts may be stale, but
 only too high, since pairs other than those with the new token can only become rarer. So a popped entry that
 is out of date goes back with its true count.

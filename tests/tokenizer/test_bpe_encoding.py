@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_counter import count_lines
-from naive_bpe import naive_encode
 
 from npllm.tokenizer import bpe_encoding, train_bpe
 from npllm.tokenizer.bpe_encoding import LONG_PIECE, BytePairEncoder, merge_by_heap, merge_by_scanning
 from npllm.tokenizer.byte_table import BYTE_TO_ID, ID_TO_BYTE, text_to_bytes
 from npllm.tokenizer.gpt2_files import read_merges
+from npllm.tokenizer.naive_bpe import naive_encode
 from npllm.tokenizer.vocabulary import Vocabulary
 
 BYTES = tuple(bytes([byte]) for byte in ID_TO_BYTE)

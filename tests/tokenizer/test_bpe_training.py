@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_counter import count_lines
-from naive_bpe import naive_learn_merges
 
 from npllm.errors import ConfigError, DataError
 from npllm.tokenizer import byte_tokenizer, train_bpe, train_char
 from npllm.tokenizer.bpe_training import learn_merges
-from npllm.tokenizer.byte_table import ID_TO_BYTE
+from npllm.tokenizer.byte_table import BYTE_TO_ID, ID_TO_BYTE
+from npllm.tokenizer.naive_bpe import naive_encode, naive_learn_merges
 
 
 def merge_texts(merges):
@@ -24,6 +24,13 @@ def test_the_example_of_the_docstring():
     tokenizer = train_bpe(["aaabdaaabac"], 256 + 3, special_tokens=())
     assert merge_texts(tokenizer.vocabulary.merges) == [(b"a", b"a"), (b"aa", b"a"), (b"aaa", b"b")]
     assert tokenizer.encode("aaabdaaabac") == [258, 67, 258, 64, 66]  # the bytes a, c, d have the ids 64, 66, 67
+
+
+def test_the_example_of_the_naive_docstring():
+    merges = naive_learn_merges({b"low": 1, b"lower": 1, b"lowest": 1}, 2)
+    assert merge_texts(merges) == [(b"o", b"w"), (b"l", b"ow")]
+    ranks, products = {pair: rank for rank, pair in enumerate(merges)}, [256, 257]
+    assert naive_encode([BYTE_TO_ID[byte] for byte in b"slow"], ranks, products) == [BYTE_TO_ID[ord("s")], 257]
 
 
 def test_ties_go_to_the_greatest_pair():
