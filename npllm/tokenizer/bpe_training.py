@@ -12,10 +12,11 @@ The order of the merges is all that encoding needs. Two things are easy to get w
 counted at each place ("aaa" has (a, a) twice) but merged from the left ("aaa" becomes aa + a). And ties need a rule,
 or two runs disagree: the pair that is greatest as (bytes, bytes) wins, so (aa, a) goes before (a, b).
 
-Counting again after every merge, as `naive_bpe.py` does, would cost (merges x corpus). Here the corpus is one linked list of tokens, each
-pair knows its places, and a merge touches those places only. A heap orders the pairs; its counts may be stale, but
-only too high, since pairs other than those with the new token can only become rarer. So a popped entry that
-is out of date goes back with its true count.
+Counting again after every merge, as `naive_bpe.py` does, would cost (merges x corpus).
+Here the corpus is one linked list of tokens, each pair knows its places, and a merge
+touches those places only. A heap orders the pairs; its counts may be stale, but only
+too high, since pairs other than those with the new token can only become rarer. So a
+popped entry that is out of date goes back with its true count.
 
 Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword units", ACL 2016.
 Radford et al., "Language models are unsupervised multitask learners", 2019, for the bytes.
