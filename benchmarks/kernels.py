@@ -6,12 +6,12 @@ import numpy as np
 from rich.table import Table
 
 import npllm.kernels
-import npllm.reference
 from benchmarks.cases import Case, operation_cases
 from benchmarks.checks import TOLERANCE, check_close
 from benchmarks.tables import Row, build_table, say_where_we_lose
 from benchmarks.timing import SHORT_PAUSE, interleave, spread, timed, times_faster
 from npllm.memory.arena import Arena
+from npllm.model.backends import operations_of
 
 
 def measure(dtype: str, rounds: int, peak: float) -> list[Row]:
@@ -21,14 +21,14 @@ def measure(dtype: str, rounds: int, peak: float) -> list[Row]:
 
 def measure_case(case: Case, dtype: str, rounds: int, peak: float) -> Row:
     """The row of one operation."""
-    arena = Arena()
+    arena, reference = Arena(), operations_of("reference")
 
     def kernel():
         arena.reset()
         return case.call(npllm.kernels, arena.empty)
 
     def numpy():
-        return case.call(npllm.reference, np.empty)
+        return case.call(reference, np.empty)
 
     check_close(case.name, kernel(), numpy(), TOLERANCE[dtype])
     seconds = interleave({"numpy": timed(numpy), "kernel": timed(kernel)}, rounds, pause=SHORT_PAUSE)

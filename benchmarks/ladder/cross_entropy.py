@@ -48,19 +48,19 @@ def loop(x, weight, targets, loss, dx, dweight, nll, dlogits):
             dweight[v, c] = total
 
 
-def _loss_and_grad(ops, x, weight, targets, empty):
-    dweight = empty(weight.shape, x.dtype)
+def _loss_and_grad(ops, x, weight, targets, dweight, **memory):
     dweight.fill(0.0)
-    loss, dx = ops.lm_head_loss_and_grad(x, weight, targets, len(x), dweight, empty=empty)
+    loss, dx = ops.lm_head_loss_and_grad(x, weight, targets, len(x), dweight, **memory)
     return np.array([loss]), dx, dweight
 
 
 def numpy(x, weight, targets):
-    return _loss_and_grad(npllm.reference, x, weight, targets, np.empty)
+    return _loss_and_grad(npllm.reference, x, weight, targets, np.empty_like(weight))
 
 
 def kernel(empty, x, weight, targets):
-    return _loss_and_grad(npllm.kernels, x, weight, targets, empty)
+    dweight = empty(weight.shape, x.dtype)
+    return _loss_and_grad(npllm.kernels, x, weight, targets, dweight, empty=empty)
 
 
 def task(N=256, C=256, V=4096) -> Task:

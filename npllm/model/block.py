@@ -3,7 +3,8 @@
     x ──┬── norm_1 ── qkv ── (rotary) ── attention ── out ── dropout ──(+)──┬── norm_2 ── MLP ── dropout ──(+)── y
         └───────────────────────────────────────────────────────────────┘   └────────────────────────────────┘
 
-`ops` is the backend, `npllm.reference` or `npllm.kernels`: the same functions, plain or fast.
+`ops` is the backend, `npllm.reference` or `npllm.kernels`: the same functions, plain or fast. The plain network of
+the same shape is `npllm/reference/block.py`: read it first.
 
 Memory: the cache of a block is what its backward cannot make again from something else in it at little cost: 11 numbers
 for each one of x, with the MLP four times as wide. What GELU, SwiGLU and the first norm give is made twice instead, in

@@ -8,13 +8,13 @@ rmsnorm, position = rotary, mlp = swiglu are those of Touvron et al., "LLaMA", 2
 
 import threading
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from npllm.errors import ConfigError, DataError
 from npllm.memory.arena import Arena
+from npllm.model.backends import BACKENDS, operations_of
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
 from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
@@ -27,7 +27,6 @@ from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.rotary import rotary_tables
 
 DTYPES = ("float32", "float64", "bf16")
-BACKENDS = ("kernels", "reference")
 
 
 class Storage(NamedTuple):
@@ -82,7 +81,7 @@ class GPT:
         self.seed = seed
         self.dtype_name = dtype
         self.dtype = np.dtype("float32" if dtype == "bf16" else dtype)  # of parameters and activations
-        self.ops = import_module(f"npllm.{backend}")
+        self.ops = operations_of(backend)
         self.memory = Memory()
         self.turn = threading.RLock()
         self._take(storage)

@@ -5,8 +5,8 @@ linear, gelu, layernorm, embedding, attention, lm_head_loss; then add_norm, drop
 alternatives rmsnorm, swiglu, rotary; and lm_head_policy. They take any float dtype: gradients are proved in float64.
 
 Input gradients are returned; parameter gradients are added to the arrays given. What a backward needs from its forward
-travels in a named `cache`. `empty` is the allocator of results, as in `npllm.kernels`, where memory comes from an
-arena; here NumPy allocates, and the keyword is there so that either package can stand in for the other.
+travels in a named `cache`. The operations take arrays and scalars and return arrays: NumPy allocates. Those of
+`npllm.kernels` have the same names and arguments and, beside them, an allocator.
 """
 
 from npllm.reference.adam import adam_update

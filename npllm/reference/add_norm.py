@@ -17,13 +17,11 @@ Sources: He et al., "Deep residual learning", 2015; Xiong et al., "On layer norm
 architecture", 2020 (pre-norm).
 """
 
-import numpy as np
-
 from npllm.reference.layernorm import layernorm_backward, layernorm_forward
 from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 
-def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm", empty=np.empty):
+def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm"):
     """x, branch: (N, C). norm: "layernorm" or "rmsnorm" (which has no bias).
 
     Returns total and y, (N, C) each, and the norm's cache.
@@ -36,7 +34,7 @@ def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm"
     return total, y, cache
 
 
-def add_norm_backward(dtotal, dy, cache, weight, dweight, dbias=None, *, norm="layernorm", empty=np.empty):
+def add_norm_backward(dtotal, dy, cache, weight, dweight, dbias=None, *, norm="layernorm"):
     """Adds to dweight and dbias, (C,) each, and returns the gradient of x, which is that of branch too, (N, C)."""
     if norm == "rmsnorm":
         return dtotal + rmsnorm_backward(dy, cache, weight, dweight)

@@ -77,7 +77,7 @@ def causal_scores(q, k, first_position, starts):
     return scores
 
 
-def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None, empty=np.empty):
+def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None):
     """Attention within each sequence, or each document of it.
 
     qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights. key: a
@@ -93,7 +93,7 @@ def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None
     return merge_heads(weights @ v), AttentionCache(qkv, probabilities)
 
 
-def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
+def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None):
     """dqkv, (B, T, (H+2K)·D), for the gradient dy, (B, T, H·D)."""
     q, k, v = split_heads(cache.qkv, n_head, n_kv_head)
     scale = 1.0 / float(np.sqrt(q.shape[-1]))
@@ -115,9 +115,7 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empt
     return dheads.transpose(0, 2, 1, 3).reshape(cache.qkv.shape)
 
 
-def cached_attention_forward(
-    qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None, empty=np.empty
-):
+def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None):
     """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
 
     qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:

@@ -43,11 +43,11 @@ def dropout_scale(shape, rate, key, dtype):
     return kept.astype(dtype) * np.dtype(dtype).type(1.0 / (1.0 - rate))
 
 
-def dropout_forward(x, rate, key, *, empty=np.empty):
+def dropout_forward(x, rate, key):
     """x of any shape and float dtype, 0 <= rate < 1. Returns y like x."""
     return x * dropout_scale(x.shape, rate, key, x.dtype)
 
 
-def dropout_backward(dy, rate, key, *, empty=np.empty):
+def dropout_backward(dy, rate, key):
     """dx for the gradient dy of the forward with the same rate and key."""
     return dropout_forward(dy, rate, key)

@@ -42,9 +42,7 @@ def position_of_each(cache):
     return np.broadcast_to(cache.first_position + np.arange(T), (B, T))
 
 
-def embedding_forward(
-    tokens, token_embedding, position_embedding=None, *, first_position=0, positions=None, empty=np.empty
-):
+def embedding_forward(tokens, token_embedding, position_embedding=None, *, first_position=0, positions=None):
     """tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding: (positions, C) or None.
 
     positions: (B, T) integers, the position of every token, or None: the first column stands at `first_position`, and
@@ -57,7 +55,7 @@ def embedding_forward(
     return y, cache
 
 
-def embedding_backward(dy, cache, dtoken_embedding, dposition_embedding=None, *, empty=np.empty):
+def embedding_backward(dy, cache, dtoken_embedding, dposition_embedding=None):
     """Adds the gradients dy, (B, T, C), to those of the tables. Tokens have no gradient: nothing is returned."""
     np.add.at(dtoken_embedding, cache.tokens, dy)
     if dposition_embedding is not None:

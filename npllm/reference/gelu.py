@@ -20,13 +20,13 @@ SQRT_2_OVER_PI = 0.7978845608028654
 CUBIC = 0.044715
 
 
-def gelu_forward(x, *, empty=np.empty):
+def gelu_forward(x):
     """y = GELU(x), element by element, for an x of any shape and float dtype."""
     tanh_u = np.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
     return 0.5 * x * (1.0 + tanh_u)
 
 
-def gelu_backward(dy, x, *, empty=np.empty):
+def gelu_backward(dy, x):
     """dx for the gradient dy of y = GELU(x); both of x's shape."""
     tanh_u = np.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
     du_dx = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x)

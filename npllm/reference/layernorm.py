@@ -32,7 +32,7 @@ class LayerNormCache(NamedTuple):
     rstd: np.ndarray  # (N,)
 
 
-def layernorm_forward(x, weight, bias=None, eps=1e-5, *, empty=np.empty):
+def layernorm_forward(x, weight, bias=None, eps=1e-5):
     """Normalise each row of x, (N, C), by its mean and standard deviation.
 
     weight: (C,). bias: (C,) or None. Returns y, (N, C), of x's dtype, and the cache for the backward.
@@ -46,7 +46,7 @@ def layernorm_forward(x, weight, bias=None, eps=1e-5, *, empty=np.empty):
     return y, LayerNormCache(x, mean, rstd)
 
 
-def layernorm_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
+def layernorm_backward(dy, cache, weight, dweight, dbias=None):
     """Gradient of `layernorm_forward`: adds to dweight and dbias, (C,) each, and returns dx, (N, C)."""
     x_hat = (cache.x - cache.mean[:, None]) * cache.rstd[:, None]
     dweight += (dy * x_hat).sum(axis=0)

@@ -33,12 +33,11 @@ class LinearCache(NamedTuple):
     pre_activation: np.ndarray | None  # (N, out), only with the GELU epilogue
 
 
-def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empty=np.empty, empty_y=None):
+def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None):
     """Multiply rows by a matrix.
 
     x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
     `residual`, (N, out). All of one float dtype. Returns y, (N, out), and the cache for the backward.
-    empty_y: allocates y with the GELU epilogue, which is not in the cache; None = empty.
     """
     z = x @ weight
     if bias is not None:
@@ -50,7 +49,7 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
     return z, LinearCache(x, None)
 
 
-def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
+def linear_backward(dy, cache, weight, dweight, dbias=None):
     """Gradient of `linear_forward`.
 
     dy: (N, out). Adds to dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).

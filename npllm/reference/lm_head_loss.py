@@ -38,7 +38,7 @@ class LMHeadLossCache(NamedTuple):
     lse: np.ndarray  # (N,)
 
 
-def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
+def lm_head_loss_forward(x, weight, targets):
     """Negative log-likelihood of each row's target, in nats.
 
     x: (N, C). weight: (V, C), a row per token, so that a tied head is the embedding table itself. targets: (N,)
@@ -51,7 +51,7 @@ def lm_head_loss_forward(x, weight, targets, *, empty=np.empty):
     return np.where(targets == IGNORED, x.dtype.type(0), lse - of_target), LMHeadLossCache(x, targets, lse)
 
 
-def lm_head_loss_backward(dnll, cache, weight, dweight, *, empty=np.empty):
+def lm_head_loss_backward(dnll, cache, weight, dweight):
     """dnll: (N,), the gradient of each row's nll. Adds to dweight, (V, C), and returns dx, (N, C)."""
     x, targets, lse = cache
     dlogits = np.exp(x @ weight.T - lse[:, None])
@@ -62,7 +62,7 @@ def lm_head_loss_backward(dnll, cache, weight, dweight, *, empty=np.empty):
     return dlogits @ weight
 
 
-def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight, *, empty=np.empty):
+def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight):
     """The mean loss and its gradient at once: what training asks for, and a kernel does with one pass over the logits.
 
     Returns sum(nll) / n_targets as a float, and dx, (N, C); adds to dweight, (V, C).

@@ -46,7 +46,7 @@ class LMHeadPolicyCache(NamedTuple):
     entropy: np.ndarray  # (N,)
 
 
-def lm_head_policy_forward(x, weight, targets, *, empty=np.empty):
+def lm_head_policy_forward(x, weight, targets):
     """Log-probability of each row's target, and the entropy of each row's distribution, in nats.
 
     x: (N, C). weight: (V, C), as in `lm_head_loss_forward`. targets: (N,) integers below V, or -1 = ignored. Returns
@@ -64,7 +64,7 @@ def lm_head_policy_forward(x, weight, targets, *, empty=np.empty):
     return log_probability, entropy, LMHeadPolicyCache(x, targets, lse, entropy)
 
 
-def lm_head_policy_backward(dlog_probability, dentropy, cache, weight, dweight, *, empty=np.empty):
+def lm_head_policy_backward(dlog_probability, dentropy, cache, weight, dweight):
     """dlog_probability, dentropy: (N,), the gradients of each row's outputs; dentropy: None = zeros. Adds to dweight,
     (V, C), and returns dx, (N, C)."""
     x, targets, lse, entropy = cache

@@ -28,7 +28,7 @@ def rotary_tables(n_positions, head_width, dtype, theta=10000.0):
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
-def rotary_forward(qkv, cos, sin, n_head, n_kv_head, *, empty=np.empty):
+def rotary_forward(qkv, cos, sin, n_head, n_kv_head):
     """Rotate the queries and keys of a packed array.
 
     qkv: (B, T, (H+2K)·D), the heads of q, then k, then v. cos, sin: (T, D/2), the rows of the T positions.
@@ -46,6 +46,6 @@ def rotary_forward(qkv, cos, sin, n_head, n_kv_head, *, empty=np.empty):
     return y.reshape(qkv.shape)
 
 
-def rotary_backward(dy, cos, sin, n_head, n_kv_head, *, empty=np.empty):
+def rotary_backward(dy, cos, sin, n_head, n_kv_head):
     """dqkv for the gradient dy of `rotary_forward`'s result: the opposite rotation."""
     return rotary_forward(dy, cos, -sin, n_head, n_kv_head)

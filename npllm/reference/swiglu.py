@@ -29,12 +29,12 @@ def sigmoid(x):
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
-def swiglu_forward(gate, up, *, empty=np.empty):
+def swiglu_forward(gate, up):
     """y = silu(gate) * up, element by element, for two arrays of one shape and float dtype. Returns y and the cache."""
     return gate * sigmoid(gate) * up, SwiGLUCache(gate, up)
 
 
-def swiglu_backward(dy, cache, *, empty=np.empty):
+def swiglu_backward(dy, cache):
     """Returns dgate and dup, each of dy's shape."""
     gate, up = cache
     sigma = sigmoid(gate)

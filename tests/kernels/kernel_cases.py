@@ -1,6 +1,6 @@
 """Every operation, called with made-up arrays of any size: what the tests of the kernels run through.
 
-A case takes `ops`, npllm.kernels or npllm.reference, and returns all that the operation computes, by name. The same
+A case takes `ops`, the operations of either backend, and returns all that the operation computes, by name. The same
 sizes and seed give both packages the same numbers. Gradients of parameters start from numbers, not from zero, so that
 a kernel that overwrites them is seen; optional arguments are drawn too.
 """

@@ -7,9 +7,12 @@ from model_cases import patched, random_batch, set_weights_of_order_one, small_c
 from npllm.model import GPT
 
 
-def keys_used(ops, backend):
+def keys_used(backend):
     """The dropout keys of one `loss_and_grad` by the name of the operation that used them."""
     keys = {}
+    config = small_config(n_layer=3, dropout=0.3)
+    model = GPT(config, seed=42, backend=backend)
+    ops = model.ops
 
     def recording(name):
         def wrapper(*args, **keywords):
@@ -20,16 +23,14 @@ def keys_used(ops, backend):
         return wrapper
 
     names = ("dropout_forward", "dropout_backward", "attention_forward", "attention_backward")
-    config = small_config(n_layer=3, dropout=0.3)
-    model = GPT(config, seed=42, backend=backend)
     model.ops = patched(ops, **{name: recording(name) for name in names})
     model.loss_and_grad(*random_batch(config, B=2, T=5), step=17, first_row=4)
     return keys
 
 
-def test_every_dropout_has_a_mask_of_its_own(ops, backend):
+def test_every_dropout_has_a_mask_of_its_own(backend):
     """The embedding's, and in each block three: attention weights, attention branch, MLP branch."""
-    keys = keys_used(ops, backend)
+    keys = keys_used(backend)
     forward = keys["dropout_forward"] + keys["attention_forward"]
     assert {(key.seed, key.step) for key in forward} == {(42, 17)}
     assert len({key.site for key in forward}) == len(forward) == 1 + 3 * 3
@@ -37,8 +38,8 @@ def test_every_dropout_has_a_mask_of_its_own(ops, backend):
     assert {key.first for key in keys["attention_forward"]} == {4 * 2 * 5 * 5}  # rows x H x T x T
 
 
-def test_the_backward_uses_the_masks_of_the_forward(ops, backend):
-    keys = keys_used(ops, backend)
+def test_the_backward_uses_the_masks_of_the_forward(backend):
+    keys = keys_used(backend)
     assert keys["dropout_backward"] == keys["dropout_forward"][::-1]
     assert keys["attention_backward"] == keys["attention_forward"][::-1]
 

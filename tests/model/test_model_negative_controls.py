@@ -70,7 +70,7 @@ def mean_over_the_rows_and_not_the_targets(ops):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_wrong_gradient_is_caught_by_name(ops, backend, mistake, name):
+def test_a_wrong_gradient_is_caught_by_name(backend, mistake, name):
     config = small_config(dropout=0.2)
     model = GPT(config, dtype="float64", backend=backend)
     set_weights_of_order_one(model, seed=4)
@@ -88,7 +88,7 @@ def test_a_wrong_gradient_is_caught_by_name(ops, backend, mistake, name):
         )
 
     check()
-    model.ops = patched(ops, **mistake(ops))
+    model.ops = patched(model.ops, **mistake(model.ops))
     with pytest.raises(AssertionError, match=f"gradient of '.*{name}.*' is wrong"):
         check()
 
@@ -131,9 +131,9 @@ def mean_over_the_targets_of_the_micro_batch(ops):
         mean_over_the_targets_of_the_micro_batch,
     ],
 )
-def test_a_wrong_accumulation_is_caught(ops, backend, mistake):
+def test_a_wrong_accumulation_is_caught(backend, mistake):
     def plant(model):
-        model.ops = patched(ops, **mistake(ops))
+        model.ops = patched(model.ops, **mistake(model.ops))
 
     check_split(backend, (5, 3))
     with pytest.raises(AssertionError, match="differs"):

@@ -49,11 +49,11 @@ def with_dtypes_asserted(ops):
 
 @both_architectures
 @pytest.mark.parametrize("rule", [AdamW, SGD])
-def test_float32_stays_float32(ops, backend, architecture, rule):
+def test_float32_stays_float32(backend, architecture, rule):
     """Every array that passes between operations: float64 would halve the speed and nobody would notice."""
     config = small_config(dropout=0.2, **architecture)
     model = GPT(config, backend=backend)
-    model.ops = with_dtypes_asserted(ops)
+    model.ops = with_dtypes_asserted(model.ops)
     optimizer = rule(model, weight_decay=0.1)
     batch = random_batch(config, B=3, T=5)
     for step in range(2):
@@ -66,15 +66,16 @@ def test_float32_stays_float32(ops, backend, architecture, rule):
     assert model.params["token_embedding"].dtype == np.float32
 
 
-def test_a_float64_scalar_is_caught(ops, backend):
+def test_a_float64_scalar_is_caught(backend):
     """The control of the test above: what `x / np.sqrt(D)` does since NumPy 2."""
+    config = small_config()
+    model = GPT(config, backend=backend)
+    ops = model.ops
 
     def attention_forward(qkv, *args, **keywords):
         y, cache = ops.attention_forward(qkv, *args, **keywords)
         return y * np.float64(1.0) if np.__version__ >= "2" else y.astype(np.float64), cache
 
-    config = small_config()
-    model = GPT(config, backend=backend)
     model.ops = with_dtypes_asserted(patched(ops, __all__=ops.__all__, attention_forward=attention_forward))
     with pytest.raises(AssertionError, match="float64 returned by attention_forward"):
         model.logits(random_batch(config, B=1, T=3).tokens)
