@@ -84,9 +84,10 @@ def operation_cases(dtype) -> list[Case]:
 
 
 def _linear(x, weight, bias, ops, empty, epilogue="none", residual=None):
-    y, cache = ops.linear_forward(x, weight, bias, epilogue=epilogue, residual=residual, empty=empty)
+    y, z = ops.linear_forward(x, weight, bias, epilogue=epilogue, residual=residual, empty=empty)
     dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
-    return y, ops.linear_backward(y, cache, weight, dweight, dbias, empty=empty), dweight, dbias
+    dx = ops.linear_backward(y, x, weight, dweight, dbias, pre_activation=z, empty=empty)
+    return y, dx, dweight, dbias
 
 
 def _gelu(inputs, ops, empty):

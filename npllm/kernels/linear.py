@@ -15,7 +15,6 @@ from npllm.kernels.chunks import CHUNK_ROWS, add_in_order, chunk_bounds, zeros
 from npllm.kernels.gelu import gelu_derivative
 from npllm.kernels.gemm import matmul
 from npllm.kernels.jit import parallel, part
-from npllm.reference.linear import LinearCache
 
 
 def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empty=np.empty, empty_y=None):
@@ -23,22 +22,23 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
 
     x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
     `residual`, (N, out). All of one float dtype, but that of float32 the weight may be bfloat16 (uint16): whatever is
-    multiplied, here and going backward, is then rounded. Returns y, (N, out), and the cache for the backward.
-    empty_y: allocates y with the GELU epilogue, which is not in the cache; None = empty.
+    multiplied, here and going backward, is then rounded. Returns y, (N, out), and, with "gelu", z, (N, out), else None.
+    empty_y: allocates y with "gelu", because only z is kept for the backward; None = empty.
     """
     shape = len(x), weight.shape[1]
     y = (empty_y or empty)(shape, x.dtype) if epilogue == "gelu" else None
     residual = residual if epilogue == "residual" else None
     z = matmul(x, weight, empty(shape, x.dtype), addend=residual, bias=bias, activated=y)
-    return (z, LinearCache(x, None)) if y is None else (y, LinearCache(x, z))
+    return (z, None) if y is None else (y, z)
 
 
-def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
+def linear_backward(dy, x, weight, dweight, dbias=None, *, pre_activation=None, empty=np.empty):
     """Gradient of `linear_forward`.
 
-    dy: (N, out). Adds to dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
+    dy: (N, out). x: (N, in), as the forward had it. pre_activation: z, (N, out), where the epilogue was "gelu". Adds to
+    dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
     """
-    dz, z = dy, cache.pre_activation
+    dz, z = dy, pre_activation
     if z is not None or dbias is not None:
         dz = dy if z is None else empty(dy.shape, dy.dtype)
         dbias_parts = empty((-(-len(dy) // CHUNK_ROWS), dy.shape[1]), dy.dtype)
@@ -46,8 +46,8 @@ def linear_backward(dy, cache, weight, dweight, dbias=None, *, empty=np.empty):
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
     if weight.dtype == np.uint16:
         dz = rounded(dz, empty=empty)  # once for the two products
-    matmul(cache.x.T, dz, dweight, addend=dweight)
-    return matmul(dz, weight.T, empty(cache.x.shape, dy.dtype))
+    matmul(x.T, dz, dweight, addend=dweight)
+    return matmul(dz, weight.T, empty(x.shape, dy.dtype))
 
 
 @parallel

@@ -21,7 +21,6 @@ import numpy as np
 from npllm.memory.arena import Arena
 from npllm.model.config import ModelConfig
 from npllm.reference import DropoutKey
-from npllm.reference.linear import LinearCache
 from npllm.reference.random_streams import BLOCK_DROPOUT
 
 NORM_EPS = 1e-5
@@ -90,8 +89,7 @@ def mlp_forward(context, p, x, residual, *, empty_y):
     ops, empty, scratch = context.ops, context.empty, context.scratch.empty
     up_weight, up_bias, gate = p["mlp.up.weight"], p.get("mlp.up.bias"), None
     if context.config.mlp == "gelu":
-        hidden, cache = ops.linear_forward(x, up_weight, up_bias, epilogue="gelu", empty=empty, empty_y=scratch)
-        up = cache.pre_activation
+        hidden, up = ops.linear_forward(x, up_weight, up_bias, epilogue="gelu", empty=empty, empty_y=scratch)
     else:
         up, _ = ops.linear_forward(x, up_weight, up_bias, empty=empty)
         gate, _ = ops.linear_forward(x, p["mlp.gate.weight"], p.get("mlp.gate.bias"), empty=empty)
@@ -111,20 +109,19 @@ def mlp_backward(context, p, dp, dy, cache):
     """The gradient of `mlp_forward`, apart from its residual's, which is dy. Returns dx, (N, C)."""
     ops, scratch = context.ops, context.scratch.empty
 
-    def linear_backward(dz, linear_cache, name):
-        return ops.linear_backward(
-            dz, linear_cache, p[f"{name}.weight"], dp[f"{name}.weight"], dp.get(f"{name}.bias"), empty=scratch
-        )
+    def linear_backward(dz, x, name, **options):
+        weight, dweight = p[f"{name}.weight"], dp[f"{name}.weight"]
+        return ops.linear_backward(dz, x, weight, dweight, dp.get(f"{name}.bias"), empty=scratch, **options)
 
     if cache.gate is None:
         hidden = ops.gelu_forward(cache.up, empty=scratch)
-        dhidden = linear_backward(dy, LinearCache(hidden, None), "mlp.down")
-        return linear_backward(dhidden, LinearCache(cache.normed_2, cache.up), "mlp.up")
+        dhidden = linear_backward(dy, hidden, "mlp.down")
+        return linear_backward(dhidden, cache.normed_2, "mlp.up", pre_activation=cache.up)
     hidden, swiglu = ops.swiglu_forward(cache.gate, cache.up, empty=scratch)
-    dhidden = linear_backward(dy, LinearCache(hidden, None), "mlp.down")
+    dhidden = linear_backward(dy, hidden, "mlp.down")
     dgate, dup = ops.swiglu_backward(dhidden, swiglu, empty=scratch)
-    dx = linear_backward(dup, LinearCache(cache.normed_2, None), "mlp.up")
-    dx += linear_backward(dgate, LinearCache(cache.normed_2, None), "mlp.gate")
+    dx = linear_backward(dup, cache.normed_2, "mlp.up")
+    dx += linear_backward(dgate, cache.normed_2, "mlp.gate")
     return dx
 
 
@@ -206,7 +203,7 @@ def _first_half_backward(context, p, dp, dy, cache, layer, shape):
     if rate > 0:
         dbranch = ops.dropout_backward(dy, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
     dattended = ops.linear_backward(
-        dbranch, LinearCache(cache.attended, None), p["attention.out.weight"],
+        dbranch, cache.attended, p["attention.out.weight"],
         dp["attention.out.weight"], dp.get("attention.out.bias"), empty=scratch,
     )  # fmt: skip
     weights_key = context.dropout_key(sites.weights, H * T * T)
@@ -217,7 +214,7 @@ def _first_half_backward(context, p, dp, dy, cache, layer, shape):
         dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, H, K, empty=scratch)
     normed, norm_1 = norm_forward(context, cache.x, p["norm_1.weight"], p.get("norm_1.bias"), empty=scratch)
     dnormed = ops.linear_backward(
-        dqkv.reshape(B * T, -1), LinearCache(normed, None), p["attention.qkv.weight"],
+        dqkv.reshape(B * T, -1), normed, p["attention.qkv.weight"],
         dp["attention.qkv.weight"], dp.get("attention.qkv.bias"), empty=scratch,
     )  # fmt: skip
     # norm_1 is a fork of the stream like norm_2: past it goes dy, through it dnormed.

@@ -25,7 +25,6 @@ import numpy as np
 
 from npllm.model.config import ModelConfig
 from npllm.model.parameters import Parameters, weight_shapes
-from npllm.reference.linear import LinearCache
 
 
 class Workspace(NamedTuple):
@@ -79,7 +78,7 @@ class LoRA:
         for name in self.names:
             a, b = self.params[f"{name}.lora_a"], self.params[f"{name}.lora_b"]
             dproduct = self.scale * dweights[name]  # A B is a linear layer whose input is A
-            da = self.ops.linear_backward(dproduct, LinearCache(a, None), b, self.grads[f"{name}.lora_b"])
+            da = self.ops.linear_backward(dproduct, a, b, self.grads[f"{name}.lora_b"])
             self.grads[f"{name}.lora_a"][...] += da
         for name in self.tables:
             dnew = self.grads[f"{name}.new_rows"]

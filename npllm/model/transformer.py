@@ -21,7 +21,6 @@ from npllm.model.lora import LoRA, Workspace, new_workspace
 from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shapes, weight_shapes, within
 from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
-from npllm.reference.linear import LinearCache
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.rotary import rotary_tables
@@ -191,7 +190,7 @@ class GPT:
         """dhidden, (n, C), for doutputs, (n, n_outputs). Adds to the second head's gradients."""
         return self.ops.linear_backward(
             doutputs,
-            LinearCache(hidden, None),
+            hidden,
             self.params["readout.weight"],
             self.grads["readout.weight"],
             self.grads["readout.bias"],

@@ -39,7 +39,7 @@ import numpy as np
 from npllm.reference.attention import attention_backward, attention_forward
 from npllm.reference.gelu import gelu_backward, gelu_forward
 from npllm.reference.layernorm import layernorm_backward, layernorm_forward
-from npllm.reference.linear import LinearCache, linear_backward, linear_forward
+from npllm.reference.linear import linear_backward, linear_forward
 from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
 from npllm.reference.swiglu import swiglu_backward, swiglu_forward
@@ -141,8 +141,7 @@ def linear(p, name, x):
 def linear_gradient(p, dp, name, dy, x):
     """dx, (N, in), for dy, (N, out), and the x that the layer was given."""
     weight, dweight = p[f"{name}.weight"], dp[f"{name}.weight"]
-    dbias = dp.get(f"{name}.bias")
-    return linear_backward(dy, LinearCache(x, None), weight, dweight, dbias)
+    return linear_backward(dy, x, weight, dweight, dp.get(f"{name}.bias"))
 
 
 def norm_forward(config, p, name, x):

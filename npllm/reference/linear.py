@@ -16,46 +16,39 @@ What the epilogues add: for "gelu", dz = dy * gelu'(z). For "residual", dz = dy,
 well: the caller has it already. They are part of this op because a fast kernel applies them to a tile of z while the
 tile is still in registers; here they are plain compositions.
 
-Why cache x: dW needs it. Why cache z with "gelu": gelu' needs it and gelu cannot be inverted (it is not monotonic).
+What the backward needs: x, for dW, which the caller has. And with "gelu" also z, which the forward returns: gelu' is a
+function of z, and gelu cannot be inverted to find z from y (it is not monotonic).
 
 Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986.
 """
 
-from typing import NamedTuple
-
-import numpy as np
-
 from npllm.reference.gelu import gelu_backward, gelu_forward
-
-
-class LinearCache(NamedTuple):
-    x: np.ndarray  # (N, in)
-    pre_activation: np.ndarray | None  # (N, out), only with the GELU epilogue
 
 
 def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None):
     """Multiply rows by a matrix.
 
     x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
-    `residual`, (N, out). All of one float dtype. Returns y, (N, out), and the cache for the backward.
+    `residual`, (N, out). All of one float dtype. Returns y, (N, out), and z, (N, out), with "gelu", else None.
     """
     z = x @ weight
     if bias is not None:
         z += bias
     if epilogue == "gelu":
-        return gelu_forward(z), LinearCache(x, z)
+        return gelu_forward(z), z
     if epilogue == "residual":
         z += residual
-    return z, LinearCache(x, None)
+    return z, None
 
 
-def linear_backward(dy, cache, weight, dweight, dbias=None):
+def linear_backward(dy, x, weight, dweight, dbias=None, *, pre_activation=None):
     """Gradient of `linear_forward`.
 
-    dy: (N, out). Adds to dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
+    dy: (N, out). x: (N, in), as the forward had it. pre_activation: z, (N, out), where the epilogue was "gelu". Adds to
+    dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
     """
-    dz = dy if cache.pre_activation is None else gelu_backward(dy, cache.pre_activation)
-    dweight += cache.x.T @ dz
+    dz = dy if pre_activation is None else gelu_backward(dy, pre_activation)
+    dweight += x.T @ dz
     if dbias is not None:
         dbias += dz.sum(axis=0)
     return dz @ weight.T

@@ -77,8 +77,9 @@ def linear(ops, s, draw, empty, epilogue="none"):
     x, weight, residual, dy = draw(s.N, s.C), draw(s.C, s.F), draw(s.N, s.F), draw(s.N, s.F)
     bias, dbias, dweight = draw.maybe(s.F), draw(s.F), draw(s.C, s.F)
     options = {"epilogue": epilogue, "residual": residual if epilogue == "residual" else None, "empty": empty}
-    y, cache = ops.linear_forward(x, weight, bias, **options)
-    dx = ops.linear_backward(dy, cache, weight, dweight, None if bias is None else dbias, empty=empty)
+    y, z = ops.linear_forward(x, weight, bias, **options)
+    dbias_or_none = None if bias is None else dbias
+    dx = ops.linear_backward(dy, x, weight, dweight, dbias_or_none, pre_activation=z, empty=empty)
     return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
 
 

@@ -89,8 +89,9 @@ def check_linear(ops, N, n_in, n_out, seed, *, epilogue="none", bias=True):
 
     grads = ParameterGradients(draw, arrays, "weight", "bias")
     with untouched(R, *arrays.values()):
-        _, cache = forward()
-        dx = ops.linear_backward(R, cache, arrays["weight"], grads["weight"], grads.get("bias"))
+        _, z = forward()
+        weight, dweight = arrays["weight"], grads["weight"]
+        dx = ops.linear_backward(R, arrays["x"], weight, dweight, grads.get("bias"), pre_activation=z)
     gradients = {"x": dx, **grads.added()}
     if epilogue == "residual":
         gradients["residual"] = R  # the backward does not return it: it is dy

@@ -14,7 +14,6 @@ import pytest
 from npllm import reference
 from npllm.reference.attention import causal_scores, merge_heads, softmax, split_heads
 from npllm.reference.dropout import dropout_scale
-from npllm.reference.linear import LinearCache
 
 
 def planted(**wrong):
@@ -112,20 +111,20 @@ def attention_forward_that_ignores_starts(qkv, n_head, n_kv_head, *, starts=None
 # The other operations.
 
 
-def linear_with_bias_gradient_over_the_wrong_axis(dy, cache, weight, dweight, dbias=None):
+def linear_with_bias_gradient_over_the_wrong_axis(dy, x, weight, dweight, dbias=None, *, pre_activation=None):
     dbias += dy.sum(axis=1)
-    return reference.linear_backward(dy, cache, weight, dweight)
+    return reference.linear_backward(dy, x, weight, dweight)
 
 
-def linear_with_gelu_of_the_output(dy, cache, weight, dweight, dbias=None):
+def linear_with_gelu_of_the_output(dy, x, weight, dweight, dbias=None, *, pre_activation):
     """gelu' at y instead of z: right for activations whose derivative is a function of y, such as ReLU."""
-    wrong = LinearCache(cache.x, reference.gelu_forward(cache.pre_activation))
-    return reference.linear_backward(dy, wrong, weight, dweight, dbias)
+    y = reference.gelu_forward(pre_activation)
+    return reference.linear_backward(dy, x, weight, dweight, dbias, pre_activation=y)
 
 
-def linear_that_overwrites_the_gradient(dy, cache, weight, dweight, dbias=None):
+def linear_that_overwrites_the_gradient(dy, x, weight, dweight, dbias=None, *, pre_activation=None):
     dweight[...] = 0
-    return reference.linear_backward(dy, cache, weight, dweight, dbias)
+    return reference.linear_backward(dy, x, weight, dweight, dbias)
 
 
 def gelu_without_the_inner_derivative_of_the_cube(dy, x):

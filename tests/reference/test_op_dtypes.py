@@ -20,8 +20,9 @@ def run_embedding(ops, array):
 
 def run_linear(ops, array, epilogue="none"):
     weight = array(C, F)
-    y, cache = ops.linear_forward(array(N, C), weight, array(F), epilogue=epilogue, residual=array(N, F))
-    return y, cache, ops.linear_backward(y, cache, weight, array(C, F), array(F))
+    x = array(N, C)
+    y, z = ops.linear_forward(x, weight, array(F), epilogue=epilogue, residual=array(N, F))
+    return y, z, ops.linear_backward(y, x, weight, array(C, F), array(F), pre_activation=z)
 
 
 def run_linear_gelu(ops, array):
