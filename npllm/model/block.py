@@ -20,6 +20,7 @@ import numpy as np
 
 from npllm.memory.arena import Arena
 from npllm.model.config import ModelConfig
+from npllm.model.views import Block
 from npllm.reference import DropoutKey
 from npllm.reference.random_streams import BLOCK_DROPOUT
 
@@ -84,62 +85,50 @@ def norm_backward(context, dy, cache, weight, dweight, dbias):
     return context.ops.layernorm_backward(dy, cache, weight, dweight, dbias, empty=context.empty)
 
 
-def mlp_forward(context, p, x, residual, *, empty_y):
+def mlp_forward(context, w: Block, x, residual, *, empty_y):
     """x: (N, C), normalised. residual: (N, C), added to the result, or None. Returns y, (N, C), up and gate."""
     ops, empty, scratch = context.ops, context.empty, context.scratch.empty
-    up_weight, up_bias, gate = p["mlp.up.weight"], p.get("mlp.up.bias"), None
-    if context.config.mlp == "gelu":
-        hidden, up = ops.linear_forward(x, up_weight, up_bias, epilogue="gelu", empty=empty, empty_y=scratch)
+    gate = None
+    if w.gate is None:
+        hidden, up = ops.linear_forward(x, *w.up, epilogue="gelu", empty=empty, empty_y=scratch)
     else:
-        up, _ = ops.linear_forward(x, up_weight, up_bias, empty=empty)
-        gate, _ = ops.linear_forward(x, p["mlp.gate.weight"], p.get("mlp.gate.bias"), empty=empty)
+        up, _ = ops.linear_forward(x, *w.up, empty=empty)
+        gate, _ = ops.linear_forward(x, *w.gate, empty=empty)
         hidden, _ = ops.swiglu_forward(gate, up, empty=scratch)
-    y, _ = ops.linear_forward(
-        hidden,
-        p["mlp.down.weight"],
-        p.get("mlp.down.bias"),
-        epilogue="none" if residual is None else "residual",
-        residual=residual,
-        empty=empty_y,
-    )
+    epilogue = "none" if residual is None else "residual"
+    y, _ = ops.linear_forward(hidden, *w.down, epilogue=epilogue, residual=residual, empty=empty_y)
     return y, up, gate
 
 
-def mlp_backward(context, p, dp, dy, cache):
+def mlp_backward(context, w: Block, dw: Block, dy, cache):
     """The gradient of `mlp_forward`, apart from its residual's, which is dy. Returns dx, (N, C)."""
-    ops, scratch = context.ops, context.scratch.empty
-
-    def linear_backward(dz, x, name, **options):
-        weight, dweight = p[f"{name}.weight"], dp[f"{name}.weight"]
-        return ops.linear_backward(dz, x, weight, dweight, dp.get(f"{name}.bias"), empty=scratch, **options)
-
-    if cache.gate is None:
-        hidden = ops.gelu_forward(cache.up, empty=scratch)
-        dhidden = linear_backward(dy, hidden, "mlp.down")
-        return linear_backward(dhidden, cache.normed_2, "mlp.up", pre_activation=cache.up)
-    hidden, swiglu = ops.swiglu_forward(cache.gate, cache.up, empty=scratch)
-    dhidden = linear_backward(dy, hidden, "mlp.down")
+    ops, scratch, x, up = context.ops, context.scratch.empty, cache.normed_2, cache.up
+    if w.gate is None:
+        hidden = ops.gelu_forward(up, empty=scratch)
+        dhidden = ops.linear_backward(dy, hidden, w.down.weight, *dw.down, empty=scratch)
+        return ops.linear_backward(dhidden, x, w.up.weight, *dw.up, pre_activation=up, empty=scratch)
+    hidden, swiglu = ops.swiglu_forward(cache.gate, up, empty=scratch)
+    dhidden = ops.linear_backward(dy, hidden, w.down.weight, *dw.down, empty=scratch)
     dgate, dup = ops.swiglu_backward(dhidden, swiglu, empty=scratch)
-    dx = linear_backward(dup, cache.normed_2, "mlp.up")
-    dx += linear_backward(dgate, cache.normed_2, "mlp.gate")
+    dx = ops.linear_backward(dup, x, w.up.weight, *dw.up, empty=scratch)
+    dx += ops.linear_backward(dgate, x, w.gate.weight, *dw.gate, empty=scratch)
     return dx
 
 
-def block_forward(context: Context, p, x, layer: int):
-    """x: (B, T, C), the residual stream. p: the block's parameters. Returns the new stream and the cache."""
+def block_forward(context: Context, w: Block, x, layer: int):
+    """x: (B, T, C), the residual stream. w: the block's weights. Returns the new stream and the cache."""
     with context.scratch.scope():
-        return _block_forward(context, p, x, layer)
+        return _block_forward(context, w, x, layer)
 
 
-def _block_forward(context, p, x, layer):
+def _block_forward(context, w, x, layer):
     ops, config, empty, scratch = context.ops, context.config, context.empty, context.scratch.empty
     H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
     B, T, C = x.shape
     x = x.reshape(B * T, C)
 
-    normed, _ = norm_forward(context, x, p["norm_1.weight"], p.get("norm_1.bias"), empty=scratch)
-    empty_qkv = empty if context.cos is None else scratch
-    qkv, _ = ops.linear_forward(normed, p["attention.qkv.weight"], p.get("attention.qkv.bias"), empty=empty_qkv)
+    normed, _ = norm_forward(context, x, *w.norm_1, empty=scratch)
+    qkv, _ = ops.linear_forward(normed, *w.qkv, empty=empty if context.cos is None else scratch)
     qkv = qkv.reshape(B, T, -1)
     if context.cos is not None:
         qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
@@ -155,46 +144,43 @@ def _block_forward(context, p, x, layer):
         )
         attention = None
     attended = attended.reshape(B * T, C)
-    branch, _ = ops.linear_forward(attended, p["attention.out.weight"], p.get("attention.out.bias"), empty=scratch)
+    branch, _ = ops.linear_forward(attended, *w.out, empty=scratch)
     if rate > 0:
         branch = ops.dropout_forward(branch, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
 
-    stream, normed, norm_2 = ops.add_norm_forward(
-        x, branch, p["norm_2.weight"], p.get("norm_2.bias"), NORM_EPS, norm=config.norm, empty=empty
-    )
+    stream, normed, norm_2 = ops.add_norm_forward(x, branch, *w.norm_2, NORM_EPS, norm=config.norm, empty=empty)
     if rate > 0:
-        branch, up, gate = mlp_forward(context, p, normed, residual=None, empty_y=scratch)
+        branch, up, gate = mlp_forward(context, w, normed, residual=None, empty_y=scratch)
         y = ops.dropout_forward(branch, rate, context.dropout_key(sites.mlp, T * C), empty=empty)
         y += stream
     else:
-        y, up, gate = mlp_forward(context, p, normed, residual=stream, empty_y=empty)
+        y, up, gate = mlp_forward(context, w, normed, residual=stream, empty_y=empty)
     return y.reshape(B, T, C), BlockCache(x, attention, attended, norm_2, normed, up, gate)
 
 
-def block_backward(context: Context, p, dp, dy, cache: BlockCache, layer: int):
-    """dy: (B, T, C). dp: the gradients of the block's parameters, which are added to. Returns dx, (B, T, C)."""
+def block_backward(context: Context, w: Block, dw: Block, dy, cache: BlockCache, layer: int):
+    """dy: (B, T, C). dw: the gradients of the block's weights, which are added to. Returns dx, (B, T, C)."""
     rows = dy.reshape(-1, dy.shape[-1])
     with context.scratch.scope():
-        dx = _second_half_backward(context, p, dp, rows, cache, layer, dy.shape)
+        dx = _second_half_backward(context, w, dw, rows, cache, layer, dy.shape)
     with context.scratch.scope():
-        return _first_half_backward(context, p, dp, dx, cache, layer, dy.shape).reshape(dy.shape)
+        return _first_half_backward(context, w, dw, dx, cache, layer, dy.shape).reshape(dy.shape)
 
 
-def _second_half_backward(context, p, dp, dy, cache, layer, shape):
+def _second_half_backward(context, w, dw, dy, cache, layer, shape):
     """From y to the stream between attention and MLP; dy, dx: (N, C)."""
-    ops, config, rate, (_, T, C) = context.ops, context.config, context.rate, shape
+    ops, rate, (_, T, C) = context.ops, context.rate, shape
     dbranch = dy
     if rate > 0:
         key = context.dropout_key(dropout_sites(layer).mlp, T * C)
         dbranch = ops.dropout_backward(dy, rate, key, empty=context.scratch.empty)
-    dnormed = mlp_backward(context, p, dp, dbranch, cache)
+    dnormed = mlp_backward(context, w, dw, dbranch, cache)
     return ops.add_norm_backward(
-        dy, dnormed, cache.norm_2, p["norm_2.weight"], dp["norm_2.weight"], dp.get("norm_2.bias"),
-        norm=config.norm, empty=context.empty,
-    )  # fmt: skip
+        dy, dnormed, cache.norm_2, w.norm_2.weight, *dw.norm_2, norm=context.config.norm, empty=context.empty
+    )
 
 
-def _first_half_backward(context, p, dp, dy, cache, layer, shape):
+def _first_half_backward(context, w, dw, dy, cache, layer, shape):
     """From the stream between attention and MLP to x; dy, dx: (N, C)."""
     ops, config, scratch = context.ops, context.config, context.scratch.empty
     H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
@@ -202,23 +188,16 @@ def _first_half_backward(context, p, dp, dy, cache, layer, shape):
     dbranch = dy
     if rate > 0:
         dbranch = ops.dropout_backward(dy, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
-    dattended = ops.linear_backward(
-        dbranch, cache.attended, p["attention.out.weight"],
-        dp["attention.out.weight"], dp.get("attention.out.bias"), empty=scratch,
-    )  # fmt: skip
+    dattended = ops.linear_backward(dbranch, cache.attended, w.out.weight, *dw.out, empty=scratch)
     weights_key = context.dropout_key(sites.weights, H * T * T)
     dqkv = ops.attention_backward(
         dattended.reshape(B, T, C), cache.attention, H, K, rate=rate, key=weights_key, empty=scratch
     )
     if context.cos is not None:
         dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, H, K, empty=scratch)
-    normed, norm_1 = norm_forward(context, cache.x, p["norm_1.weight"], p.get("norm_1.bias"), empty=scratch)
-    dnormed = ops.linear_backward(
-        dqkv.reshape(B * T, -1), normed, p["attention.qkv.weight"],
-        dp["attention.qkv.weight"], dp.get("attention.qkv.bias"), empty=scratch,
-    )  # fmt: skip
+    normed, norm_1 = norm_forward(context, cache.x, *w.norm_1, empty=scratch)
+    dnormed = ops.linear_backward(dqkv.reshape(B * T, -1), normed, w.qkv.weight, *dw.qkv, empty=scratch)
     # norm_1 is a fork of the stream like norm_2: past it goes dy, through it dnormed.
     return ops.add_norm_backward(
-        dy, dnormed, norm_1, p["norm_1.weight"], dp["norm_1.weight"], dp.get("norm_1.bias"),
-        norm=config.norm, empty=context.empty,
-    )  # fmt: skip
+        dy, dnormed, norm_1, w.norm_1.weight, *dw.norm_1, norm=config.norm, empty=context.empty
+    )

@@ -18,9 +18,10 @@ from npllm.model.backends import BACKENDS, operations_of
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
 from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
-from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shapes, weight_shapes, within
+from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shapes, weight_shapes
 from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
+from npllm.model.views import network_views
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.rotary import rotary_tables
@@ -85,10 +86,10 @@ class GPT:
         self.turn = threading.RLock()
         self._take(storage)
         self._rounded = RoundedWeights(self.weights, self.head_name) if dtype == "bf16" else None
-        weights = self.weights if self._rounded is None else self._rounded
-        self._head = weights[self.head_name]
-        self._blocks = [within(weights, f"blocks.{layer}") for layer in range(config.n_layer)]
-        self._dblocks = [within(self.dweights, f"blocks.{layer}") for layer in range(config.n_layer)]
+        self.views, self.dviews = (network_views(arrays, config) for arrays in (self.weights, self.dweights))
+        if self._rounded is not None:  # what is multiplied; embedding and norms read the weights themselves
+            rounded = network_views(self._rounded, config)
+            self.views = self.views._replace(blocks=rounded.blocks, head=rounded.head)
         self._rotary = None
         if config.position == "rotary":
             self._rotary = rotary_tables(config.block_size, config.head_width, self.dtype)
@@ -171,13 +172,13 @@ class GPT:
     def log_probability_forward(self, hidden, targets):
         """Of each row's target, (N,), in nats, and the entropy of its distribution, (N,); both 0 where the target is
         -1. hidden: (N, C). targets: (N,). Also returns the cache."""
-        return self.ops.lm_head_policy_forward(hidden, self._head, targets, empty=self.arena.empty)
+        return self.ops.lm_head_policy_forward(hidden, self.views.head, targets, empty=self.arena.empty)
 
     @one_thread_at_a_time
     def log_probability_backward(self, dlog_probability, dentropy, cache) -> np.ndarray:
         """dhidden, (N, C), for the gradients of both, (N,); dentropy: None = zeros. Adds to the head's gradient."""
         return self.ops.lm_head_policy_backward(
-            dlog_probability, dentropy, cache, self._head, self.dweights[self.head_name], empty=self.arena.empty
+            dlog_probability, dentropy, cache, self.views.head, self.dviews.head, empty=self.arena.empty
         )
 
     @one_thread_at_a_time
@@ -211,10 +212,10 @@ class GPT:
         trace = self.trace(tokens, starts=starts, step=step, first_row=first_row)
         loss, dhidden = self.ops.lm_head_loss_and_grad(
             trace.hidden,
-            self._head,
+            self.views.head,
             targets.reshape(-1),
             n_targets,
-            self.dweights[self.head_name],
+            self.dviews.head,
             empty=self.arena.empty,
         )
         self.backward(trace, dhidden)
@@ -231,7 +232,7 @@ class GPT:
         """Of each target, in nats, (B, T); 0 where the target is -1. Without dropout."""
         tokens, targets = self._check(tokens, targets)
         hidden = self.hidden(tokens, starts=starts)
-        nll, _ = self.ops.lm_head_loss_forward(hidden, self._head, targets.reshape(-1), empty=self.arena.empty)
+        nll, _ = self.ops.lm_head_loss_forward(hidden, self.views.head, targets.reshape(-1), empty=self.arena.empty)
         return nll.reshape(targets.shape).copy()
 
     def logits(self, tokens) -> np.ndarray:
@@ -241,7 +242,7 @@ class GPT:
     @one_thread_at_a_time
     def logits_of(self, hidden) -> np.ndarray:
         """The logits of rows before the head, (n, C): (n, V)."""
-        return self.ops.linear_forward(hidden, self._head.T)[0]
+        return self.ops.linear_forward(hidden, self.views.head.T)[0]
 
     @one_thread_at_a_time
     def extend(self, tokens, kv_cache) -> np.ndarray:
@@ -283,8 +284,8 @@ class GPT:
             positions = np.maximum(columns - starts, 0)  # what stands before a row's start is padding
         x, cache = self.ops.embedding_forward(
             tokens,
-            self.weights["token_embedding"],
-            self.weights.get("position_embedding"),
+            self.views.token_embedding,
+            self.views.position_embedding,
             first_position=first,
             positions=positions,
             empty=self.arena.empty,
@@ -297,16 +298,14 @@ class GPT:
     def _final_norm(self, context: Context, x):
         """(B, T, C) -> (N, C)"""
         rows = x.reshape(-1, x.shape[-1])
-        return norm_forward(
-            context, rows, self.weights["final_norm.weight"], self.weights.get("final_norm.bias"), empty=context.empty
-        )
+        return norm_forward(context, rows, *self.views.final_norm, empty=context.empty)
 
     def _forward(self, context: Context, tokens):
         """The rows before the head, (N, C), the context, and everything that `_backward` needs."""
         x, embedding = self._embed(context, tokens)
         blocks = []
-        for layer, p in enumerate(self._blocks):
-            x, cache = block_forward(context, p, x, layer)
+        for layer, block in enumerate(self.views.blocks):
+            x, cache = block_forward(context, block, x, layer)
             blocks.append(cache)
         hidden, final_norm = self._final_norm(context, x)
         return hidden, context, (embedding, blocks, final_norm)
@@ -314,27 +313,18 @@ class GPT:
     def _backward(self, context: Context, dhidden, caches) -> None:
         """Add the gradients of all parameters but the head's, for dhidden, (N, C)."""
         embedding, blocks, final_norm = caches
-        dx = norm_backward(
-            context,
-            dhidden,
-            final_norm,
-            self.weights["final_norm.weight"],
-            self.dweights["final_norm.weight"],
-            self.dweights.get("final_norm.bias"),
-        ).reshape(*embedding.tokens.shape, -1)
+        weights, dweights = self.views, self.dviews
+        dx = norm_backward(context, dhidden, final_norm, weights.final_norm.weight, *dweights.final_norm)
+        dx = dx.reshape(*embedding.tokens.shape, -1)
         for layer in reversed(range(self.config.n_layer)):
+            block, dblock = weights.blocks[layer], dweights.blocks[layer]
             with self.arena.scope():
-                dx[...] = block_backward(context, self._blocks[layer], self._dblocks[layer], dx, blocks[layer], layer)
+                dx[...] = block_backward(context, block, dblock, dx, blocks[layer], layer)
         if context.rate > 0:
             key = context.dropout_key(EMBEDDING_DROPOUT, dx[0].size)
             dx = self.ops.dropout_backward(dx, context.rate, key, empty=self.arena.empty)
-        self.ops.embedding_backward(
-            dx,
-            embedding,
-            self.dweights["token_embedding"],
-            self.dweights.get("position_embedding"),
-            empty=self.arena.empty,
-        )
+        dtables = dweights.token_embedding, dweights.position_embedding
+        self.ops.embedding_backward(dx, embedding, *dtables, empty=self.arena.empty)
 
     def _evaluate(self, tokens, *, starts=None, kv_cache=None):
         """`_forward` without dropout that keeps nothing for a backward: the memory of one block serves them all."""
@@ -342,9 +332,9 @@ class GPT:
         self._begin(new_weights=kv_cache is None or kv_cache.length == 0)
         context = self._context(tokens.shape[1], starts=starts, kv_cache=kv_cache)
         x, _ = self._embed(context, tokens)
-        for layer, p in enumerate(self._blocks):
+        for layer, block in enumerate(self.views.blocks):
             with self.arena.scope():
-                x[...] = block_forward(context, p, x, layer)[0]
+                x[...] = block_forward(context, block, x, layer)[0]
         return self._final_norm(context, x)[0]
 
     def _check_rows(self, tokens, starts):

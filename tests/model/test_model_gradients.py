@@ -90,12 +90,13 @@ def test_gradients_of_a_block(backend, architecture, case, bias, dropout, seed):
     x, dy = rng.standard_normal((2, B, T, fields["n_embd"]))
     layer = fields["n_layer"] - 1
     p, dp = within(model.params, f"blocks.{layer}"), within(model.grads, f"blocks.{layer}")
+    block, dblock = model.views.blocks[layer], model.dviews.blocks[layer]
 
     def forward():
         model.arena.reset()
         context = model._context(T, rate=dropout, step=3, first_row=2)
-        return context, *block_forward(context, p, x, layer)
+        return context, *block_forward(context, block, x, layer)
 
     context, _, cache = forward()
-    dx = block_backward(context, p, dp, dy.copy(), cache, layer).copy()
+    dx = block_backward(context, block, dblock, dy.copy(), cache, layer).copy()
     check_gradients(lambda: np.vdot(forward()[1], dy), p | {"x": x}, dp | {"x": dx}, elementwise_up_to=0)
