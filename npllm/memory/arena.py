@@ -4,6 +4,9 @@ A step allocates the same arrays every time, and frees them together. So an allo
 freeing is setting the offset back: to zero when the next step begins, or to a mark at the end of a scope, for what
 lives shorter (what the backward of one block needs only while it runs).
 
+Which arrays of a model come from which arena, and how long they are valid, says
+"Lifetimes" in `npllm/model/transformer.py`.
+
 The memory comes in chunks, each from the system when the one before is full. What is not yet written in a chunk takes
 no memory, and nothing is allocated twice, as it would be if the first step only measured.
 """

@@ -8,7 +8,7 @@ the same shape is `npllm/reference/block.py`: read it first.
 
 Memory: the cache of a block is what its backward cannot make again from something else in it at little cost: 11 numbers
 for each one of x, with the MLP four times as wide. What GELU, SwiGLU and the first norm give is made twice instead, in
-`scratch`, which is free again after each block.
+`scratch`. How long `empty` and `scratch` keep an array says "Lifetimes" in `transformer.py`.
 
 The backward walks the same picture from right to left. Where the forward forks, gradients add; where it adds, the
 gradient forks. So the residual stream carries dy past both branches untouched, and each branch adds its own part.

@@ -2,6 +2,24 @@
 
     tokens (B,T) ── embedding ── block 0 ── ... ── block L-1 ── final norm ── head ── logits (B,T,V)
 
+Lifetimes: what is valid until when. Of each model every thread has two arenas of its own
+(`threads.py`), from which kernels take memory. An arena hands the same memory out again.
+
+    arena     What a pass keeps: the stream, the caches of the blocks, and what the heads
+              return. Valid until the thread's next pass of the model, when `_begin` frees
+              all of it.
+    scratch   What a block needs only while it runs. Valid until the end of the scope in
+              which it was made: a block forward, or one half of a block backward.
+
+Where no cache is kept, in an evaluation and in the backward, each block runs in a scope
+of `arena`, so that all blocks use the memory of one. What it returns is gone with the
+scope; `x[...] =` and `dx[...] =` copy it into the array that was there before.
+
+What the methods return is valid as long as `arena` says: a trace, a hidden state, what
+`log_probability_forward` and `log_probability_backward` give. Logits and the negative
+log-likelihood are arrays of their own. With LoRA the merged weights are valid until the
+next pass of any model on the same workspace.
+
 Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2), 2019; the choices norm =
 rmsnorm, position = rotary, mlp = swiglu are those of Touvron et al., "LLaMA", 2023.
 """
@@ -39,7 +57,7 @@ class Storage(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A forward pass and what its backward needs. Valid until the model's next pass in the same thread."""
+    """A forward pass and what its backward needs; it lives in `arena`."""
 
     hidden: np.ndarray  # (N, C): the rows before the heads
     context: Context
@@ -118,12 +136,12 @@ class GPT:
 
     @property
     def arena(self) -> Arena:
-        """Of this thread: what a pass keeps for its backward."""
+        """Of this thread: see "Lifetimes"."""
         return self.memory.arena
 
     @property
     def scratch(self) -> Arena:
-        """Of this thread: everything else."""
+        """Of this thread: see "Lifetimes"."""
         return self.memory.scratch
 
     @property
@@ -133,7 +151,7 @@ class GPT:
 
     @one_thread_at_a_time
     def merged(self) -> Mapping[str, np.ndarray]:
-        """The weights as the next pass would find them; with LoRA valid until then."""
+        """The weights as the next pass would find them."""
         if self._lora is not None:
             self._lora.merge()
         return self.weights
@@ -161,10 +179,7 @@ class GPT:
 
     @one_thread_at_a_time
     def hidden(self, tokens, *, starts=None) -> np.ndarray:
-        """The rows before the heads, (N, C), without dropout and without a backward.
-
-        Valid until the next pass in the same thread.
-        """
+        """The rows before the heads, (N, C), in `arena`; without dropout and without a backward."""
         tokens, starts = self._check_rows(tokens, starts)
         return self._evaluate(tokens, starts=starts)
 
@@ -259,7 +274,7 @@ class GPT:
         return self.logits_of(last)
 
     def _begin(self, *, new_weights: bool = True) -> None:
-        """Another pass: nothing that an earlier one allocated is valid any more."""
+        """Another pass: what an earlier one allocated is free."""
         self.arena.reset()
         self.scratch.reset()
         if self._lora is not None and new_weights:
