@@ -1,14 +1,15 @@
 """Every operation of the model in NumPy, and the plain network made of them: the book.
 
-`README.md` is its contents page: it says in which order to read. One file per operation:
-the equation, the derivation of its gradient, then the code of both. `transformer.py` and
-`block.py` are the whole network, forward and backward, and `python -m npllm.reference`
-trains it. Everything takes any float dtype: gradients are proved in float64.
+`README.md` is its contents page: it says in which order to read. One file per
+operation: the equation, the derivation of its gradient, then the code of both.
+`transformer.py` and `block.py` are the whole network, forward and backward, and
+`python -m npllm.reference` trains it. Everything takes any float dtype: gradients are
+proved in float64.
 
 Input gradients are returned; parameter gradients are added to the arrays given. What a
-backward needs from its forward travels in a named `cache`. The operations take arrays and
-scalars and return arrays: NumPy allocates. Those of `npllm.kernels` have the same names
-and arguments and, beside them, an allocator.
+backward needs from its forward travels in a named `cache`. The operations take arrays
+and scalars and return arrays: NumPy allocates. Those of `npllm.kernels` have the same
+names and arguments and, beside them, an allocator.
 """
 
 from npllm.reference.adam import adam_update

@@ -19,7 +19,7 @@ Backward, from dy to dx: the same picture with the arrows turned round.
 
 Where the forward adds, the gradient goes both ways unchanged: d(a + b) = da + db.
 Where the forward forks, the gradients of the two ways add up: the chain rule.
-So dy reaches dx along the lower line without passing a matrix, however deep the network.
+So dy reaches dx along the lower line and passes no matrix, however deep the network.
 
 Parameters and their gradients are plain dicts of arrays, by name: `p`, `dp`. Input
 gradients are returned; parameter gradients are added to the arrays of `dp`. Dropout is

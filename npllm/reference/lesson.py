@@ -90,15 +90,15 @@ def gradient_errors(config, p, tokens, rng):
     """Name and largest relative error of every parameter's gradient.
 
     The gradients are compared with fourth-order central differences of the loss, at
-    CHECKED random entries of each parameter. An error is relative to the entry or, where
-    that is larger, to the root-mean-square of the parameter's gradient.
+    CHECKED random entries of each parameter. An error is relative to the entry or,
+    where that is larger, to the root-mean-square of the parameter's gradient.
     """
-    batch = random_batch(tokens, 2, 8, rng)
+    batch = random_batch(tokens, 2, config.block_size, rng)
     _, dp = loss_and_gradients(config, p, *batch)
     for name, array in p.items():
         typical, errors = np.sqrt(np.mean(dp[name] ** 2)), []
-        # A table of embeddings has a gradient only in the rows that the batch used.
-        for index in map(tuple, rng.choice(np.argwhere(dp[name]), CHECKED, replace=False)):
+        for place in rng.choice(array.size, CHECKED, replace=False):
+            index = np.unravel_index(place, array.shape)
             difference = central_difference(lambda: mean_loss(config, p, *batch), array, index)
             scale = max(abs(dp[name][index]), abs(difference), typical)
             errors.append(abs(dp[name][index] - difference) / scale)
@@ -117,7 +117,7 @@ def central_difference(loss, array, index) -> float:
 
 
 def write(config, p, tokens, count: int, rng, temperature: float = 0.3):
-    """Continue the tokens, (n,), by `count` more, each drawn from what the network says."""
+    """The tokens, (n,), and `count` more, each drawn from what the network says."""
     tokens = list(tokens)
     for _ in range(count):
         hidden, _ = transformer_forward(config, p, np.array([tokens[-config.block_size :]]))
