@@ -6,6 +6,7 @@ from math import prod, sqrt
 import numpy as np
 
 from npllm.reference.random import random_normal
+from npllm.reference.random_streams import INITIAL_VALUES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def initial_weights(config, seed: int) -> dict[str, np.ndarray]:
         if len(shape) == 1:
             weights[name] = np.full(shape, 1.0 if name.endswith("weight") else 0.0)
         else:
-            draws = random_normal(prod(shape), seed=seed, site=index).reshape(shape)
+            draws = random_normal(prod(shape), seed=seed, site=INITIAL_VALUES[index]).reshape(shape)
             weights[name] = initial_std(name, config.n_layer) * draws
     return weights
 
