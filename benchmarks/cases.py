@@ -15,7 +15,7 @@ from npllm.reference import DropoutKey
 
 B, T, C, H, V = 12, 64, 128, 4, 65  # the shakespeare-char recipe
 N, D, F = B * T, C // H, 4 * C
-KEY = DropoutKey(seed=0, step=1, site=2)
+KEY = DropoutKey(seed=0, step=1, stream=2)
 
 
 class Case(NamedTuple):

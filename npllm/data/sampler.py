@@ -65,10 +65,12 @@ class WindowSampler:
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         """Start offsets of one epoch in the order of training, (windows_per_epoch,) int64."""
-        words = random_words(self.windows_per_epoch + 1, seed=self.seed, step=epoch, site=WINDOW_GAPS).astype(np.int64)
+        words = random_words(self.windows_per_epoch + 1, seed=self.seed, step=epoch, stream=WINDOW_GAPS).astype(
+            np.int64
+        )
         shift = words[-1] * self.n_shifts >> 32  # uniform: a word is a fraction of 2^32
         gaps_before = np.sort(words[:-1] * (self.gap_tokens + 1) >> 32)  # of each window: never falls, so none overlap
-        order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, site=WINDOW_ORDER)
+        order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, stream=WINDOW_ORDER)
         return shift + self.block_size * order + gaps_before[order]
 
 
@@ -131,4 +133,4 @@ class RowSampler:
         return np.array([self._order(int(epoch))[rank] for epoch, rank in zip(epochs, ranks, strict=True)], np.int64)
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        return random_permutation(self.n_rows, seed=self.seed, step=epoch, site=RECORD_ORDER)
+        return random_permutation(self.n_rows, seed=self.seed, step=epoch, stream=RECORD_ORDER)

@@ -95,7 +95,7 @@ def copy_weights(base: GPT, into: Mapping[str, np.ndarray], seed: int) -> None:
         rows, new = source[name], into[name][len(source[name]) :]
         into[name][: len(rows)] = rows
         if len(new):
-            draws = random_normal(new.size, seed=seed, site=NEW_TOKEN_ROWS).reshape(new.shape)
+            draws = random_normal(new.size, seed=seed, stream=NEW_TOKEN_ROWS).reshape(new.shape)
             new[...] = rows.mean(axis=0) + rows.std(axis=0) * draws
 
 

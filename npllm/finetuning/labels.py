@@ -47,7 +47,7 @@ def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> t
         room = fraction * sizes.total() - sum(sizes[name] for name in sizes if in_test.get(name))
         open_groups = sorted(name for name in sizes if name not in in_test)
         chosen = []
-        for place in random_permutation(len(open_groups), seed=seed, site=TEST_SPLIT):
+        for place in random_permutation(len(open_groups), seed=seed, stream=TEST_SPLIT):
             if sizes[open_groups[place]] <= room:
                 chosen.append(open_groups[place])
                 room -= sizes[open_groups[place]]
@@ -62,7 +62,7 @@ def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> t
 
 def capped(records: Sequence[Labelled], most: int, seed: int) -> list[Labelled]:
     """At most so many of the records, chosen at random, in their order."""
-    order = random_permutation(len(records), seed=seed, site=TEST_CAP)[:most]
+    order = random_permutation(len(records), seed=seed, stream=TEST_CAP)[:most]
     return [records[number] for number in sorted(order)]
 
 
@@ -72,5 +72,5 @@ def balanced_subset(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray
     chosen = []
     for number in range(int(labels.max()) + 1):
         rows = np.flatnonzero(labels == number)
-        chosen.append(rows[random_permutation(len(rows), seed=seed, site=CLASS_SUBSETS[number])[:per_class]])
+        chosen.append(rows[random_permutation(len(rows), seed=seed, stream=CLASS_SUBSETS[number])[:per_class]])
     return np.concatenate(chosen)

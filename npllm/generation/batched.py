@@ -52,7 +52,7 @@ def generate_batch(
     rows, pending = np.arange(B), padded  # the responses that the cache holds, and what it has not seen of them
     for n in range(max_tokens):
         logits = model.extend(pending, cache)  # (rows, V)
-        words = random_words(B, seed=seed, step=n, site=BATCH_GENERATION, first=first_id)
+        words = random_words(B, seed=seed, step=n, stream=BATCH_GENERATION, first=first_id)
         chosen = choose_tokens(logits, words[rows] / 2.0**32, temperature)
         running = ~stopped[rows]  # the others wait to be removed
         tokens[rows[running], n] = chosen[running]

@@ -50,7 +50,7 @@ def _continuation(model: GPT, prompt, temperature, top_k, top_p, seed, last) -> 
             pending = last(text, max(1, cache.capacity // 2))
             cache.length = 0
         logits = model.extend(np.array([pending], np.int32), cache)[0]  # (V,)
-        uniform = random_words(1, seed=seed, step=n, site=GENERATION)[0] / 2.0**32
+        uniform = random_words(1, seed=seed, step=n, stream=GENERATION)[0] / 2.0**32
         token = choose_token(logits, uniform, temperature, top_k, top_p)
         text.append(token)
         pending = [token]

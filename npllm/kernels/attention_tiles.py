@@ -293,6 +293,6 @@ def fill_dropout_factors(factors, block, mask, words):
         start = mask.first + (block.number * T + i) * T
         skipped = start % 4  # words of the block of four that belong to the row before
         n_words = (skipped + i + 1 + 3) // 4 * 4
-        fill_random_words(start // 4, mask.site, mask.step, mask.seed_low, mask.seed_high, words[:n_words])
+        fill_random_words(start // 4, mask.stream, mask.step, mask.seed_low, mask.seed_high, words[:n_words])
         for j in range(i + 1):
             factors[j, i - first] = scale if words[skipped + j] >= threshold else zero

@@ -22,20 +22,20 @@ class Mask(NamedTuple):
     threshold: int  # the random words below it mean "dropped"
     scale: float
     first: int
-    site: int
+    stream: int
     step: int
     seed_low: int  # 32 bits each
     seed_high: int
 
 
-NO_DROPOUT = Mask(threshold=0, scale=1.0, first=0, site=0, step=0, seed_low=0, seed_high=0)
+NO_DROPOUT = Mask(threshold=0, scale=1.0, first=0, stream=0, step=0, seed_low=0, seed_high=0)
 
 
 def mask_of(rate, key):
     """The Mask of a rate, 0 <= rate < 1, and a DropoutKey."""
     threshold = min(dropout_threshold(rate), LOW_32_BITS)
     scale = 1.0 / (1.0 - rate)
-    return Mask(threshold, scale, key.first, key.site, key.step, key.seed & LOW_32_BITS, key.seed >> 32)
+    return Mask(threshold, scale, key.first, key.stream, key.step, key.seed & LOW_32_BITS, key.seed >> 32)
 
 
 def dropout_forward(x, rate, key, *, empty=np.empty):
@@ -89,8 +89,8 @@ def _whole_blocks(x, y, first_block, mask):
 
 @inlined
 def _block(block, mask):
-    site, step = np.uint64(mask.site), np.uint64(mask.step)
-    return philox_block(np.uint64(block), site, step, np.uint64(mask.seed_low), np.uint64(mask.seed_high))
+    stream, step = np.uint64(mask.stream), np.uint64(mask.step)
+    return philox_block(np.uint64(block), stream, step, np.uint64(mask.seed_low), np.uint64(mask.seed_high))
 
 
 @inlined

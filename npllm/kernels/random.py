@@ -10,9 +10,9 @@ _LOW, _32 = np.uint64(LOW_32_BITS), np.uint64(32)
 
 
 @inlined
-def philox_block(block, site, step, seed_low, seed_high):
+def philox_block(block, stream, step, seed_low, seed_high):
     """The four words of a block, for its number and address; all uint64, the last four arguments below 2^32."""
-    c0, c1, c2, c3 = block & _LOW, block >> _32, site, step
+    c0, c1, c2, c3 = block & _LOW, block >> _32, stream, step
     k0, k1 = seed_low, seed_high
     for _ in range(ROUNDS):
         product_0, product_1 = c0 * _M0, c2 * _M1
@@ -23,10 +23,10 @@ def philox_block(block, site, step, seed_low, seed_high):
 
 
 @part
-def fill_random_words(first_block, site, step, seed_low, seed_high, words):
+def fill_random_words(first_block, stream, step, seed_low, seed_high, words):
     """words: a multiple of four of uint32, filled with those of the blocks from first_block on."""
     first_block = np.uint64(first_block)
-    site, step, seed_low, seed_high = np.uint64(site), np.uint64(step), np.uint64(seed_low), np.uint64(seed_high)
+    stream, step, seed_low, seed_high = np.uint64(stream), np.uint64(step), np.uint64(seed_low), np.uint64(seed_high)
     for i in range(len(words) // 4):
-        w0, w1, w2, w3 = philox_block(first_block + np.uint64(i), site, step, seed_low, seed_high)
+        w0, w1, w2, w3 = philox_block(first_block + np.uint64(i), stream, step, seed_low, seed_high)
         words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3] = w0, w1, w2, w3

@@ -43,9 +43,9 @@ class Context(NamedTuple):
     starts: np.ndarray | None = None  # (B, T): where the document of each position begins in its row; None = at 0
     kv_cache: Any = None  # keys, values: (L, B, K, positions, D), and length: positions filled; in generation only
 
-    def dropout_key(self, site: int, elements_per_row: int) -> DropoutKey:
+    def dropout_key(self, stream: int, elements_per_row: int) -> DropoutKey:
         """The address of the mask of one dropout of the network, for this micro-batch."""
-        return DropoutKey(self.seed, self.step, site, first=self.first_row * elements_per_row)
+        return DropoutKey(self.seed, self.step, stream, first=self.first_row * elements_per_row)
 
 
 class BlockCache(NamedTuple):
@@ -58,7 +58,7 @@ class BlockCache(NamedTuple):
     gate: np.ndarray | None  # (N, F), with SwiGLU
 
 
-class DropoutSites(NamedTuple):
+class DropoutStreams(NamedTuple):
     """The three dropouts of a block."""
 
     weights: int
@@ -66,9 +66,9 @@ class DropoutSites(NamedTuple):
     mlp: int
 
 
-def dropout_sites(layer: int) -> DropoutSites:
+def dropout_streams(layer: int) -> DropoutStreams:
     """Each block has three."""
-    return DropoutSites(*BLOCK_DROPOUT[3 * layer : 3 * layer + 3])
+    return DropoutStreams(*BLOCK_DROPOUT[3 * layer : 3 * layer + 3])
 
 
 def norm_forward(context, x, weight, bias, *, empty):
@@ -123,7 +123,7 @@ def block_forward(context: Context, w: Block, x, layer: int):
 
 def _block_forward(context, w, x, layer):
     ops, config, empty, scratch = context.ops, context.config, context.empty, context.scratch.empty
-    H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
+    H, K, rate, streams = config.n_head, config.kv_heads, context.rate, dropout_streams(layer)
     B, T, C = x.shape
     x = x.reshape(B * T, C)
 
@@ -133,7 +133,7 @@ def _block_forward(context, w, x, layer):
     if context.cos is not None:
         qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
     if context.kv_cache is None:
-        weights_key = context.dropout_key(sites.weights, H * T * T)
+        weights_key = context.dropout_key(streams.weights, H * T * T)
         attended, attention = ops.attention_forward(
             qkv, H, K, rate=rate, key=weights_key, starts=context.starts, empty=empty
         )
@@ -146,12 +146,12 @@ def _block_forward(context, w, x, layer):
     attended = attended.reshape(B * T, C)
     branch, _ = ops.linear_forward(attended, *w.out, empty=scratch)
     if rate > 0:
-        branch = ops.dropout_forward(branch, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
+        branch = ops.dropout_forward(branch, rate, context.dropout_key(streams.attention, T * C), empty=scratch)
 
     stream, normed, norm_2 = ops.add_norm_forward(x, branch, *w.norm_2, NORM_EPS, norm=config.norm, empty=empty)
     if rate > 0:
         branch, up, gate = mlp_forward(context, w, normed, residual=None, empty_y=scratch)
-        y = ops.dropout_forward(branch, rate, context.dropout_key(sites.mlp, T * C), empty=empty)
+        y = ops.dropout_forward(branch, rate, context.dropout_key(streams.mlp, T * C), empty=empty)
         y += stream
     else:
         y, up, gate = mlp_forward(context, w, normed, residual=stream, empty_y=empty)
@@ -172,7 +172,7 @@ def _second_half_backward(context, w, dw, dy, cache, layer, shape):
     ops, rate, (_, T, C) = context.ops, context.rate, shape
     dbranch = dy
     if rate > 0:
-        key = context.dropout_key(dropout_sites(layer).mlp, T * C)
+        key = context.dropout_key(dropout_streams(layer).mlp, T * C)
         dbranch = ops.dropout_backward(dy, rate, key, empty=context.scratch.empty)
     dnormed = mlp_backward(context, w, dw, dbranch, cache)
     return ops.add_norm_backward(
@@ -183,13 +183,13 @@ def _second_half_backward(context, w, dw, dy, cache, layer, shape):
 def _first_half_backward(context, w, dw, dy, cache, layer, shape):
     """From the stream between attention and MLP to x; dy, dx: (N, C)."""
     ops, config, scratch = context.ops, context.config, context.scratch.empty
-    H, K, rate, sites = config.n_head, config.kv_heads, context.rate, dropout_sites(layer)
+    H, K, rate, streams = config.n_head, config.kv_heads, context.rate, dropout_streams(layer)
     B, T, C = shape
     dbranch = dy
     if rate > 0:
-        dbranch = ops.dropout_backward(dy, rate, context.dropout_key(sites.attention, T * C), empty=scratch)
+        dbranch = ops.dropout_backward(dy, rate, context.dropout_key(streams.attention, T * C), empty=scratch)
     dattended = ops.linear_backward(dbranch, cache.attended, w.out.weight, *dw.out, empty=scratch)
-    weights_key = context.dropout_key(sites.weights, H * T * T)
+    weights_key = context.dropout_key(streams.weights, H * T * T)
     dqkv = ops.attention_backward(
         dattended.reshape(B, T, C), cache.attention, H, K, rate=rate, key=weights_key, empty=scratch
     )

@@ -119,7 +119,7 @@ def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
             flat = array.reshape(-1)
             for first in range(0, len(flat), DRAWS):
                 part = flat[first : first + DRAWS]
-                part[:] = std * random_normal(len(part), seed=seed, site=INITIAL_VALUES[index], first=first)
+                part[:] = std * random_normal(len(part), seed=seed, stream=INITIAL_VALUES[index], first=first)
         else:
             array[:] = 1.0 if name.endswith("weight") else 0.0
 

@@ -14,8 +14,8 @@ from npllm.model import Parameters, Trainable
 from npllm.optim.config import OptimConfig
 
 
-class Stretch(NamedTuple):
-    """A stretch of the flat buffers whose elements are updated alike."""
+class ParameterGroup(NamedTuple):
+    """A part of the flat buffers whose elements are updated alike."""
 
     where: slice
     lr_scale: float  # 0 = frozen
@@ -37,11 +37,11 @@ class Optimizer(ABC):
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
-        self._stretches = stretches(model.params, lr_scales)
+        self._groups = parameter_groups(model.params, lr_scales)
 
     def gradient_norm(self) -> float:
         """Euclidean norm of `model.grads`; those of frozen parameters are set to zero first."""
-        for where, lr_scale, _ in self._stretches:
+        for where, lr_scale, _ in self._groups:
             if lr_scale == 0.0:
                 self.model.grads.flat[where] = 0.0
         return self.model.ops.gradient_norm(self.model.grads.flat)
@@ -62,7 +62,7 @@ class Optimizer(ABC):
             )
         scale = grad_clip / norm if 0.0 < grad_clip < norm else 1.0
         self.updates += 1
-        for part, lr_scale, decays in self._stretches:
+        for part, lr_scale, decays in self._groups:
             if lr_scale == 0.0:
                 continue
             state = [array[part] for array in self.state.values()]
@@ -146,7 +146,7 @@ def build_optimizer(
     return RULES[config.name](model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
 
 
-def stretches(params: Parameters, lr_scales: Mapping[str, float]) -> list[Stretch]:
+def parameter_groups(params: Parameters, lr_scales: Mapping[str, float]) -> list[ParameterGroup]:
     """The flat buffer, cut only where the learning rate's scale changes or the matrices end."""
     kinds = [
         (params.offsets[name], lr_scales.get(name, 1.0), params.offsets[name] < params.n_matrix_elements)
@@ -154,7 +154,7 @@ def stretches(params: Parameters, lr_scales: Mapping[str, float]) -> list[Stretc
     ]
     firsts = [kind for before, kind in zip([None, *kinds], kinds, strict=False) if not before or before[1:] != kind[1:]]
     ends = [offset for offset, *_ in firsts[1:]] + [len(params.flat)]
-    return [Stretch(slice(first, end), *kind) for (first, *kind), end in zip(firsts, ends, strict=True)]
+    return [ParameterGroup(slice(first, end), *kind) for (first, *kind), end in zip(firsts, ends, strict=True)]
 
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:

@@ -6,9 +6,10 @@ Forward, with independent mask[i] = 1 with probability 1 - rate, else 0:
 
 Backward: y is linear in x, so dx is dy under the same mask and scale, and the two functions are one.
 
-Why nothing is cached: the mask is a pure function of (seed, step, site, element), so the backward makes it again. That
-saves as much memory as the activation itself, and the mask is the same whatever the number of threads, whichever
-micro-batch the row came in, and after a resume.
+Why nothing is cached: the mask is a pure function of (seed, step, stream, element), so the
+backward makes it again. That saves as much memory as the activation itself. The mask is
+also the same whatever the number of threads, whichever micro-batch the row came in, and
+after a resume.
 
 A mask bit is an integer comparison, word >= rate * 2^32, and therefore the same for every dtype.
 
@@ -23,11 +24,11 @@ from npllm.reference.random import random_words
 
 
 class DropoutKey(NamedTuple):
-    """The address of a mask: element i of the array is element `first + i` of the stream (seed, step, site)."""
+    """The address of a mask: element i of the array is element `first + i` of the stream (seed, step, stream)."""
 
     seed: int
     step: int
-    site: int  # which dropout of the network
+    stream: int  # which dropout of the network
     first: int = 0  # elements of the earlier rows of the batch, where this array is a later micro-batch
 
 
@@ -38,7 +39,7 @@ def dropout_threshold(rate: float) -> int:
 
 def dropout_scale(shape, rate, key, dtype):
     """The factor of every element: 0 where it is dropped, 1 / (1 - rate) elsewhere. Of the given shape and dtype."""
-    words = random_words(int(np.prod(shape)), seed=key.seed, step=key.step, site=key.site, first=key.first)
+    words = random_words(int(np.prod(shape)), seed=key.seed, step=key.step, stream=key.stream, first=key.first)
     kept = (words >= dropout_threshold(rate)).reshape(shape)
     return kept.astype(dtype) * np.dtype(dtype).type(1.0 / (1.0 - rate))
 

@@ -3,7 +3,7 @@
 A stateful generator gives the n-th number only after n-1 others, so what a layer draws depends on everything
 drawn before it, on the number of threads and on where a run was resumed. A counter-based generator has no state:
 
-    word = philox(counter, key)          counter = (element // 4, site, step), key = seed
+    word = philox(counter, key)          counter = (element // 4, stream, step), key = seed
 
 so a dropout mask can be thrown away after the forward pass and made again in the backward pass, element by element
 and in any order, and a run that starts again at step 7000 draws what the uninterrupted run would have drawn.
@@ -44,31 +44,31 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
 
 
-def random_words(count: int, *, seed: int, step: int = 0, site: int = 0, first: int = 0) -> np.ndarray:
+def random_words(count: int, *, seed: int, step: int = 0, stream: int = 0, first: int = 0) -> np.ndarray:
     """The uniform random words of elements `first` to `first + count - 1`, as (count,) uint32.
 
-    seed: below 2^64. step and site (which layer and which use in it): below 2^32. Element e is word e % 4 of the
-    block with the counter (e // 4 low half, e // 4 high half, site, step).
+    seed: below 2^64. step and stream (which layer and which use in it): below 2^32. Element e is word e % 4 of the
+    block with the counter (e // 4 low half, e // 4 high half, stream, step).
     """
     block = np.arange(first // 4, (first + count + 3) // 4, dtype=np.uint64)
     counter = np.empty((len(block), 4), np.uint64)
     counter[:, 0], counter[:, 1] = block & np.uint64(LOW_32_BITS), block >> np.uint64(32)
-    counter[:, 2], counter[:, 3] = site, step
+    counter[:, 2], counter[:, 3] = stream, step
     words = philox(counter, key=(seed & LOW_32_BITS, seed >> 32))
     return words.reshape(-1)[first % 4 : first % 4 + count]
 
 
-def random_normal(count: int, *, seed: int, step: int = 0, site: int = 0, first: int = 0) -> np.ndarray:
+def random_normal(count: int, *, seed: int, step: int = 0, stream: int = 0, first: int = 0) -> np.ndarray:
     """Independent N(0, 1) draws, number `first` and those after it, by the Box-Muller transform of two words each.
 
     Returns (count,) float64. Box & Muller, "A note on the generation of random normal deviates", 1958.
     """
-    words = random_words(2 * count, seed=seed, step=step, site=site, first=2 * first).reshape(count, 2)
+    words = random_words(2 * count, seed=seed, step=step, stream=stream, first=2 * first).reshape(count, 2)
     u1, u2 = (words.T + 0.5) / 2.0**32  # inside (0, 1): log(0) cannot happen
     return np.sqrt(-2.0 * np.log(u1)) * np.cos(2.0 * np.pi * u2)
 
 
-def random_permutation(n: int, *, seed: int, step: int = 0, site: int = 0) -> np.ndarray:
+def random_permutation(n: int, *, seed: int, step: int = 0, stream: int = 0) -> np.ndarray:
     """A uniformly random order of 0 ... n - 1, (n,) int64: the order of n random 64-bit keys."""
-    words = random_words(2 * n, seed=seed, step=step, site=site).reshape(n, 2).astype(np.uint64)
+    words = random_words(2 * n, seed=seed, step=step, stream=stream).reshape(n, 2).astype(np.uint64)
     return np.argsort(words[:, 0] << np.uint64(32) | words[:, 1], kind="stable")

@@ -1,6 +1,6 @@
 """Every random stream of the package, by name. Nobody else chooses a stream number.
 
-A stream is the `site` of `random.py`: with the same seed and step, two uses of one stream
+A stream is one argument of the functions of `random.py`: with the same seed and step, two uses of one stream
 would draw the same random words, and nothing would show it. Each use has a number of its
 own, or a range of numbers where it needs several: `INITIAL_VALUES[3]` is the stream of the
 fourth parameter, and an index outside of a range is an IndexError. All numbers are below

@@ -77,7 +77,7 @@ def initial_weights(config, seed: int) -> dict[str, np.ndarray]:
         if len(shape) == 1:
             weights[name] = np.full(shape, 1.0 if name.endswith("weight") else 0.0)
         else:
-            draws = random_normal(prod(shape), seed=seed, site=INITIAL_VALUES[index]).reshape(shape)
+            draws = random_normal(prod(shape), seed=seed, stream=INITIAL_VALUES[index]).reshape(shape)
             weights[name] = initial_std(name, config.n_layer) * draws
     return weights
 

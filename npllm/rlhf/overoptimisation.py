@@ -46,7 +46,7 @@ def lead_astray(road: Road, sizes: Sequence[int]) -> list[Curve]:
     """PPO is the recipe's but for its length, OVERTIME, and its penalty, which stays as it is set. The reward models
     learn from nested subsets of what the road's own reward model learnt from, and are tested on its held-out pairs."""
     recipe, records, held_out = road.task.recipe, preferences_of(road, "train"), preferences_of(road, "val")
-    order = random_permutation(len(records), seed=road.seed, site=PREFERENCE_SUBSET)
+    order = random_permutation(len(records), seed=road.seed, stream=PREFERENCE_SUBSET)
     for size in sizes:
         road.learn_reward(reward_name(size), recipe.reward, [records[i] for i in order[:size]])
     plans = [(size, 0.0) for size in sizes] + [(sizes[0], penalty) for penalty in PENALTIES]

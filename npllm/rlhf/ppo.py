@@ -241,7 +241,7 @@ class PPOGradients:
     def shuffled(self, epoch: int) -> np.ndarray:
         """The order of the rows in an epoch of the present rollout: a fresh one each time."""
         step = self.buffer.rollouts * self.settings.epochs + epoch
-        return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, site=MINIBATCH_ORDER)
+        return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, stream=MINIBATCH_ORDER)
 
     def accumulate(self, model: Trainable, rows: np.ndarray) -> BatchResult:
         """Step 5: add the gradient of a minibatch, in micro-batches. The optimiser makes the update from it."""

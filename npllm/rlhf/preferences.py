@@ -33,7 +33,7 @@ def sample_preferences(
     """
     pairs: list[Preference] = []
     prompts = task.prompts()
-    order = random_permutation(len(prompts), seed=seed, site=PREFERENCE_PROMPT_ORDER)
+    order = random_permutation(len(prompts), seed=seed, stream=PREFERENCE_PROMPT_ORDER)
     at_once = max(1, RESPONSES_AT_ONCE // responses_per_prompt)
     for first in range(0, len(prompts), at_once):
         asked = [prompts[i] for i in order[first : first + at_once] for _ in range(responses_per_prompt)]

@@ -58,8 +58,8 @@ class Draw:
         return np.maximum.accumulate(np.where(cuts, np.arange(T), 0), axis=1).astype(np.int32)
 
     def key(self):
-        low, high, site, step, first = (int(n) for n in self.rng.integers(0, 2**32, 5))
-        return DropoutKey(seed=low + (high << 32), step=step, site=site, first=first)
+        low, high, stream, step, first = (int(n) for n in self.rng.integers(0, 2**32, 5))
+        return DropoutKey(seed=low + (high << 32), step=step, stream=stream, first=first)
 
 
 def embedding(ops, s, draw, empty):

@@ -18,7 +18,7 @@ KEYS = st.builds(
     DropoutKey,
     seed=st.integers(0, 2**64 - 1),
     step=st.integers(0, 2**32 - 1),
-    site=st.integers(0, 2**32 - 1),
+    stream=st.integers(0, 2**32 - 1),
     first=st.integers(0, 2**40),
 )
 

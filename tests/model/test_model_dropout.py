@@ -33,7 +33,7 @@ def test_every_dropout_has_a_mask_of_its_own(backend):
     keys = keys_used(backend)
     forward = keys["dropout_forward"] + keys["attention_forward"]
     assert {(key.seed, key.step) for key in forward} == {(42, 17)}
-    assert len({key.site for key in forward}) == len(forward) == 1 + 3 * 3
+    assert len({key.stream for key in forward}) == len(forward) == 1 + 3 * 3
     assert {key.first for key in keys["dropout_forward"]} == {4 * 5 * 8}  # rows x T x C
     assert {key.first for key in keys["attention_forward"]} == {4 * 2 * 5 * 5}  # rows x H x T x T
 

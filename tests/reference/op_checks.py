@@ -198,7 +198,7 @@ def check_rotary(ops, B, T, K, G, D, seed, *, first_position=0):
 def check_dropout(ops, shape, rate, seed):
     draw = Draw(seed)
     x, R = draw(*shape), draw(*shape)
-    key = ops.DropoutKey(seed=seed, step=3, site=5, first=7)
+    key = ops.DropoutKey(seed=seed, step=3, stream=5, first=7)
     with untouched(x, R):
         dx = ops.dropout_backward(R, rate, key)
     check_gradients(lambda: inner(ops.dropout_forward(x, rate, key), R), {"x": x}, {"x": dx})
@@ -214,7 +214,7 @@ def check_attention(ops, B, T, K, G, D, seed, *, rate=0.0, packed=False):
     draw = Draw(seed)
     n_head = K * G
     qkv, R = draw(B, T, (n_head + 2 * K) * D), draw(B, T, n_head * D)
-    options = {"rate": rate, "key": ops.DropoutKey(seed=seed, step=2, site=9, first=6)}
+    options = {"rate": rate, "key": ops.DropoutKey(seed=seed, step=2, stream=9, first=6)}
     starts = draw_starts(draw, B, T) if packed else None
 
     def forward():

@@ -12,7 +12,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def mask(ops, shape, rate, **address):
-    key = ops.DropoutKey(**{"seed": 0, "step": 0, "site": 0, **address})
+    key = ops.DropoutKey(**{"seed": 0, "step": 0, "stream": 0, **address})
     return ops.dropout_forward(np.ones(shape), rate, key)
 
 
@@ -31,10 +31,10 @@ def test_rate_0_changes_nothing(ops):
     np.testing.assert_array_equal(ops.dropout_forward(x, 0.0, ops.DropoutKey(1, 2, 3)), x)
 
 
-@given(rate=st.sampled_from([0.1, 0.5]), seed=st.integers(2**32, 2**64 - 1), step=seeds, site=seeds)
-def test_the_mask_is_the_documented_comparison_of_words(ops, rate, seed, step, site):
-    kept = random_words(60, seed=seed, step=step, site=site, first=11) >= round(rate * 2**32)
-    factor = mask(ops, (5, 12), rate, seed=seed, step=step, site=site, first=11)
+@given(rate=st.sampled_from([0.1, 0.5]), seed=st.integers(2**32, 2**64 - 1), step=seeds, stream=seeds)
+def test_the_mask_is_the_documented_comparison_of_words(ops, rate, seed, step, stream):
+    kept = random_words(60, seed=seed, step=step, stream=stream, first=11) >= round(rate * 2**32)
+    factor = mask(ops, (5, 12), rate, seed=seed, step=step, stream=stream, first=11)
     np.testing.assert_array_equal(factor.reshape(-1) != 0, kept)
 
 
@@ -51,7 +51,7 @@ def test_the_backward_drops_what_the_forward_dropped(ops, seed):
 
 
 def test_seed_step_and_site_each_change_the_mask(ops):
-    addresses = [{}, {"seed": 1}, {"seed": 2**32}, {"step": 1}, {"site": 1}]
+    addresses = [{}, {"seed": 1}, {"seed": 2**32}, {"step": 1}, {"stream": 1}]
     masks = [mask(ops, 1000, 0.5, **address) for address in addresses]
     for i, a in enumerate(masks):
         for b in masks[:i]:
@@ -67,7 +67,7 @@ def test_attention_weights_have_the_documented_elements(ops, rate):
     y, _ = ops.attention_forward(qkv, K * G, K, rate=rate, key=ops.DropoutKey(7, 8, 9, first=10))
     weights = y.reshape(B, T, K * G, T).transpose(0, 2, 1, 3)  # (B, H, T, T)
 
-    words = random_words(weights.size, seed=7, step=8, site=9, first=10).reshape(weights.shape)
+    words = random_words(weights.size, seed=7, step=8, stream=9, first=10).reshape(weights.shape)
     kept = (words >= round(rate * 2**32)) / (1 - rate)
     np.testing.assert_allclose(weights, kept * np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None], rtol=1e-14)
 

@@ -41,26 +41,26 @@ def test_each_counter_is_encrypted_by_itself():
         assert philox(counter[None], (1, 2)).tolist() == [words.tolist()]
 
 
-@given(seed=st.integers(2**32, 2**64 - 1), step=words_32, site=words_32, element=st.integers(2**34, 2**60))
-def test_a_word_has_the_documented_address(seed, step, site, element):
+@given(seed=st.integers(2**32, 2**64 - 1), step=words_32, stream=words_32, element=st.integers(2**34, 2**60))
+def test_a_word_has_the_documented_address(seed, step, stream, element):
     block = element // 4
-    counter = np.array([[block % 2**32, block // 2**32, site, step]])
+    counter = np.array([[block % 2**32, block // 2**32, stream, step]])
     expected = philox(counter, (seed % 2**32, seed // 2**32))[0, element % 4]
-    assert random_words(1, seed=seed, step=step, site=site, first=element).tolist() == [expected]
+    assert random_words(1, seed=seed, step=step, stream=stream, first=element).tolist() == [expected]
 
 
 @given(first=st.integers(0, 2**35), cuts=st.lists(st.integers(0, 40), max_size=4), seed=seeds)
 def test_words_do_not_depend_on_how_a_range_is_cut(first, cuts, seed):
     edges = [0, *sorted(cuts), 40]
     parts = [
-        random_words(end - start, seed=seed, step=1, site=2, first=first + start)
+        random_words(end - start, seed=seed, step=1, stream=2, first=first + start)
         for start, end in zip(edges, edges[1:], strict=False)
     ]
-    assert np.concatenate(parts).tolist() == random_words(40, seed=seed, step=1, site=2, first=first).tolist()
+    assert np.concatenate(parts).tolist() == random_words(40, seed=seed, step=1, stream=2, first=first).tolist()
 
 
 def test_seed_step_and_site_each_change_the_words():
-    addresses = [{"seed": 0}, {"seed": 1}, {"seed": 2**32}, {"seed": 0, "step": 1}, {"seed": 0, "site": 1}]
+    addresses = [{"seed": 0}, {"seed": 1}, {"seed": 2**32}, {"seed": 0, "step": 1}, {"seed": 0, "stream": 1}]
     streams = [random_words(1000, **address) for address in addresses]
     for i, a in enumerate(streams):
         for b in streams[:i]:
@@ -76,7 +76,7 @@ def test_each_bit_of_the_words_is_fair():
 
 def test_normal_draws_have_the_moments_of_the_normal_distribution():
     n = 100_000
-    x = random_normal(n, seed=0, step=1, site=2)
+    x = random_normal(n, seed=0, step=1, stream=2)
     assert x.shape == (n,)
     assert x.dtype == np.float64
     sigma = 1 / np.sqrt(n)

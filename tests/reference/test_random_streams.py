@@ -79,20 +79,20 @@ def streams_chosen(tree: ast.Module) -> list[str]:
         return isinstance(node, ast.Name) and node.id in known
 
     def is_passed_on(node: ast.expr) -> bool:
-        return isinstance(node, ast.Attribute) or (isinstance(node, ast.Name) and node.id == "site")
+        return isinstance(node, ast.Attribute) or (isinstance(node, ast.Name) and node.id == "stream")
 
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.isupper() and "SITE" in node.id:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.isupper() and "STREAM" in node.id:
             found.append(node.id)
         if not isinstance(node, ast.Call):
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name.endswith("Sites") and not all(map(in_table, node.args)):
+        if name == "DropoutStreams" and not all(map(in_table, node.args)):
             found.append(ast.unparse(node))
         if name in PLACE_OF_STREAM:
             place = PLACE_OF_STREAM[name]
-            given = [keyword.value for keyword in node.keywords if keyword.arg == "site"]
+            given = [keyword.value for keyword in node.keywords if keyword.arg == "stream"]
             given += [] if place is None else node.args[place : place + 1]
             if not given or not all(in_table(stream) or is_passed_on(stream) for stream in given):
                 found.append(ast.unparse(node))
@@ -102,14 +102,14 @@ def streams_chosen(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize(
     "source",
     [
-        "random_permutation(9, seed=1, site=17)",
+        "random_permutation(9, seed=1, stream=17)",
         "random_permutation(9, seed=1)",
-        "HERE = 4 << 24\nrandom_words(9, seed=1, site=HERE + 1)",
-        "from npllm.reference.random_streams import GENERATION\nrandom_normal(9, site=GENERATION + 1)",
+        "HERE = 4 << 24\nrandom_words(9, seed=1, stream=HERE + 1)",
+        "from npllm.reference.random_streams import GENERATION\nrandom_normal(9, stream=GENERATION + 1)",
         "DropoutKey(seed, step, 3, first=0)",
         "context.dropout_key(1 + layer, 9)",
-        "DropoutSites(1, 2, 3)",
-        "SHUFFLE_SITE = 5",
+        "DropoutStreams(1, 2, 3)",
+        "SHUFFLE_STREAM = 5",
     ],
 )
 def test_a_number_chosen_by_hand_is_seen(source):

@@ -25,7 +25,7 @@ def written_alone(model: GPT, prompt, *, max_tokens: int, temperature: float, se
     """The slow definition: the whole text again for each token."""
     text = list(prompt)
     for n in range(max_tokens):
-        word = random_words(1, seed=seed, step=n, site=BATCH_GENERATION, first=number)[0]
+        word = random_words(1, seed=seed, step=n, stream=BATCH_GENERATION, first=number)[0]
         text.append(choose_token(model.logits(np.array([text]))[0, -1], word / 2.0**32, temperature))
         if text[-1] == STOP:
             break

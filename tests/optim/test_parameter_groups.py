@@ -6,7 +6,7 @@ import pytest
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import Parameters
 from npllm.optim import SGD, Adam, AdamW
-from npllm.optim.optimizers import stretches
+from npllm.optim.optimizers import parameter_groups
 
 CONFIG = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=5, vocab_size=9)
 RULES = [AdamW, Adam, SGD]
@@ -38,7 +38,7 @@ def copies(parameters) -> dict[str, np.ndarray]:
 )
 def test_every_element_is_in_one_stretch_with_what_its_parameter_says(lr_scales):
     params = Parameters({"a": (3, 5), "d": (7,), "b": (16, 2), "e": (1,), "c": (1, 1)}, "float32")
-    found = stretches(params, lr_scales)
+    found = parameter_groups(params, lr_scales)
     assert [part.where.start for part in found] == [0, *(part.where.stop for part in found[:-1])]
     assert found[-1].where.stop == len(params.flat)
     for name, offset in params.offsets.items():
@@ -53,7 +53,7 @@ def test_every_element_is_in_one_stretch_with_what_its_parameter_says(lr_scales)
 def test_without_scales_there_are_matrices_and_vectors():
     params = new_model().params
     cut = params.n_matrix_elements
-    assert [tuple(part) for part in stretches(params, {})] == [
+    assert [tuple(part) for part in parameter_groups(params, {})] == [
         (slice(0, cut), 1.0, True),
         (slice(cut, len(params.flat)), 1.0, False),
     ]
