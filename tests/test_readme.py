@@ -1,4 +1,4 @@
-"""README is true: every command and every line of Python in it runs."""
+"""The pages are true: every command and every line of Python in them runs, every link leads somewhere."""
 
 import io
 import json
@@ -16,7 +16,17 @@ from npllm.rlhf.tasks import load_task
 from npllm.training import spike_demo
 from npllm.training.config import DataConfig
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    "README.md",
+    "npllm/README.md",
+    "npllm/reference/README.md",
+    "npllm/finetuning/README.md",
+    "npllm/rlhf/README.md",
+    "tests/reliability/README.md",
+    "benchmarks/README.md",
+]
+MOST_WORDS = 1500  # of the first page
 SHORTER = ["--train.steps", "3", "--batch.size", "8", "--batch.micro_size", "2", "--model.n_embd", "32"]
 SMALL_TEXT = ["--data.source", "pydoc", "--data.vocab_size", "300"]
 STAGES = ("classify", "sft", "reward", "ppo", "dpo")
@@ -32,12 +42,16 @@ RECORDS = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
-def commands() -> list[str]:
-    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), flags=re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
 
 
 def run(command: str) -> int:
@@ -54,7 +68,9 @@ def run(command: str) -> int:
             own = SHORTEST.get(words[1], [])
             words += SHORTER_STAGE + [word if i % 2 else f"--{words[1]}.{word}" for i, word in enumerate(own)]
         return main(words[1:])
-    assert words[:3] == ["python", "-m", "benchmarks"], f"README has a command that no test runs: {command}"
+    if command == "python -m npllm.reference":
+        return 0  # tests/reference/test_lesson.py runs it whole, and reads what it prints
+    assert words[:3] == ["python", "-m", "benchmarks"], f"no test runs this command: {command}"
     from benchmarks.cli import main
 
     return main([*words[3:], "--rounds", "1"])
@@ -79,7 +95,8 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
     return tasks
 
 
-def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shorten_the_demo(monkeypatch)
     tasks = shorten_the_tasks(monkeypatch)
@@ -90,7 +107,7 @@ def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
         Path(name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     for name in ("notes.txt", "tinyshakespeare.txt"):
         Path(name).write_text("\n".join(topics.values())[:100_000], encoding="utf-8")
-    for command in commands():
+    for command in commands(page):
         step = command.split(" && ")[-1]  # the installations are what .ci/run does first
         if step == "pytest":
             continue
@@ -99,24 +116,41 @@ def test_commands_run_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
         except SystemExit as end:  # --help
             code = end.code or 0
         assert code == 0, f"{step} ended with {code}: {capsys.readouterr().err}"
-    assert tasks == ["paths", "code", "paths"]
+    assert len(tasks) == sum("npllm rlhf" in command for command in commands(page))
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_runs(code):
+def test_python_runs():
+    (code,) = blocks("README.md", "python")
     names = {}
     exec(code, names)
     assert names["grad_norm"] > 0
     assert abs(names["loss"] - 4.17) < 0.2, "an untrained model's loss is near ln V"
 
 
-def test_links_lead_somewhere():
-    root = Path(__file__).resolve().parents[1]
-    links = re.findall(r"\]\(([^)]+)\)", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)]+)\)", text_of(page))
     assert links
-    assert [link for link in links if not (root / link).exists()] == []
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_every_page_can_be_reached_from_the_first():
+    found, new = set(), {"README.md"}
+    while new:
+        found |= new
+        links = {
+            (ROOT / page).parent.joinpath(link).resolve().relative_to(ROOT).as_posix()
+            for page in new
+            for link in re.findall(r"\]\(([^)]+\.md)\)", text_of(page))
+        }
+        new = links - found
+    assert found == set(PAGES)
+
+
+def test_the_first_page_is_short():
+    assert len(text_of("README.md").split()) <= MOST_WORDS
 
 
 def test_the_two_commands_stand_as_the_ci_runs_them():
-    assert commands()[0] == 'pip install -e ".[full]" && npllm pretrain'
-    assert commands()[1] == 'pip install -e ".[full,test]" && pytest'
+    assert commands("README.md")[0] == 'pip install -e ".[full]" && npllm pretrain'
+    assert commands("README.md")[1] == 'pip install -e ".[full,test]" && pytest'
