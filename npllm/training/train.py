@@ -39,7 +39,8 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
         recovery = Recovery(config.spikes, store, ledger, state, validate)
         drop_metrics_after(run.metrics, state.step)
         if not store.entries:
-            store.save(state, val_loss=None)
+            # What a later spike's weights are held against until the first evaluation.
+            store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
         if state.step:
             where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
             console.print(where, highlight=False, markup=False, soft_wrap=True)

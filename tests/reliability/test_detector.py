@@ -89,7 +89,7 @@ def test_not_armed_before_warm_up_is_over():
 
 
 def test_a_mild_outlier_of_a_steady_run_is_left_to_clipping():
-    """The floors of the noise: 0.05 nats, and 0.25 of the logarithm. A norm alone is a spike from 30 times the mean on."""
+    """The noise of the loss has a floor of 0.05 nats. A norm alone is a spike from 30 times the mean on."""
     assert steady().reason(64, 3.0 + 13.9 * 0.05, 1.0) is None
     assert steady().reason(64, 3.0 + 14.1 * 0.05, 1.0) is not None
     assert steady().reason(64, 3.0, 29.9) is None

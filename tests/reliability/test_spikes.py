@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -266,3 +267,12 @@ def test_without_a_detector_a_spike_is_an_update_like_any_other(tmp_path):
     assert events(run) == []
     assert state.step == 20
     assert state.model.params.flat.tobytes() != clean_state(config).model.params.flat.tobytes()
+
+
+def test_a_rate_that_makes_the_weights_diverge_from_the_start_is_no_new_level_of_the_data(tmp_path):
+    """Before the first evaluation too: the loss of the initial weights is the measure."""
+    config = with_training(replace(CONFIG, optim=replace(CONFIG.optim, lr=30.0, min_lr=30.0)), eval_every=20)
+    run = make_run(tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"Gave up at step \d+ after 10 rollbacks: .* lower optim\.lr"):
+        train_on(run, config)
+    assert not events(run, "left_out")

@@ -79,12 +79,7 @@ class Replay:
 
     def damaged(self):
         """The complaints about what a training writes; this run has no tokenizer."""
-        return {path.name: why for path, why in verify.verify_run(self.run) if why and path != self.run.tokenizer}
-
-
-@pytest.fixture(autouse=True)
-def no_inputs(monkeypatch):
-    monkeypatch.setattr(verify, "_inputs", lambda run: [])
+        return {path.name: why for path, why in verify.verify_run(self.run, {}) if why and path != self.run.tokenizer}
 
 
 @pytest.mark.parametrize("pace", [1, 2, 7])
@@ -124,5 +119,5 @@ def test_a_damaged_log_is_named_however_fast_it_grows(tmp_path, monkeypatch):
 
     run.metrics.write_text("no record\n")
     monkeypatch.setattr(verify, "read_metrics", look)
-    found = {path: complaint for path, complaint in verify.verify_run(run) if complaint}
+    found = {path: complaint for path, complaint in verify.verify_run(run, {}) if complaint}
     assert "line 1, is not the record of a step" in found[run.metrics]
