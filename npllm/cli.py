@@ -116,9 +116,13 @@ def verify(run: Positional[Path]) -> None:
 
 def warmup() -> None:
     """Compile every kernel now, so that later runs begin within seconds."""
-    from npllm.training.warmup import compile_kernels
+    from npllm.training.compile_ahead import compiling_ahead
+    from npllm.training.warmup import compile_kernels, every_kind
 
-    with Console().status("compiling kernels (kept for later runs)"):
+    console = Console()
+    with console.status("compiling kernels (kept for later runs)"):
+        with compiling_ahead(every_kind(), console):
+            pass
         compile_kernels()
 
 

@@ -12,15 +12,17 @@ from npllm.errors import DataError
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.verify import Check
 from npllm.training.calibration import steps_in_budget
+from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.config import RunConfig, load_recipe
 from npllm.training.evaluation import quick_loss
 from npllm.training.job import Job
 from npllm.training.loop import NextTokenGradients, build_state
-from npllm.training.machine import limit_threads
+from npllm.training.machine import limit_threads, usable_dtype
 from npllm.training.memory import pretraining_work, require_pretraining_memory
 from npllm.training.prepare import prepare_data
 from npllm.training.results import report_results
 from npllm.training.stage import Stage
+from npllm.training.warmup import kind_of
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class RawText:
         """Write tokenizer and token shards; turn a time budget into a number of updates."""
         config = self.config
         limit_threads(config.train.threads)
+        kind = kind_of(config.model, usable_dtype(config.train.dtype), config.optim)
         with console.status("preparing") as status:
-            corpus = prepare_data(config.data, draft, status.update)
+            with compiling_ahead([kind], console):
+                corpus = prepare_data(config.data, draft, status.update)
+                status.update("compiling kernels (kept for the next run)")
             remarks = [*corpus.remarks, held_out_line(*draft.load_shards(), corpus.held_out)]
             del corpus  # the text is on the disk now, as tokens
             if config.train.steps is None:
                 train, val = draft.load_shards()
-                status.update("compiling kernels (kept for the next run)")
                 require_pretraining_memory(config, train.vocab_size, val.n_bytes)
                 status.update(f"measuring how many steps fit into {config.train.minutes:g} minutes")
                 config = config.with_steps(steps_in_budget(config, train.vocab_size, train.tokens))

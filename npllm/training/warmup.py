@@ -8,6 +8,7 @@ and small enough to be not; both kinds of kernels are called.
 from dataclasses import asdict
 from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,33 +21,62 @@ ARCHITECTURES = (
     {"norm": "layernorm", "position": "learned", "mlp": "gelu"},
     {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "tie_embeddings": False},
 )
+SHAPES = ((1, 8), (8, 64))  # (B, T) of the batches
+
+
+class Kind(NamedTuple):
+    """What decides which kernels a training calls."""
+
+    config: ModelConfig  # of a tiny model
+    dtype: str
+    optimizer: str
+    policy: bool  # also those of log-probabilities
+
+
+def every_kind() -> list[Kind]:
+    """Kinds that together call all kernels."""
+    return [
+        Kind(ModelConfig(**TINY, **architecture, dropout=dropout), dtype, optimizer, policy=True)
+        for architecture, dropout, dtype in product(ARCHITECTURES, (0.0, 0.1), ("float32", "bf16"))
+        for optimizer in ("adamw", "sgd")
+    ]
+
+
+def kind_of(architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False) -> Kind:
+    """The kind of a training, whatever its size."""
+    kept = ("norm", "position", "mlp", "bias", "tie_embeddings", "dropout")
+    choices = {name: value for name, value in asdict(architecture).items() if name in kept}
+    return Kind(ModelConfig(**TINY, **choices), dtype, optim.name, policy)
 
 
 def compile_kernels() -> None:
     """Call them all."""
-    for architecture, dropout, dtype in product(ARCHITECTURES, (0.0, 0.1), ("float32", "bf16")):
-        for optimizer in ("adamw", "sgd"):
-            _call(ModelConfig(**TINY, **architecture, dropout=dropout), dtype, optimizer, policy=True)
+    for kind in every_kind():
+        _call(kind)
 
 
 def load_kernels(architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False) -> None:
     """Call those that the training of such a model uses, whatever its size. policy: also those of log-probabilities."""
-    kept = ("norm", "position", "mlp", "bias", "tie_embeddings", "dropout")
-    choices = {name: value for name, value in asdict(architecture).items() if name in kept}
-    _call(ModelConfig(**TINY, **choices), dtype, optim.name, policy=policy)
+    _call(kind_of(architecture, dtype, optim, policy=policy))
 
 
 @cache
-def _call(config: ModelConfig, dtype: str, optimizer: str, *, policy: bool) -> None:
-    model = GPT(config, dtype=dtype)
-    rule = build_optimizer(model, OptimConfig(name=optimizer))
-    for rows, columns in ((1, 8), (8, 64)):
-        tokens = np.zeros((rows, columns), np.int32)
+def _call(kind: Kind) -> None:
+    model = GPT(kind.config, dtype=kind.dtype)
+    train_once(model, kind)
+    for _, columns in SHAPES:
+        list(generate_tokens(model, [0] * columns, max_tokens=2))
+
+
+def train_once(model: GPT, kind: Kind) -> None:
+    """Update and evaluate a model of this kind, once for each shape."""
+    rule = build_optimizer(model, OptimConfig(name=kind.optimizer))
+    for shape in SHAPES:
+        tokens = np.zeros(shape, np.int32)
         model.loss_and_grad(tokens, tokens)
-        if policy:
+        if kind.policy:
             trace = model.trace(tokens)
             log_probability, _, cached = model.log_probability_forward(trace.hidden, tokens.reshape(-1))
             model.backward(trace, model.log_probability_backward(log_probability, None, cached))
         rule.step(grad_clip=1.0)
         model.loss(tokens, tokens)
-        list(generate_tokens(model, [0] * columns, max_tokens=2))

@@ -1,0 +1,122 @@
+"""Compiling the kernels in two processes, while this one reads the text.
+
+Numba compiles one kernel at a time in a process, so it takes processes to use several
+cores. Each of them compiles the kernels of one of two parts, which take equally long
+and have no kernel in common, and leaves them in Numba's cache on the disk:
+
+    attention   attention and its cached form, and the products of a few rows
+    the rest    one training step of a tiny model, with NumPy's attention
+
+Whatever a process fails to compile, this one compiles when it first calls it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from rich.console import Console
+
+from npllm import kernels, reference
+from npllm.kernels import attention
+from npllm.model import GPT, ModelConfig
+from npllm.training.warmup import Kind, train_once
+
+
+@contextmanager
+def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
+    """Inside, two processes compile the kernels of these kinds of training, if the cache
+    has none. They have ended when the context is left, whether by an error or not."""
+    children: list[subprocess.Popen] = []
+    try:
+        if cache_is_empty():
+            for part in PARTS:
+                with suppress(OSError):  # no process can be started here: this one compiles alone
+                    children.append(_start(part, kinds))
+        if children:
+            console.print(
+                "compiling the kernels in processes of their own, beside the preparation: usually 20 s, once",
+                highlight=False,
+                soft_wrap=True,
+            )
+        yield
+        for child in children:
+            child.wait()
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait()
+            child.stdin.close()
+
+
+def cache_is_empty() -> bool:
+    """Whether attention's backward, one of the two kernels that take longest, was never compiled."""
+    statistics = getattr(attention._backward, "stats", None)
+    if statistics is None:  # NUMBA_DISABLE_JIT: a plain function
+        return False
+    return not any(Path(statistics.cache_path).glob("attention._backward-*.nbi"))
+
+
+def _start(part: str, kinds: Sequence[Kind]) -> subprocess.Popen:
+    """A process that compiles one part. In a session of its own, it does not get the Ctrl-C of the terminal."""
+    arguments = json.dumps([kind._replace(config=asdict(kind.config)) for kind in kinds])
+    package = str(Path(__file__).parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "npllm.training.compile_ahead", part, arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,
+    )
+
+
+def compile_attention(kind: Kind) -> None:
+    """Call what `compile_rest` leaves out."""
+    H, K, C = kind.config.n_head, kind.config.kv_heads, kind.config.n_embd
+    dtype = np.dtype("float32" if kind.dtype == "bf16" else kind.dtype)
+    qkv = np.zeros((1, 64, (H + 2 * K) * kind.config.head_width), dtype)
+    y, cache = kernels.attention_forward(qkv, H, K)
+    kernels.attention_backward(y, cache, H, K)
+    keys, values = np.zeros((2, 1, K, 64, kind.config.head_width), dtype)
+    for T in (1, 64):  # the second is large enough to be split between threads
+        kernels.cached_attention_forward(qkv[:, :T], keys, values, 0, H, K)
+    row, weight = np.zeros((1, C), dtype), np.zeros((C, C), dtype)
+    kernels.linear_forward(row, weight)
+    kernels.linear_forward(row, weight.T)
+
+
+def compile_rest(kind: Kind) -> None:
+    """Train a model whose attention is NumPy's."""
+    model = GPT(kind.config, dtype=kind.dtype)
+    numpy_attention = {name: getattr(reference, name) for name in ("attention_forward", "attention_backward")}
+    model.ops = SimpleNamespace(**(vars(kernels) | numpy_attention))
+    train_once(model, kind)
+
+
+PARTS = {"attention": compile_attention, "rest": compile_rest}
+
+
+def _main(part: str, arguments: str) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for config, *others in json.loads(arguments):
+        PARTS[part](Kind(ModelConfig(**config), *others))
+
+
+def _end_with_parent() -> None:
+    """Its end of the pipe is closed when the parent is gone, even where it was killed."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,126 @@
+"""The two processes that compile the kernels while the text is prepared."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numba import config
+from rich.console import Console
+
+from npllm.model import Architecture
+from npllm.optim import OptimConfig
+from npllm.training import compile_ahead
+from npllm.training.compile_ahead import compiling_ahead
+from npllm.training.warmup import kind_of
+
+ROOT = Path(__file__).parents[2]
+GPT2 = Architecture(n_layer=1, n_head=4, n_embd=64, block_size=64, dropout=0.1)
+LLAMA = Architecture(
+    n_layer=1, n_head=4, n_embd=64, block_size=64,
+    norm="rmsnorm", position="rotary", mlp="swiglu", bias=False, tie_embeddings=False,
+)  # fmt: skip
+KIND = kind_of(GPT2, "float32", OptimConfig())
+
+# Prints each kernel that the function calls from Python, with the types of its arguments.
+PROGRAM = """
+import sys
+from numba import typeof
+from numba.core.dispatcher import Dispatcher
+from npllm.training import compile_ahead, warmup
+from test_compile_ahead import GPT2, LLAMA, OptimConfig
+
+def record(kernel, *arguments, **none):
+    print(kernel.py_func.__module__, kernel.__name__, *map(typeof, arguments), sep="|")
+    return compile_for(kernel, *arguments, **none)
+
+compile_for, Dispatcher._compile_for_args = Dispatcher._compile_for_args, record
+function = {"whole": warmup._call, **compile_ahead.PARTS}[sys.argv[1]]
+function(warmup.kind_of(GPT2, "float32", OptimConfig(name="adamw"), policy=True))
+function(warmup.kind_of(LLAMA, "float64", OptimConfig(name="sgd")))
+"""
+
+
+def kernels_of(part: str) -> set[str]:
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, part],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return set(process.stdout.splitlines())
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
+def test_the_parts_are_all_kernels_and_share_none():
+    """A kernel that no part calls would be compiled afterwards; one in both would be compiled twice, and the two
+    processes would write the same file."""
+    attention, rest = kernels_of("attention"), kernels_of("rest")
+    assert attention
+    assert not attention & rest
+    assert kernels_of("whole") == attention | rest
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """An empty cache, and processes that wait for their parent in place of those that compile."""
+    started = []
+
+    def start(part, kinds):
+        program = "import sys; sys.stdin.read()"
+        started.append(subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, start_new_session=True))
+        return started[-1]
+
+    monkeypatch.setattr(compile_ahead, "cache_is_empty", lambda: True)
+    monkeypatch.setattr(compile_ahead, "_start", start)
+    return started
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_ends_the_processes(children, error):
+    with pytest.raises(error), compiling_ahead([KIND], Console(quiet=True)):
+        raise error
+    assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
+
+
+def test_a_process_that_dies_is_no_error(children, capsys):
+    with compiling_ahead([KIND], Console()):
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [-signal.SIGKILL] * 2
+    assert capsys.readouterr().out.startswith("compiling the kernels")
+
+
+def test_where_no_process_can_be_started_nothing_is_announced(children, monkeypatch, capsys):
+    def fail(part, kinds):
+        raise BlockingIOError
+
+    monkeypatch.setattr(compile_ahead, "_start", fail)
+    with compiling_ahead([KIND], Console()):
+        pass
+    assert not children
+    assert capsys.readouterr().out == ""
+
+
+def test_a_process_ends_when_its_parent_is_gone(monkeypatch):
+    """A parent that is killed cannot end it; its end of the pipe is closed for it."""
+    child = compile_ahead._start("rest", [KIND])
+    child.stdin.close()
+    assert child.wait() == 1
+
+
+def test_a_cache_with_attention_is_not_empty(monkeypatch, tmp_path):
+    class Kernel:
+        class stats:
+            cache_path = str(tmp_path)
+
+    monkeypatch.setattr(compile_ahead.attention, "_backward", Kernel)
+    assert compile_ahead.cache_is_empty()
+    (tmp_path / "attention._backward-238.py311.nbi").touch()
+    assert not compile_ahead.cache_is_empty()
+    monkeypatch.setattr(compile_ahead.attention, "_backward", lambda: None)  # as with NUMBA_DISABLE_JIT=1
+    assert not compile_ahead.cache_is_empty()
