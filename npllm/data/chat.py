@@ -1,8 +1,9 @@
-"""Examples for fine-tuning: token ids, and which of them the loss is on.
+"""Examples for fine-tuning: token ids, and the tokens that the loss is computed on.
 
-The loss is on what the model has to produce: the response, and the token after it with which the model stops. A model
-that is never trained on its stop token never learns to stop. The loss is not on what it is given: prompts, what users
-and systems say, and the tokens that say whose turn it is.
+The loss is computed on what the model has to write: the response, and the token after
+it with which the model stops. (A model that is never trained on its stop token never
+learns to stop.) It is not computed on what the model is given: prompts, messages of
+users and systems, and role tokens.
 
     demonstration    prompt            response            <|endoftext|>
     is_target        -                 x                   x
@@ -10,8 +11,8 @@ and systems say, and the tokens that say whose turn it is.
     conversation     <|user|> content <|end|>      <|assistant|> content <|end|>
     is_target        -        -       -            -             x       x
 
-A model that learns from conversations also learns from demonstrations, as conversations of
-a single turn: see `prompt_format.py`.
+A model that learns from conversations also learns from demonstrations, as conversations
+of one turn (`prompt_format.py`).
 """
 
 from typing import NamedTuple
@@ -24,17 +25,21 @@ from npllm.tokenizer.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
-    """One sequence to learn from: tokens (n,) int32; is_target (n,) bool, true for the tokens that the loss is on."""
+    """One sequence to learn from.
+
+    tokens: (n,) int32. is_target: (n,) bool, true where the loss is computed.
+    """
 
     tokens: np.ndarray
     is_target: np.ndarray
 
 
 def encode_demonstration(tokenizer: Tokenizer, demonstration: Demonstration) -> Example:
-    """Prompt, response, stop token; the targets are the response and the stop token.
+    """Return the Example of a prompt and its response, which ends with the stop token.
 
-    Prompt and response are encoded apart, as they are when the model answers a prompt, so no token spans both. Raises
-    ConfigError when the tokenizer has no stop token.
+    The targets are the response and the stop token. Prompt and response are encoded
+    separately, as they are when the model answers a prompt, so no token spans both.
+    Raises ConfigError when the tokenizer has no stop token.
     """
     asked = PromptFormat(tokenizer)
     prompt = asked.encode(demonstration.prompt)
@@ -42,8 +47,12 @@ def encode_demonstration(tokenizer: Tokenizer, demonstration: Demonstration) -> 
 
 
 def encode_conversation(tokenizer: Tokenizer, conversation: Conversation) -> Example:
-    """Each message as its role token, its content and the end token; the targets are what the assistant says and the
-    end tokens after it. Raises ConfigError when the tokenizer lacks one of CHAT_TOKENS."""
+    """Return the Example of a conversation: for each message its role token, its
+    content and the end token.
+
+    The targets are the assistant's contents and the end tokens after them. Raises
+    ConfigError when the tokenizer lacks one of CHAT_TOKENS.
+    """
     asked, parts = PromptFormat(tokenizer), []
     for message in conversation.messages:
         role, *content = asked.encode_message(message)

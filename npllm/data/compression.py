@@ -1,9 +1,10 @@
-"""What ordinary compressors need for the same text.
+"""How far ordinary compressors shrink the same text.
 
-A language model is a compressor: its loss in bits per byte is the length of the text, coded with its predictions,
-divided by the length of the text (Shannon, "Prediction and entropy of printed English", 1951). gzip, bzip2 and xz find
-repeated strings and letter frequencies without any learning beforehand, so their figures say how much of the model's
-figure is more than that. Each compressor sees the validation text alone and starts from nothing.
+A language model is a compressor: its loss in bits per byte is the length of the text,
+coded with the model's predictions, divided by the length of the text (Shannon,
+"Prediction and entropy of printed English", 1951). gzip, bzip2 and xz find repeated
+strings and letter frequencies without training. Their figures say how much of the
+model's figure goes beyond that. Each compressor sees only the validation text.
 """
 
 import bz2
@@ -12,17 +13,18 @@ import lzma
 
 from npllm.errors import DataError
 
-XZ_WINDOW = 64 << 20  # bytes: how far back `xz -9` looks for repeats
+XZ_WINDOW = 64 << 20  # bytes; `xz -9` looks this far back for repeats
 LEAST_XZ_WINDOW = 4096
 
 
 def bits_per_byte_of_compressors(data: bytes) -> dict[str, float]:
-    """Bits of compressed output per byte of input, at each program's best level (-9). Keys: gzip, bz2, xz.
+    """Return the bits of compressed output per byte of input; keys: gzip, bz2, xz.
 
-    Raises DataError for empty data, which has no such ratio.
+    Each program runs at its best level (-9). Raises DataError for empty data, which has
+    no such ratio.
     """
     if not data:
-        raise DataError("the validation text is empty, so it has no compression ratio: give more text.")
+        raise DataError("the validation text is empty, so it has no compression ratio; give more text.")
     compressed = {
         "gzip": gzip.compress(data, compresslevel=9, mtime=0),
         "bz2": bz2.compress(data, compresslevel=9),
@@ -32,7 +34,10 @@ def bits_per_byte_of_compressors(data: bytes) -> dict[str, float]:
 
 
 def _xz_filter(n_bytes: int) -> dict[str, int]:
-    """That of `xz -9`, with a window no longer than the data. The output is as long, and the memory is 12 times the
-    data's: a window of 64 MiB takes 60 MB before it holds anything."""
+    """The filter of `xz -9`, with a window no longer than the data.
+
+    The output has the same length. The memory is 12 times the data; a window of 64 MiB
+    would take 60 MB even for a short text.
+    """
     window = min(max(n_bytes, LEAST_XZ_WINDOW), XZ_WINDOW)
     return {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": window}

@@ -1,11 +1,14 @@
-"""Saying what was left out."""
+"""The words for what was left out."""
 
 from collections import Counter
 from collections.abc import Iterable
 
 
 def counted(found: Iterable[tuple[str, str]]) -> str:
-    """How many (kind, place) of each kind, and the place of the first: "2 empty (the first a.txt), 1 binary (b.o)"."""
+    """Return how many (kind, place) there are of each kind, and the place of the first.
+
+    For example "2 empty (the first a.txt), 1 binary (b.o)".
+    """
     found = list(found)
     first = dict(reversed(found))
     counts = Counter(kind for kind, _ in found)

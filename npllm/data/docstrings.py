@@ -1,8 +1,10 @@
-"""Demonstrations from the Python standard library: from a function's signature to what it does, and to how.
+"""Demonstrations from the Python standard library: a function's signature, and its
+description or body.
 
-Every Python brings these functions along, so the later stages can be tried without any file. The prompt is the
-signature as it stands in the source, without decorators and indented as if the function stood alone; the response is
-the beginning of the docstring, or the body.
+Every Python installation has these functions, so the later stages can be tried without
+any file. The prompt is the signature as it stands in the source, without decorators and
+indented as if the function stood alone. The response is the beginning of the docstring,
+or the body.
 """
 
 import ast
@@ -25,7 +27,11 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Function(NamedTuple):
-    """The source of a function in parts: `def` line or lines, docstring ("" without one), body without docstring."""
+    """The source of a function in parts.
+
+    signature: the `def` line or lines. docstring: "" where there is none. body: without
+    the docstring.
+    """
 
     signature: str
     docstring: str
@@ -33,9 +39,10 @@ class Function(NamedTuple):
 
 
 def stdlib_docstrings() -> list[Demonstration]:
-    """The signature -> the first paragraph of the docstring, of 3 to 40 words, on one line.
+    """Return pairs of a signature and the first paragraph of the docstring.
 
-    Several thousand, each once, in the order of the files' names and of the functions in each.
+    The paragraph has 3 to 40 words and is put on one line. There are several thousand
+    distinct pairs, in the order of the files' names and of the functions in each.
     """
     summaries = ((function.signature, _first_paragraph(function.docstring)) for function in _stdlib_functions())
     return _distinct(
@@ -46,10 +53,11 @@ def stdlib_docstrings() -> list[Demonstration]:
 
 
 def stdlib_functions() -> list[Demonstration]:
-    """The signature -> the body, without docstring, of 1 to 8 lines and at most 300 characters.
+    """Return pairs of a signature and the body without docstring.
 
-    Prompt and response end in a line feed, and Python parses them joined. Several thousand, each once, in the order of
-    the files' names and of the functions in each.
+    The body has 1 to 8 lines and at most 300 characters. Prompt and response end in a
+    line feed, and joined they are valid Python. There are several thousand distinct
+    pairs, in the order of the files' names and of the functions in each.
     """
     return _distinct(
         (function.signature, function.body)
@@ -78,18 +86,23 @@ def _stdlib_functions() -> Iterator[Function]:
 
 
 def _functions(source: str) -> Iterator[Function]:
-    """Every function and method of a module, in order; none when this Python does not parse the module."""
+    """Every function and method of a module, in order; none when this Python cannot
+    parse the module.
+    """
     module = _parse(source)
     lines = source.split("\n")
     nodes = [node for node in ast.walk(module) if isinstance(node, Definition)] if module else []
     for node in sorted(nodes, key=lambda node: node.lineno):
         text = dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])) + "\n"
-        if text.startswith(("def ", "async def ")):  # else a string in it reaches further left than the function
+        if text.startswith(("def ", "async def ")):  # else a string in it is indented less than the function
             yield _parts(node, text)
 
 
 def _parts(node: Definition, text: str) -> Function:
-    """text: the source of the node, dedented. The body of a function on one line counts as empty."""
+    """text: the dedented source of the node.
+
+    A function written on one line has an empty body.
+    """
     row, column = _end_of_signature(text)
     lines = text.split("\n")
     signature = "\n".join([*lines[: row - 1], lines[row - 1][:column]]) + "\n"
@@ -99,7 +112,11 @@ def _parts(node: Definition, text: str) -> Function:
 
 
 def _end_of_signature(text: str) -> tuple[int, int]:
-    """(row counted from 1, column) behind the colon of the signature, the first one outside all brackets."""
+    """Return (row, column) after the colon of the signature, the first one outside all
+    brackets.
+
+    Rows count from 1.
+    """
     depth = 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.OP:
@@ -111,7 +128,7 @@ def _end_of_signature(text: str) -> tuple[int, int]:
 
 def _parse(source: str) -> ast.Module | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as those about escapes like "\d", which are not ours to mend
+        warnings.simplefilter("ignore")  # such as those about escapes like "\d" in the library's source
         try:
             return ast.parse(source)
         except SyntaxError:

@@ -1,4 +1,6 @@
-"""Which records a model has room for, and how those are shortened for which it has none."""
+"""Which records fit the model's context, and how the prompts of longer ones are
+shortened.
+"""
 
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -15,8 +17,11 @@ R = TypeVar("R")
 
 
 class Room(NamedTuple):
-    """Tokens that a prompt and the longest response to it may take, the stop token among them; how a message calls that
-    number, and what makes it larger."""
+    """How many tokens a prompt and the longest response to it may have, including the
+    stop token.
+
+    name: what messages call this number. mend: what makes it larger.
+    """
 
     tokens: int
     name: str
@@ -24,10 +29,12 @@ class Room(NamedTuple):
 
 
 def fit(file: RecordFile[R], tokenizer: Tokenizer, room: Room, *, shorten: bool) -> RecordFile[R]:
-    """The file with what is too long, or holds characters that the tokenizer lacks, among the bad records.
+    """Return the file with unusable records moved to the bad ones.
 
-    With `shorten` the prompts of records that are too long lose their beginnings instead, so that every response is
-    kept whole; a record whose response alone is too long stays bad.
+    A record is unusable when it is too long, or when it has characters that the
+    tokenizer lacks. With `shorten`, the beginning of the prompt is cut off instead, so
+    that every response stays whole. A record whose response alone is too long stays
+    bad.
     """
     return file.map(lambda record: _fitting(record, tokenizer, room, shorten))
 
@@ -46,16 +53,18 @@ def _fitting(record: R, tokenizer: Tokenizer, room: Room, shorten: bool) -> R:
     if shorter is None:
         raise Unusable(
             TOO_LONG,
-            f"it has {of_prompt + of_response} tokens, more than {room.name} = {room.tokens}: shorten or remove it, or "
+            f"it has {of_prompt + of_response} tokens, more than {room.name} = {room.tokens}; shorten or remove it, or "
             f"{room.mend}.",
         )
     return _with_prompt(record, shorter)
 
 
 def shortened(prompt: PromptText, tokenizer: Tokenizer, most: int) -> PromptText | None:
-    """The end of a prompt that takes at most so many tokens; None where not even an empty one fits.
+    """Return the end of a prompt that has at most `most` tokens; None where even an
+    empty prompt has more.
 
-    Of messages the oldest turns go first, each question with its answer, and then the beginning of the last question.
+    In a conversation the oldest turns are dropped first, each question with its answer,
+    and then the beginning of the last question.
     """
     asked = PromptFormat(tokenizer)
     if isinstance(prompt, str):
@@ -70,11 +79,11 @@ def shortened(prompt: PromptText, tokenizer: Tokenizer, most: int) -> PromptText
 
 
 def _end(text: str, tokenizer: Tokenizer, most: int) -> str:
-    """The end of a text that is at most so many tokens."""
+    """The end of a text, at most `most` tokens long."""
     ids = tokenizer.encode(text)
-    while len(ids) > most:  # what is left of a text may be encoded in another way, but each time it is shorter
+    while len(ids) > most:  # the rest may be encoded differently, but it is shorter each time
         kept = tokenizer.decode_bytes(ids[len(ids) - most :])
-        text = kept.decode("utf-8", errors="ignore")  # of a character that was cut nothing is left
+        text = kept.decode("utf-8", errors="ignore")  # drops a character that was cut
         ids = tokenizer.encode(text)
     return text
 

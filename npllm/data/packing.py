@@ -1,17 +1,21 @@
-"""Several examples in one row of the batch, each as if it were alone.
+"""Several examples in one row of the batch, each computed as if it were alone.
 
-Fine-tuning examples have all lengths. A row for each would be padding for the most part, so short ones share a row.
-They must not see each other: `starts` says where the example of each position begins, attention is cut there, and
-positions count from there. For two examples, a b c d and p q r, whose targets are c, d and r, with T = 6:
+Fine-tuning examples have very different lengths. With one example per row most of a
+batch would be padding, so short examples share a row. They must not see each other:
+`starts` holds the position at which the example of each position starts. Attention is
+cut off there, and positions count from there. For two examples, a b c d and p q r,
+whose targets are c, d and r, with T = 6:
 
     tokens    a  b  c  p  q  0
-    targets  -1  c  d -1  r -1        the next token where it is a target, of the same example always
-    starts    0  0  0  3  3  5        a padding position is alone with itself
+    targets  -1  c  d -1  r -1        the example's next token, where it is a target
+    starts    0  0  0  3  3  5        a padding position sees only itself
 
-An example of n tokens takes n - 1 positions: its last token is predicted, but nothing is predicted from it.
+An example of n tokens takes n - 1 positions: its last token is predicted, but nothing
+is predicted from it.
 
-The examples are placed by best fit decreasing: the longest first, each into the fullest row that has room. It never
-takes more than 11/9 of the fewest rows possible (+ 4). Johnson, "Near-optimal bin packing algorithms", 1973.
+The examples are placed by best fit decreasing: the longest first, each into the fullest
+row that has room. The number of rows is at most 11/9 of the smallest possible number (+
+4). Source: Johnson, "Near-optimal bin packing algorithms", 1973.
 """
 
 from bisect import bisect_left, insort
@@ -26,7 +30,11 @@ from npllm.reference.lm_head_loss import IGNORED
 
 
 class PackedRows(NamedTuple):
-    """R rows of T positions, each (R, T) int32: the token, its target or -1, and where its example begins."""
+    """R rows of T positions; each array is (R, T) int32.
+
+    tokens: the inputs. targets: the next token, or -1. starts: where the position's
+    example starts.
+    """
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -34,17 +42,21 @@ class PackedRows(NamedTuple):
 
 
 def pack(examples: Sequence[Example], block_size: int) -> PackedRows:
-    """Rows of T = block_size positions that hold each example once, whole.
+    """Return rows of T = block_size positions that hold each example once, whole.
 
-    Rows are in the order of the first example in each, and examples within a row in their own. Raises DataError for
-    an example that is longer than block_size + 1 tokens or has no target, and when there are no examples.
+    Rows are in the order of the first example of each, and the examples of a row keep
+    their order. Raises DataError for an example that has more than block_size + 1
+    tokens or no target, and when there are no examples.
     """
     _check(examples, block_size)
     return _fill(examples, _place([_n_positions(example) for example in examples], block_size), block_size)
 
 
 def pad(examples: Sequence[Example], block_size: int) -> PackedRows:
-    """The same form with one example a row, in order; T is what the longest takes. Raises DataError as pack does."""
+    """Return rows of the same form with one example per row, in order.
+
+    T is the number of positions of the longest example. Raises DataError as pack does.
+    """
     _check(examples, block_size)
     return _fill(examples, [[number] for number in range(len(examples))], max(map(_n_positions, examples)))
 
@@ -55,14 +67,14 @@ def _n_positions(example: Example) -> int:
 
 def _check(examples: Sequence[Example], block_size: int) -> None:
     if not examples:
-        raise DataError("there are no examples: give at least one.")
+        raise DataError("there are no examples; give at least one.")
     for number, example in enumerate(examples, start=1):
         if not example.is_target[1:].any():  # nothing predicts the first token
-            raise DataError(f"example {number} has no token to learn from: give it a response, or remove it.")
+            raise DataError(f"example {number} has no token to learn from; give it a response, or remove it.")
         if _n_positions(example) > block_size:
             raise DataError(
                 f"example {number} has {len(example.tokens)} tokens, more than model.block_size + 1 = "
-                f"{block_size + 1}: shorten or remove it, or use a model with a larger model.block_size."
+                f"{block_size + 1}; shorten or remove it, or use a model with a larger model.block_size."
             )
 
 

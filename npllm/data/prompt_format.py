@@ -1,11 +1,12 @@
-"""How a model is asked, and when its answer ends. Its tokenizer decides both.
+"""How a prompt is encoded, and which token ends the response. The tokenizer decides
+both.
 
-    without the roles' tokens    prompt                                response <|endoftext|>
-    with them                    <|user|> prompt <|end|> <|assistant|> response <|end|>
+    without role tokens    prompt                                response <|endoftext|>
+    with role tokens       <|user|> prompt <|end|> <|assistant|> response <|end|>
 
-A tokenizer with the roles' tokens belongs to a model that learns from conversations: to
-it a text is what the user says. Contents are encoded as ordinary text: a user who types
-<|assistant|> sends these letters, not the token.
+A tokenizer with role tokens belongs to a model that learns from conversations. For such
+a model a text is a message of the user. Contents are encoded as ordinary text: where a
+user types <|assistant|>, the model gets these letters, not the token.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ ROLE_TOKENS = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}
 
 
 class PromptFormat:
-    """How the models of one tokenizer are asked.
+    """Encodes prompts and responses for the models of one tokenizer.
 
     is_chat: prompts and responses are turns of a conversation.
     """
@@ -32,16 +33,19 @@ class PromptFormat:
         self._special_ids = set(tokenizer.special_tokens.values())
 
     def stop_id(self) -> int:
-        """The token with which a response is complete. Raises ConfigError without one."""
+        """Return the id of the token that ends a response. Raises ConfigError when
+        there is none.
+        """
         return self._special_id(END if self.is_chat else END_OF_TEXT)
 
     def encode(self, prompt: PromptText) -> list[int]:
-        """The ids after which a response begins, at least one.
+        """Return the ids that precede a response, at least one.
 
-        Of messages, and of a text for a model that learns from conversations: they all,
-        then the assistant's role token. Of a text for another model: itself; of an empty
-        one what stands before a document. Raises ConfigError when the tokenizer lacks a
-        special token that it takes, DataError for a text that it cannot write.
+        For messages they are all messages and the assistant's role token. A text counts
+        as one message where the model learns from conversations. For another model the
+        ids are those of the text; an empty text becomes the token that precedes a
+        document. Raises ConfigError when the tokenizer lacks a special token that is
+        needed, and DataError for a text that the tokenizer cannot encode.
         """
         if isinstance(prompt, str) and not self.is_chat:
             return self.tokenizer.encode(prompt) or self._document_start()
@@ -50,20 +54,20 @@ class PromptFormat:
         return [*ids, self._special_id(ASSISTANT)]
 
     def encode_message(self, message: Message) -> list[int]:
-        """Its role token, its content and the end token."""
+        """Return the ids of the role token, the content and the end token."""
         end, role = self._special_id(END), self._special_id(ROLE_TOKENS[message.role])
         return [role, *self.tokenizer.encode(message.content), end]
 
     def encode_response(self, response: str) -> list[int]:
-        """The ids of a response that ends by itself."""
+        """Return the ids of a response and its stop token."""
         return [*self.tokenizer.encode(response), self.stop_id()]
 
     def last(self, ids: list[int], room: int) -> list[int]:
-        """The last ids that there is room for, at least one, as the model knows texts.
+        """Return the last ids of a text, at most `room` and at least one.
 
-        A conversation loses its oldest turns and keeps its system message, unless that
-        takes more than half of the room. Where the last question alone is too long, it
-        loses its beginning.
+        A conversation loses its oldest turns. It keeps its system message unless that
+        takes more than half of the room. A last question that alone is too long loses
+        its beginning.
         """
         if len(ids) <= room or not self.is_chat:
             return ids[-room:]
@@ -78,11 +82,11 @@ class PromptFormat:
         return [*system, role, *ids[first + 1 :]]
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """What a response says, piece by piece, in whole characters.
+        """Yield the text of a response piece by piece, in whole characters.
 
-        It ends with the first special token: its stop token, or one with which another
-        turn or document would begin. Bytes that are not UTF-8 become U+FFFD, but for half
-        a character at the end, of which nothing is left.
+        The response ends at the first special token: its stop token, or one that would
+        start another turn or document. Bytes that are not UTF-8 become U+FFFD. An
+        incomplete character at the end is dropped.
         """
         decoder = self.tokenizer.stream_decoder()
         for token in self._said(tokens):
@@ -90,23 +94,23 @@ class PromptFormat:
                 yield piece
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """All pieces together."""
+        """Return the whole text of a response: all pieces, joined."""
         return self.tokenizer.stream_decoder().push(list(self._said(tokens)))
 
     def _said(self, tokens: Iterable[int]) -> Iterator[int]:
         return takewhile(lambda token: token not in self._special_ids, tokens)
 
     def _document_start(self) -> list[int]:
-        """The end of the document before or, in a vocabulary without that token, a newline."""
+        """The end-of-text token or, in a vocabulary without it, a newline."""
         if self.tokenizer.eot_id is not None:
             return [self.tokenizer.eot_id]
         try:
             return self.tokenizer.encode("\n")
         except DataError as error:
-            raise ConfigError("This vocabulary has no token that can begin a text: give a prompt.") from error
+            raise ConfigError("this vocabulary has no token that can start a text; give a prompt.") from error
 
     def _special_id(self, text: str) -> int:
         if text not in self.tokenizer.special_tokens:
             needed = "" if text == END_OF_TEXT else " from messages"
-            raise ConfigError(f"the tokenizer has no special token {text}: begin with a run of npllm sft{needed}.")
+            raise ConfigError(f"the tokenizer has no special token {text}; start from a run of npllm sft{needed}.")
         return self.tokenizer.special_tokens[text]

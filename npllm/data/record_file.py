@@ -1,6 +1,7 @@
-"""The records of a file: those that can be used, where each of them stands, and what is wrong with the others.
+"""The usable and the bad records of a file, with the place of each.
 
-Nothing is refused while a file is read, so that one message can name everything that is wrong with it.
+Reading does not stop at a bad record, so that one message can name everything that is
+wrong with the file.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,13 +12,16 @@ from typing import Generic, NamedTuple, TypeVar
 from npllm.data.counted import counted
 from npllm.errors import DataError
 
-MOST_LISTED = 20  # bad records; of the others a message gives the number
+MOST_LISTED = 20  # bad records that a message lists; it counts the others
 
 Record = TypeVar("Record")
 
 
 class Unusable(Exception):
-    """A record cannot be used. kind: the words that such records are counted under, as in "6 equal pairs"."""
+    """A record cannot be used.
+
+    kind: the words under which such records are counted, as in "6 equal pairs".
+    """
 
     def __init__(self, kind: str, complaint: str):
         super().__init__(complaint)
@@ -25,7 +29,10 @@ class Unusable(Exception):
 
 
 class Bad(NamedTuple):
-    """A record that cannot be used. place: as in "line 25". complaint: what is wrong, and the mend."""
+    """A record that cannot be used.
+
+    place: as in "line 25". complaint: what is wrong, and what to do.
+    """
 
     place: str
     kind: str
@@ -34,7 +41,9 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordFile(Generic[Record]):
-    """The usable records with the place of each, and the bad ones, in the order of the file."""
+    """The usable records of a file, the place of each, and the bad records, in the
+    file's order.
+    """
 
     path: Path
     records: list[Record]
@@ -42,24 +51,32 @@ class RecordFile(Generic[Record]):
     bad: list[Bad]
 
     def map(self, change: Callable[[Record], Record]) -> "RecordFile[Record]":
-        """The same file with every usable record changed; one whose change raises Unusable is bad as well."""
+        """Return the file with `change` applied to every usable record.
+
+        A record for which `change` raises Unusable becomes a bad one.
+        """
         changed = sort_out(self.path, zip(self.places, self.records, strict=True), change)
         found = [*self.bad, *changed.bad]
         return replace(changed, bad=sorted(found, key=lambda bad: int(bad.place.split()[-1])))
 
     def checked(self, mend: str = "") -> list[Record]:
-        """All records. Raises DataError that lists the bad ones, and for a file that holds none.
+        """Return all records.
 
-        mend: what can be done about bad records besides mending the file, as a sentence.
+        Raises DataError that lists the bad records, and for a file without records.
+        mend: a sentence that says what the user can do besides correcting the file.
         """
         if self.bad:
             raise DataError(self._complaint(mend))
         if not self.records:
-            raise DataError(f"{self.path} holds no records: give a file with at least one.")
+            raise DataError(f"{self.path} holds no records; give a file with at least one.")
         return self.records
 
     def left_out(self) -> str:
-        """How many bad records there are, of each kind, with the place of its first one; "" when there are none."""
+        """Return a sentence that counts the bad records of each kind; "" when there are
+        none.
+
+        It names the place of the first record of each kind.
+        """
         kinds = counted((bad.kind, bad.place) for bad in self.bad)
         total = len(self.records) + len(self.bad)
         return f"{len(self.bad):,} of {total:,} records are left out: {kinds}" if kinds else ""
@@ -67,7 +84,9 @@ class RecordFile(Generic[Record]):
     def _complaint(self, mend: str) -> str:
         lines = [f"{bad.place}: {bad.complaint}" for bad in self.bad]
         if not self.records and len({bad.complaint for bad in self.bad}) == 1:  # a file of another kind
-            return f"{self.path} {lines[0]}" + (f" So it is in all {len(lines):,} records." if len(lines) > 1 else "")
+            return f"{self.path} {lines[0]}" + (
+                f" The same holds for all {len(lines):,} records." if len(lines) > 1 else ""
+            )
         mend = mend and f" {mend}"
         if len(lines) == 1:
             return f"{self.path} {lines[0]}{mend}"
@@ -77,7 +96,9 @@ class RecordFile(Generic[Record]):
 
 
 def sort_out(path: Path, items: Iterable[tuple[str, object]], record: Callable[[object], Record]) -> RecordFile[Record]:
-    """What `record` makes of each (place, item), and those about which it raises Unusable."""
+    """Apply `record` to each (place, item); an item for which it raises Unusable is a
+    bad record.
+    """
     found: RecordFile[Record] = RecordFile(path, [], [], [])
     for place, item in items:
         try:

@@ -1,7 +1,10 @@
-"""Records for fine-tuning: demonstrations, conversations, preferences and labelled texts, read from files and written.
+"""Records for fine-tuning: demonstrations, conversations, preferences and labelled
+texts.
 
-A bad record is an error here, with the file and the line, and not a smaller loss or a NaN hours later. `read_...` raise
-it; `scan` and `scan_labelled` say which records are bad, for those who can do without them.
+They are read from files and written to them. A bad record is an error that names the
+file and the line; otherwise it would show as a wrong loss or a NaN hours later. The
+functions `read_...` raise it. `scan` and `scan_labelled` return which records are bad,
+for callers that can do without them.
 """
 
 import csv
@@ -22,13 +25,13 @@ from npllm.tokenizer.pretokenize import refuse_lone_surrogates
 
 LARGEST_FILE = 1 << 30  # bytes
 ROLES = ("system", "user", "assistant")
-BYTE_ORDER_MARK = "\ufeff"  # with which some spreadsheets begin a file
+BYTE_ORDER_MARK = "\ufeff"  # some spreadsheets write it at the start of a file
 WRONG_FIELDS = "with wrong fields"
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What a good answer to a prompt looks like."""
+    """A prompt and a good response to it."""
 
     prompt: str
     response: str
@@ -44,25 +47,28 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Perhaps a system message, then user and assistant in turn, the assistant last."""
+    """Messages: at most one of the system, then user and assistant in turn.
+
+    The assistant's is the last.
+    """
 
     messages: tuple[Message, ...]
 
 
-# A text, or perhaps a system message, then user and assistant in turn, the user last.
+# A text; or at most one system message, then user and assistant in turn, the user last.
 PromptText = str | tuple[Message, ...]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a response is asked for."""
+    """What the model should respond to."""
 
     prompt: PromptText
 
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to a prompt, of which people or a rule prefer one."""
+    """A prompt and two responses, of which people or a rule prefer one."""
 
     prompt: PromptText
     chosen: str
@@ -70,7 +76,10 @@ class Preference:
 
 
 def parts_of(record: Demonstration | Conversation | Preference | PromptText) -> tuple[PromptText, tuple[str, ...]]:
-    """The prompt of a record, and what is said to it: in a conversation, what the assistant says last."""
+    """Return the prompt of a record and the responses to it.
+
+    In a conversation the response is what the assistant says last.
+    """
     match record:
         case Demonstration(prompt, response):
             return prompt, (response,)
@@ -83,7 +92,11 @@ def parts_of(record: Demonstration | Conversation | Preference | PromptText) -> 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text and its class. group: texts of one group (one source file) belong on one side of a split; "" = unknown."""
+    """A text and its class.
+
+    group: texts of one group (one source file) belong on one side of a split; "" =
+    unknown.
+    """
 
     text: str
     label: str
@@ -91,46 +104,60 @@ class Labelled:
 
 
 def read_demonstrations(path: str | PathLike) -> list[Demonstration | Conversation]:
-    """Read jsonl whose lines hold `prompt` and `response`, or `messages` (which wins), each with `role` and `content`.
+    """Read jsonl whose lines hold `prompt` and `response`, or `messages`.
 
-    Here and in the readers below a .json file may be one list of the same objects; `instruction` and `input` may stand
-    for `prompt`, and then `output` for `response`; other keys are ignored. A prompt may be empty. Raises DataError that
+    `messages` is a list of objects with `role` and `content`; where a line has it, it
+    is used. Here and in the readers below a .json file may hold one list of the same
+    objects. `instruction` and `input` may stand for `prompt`, and then `output` for
+    `response`. Other keys are ignored. A prompt may be empty. Raises DataError that
     names each bad line of the file.
     """
     return scan(path, demonstration).checked()
 
 
 def read_preferences(path: str | PathLike) -> list[Preference]:
-    """Read jsonl whose lines hold `prompt`, `chosen` and `rejected`; prompt: a string, or a list of messages as above.
-    Raises DataError that names each bad line."""
+    """Read jsonl whose lines hold `prompt`, `chosen` and `rejected`.
+
+    prompt: a string, or a list of messages as above. Raises DataError that names each
+    bad line.
+    """
     return scan(path, preference).checked()
 
 
 def read_prompts(path: str | PathLike) -> list[PromptText]:
-    """Read `prompt` from each line of a jsonl file, such as one of demonstrations or preferences. Raises DataError that
-    names each bad line."""
+    """Read `prompt` from each line of a jsonl file, for example one of demonstrations.
+
+    Raises DataError that names each bad line.
+    """
     return scan(path, prompt).checked()
 
 
 def read_labelled(path: str | PathLike) -> list[Labelled]:
-    """Read labelled texts as `scan_labelled` does. Raises DataError that names each bad line."""
+    """Read labelled texts as `scan_labelled` does.
+
+    Raises DataError that names each bad line.
+    """
     return scan_labelled(path).checked()
 
 
 def scan(path: str | PathLike, record: Callable[[dict], Record]) -> RecordFile[Record]:
-    """The records of a jsonl file, or of a .json file that is one list. record: what makes one of the fields of a line;
-    one of those below."""
+    """Return the records of a jsonl file, or of a .json file that holds one list.
+
+    record: makes a record from the fields of a line; one of the functions below.
+    """
     path = Path(path)
     items = _listed(path) if path.suffix.lower() == ".json" else _lines(path)
     return sort_out(path, items, lambda item: record(_fields(item)))
 
 
 def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
-    """The labelled texts of a file; the ending of its name says how they are written.
+    """Return the labelled texts of a file, whose suffix says how they are written.
 
-    .jsonl, .json: `text` and `label` (a string or an integer) in each line or object. .csv, .tsv: a header line that
-    names the columns text and label; fields of .csv may be quoted, those of .tsv are taken as they are. Any other
-    ending: a line is a label, white space, and the text. White space around a label is no part of it. group is "".
+    .jsonl, .json: `text` and `label` (a string or an integer) in each line or object.
+    .csv, .tsv: a header line that names the columns text and label; fields of .csv may
+    be quoted, fields of .tsv are used as they are. Any other suffix: a line holds a
+    label, white space, and the text. White space around a label is removed. group is
+    "".
     """
     path = Path(path)
     match path.suffix.lower():
@@ -143,16 +170,20 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
 
 
 def write_records(path: str | PathLike, records: Sequence[Any]) -> None:
-    """Write records as jsonl that the readers read back equal (a Labelled without its group), whole or not at all.
+    """Write records as jsonl, whole or not at all.
 
-    Raises ResourceError when the file cannot be written.
+    The readers return equal records (a Labelled without its group). Raises
+    ResourceError when the file cannot be written.
     """
     text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
     write_atomically(path, text.encode("utf-8"))
 
 
 def demonstration(fields: dict) -> Demonstration | Conversation:
-    """Of the fields of a line. Raises Unusable, as all of these do."""
+    """Return the demonstration or conversation in the fields of a line.
+
+    Raises Unusable, as the functions below do.
+    """
     if "messages" in fields:
         return Conversation(_messages(fields["messages"], last="assistant"))
     made = Demonstration(_string_prompt(fields), string_field(fields, "output" if _is_alpaca(fields) else "response"))
@@ -161,23 +192,25 @@ def demonstration(fields: dict) -> Demonstration | Conversation:
 
 
 def preference(fields: dict) -> Preference:
-    """Of the fields of a line."""
+    """Return the preference in the fields of a line."""
     responses = (string_field(fields, name) for name in ("chosen", "rejected"))
     made = Preference(prompt(fields), *responses)
     if made.chosen == made.rejected:
-        raise Unusable("equal pairs", "chosen and rejected are equal, which says nothing: remove the line.")
+        raise Unusable("equal pairs", "chosen and rejected are equal, which says nothing; remove the line.")
     return made
 
 
 def prompt(fields: dict) -> PromptText:
-    """Of the fields of a line."""
+    """Return the prompt in the fields of a line."""
     if isinstance(fields.get("prompt"), list):
         return _messages(fields["prompt"], last="user")
     return _string_prompt(fields)
 
 
 def _string_prompt(fields: dict) -> str:
-    """The prompt, or the instruction and its input, each with a line feed, in the form of Alpaca's records."""
+    """The prompt; in Alpaca's form, the instruction and its input, each with a line
+    feed.
+    """
     if not _is_alpaca(fields):
         return string_field(fields, "prompt")
     parts = [string_field(fields, name) for name in ("instruction", "input") if name in fields]
@@ -189,7 +222,7 @@ def _is_alpaca(fields: dict) -> bool:
 
 
 def labelled(fields: dict) -> Labelled:
-    """Of the fields of a line."""
+    """Return the labelled text in the fields of a line."""
     if type(fields.get("label")) is int:
         fields = {**fields, "label": str(fields["label"])}
     return _checked_label(string_field(fields, "text"), string_field(fields, "label"))
@@ -197,27 +230,32 @@ def labelled(fields: dict) -> Labelled:
 
 def _messages(entries: object, last: Literal["user", "assistant"]) -> tuple[Message, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise Unusable("without messages", "messages must be a list of objects with role and content.")
+        raise Unusable(
+            "without messages", "the messages have another form; write a list of objects with role and content."
+        )
     messages = tuple(Message(string_field(entry, "role"), string_field(entry, "content")) for entry in entries)
     roles = [message.role for message in messages]
     for role in roles:
         if role not in ROLES:
             known = f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
-            raise Unusable("with other roles", f"the role {role!r:.80} is unknown: write {known}.")
+            raise Unusable("with other roles", f"the role {role!r:.80} is unknown; write {known}.")
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if turns[-1:] != [last] or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         raise Unusable(
             "with turns in another order",
-            f"the roles are {', '.join(roles)[:200] or 'missing'}: after at most one system message, user and "
-            f"assistant must take turns, the user first and the {last} last.",
+            f"the roles are {', '.join(roles)[:200] or 'missing'}; after at most one system message, let user and "
+            f"assistant take turns, the user first and the {last} last.",
         )
     _refuse_empty("".join(message.content for message in messages), "the content of every message")
     return messages
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
-    """(place, (header, fields)) of each row. Raises DataError for a header without text and label, and for quotes in
-    which all that follows is lost."""
+    """(place, (header, fields)) of each row.
+
+    Raises DataError for a header without text and label, and for a quote that is never
+    closed.
+    """
     text = io.StringIO(_decoded(path, read_bounded(path, LARGEST_FILE)).removeprefix(BYTE_ORDER_MARK), newline="")
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     rows = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
@@ -229,7 +267,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, tuple[list[str], li
             else:
                 header = _header(row, f"{path} line {rows.line_num}")
     except csv.Error as error:
-        raise DataError(f"{path} line {rows.line_num} cannot be read ({error}): correct its quotes.") from None
+        raise DataError(f"{path} line {rows.line_num} cannot be read ({error}); correct its quotes.") from None
 
 
 def _header(row: list[str], place: str) -> list[str]:
@@ -237,7 +275,7 @@ def _header(row: list[str], place: str) -> list[str]:
     for name in ("text", "label"):
         if header.count(name) != 1:
             raise DataError(
-                f"{place}: the header must name text and label once each, but is {', '.join(header)!r:.200}."
+                f"{place}: the header is {', '.join(header)!r:.200}; name the columns text and label in it, once each."
             )
     return header
 
@@ -246,7 +284,7 @@ def _labelled_row(row: tuple[list[str], list[str]]) -> Labelled:
     header, values = row
     if len(values) != len(header):
         raise Unusable(
-            WRONG_FIELDS, f"it has {len(values)} fields but the header has {len(header)}: quote or add fields."
+            WRONG_FIELDS, f"it has {len(values)} fields but the header has {len(header)}; quote or add fields."
         )
     fields = dict(zip(header, values, strict=True))
     return _checked_label(fields["text"], fields["label"])
@@ -264,8 +302,11 @@ def _checked_label(text: str, label: str) -> Labelled:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(place, line) of every line with more than white space. Only a line feed ends a line: JSON lets other separators,
-    such as U+2028, stand inside a string."""
+    """(place, line) of every line that is not blank.
+
+    Only a line feed ends a line: JSON strings may hold other separators, such as
+    U+2028.
+    """
     content = read_bounded(path, LARGEST_FILE).removeprefix(BYTE_ORDER_MARK.encode())
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
@@ -273,13 +314,13 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _listed(path: Path) -> Iterator[tuple[str, object]]:
-    """(place, item) of a JSON list."""
+    """(place, item) of each item of a JSON list."""
     try:
         items = parse_json(_decoded(path, read_bounded(path, LARGEST_FILE)).removeprefix(BYTE_ORDER_MARK))
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}): correct it, or save it again.") from None
+        raise DataError(f"{path} is not valid JSON ({error}); correct it, or save it again.") from None
     if not isinstance(items, list):
-        raise DataError(f"{path} is no JSON list: write a list of objects, or one object a line into a .jsonl file.")
+        raise DataError(f"{path} is no JSON list; write a list of objects, or one object a line into a .jsonl file.")
     return ((f"record {number}", item) for number, item in enumerate(items, 1))
 
 
@@ -300,25 +341,25 @@ def _decoded(path: Path, content: bytes) -> str:
 
 def _not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
     byte = f"0x{content[error.start]:02x}"
-    return f"it is not UTF-8 (invalid byte {byte}): convert the file to UTF-8, for example with iconv."
+    return f"it is not UTF-8 (invalid byte {byte}); convert the file to UTF-8, for example with iconv."
 
 
 def _fields(item: object) -> dict:
     try:
         fields = parse_json(_text(item)) if isinstance(item, bytes) else item
     except ValueError as error:
-        raise Unusable("that are not JSON", f"it is not valid JSON ({error}): write one object a line.") from None
+        raise Unusable("that are not JSON", f"it is not valid JSON ({error}); write one object a line.") from None
     if not isinstance(fields, dict):
-        raise Unusable("that are not JSON objects", "it is no JSON object: write one object a line.")
+        raise Unusable("that are not JSON objects", "it is no JSON object; write one object a line.")
     return fields
 
 
 def string_field(fields: dict, name: str) -> str:
-    """A field of a line that holds a text. Raises Unusable for any other."""
+    """Return a field that holds a text. Raises Unusable for any other field."""
     value = fields.get(name)
     if not isinstance(value, str):
         problem = f"holds {value!r:.80}" if name in fields else "is missing"
-        raise Unusable(WRONG_FIELDS, f"the field {name!r} {problem}: write it as a string.")
+        raise Unusable(WRONG_FIELDS, f"the field {name!r} {problem}; write it as a string.")
     try:
         refuse_lone_surrogates(value)
     except DataError as error:
@@ -328,4 +369,4 @@ def string_field(fields: dict, name: str) -> str:
 
 def _refuse_empty(text: str, name: str) -> None:
     if not text.strip():
-        raise Unusable("empty", f"{name} is empty: write it or remove the line.")
+        raise Unusable("empty", f"{name} is empty; write it or remove the line.")

@@ -1,18 +1,24 @@
-"""Which windows of the token stream a step trains on, as a pure function of sample numbers.
+"""Which windows of the token stream a step trains on, as a pure function of sample ids.
 
-Every training sample has an absolute id: 0, 1, 2, ... over the whole run. Sample `id` belongs to epoch
-id // windows_per_epoch, and within the epoch a random permutation says which window it is. There is no iterator and no
-state, and that buys three things. A run resumed at id 70,000 sees what the uninterrupted run would have seen, because
-nothing has to be replayed. A stretch of bad data is skipped by leaving out a range of ids, and no later sample moves.
-And ids, unlike step numbers, keep their meaning when the batch size ramps up or the number of processes changes.
+Every training sample has an absolute id: 0, 1, 2, ... over the whole run. Sample `id`
+belongs to epoch id // windows_per_epoch. Within the epoch a random permutation gives
+its window. There is no iterator and no state, which has three advantages. A run that is
+resumed at id 70,000 gets the same samples as an uninterrupted run, and nothing has to
+be replayed. A span of bad data is skipped by leaving out a range of ids, and no later
+sample changes. Ids, unlike step numbers, keep their meaning when the batch size ramps
+up or the number of processes changes.
 
-The windows of an epoch lie one behind the other, block_size + 1 tokens each: block_size inputs and, one place later,
-their targets. No token is a target twice in an epoch, so a range of ids that is left out is left out for the epoch.
-Between the windows a few tokens are left out, another number each time, and each epoch begins at a shift of its own:
-so every window has its own offset, and the edges move. Edges that stayed would leave the tokens just behind them with
-a short context in every epoch. And one offset for a whole epoch would show, of a text that repeats itself, such as
-lines of equal length, a part of the phases only, until the turn of the epoch is a shock. The number of windows does not
-depend on what is drawn, otherwise an id could not be turned into its epoch by one division.
+The windows of an epoch do not overlap. Each has block_size + 1 tokens: block_size
+inputs and, one place later, their targets. No token is a target twice in an epoch, so
+the tokens of a range of ids that is left out are left out for the whole epoch.
+
+A few tokens between the windows are left out, a different number each time, and each
+epoch starts at its own offset. So the edges of the windows differ from epoch to epoch.
+With fixed edges, the tokens just after an edge would have a short context in every
+epoch. With one offset for all windows of an epoch, a text that repeats itself, such as
+lines of equal length, would show only some of its phases in an epoch, and the loss
+would jump at the start of the next one. The number of windows does not depend on what
+is drawn; otherwise one division could not give the epoch of an id.
 """
 
 import functools
@@ -25,20 +31,21 @@ from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random import random_permutation, random_words
 from npllm.reference.random_streams import RECORD_ORDER, WINDOW_GAPS, WINDOW_ORDER
 
-WINDOW_TOKENS_PER_GAP_TOKEN = 32  # an epoch leaves out one token of 33, and others than the epoch before
+WINDOW_TOKENS_PER_GAP_TOKEN = 32  # an epoch leaves out one token of 33, and each epoch different ones
 
 
 class WindowSampler:
-    """Start positions of training windows by absolute sample id. Equal arguments give equal positions, always.
+    """Start positions of training windows by absolute sample id.
 
-    n_tokens: length of the training stream. block_size: T, inputs per window. seed: below 2^64.
-    Raises DataError when the stream is too short for one window.
+    Equal arguments always give equal positions. n_tokens: length of the training
+    stream. block_size: T, inputs per window. seed: below 2^64. Raises DataError when
+    the stream is too short for one window.
     """
 
     def __init__(self, n_tokens: int, block_size: int, seed: int) -> None:
         if n_tokens < block_size + 1:
             raise DataError(
-                f"the training text has {n_tokens} tokens but one window needs {block_size + 1}: give a smaller "
+                f"the training text has {n_tokens} tokens but one window needs {block_size + 1}; give a smaller "
                 "--model.block_size or more text."
             )
         self.block_size = block_size
@@ -46,16 +53,19 @@ class WindowSampler:
         share = WINDOW_TOKENS_PER_GAP_TOKEN
         self.windows_per_epoch = max((n_tokens - block_size) * share // ((share + 1) * block_size), 1)
         spare = n_tokens - 1 - self.windows_per_epoch * block_size
-        self.n_shifts = min(block_size, spare + 1)  # all T, except when the text is so short that it holds one window
-        self.gap_tokens = spare - (self.n_shifts - 1)  # between the windows and behind the last one
-        # Two, because a batch at the turn of an epoch needs both.
+        self.n_shifts = min(block_size, spare + 1)  # T, except when the text is so short that it holds one window
+        self.gap_tokens = spare - (self.n_shifts - 1)  # between the windows and after the last one
+        # Two, because a batch at the end of an epoch needs both.
         self._epoch_starts = functools.lru_cache(maxsize=2)(self._draw_epoch)
 
     def positions(self, ids: np.ndarray) -> np.ndarray:
-        """Start offsets of the samples `ids` (any shape, any order, >= 0), int64 of the same shape."""
+        """Return the start offsets of the samples `ids`, int64 of the same shape.
+
+        ids: any shape, in any order, >= 0.
+        """
         ids = np.asarray(ids, np.int64)
         if ids.size and ids.min() < 0:
-            raise DataError(f"sample id {ids.min()} is negative: ids count from 0.")
+            raise DataError(f"sample id {ids.min()} is negative; use ids from 0 on.")
         epochs, ranks = np.divmod(ids, self.windows_per_epoch)
         starts = np.empty_like(ranks)
         for epoch in np.unique(epochs):
@@ -64,21 +74,24 @@ class WindowSampler:
         return starts
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
-        """Start offsets of one epoch in the order of training, (windows_per_epoch,) int64."""
+        """Start offsets of one epoch in training order, (windows_per_epoch,) int64."""
         words = random_words(self.windows_per_epoch + 1, seed=self.seed, step=epoch, stream=WINDOW_GAPS).astype(
             np.int64
         )
         shift = words[-1] * self.n_shifts >> 32  # uniform: a word is a fraction of 2^32
-        gaps_before = np.sort(words[:-1] * (self.gap_tokens + 1) >> 32)  # of each window: never falls, so none overlap
+        gaps_before = np.sort(words[:-1] * (self.gap_tokens + 1) >> 32)  # (windows,), ascending, so no windows overlap
         order = random_permutation(self.windows_per_epoch, seed=self.seed, step=epoch, stream=WINDOW_ORDER)
         return shift + self.block_size * order + gaps_before[order]
 
 
 def next_ids(first: int, count: int, skipped: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The next `count` sample ids from `first` on that lie in none of the ranges `skipped`, [start, end): (count,)."""
+    """Return the next `count` sample ids from `first` on, (count,) int64.
+
+    Ids in the ranges `skipped`, each [start, end), are left out.
+    """
     ids = np.arange(first, first + count)
     for start, end in sorted(skipped):
-        start = max(start, first)  # what lies before was never in, or is out already
+        start = max(start, first)  # ids before are not in the range, or skipped already
         if start < end:
             ids[ids >= start] += end - start
             first = end
@@ -86,28 +99,31 @@ def next_ids(first: int, count: int, skipped: Sequence[tuple[int, int]]) -> np.n
 
 
 def batch(tokens: np.ndarray, positions: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows of `tokens` (n_tokens,) at `positions` (B,): inputs x and targets y, each (B, T) int32, contiguous.
+    """Return the windows of `tokens`, (n_tokens,), at `positions`, (B,).
 
-    y[b, t] is the token behind x[b, t].
+    The inputs x and the targets y are (B, T) int32 and contiguous; y[b, t] is the token
+    after x[b, t].
     """
     inputs = np.asarray(positions)[:, None] + np.arange(block_size)  # (B, T)
     return tokens[inputs].astype(np.int32), tokens[inputs + 1].astype(np.int32)
 
 
 def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cover a whole split once: every token except the first is a target in exactly one place.
+    """Yield batches that cover a whole split: every token but the first is a target
+    once.
 
-    Windows follow one another without overlap, so a loss over all of them is the loss of the split and not an estimate
-    from random windows. The end of the last window is filled up with inputs 0 and targets -1, which the loss ignores;
-    causal attention keeps the filling out of sight of the real tokens.
+    Windows follow one another without overlap. So the mean loss over all of them is the
+    loss of the split, not an estimate from random windows. The last window is padded
+    with inputs 0 and targets -1, which the loss ignores; causal attention keeps the
+    padding invisible to the real tokens.
 
-    tokens: (n_tokens,). Yields x, y, each (rows, T) int32; the last batch may have fewer rows. Average over targets,
-    not over batches: the batches hold different numbers of them.
-    Raises DataError when there is no target at all.
+    tokens: (n_tokens,). Yields x, y, each (rows, T) int32; the last batch may have
+    fewer rows. Average over targets, not over batches, because batches hold different
+    numbers of them. Raises DataError when there is no target at all.
     """
     n_targets = len(tokens) - 1
     if n_targets < 1:
-        raise DataError(f"the text to evaluate has {len(tokens)} tokens but at least 2 are needed: give more text.")
+        raise DataError(f"the text to evaluate has {len(tokens)} tokens but at least 2 are needed; give more text.")
     n_windows = -(-n_targets // block_size)
     for first in range(0, n_windows, rows):
         shape = (min(rows, n_windows - first), block_size)
@@ -120,15 +136,20 @@ def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterat
 
 
 class RowSampler:
-    """Which of n rows a sample is, by its absolute id: every epoch all rows once, in an order of its own."""
+    """Which of n rows a sample is, by its absolute id.
+
+    Every epoch has each row once, in its own order.
+    """
 
     def __init__(self, n_rows: int, seed: int) -> None:
         self.n_rows = n_rows
         self.seed = seed
-        self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # two: a batch at the turn of an epoch
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # two: a batch at the end of an epoch needs both
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """The rows of the samples `ids`, (n,) >= 0: (n,) int64 below n_rows."""
+        """Return the rows of the samples `ids`, (n,) >= 0: (n,) int64, each below
+        n_rows.
+        """
         epochs, ranks = np.divmod(np.asarray(ids, np.int64), self.n_rows)
         return np.array([self._order(int(epoch))[rank] for epoch, rank in zip(epochs, ranks, strict=True)], np.int64)
 

@@ -1,12 +1,15 @@
 """Token shards: the tokens of one side of a corpus in one HDF5 file.
 
-    tokens            (n_tokens,) uint16, or uint32 when the vocabulary has more than 65,536 entries: the documents one
-                      after another, each followed by the end-of-text token when there is one
+    tokens            (n_tokens,) uint16, or uint32 when the vocabulary has more than
+                      65,536 entries: the documents one after another, each followed by
+                      the end-of-text token when there is one
     document_starts   (n_documents,) int64
-    attributes        version, vocab_size, eot_id (-1: none), n_bytes (UTF-8 bytes of the text, the denominator of bits
-                      per byte), n_documents, and three SHA-256: of the tokenizer, of the source text, of this content
+    attributes        version, vocab_size, eot_id (-1: none), n_bytes (UTF-8 bytes of
+                      the text, the denominator of bits per byte), n_documents, three
+                      SHA-256: of the tokenizer, of the source text, of this content
 
-A shard may come from anywhere: the reader accepts exactly this layout (`plain_hdf5.py`) and values that fit together.
+A shard may come from an untrusted source. The reader accepts only this layout
+(`plain_hdf5.py`), with values that are consistent.
 """
 
 import hashlib
@@ -36,8 +39,9 @@ INTEGER_TYPE, DIGEST_TYPE, START_TYPE = np.dtype("<i8"), np.dtype("S64"), np.dty
 class TokenShard(NamedTuple):
     """The content of a shard in memory.
 
-    tokens: (n_tokens,) uint16 or uint32. document_starts: (n_documents,) int64, ascending. eot_id: None when documents
-    have no end-of-text token. n_bytes: UTF-8 bytes of the text. sha256: of everything else here.
+    tokens: (n_tokens,) uint16 or uint32. document_starts: (n_documents,) int64,
+    ascending. eot_id: None when documents have no end-of-text token. n_bytes: UTF-8
+    bytes of the text. sha256: of all other fields.
     """
 
     tokens: np.ndarray
@@ -60,11 +64,12 @@ def write_shard(
     tokenizer_sha256: str,
     source_sha256: str,
 ) -> int:
-    """Write documents (1-D integer arrays of token ids) as a shard, and return how many tokens it has; equal arguments
-    give an equal file.
+    """Write documents (1-D integer arrays of token ids) as a shard and return its token
+    count.
 
-    Raises DataError for an id outside 0 ... vocab_size - 1 or a malformed hash, ResourceError when the disk is full;
-    the old file at `path`, if any, is then untouched.
+    Equal arguments give an equal file. Raises DataError for an id outside 0 ...
+    vocab_size - 1 or a malformed hash, and ResourceError when the disk is full; an old
+    file at `path` then stays as it was.
     """
     tokens, document_starts = _join(path, documents, vocab_size, eot_id)
     header = {
@@ -78,9 +83,10 @@ def write_shard(
     }
     header["sha256"] = _content_sha256(header, tokens, document_starts)
     if violation := _first_violation(header, tokens, document_starts):
-        raise DataError(f"{path} cannot become a token shard ({violation}): correct the arguments of write_shard.")
-    # HDF5 does not survive a full disk: closing the file fails, and the process crashes at exit. So the file is put
-    # together in memory, and plain writes, whose errors are ordinary, carry it to the disk.
+        raise DataError(f"{path} cannot become a token shard ({violation}); correct the arguments of write_shard.")
+    # HDF5 does not survive a full disk: closing the file fails, and the process crashes
+    # at exit. So the file is built in memory and written with ordinary writes, whose
+    # errors can be handled.
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.create_dataset("tokens", data=tokens)
@@ -94,9 +100,12 @@ def write_shard(
 
 
 def read_shard(path: str | Path) -> TokenShard:
-    """Read a shard and check all of it; raises DataError for a file that is absent, damaged or anything but a shard."""
+    """Return the content of a shard, completely checked.
+
+    Raises DataError for a file that is absent, damaged or not a shard.
+    """
     if not os.path.isfile(path):
-        raise DataError(f"the token shard {path} does not exist: make it from its text, or correct the path.")
+        raise DataError(f"the token shard {path} does not exist; make it from its text, or correct the path.")
     try:
         with open_file(path) as file:
             header = _read_header(path, file.id)
@@ -117,13 +126,15 @@ def read_shard(path: str | Path) -> TokenShard:
 
 
 def _damaged(path: str | Path, reason: str) -> DataError:
-    return DataError(f"{path} is damaged or no token shard ({reason}): make it again from its text.")
+    return DataError(f"{path} is damaged or no token shard ({reason}); make it again from its text.")
 
 
 def _join(
     path: str | Path, documents: Iterable[np.ndarray], vocab_size: int, eot_id: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Documents and end-of-text tokens in one array, and where each document starts."""
+    """All documents with their end-of-text tokens in one array, and the start of each
+    document.
+    """
     dtype = _token_type(vocab_size)
     end = np.array([] if eot_id is None else [eot_id], np.int64)
     pieces, lengths = [np.empty(0, dtype)], [0]
@@ -133,7 +144,7 @@ def _join(
             if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
                 raise DataError(
                     f"document {index} for {path} has token ids from {ids.min()} to {ids.max()} but the vocabulary has "
-                    f"{vocab_size} entries: encode the text with the tokenizer of this shard."
+                    f"{vocab_size} entries; encode the text with the tokenizer of this shard."
                 )
             pieces.append(ids.astype(dtype))
         lengths.append(len(pieces[-2]) + len(end))
@@ -153,7 +164,10 @@ def _content_sha256(header: dict, tokens: np.ndarray, document_starts: np.ndarra
 
 
 def _first_violation(header: dict, tokens: np.ndarray, document_starts: np.ndarray) -> str | None:
-    """What is wrong with a shard, if anything: the rules that writer and reader share."""
+    """The first rule that a shard breaks, or None.
+
+    Writer and reader share the rules.
+    """
     n_documents, vocab_size, eot_id = len(document_starts), header["vocab_size"], header["eot_id"]
     ends = np.append(document_starts[1:], len(tokens))
     rules = {
@@ -173,7 +187,7 @@ def _read_header(path: str | Path, file: h5py.h5f.FileID) -> dict:
     version = read_attribute(file, "version", INTEGER_TYPE)
     if version != VERSION:
         raise DataError(
-            f"{path} is a token shard of version {version} and this npllm reads version {VERSION}: make it again from "
+            f"{path} is a token shard of version {version} and this npllm reads version {VERSION}; make it again from "
             "its text."
         )
     if h5py.h5a.get_num_attrs(file) != len(INTEGERS) + len(DIGESTS):

@@ -1,9 +1,11 @@
-"""Which records are learnt from and which are held out.
+"""Which records are trained on and which are held out.
 
-A held-out figure means something only where the model has not learnt from the same thing. So records that share
-something lie on the same side of a split: those with the same prompt (of messages: with the same first message of the
-user), whatever is answered; where there is no prompt, or one for all, those with a response in common; of labelled
-texts, the same text and the texts of one file. White space around a text does not count.
+A held-out figure means something only if the model has not trained on the same thing.
+So records that share something are on the same side of a split. Records with the same
+prompt are (of a conversation: the same first message of the user), whatever the
+responses. Where there is no prompt, or the same one everywhere, records with a response
+in common are. Labelled texts are when the text is the same, or the file that they are
+from. White space around a text does not count.
 """
 
 import hashlib
@@ -18,21 +20,24 @@ T = TypeVar("T")
 
 
 def split_records(records: Sequence[T], val_fraction: float, seed: int) -> tuple[list[T], list[T]]:
-    """(train, val): whole groups of records are held out, val_fraction of the records as nearly as groups allow, and at
-    least one group on each side.
+    """Return (train, val). Whole groups of records are held out.
 
-    Groups are taken in the order of a hash of what they share and the seed. So the order of the records does not
-    matter, and records that are added later move no more than a few groups at the border. Each side keeps the order of
-    the records. Raises ConfigError for a fraction outside (0, 1), DataError where all records are one group.
+    val has val_fraction of the records, as nearly as groups allow; each side has at
+    least one group. The groups are sorted by a hash of what they share and the seed. So
+    the order of the records does not matter, and records that are added later move only
+    a few groups from one side to the other. Each side keeps the order of the records.
+
+    Raises ConfigError for a fraction outside (0, 1), and DataError when all records are
+    one group.
     """
     if not 0 < val_fraction < 1:
-        raise ConfigError(f"data.val_fraction is {val_fraction}: give a number between 0 and 1, such as 0.05.")
+        raise ConfigError(f"data.val_fraction is {val_fraction}; give a number between 0 and 1, such as 0.05.")
     if len(records) < 2:
-        raise DataError(f"the data has {len(records)} records, too few to train and validate on: give at least two.")
+        raise DataError(f"the data has {len(records)} records, too few to train and validate on; give at least two.")
     groups = grouped(records)
     if len(groups) < 2:
         raise DataError(
-            f"all {len(records):,} records have the same prompt, or responses in common, so that none can be held out: "
+            f"all {len(records):,} records have the same prompt, or responses in common, so that none can be held out; "
             "give at least two different ones."
         )
     order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
@@ -44,8 +49,11 @@ def split_records(records: Sequence[T], val_fraction: float, seed: int) -> tuple
 
 
 def _nearest(groups: Sequence[list[int]], share: float) -> Iterable[int]:
-    """Members of the groups that fit into the share, one after the other, and of the smallest other one where that
-    brings their number nearer to it. Some groups, but not all of them."""
+    """Members of the groups that are held out: some groups, but not all of them.
+
+    They are the groups that fit into the share, one after the other. The smallest other
+    group is added where that brings the number nearer to the share.
+    """
     chosen: list[list[int]] = []
     others: list[list[int]] = []
     left = share
@@ -62,16 +70,20 @@ def _nearest(groups: Sequence[list[int]], share: float) -> Iterable[int]:
 
 
 def grouped(records: Sequence[Any]) -> dict[str, list[int]]:
-    """The numbers of the records that must lie on the same side, under a name that the smallest thing they share
-    gives. Records share a group also through others, each of which has something in common with the next."""
-    leader: dict[str, str] = {}  # key -> another key of its group, a smaller one; the smallest leads to itself
+    """Return the numbers of the records that must be on the same side, by group name.
+
+    The name comes from the smallest thing that the group shares. Two records are also
+    in one group when they are connected by other records, each of which has something
+    in common with the next.
+    """
+    leader: dict[str, str] = {}  # key -> a smaller key of its group; the smallest -> itself
 
     def lead(key: str) -> str:
         while leader.setdefault(key, key) != key:
             leader[key] = key = leader[leader[key]]
         return key
 
-    one_for_all = len({_asked(record) for record in records}) == 1  # then it tells no record from another
+    one_for_all = len({_asked(record) for record in records}) == 1  # then the prompt does not distinguish records
     keys = [_keys(record, "" if one_for_all else _asked(record)) for record in records]
     for first, *others in keys:
         for other in others:
@@ -84,12 +96,12 @@ def grouped(records: Sequence[Any]) -> dict[str, list[int]]:
 
 
 def _asked(record: Any) -> str:
-    """The prompt that a record shares with others; a labelled text has none."""
+    """The prompt, which other records may share; a labelled text has none."""
     return "" if isinstance(record, Labelled) else first_question(parts_of(record)[0]).strip()
 
 
 def _keys(record: Any, asked: str) -> list[str]:
-    """What a record shares with those of its group."""
+    """What a record shares with the other records of its group."""
     if isinstance(record, Labelled):
         return [*([f"group {record.group}"] if record.group else []), f"text {record.text.strip()}"]
     _, responses = parts_of(record)
@@ -97,7 +109,7 @@ def _keys(record: Any, asked: str) -> list[str]:
 
 
 def first_question(prompt: PromptText) -> str:
-    """What the user says first."""
+    """Return the first message of the user, or the prompt itself where it is a text."""
     if isinstance(prompt, str):
         return prompt
     return next(message.content for message in prompt if message.role == "user")

@@ -1,4 +1,4 @@
-"""Text files: which of them a folder holds, and what is in them."""
+"""Text files: which of them a folder holds, and their content."""
 
 import os
 from collections.abc import Collection
@@ -13,20 +13,22 @@ CHUNK = 1 << 20  # bytes
 
 
 class Folder(NamedTuple):
-    """The files below a folder, and (kind, path) of what is left out."""
+    """The files below a folder, and (kind, path) of each that is left out."""
 
     files: list[Path]
     left_out: list[tuple[str, str]]
 
 
 def files_below(folder: Path, unwanted: Collection[str] = (), *, follow: bool = True) -> Folder:
-    """Ordinary files below a folder, but for hidden ones and those in folders called `unwanted`.
+    """Return the ordinary files below a folder.
 
-    follow: also those in folders that a soft link leads to, each folder once; a folder that also lies below `folder`
-    itself has its own name. Raises DataError for a folder that cannot be read.
+    Hidden files and those in folders called `unwanted` are left out. follow: enter
+    folders behind symbolic links too, each folder once; a folder that also lies below
+    `folder` itself keeps its own name. Raises DataError for a folder that cannot be
+    read.
     """
     found, entered, linked = Folder([], []), set(), [folder]
-    for top in linked:  # grows on the way
+    for top in linked:  # grows during the loop
         for parent, folders, names in os.walk(top, onerror=_refuse):
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in entered:
@@ -37,34 +39,36 @@ def files_below(folder: Path, unwanted: Collection[str] = (), *, follow: bool = 
                 ("hidden", os.path.join(parent, name)) for name in sorted([*folders, *names]) if name.startswith(".")
             )
             visible = [name for name in sorted(folders) if not name.startswith(".") and name not in unwanted]
-            folders[:] = visible  # of which os.walk enters those that are no links
+            folders[:] = visible  # os.walk enters those that are not links
             linked += [path for name in visible if follow and (path := Path(parent, name)).is_symlink()]
             for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
                 if path.is_file():
                     found.files.append(path)
-                else:  # reading a pipe could block for ever
+                else:  # reading a pipe could wait forever
                     kind = "broken links" if path.is_symlink() and not path.exists() else "no ordinary files"
                     found.left_out.append((kind, str(path)))
     return found
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read ({error.strerror}): make it readable or move it away.")
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}); make it readable or move it away.")
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, line ends as they are: the bytes counted must be the bytes of the file.
+    """Return the text of a file with its line ends unchanged, so that byte counts are
+    the file's.
 
-    Of a binary file no more is read than up to its first zero byte. Raises RefusedFile for one that is no text.
+    A binary file is read only up to its first zero byte. Raises RefusedFile for a file
+    that is not text.
     """
     with open_bounded(path, LARGEST_TEXT) as (file, n_bytes):
         if not n_bytes:
-            raise RefusedFile("empty", f"{path} is empty: name a file with text.")
+            raise RefusedFile("empty", f"{path} is empty; name a file with text.")
         content = bytearray()
         while part := file.read(min(CHUNK, n_bytes - len(content))):
             if (zero := part.find(0)) >= 0:
                 offset = len(content) + zero
-                message = f"{path} is binary (a zero byte at offset {offset}): name a file with UTF-8 text."
+                message = f"{path} is binary (a zero byte at offset {offset}); name a file with UTF-8 text."
                 raise RefusedFile("binary", message)
             content += part
     try:
@@ -72,6 +76,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise RefusedFile(
             "not UTF-8",
-            f"{path} is not UTF-8 (invalid byte 0x{content[error.start]:02x} at offset {error.start}): "
+            f"{path} is not UTF-8 (invalid byte 0x{content[error.start]:02x} at offset {error.start}); "
             "convert it to UTF-8, for example with iconv.",
         ) from error

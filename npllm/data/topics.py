@@ -1,4 +1,4 @@
-"""A classification task that every Python brings along: which standard-library package is this snippet from?"""
+"""A classification task from the standard library: which package is a snippet from?"""
 
 import re
 from collections import defaultdict
@@ -8,16 +8,20 @@ from npllm.data.corpora import load_corpus
 from npllm.data.records import Labelled
 
 SNIPPET_LINES = 8
-LEAST_LINES = 5  # of what is left at the end of a file
+LEAST_LINES = 5  # lines; the shortest snippet, at the end of a file
 
 
 def stdlib_topics(n_classes: int = 8) -> list[Labelled]:
-    """Snippets of 8 lines that are not empty, with the package as their label, in the order of the files' names.
+    """Return snippets of 8 lines that are not blank, each with its package as the
+    label.
 
-    The classes are the n_classes package folders (asyncio, email, ...) with the most text. Lines that hold the name of
-    one of them as a word are left out: they would give the answer away. Snippets of a file have its name as their
-    group, because a split must not put a file on both sides; no snippet occurs twice. With 8 classes there are
-    roughly 800 to 2,000 a class, most from a dozen files or more; without Tk, or in newer Pythons, roughly 500 or more.
+    The classes are the n_classes package folders (asyncio, email, ...) with the most
+    text. Lines that hold the name of one of them as a word are left out, because they
+    would give the answer away. The group of a snippet is its file, because a split must
+    not put a file on both sides. Each snippet occurs once; the order is that of the
+    files' names. With 8 classes there are roughly 800 to 2,000 snippets per class, most
+    classes from a dozen files or more; without Tk, or in newer Pythons, roughly 500 or
+    more.
     """
     files: defaultdict[str, dict[str, str]] = defaultdict(dict)  # package -> name of the file -> text
     corpus = load_corpus("stdlib")

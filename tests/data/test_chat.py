@@ -114,7 +114,7 @@ def test_what_is_typed_is_never_a_special_token(typed):
 
 
 def test_a_tokenizer_without_the_tokens_is_refused():
-    sentence = "the tokenizer has no special token {}: begin with a run of npllm sft"
+    sentence = "the tokenizer has no special token {}; start from a run of npllm sft"
     with pytest.raises(ConfigError, match=sentence.format(r"<\|endoftext\|>")):
         encode_demonstration(byte_tokenizer(special_tokens=()), Demonstration("a", "b"))
     for encode in (encode_conversation, lambda tokenizer, talk: PromptFormat(tokenizer).encode(talk.messages)):

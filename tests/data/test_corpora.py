@@ -195,9 +195,11 @@ def test_a_line_of_jsonl_is_a_document(tmp_path):
     corpus = load_corpus(str(path), 0.1, field="body")
     assert {document.text for document in corpus.train + corpus.val} == {f"text {i} is \n here" for i in range(50)}
     assert 1 < len(corpus.val) < 10
-    with pytest.raises(DataError, match=r"a.jsonl holds records: name the field with the text, as in --data.field"):
+    with pytest.raises(DataError, match=r"a.jsonl holds records; name the field with the text, as in --data.field"):
         load_corpus(str(path))
-    with pytest.raises(DataError, match=r"a.jsonl line 1: the field 'text' is missing.* So it is in all 50 records"):
+    with pytest.raises(
+        DataError, match=r"a.jsonl line 1: the field 'text' is missing.* The same holds for all 50 records"
+    ):
         load_corpus(str(path), field="text")
     path.write_text('{"text": "a"}\n{"text": 1}\n{"text"\n')
     with pytest.raises(DataError, match=r"a.jsonl has 2 bad records of 3.\n  line 2: the field .*\n  line 3: it"):
@@ -207,8 +209,8 @@ def test_a_line_of_jsonl_is_a_document(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"separator": "%%"}, "data.separator is '%%', but no text file has it: correct it, or leave it out."),
-        ({"field": "text"}, "data.field is 'text', but no file is .jsonl: correct it, or leave it out."),
+        ({"separator": "%%"}, "data.separator is '%%', but no text file has it; correct it, or leave it out."),
+        ({"field": "text"}, "data.field is 'text', but no file is .jsonl; correct it, or leave it out."),
     ],
 )
 def test_an_option_that_nothing_answers_to(tmp_path, options, complaint):
@@ -254,7 +256,7 @@ class Watched:
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for source in (str(tmp_path / "pipe"), "/dev/zero"):
-        with pytest.raises(DataError, match="is no ordinary file; check the path"):
+        with pytest.raises(DataError, match="is not an ordinary file; check the path"):
             load_corpus(source)
 
 

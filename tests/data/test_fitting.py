@@ -29,7 +29,7 @@ def test_a_record_is_as_long_as_its_prompt_and_its_longer_response():
     assert fit(file_of(*records), BYTES, Room(9, "room"), shorten=False).records == records
     found = fit(file_of(*records), BYTES, Room(8, "model.block_size"), shorten=False)
     assert found.records == []
-    sentence = "it has 9 tokens, more than model.block_size = 8: shorten or remove it, or use a model with a larger"
+    sentence = "it has 9 tokens, more than model.block_size = 8; shorten or remove it, or use a model with a larger"
     assert [(bad.place, bad.kind) for bad in found.bad] == [(f"line {i}", "too long") for i in (1, 2, 3)]
     assert found.bad[0].complaint.startswith(sentence)
 

@@ -115,10 +115,10 @@ def test_examples_that_cannot_be_learnt_from(arrange):
     good = example([1] * (BLOCK_SIZE + 1), [0] + [1] * BLOCK_SIZE)
     assert arrange([good], BLOCK_SIZE).tokens.shape == (1, BLOCK_SIZE)
     long = example([1] * (BLOCK_SIZE + 2), [0] + [1] * (BLOCK_SIZE + 1))
-    with pytest.raises(DataError, match=r"example 2 has 14 tokens, more than model.block_size \+ 1 = 13: shorten"):
+    with pytest.raises(DataError, match=r"example 2 has 14 tokens, more than model.block_size \+ 1 = 13; shorten"):
         arrange([good, long], BLOCK_SIZE)
     for silent in (example([1, 2, 3], [0, 0, 0]), example([1, 2], [1, 0]), example([], [])):
-        with pytest.raises(DataError, match="example 2 has no token to learn from: give it a response, or remove it"):
+        with pytest.raises(DataError, match="example 2 has no token to learn from; give it a response, or remove it"):
             arrange([good, silent], BLOCK_SIZE)
-    with pytest.raises(DataError, match="there are no examples: give at least one"):
+    with pytest.raises(DataError, match="there are no examples; give at least one"):
         arrange([], BLOCK_SIZE)

@@ -86,8 +86,8 @@ def test_a_prompt_may_be_a_conversation(tmp_path):
 
 def test_a_prompt_that_the_assistant_ends(tmp_path):
     path = write_lines(tmp_path, {"prompt": CHAT})
-    sentence = "line 1: the roles are system, user, assistant: after at most one system message, user and assistant"
-    with pytest.raises(DataError, match=f"{sentence} must take turns, the user first and the user last"):
+    sentence = "line 1: the roles are system, user, assistant; after at most one system message, let user and assistant"
+    with pytest.raises(DataError, match=f"{sentence} take turns, the user first and the user last"):
         read_prompts(path)
 
 
@@ -178,8 +178,8 @@ GOOD = {
     ("line", "sentence"),
     [
         ("{", "it is not valid JSON (Expecting property name enclosed in double quotes"),
-        ('{"a": NaN}', "it is not valid JSON (NaN is not a number): write one object a line."),
-        ('["prompt"]', "it is no JSON object: write one object a line."),
+        ('{"a": NaN}', "it is not valid JSON (NaN is not a number); write one object a line."),
+        ('["prompt"]', "it is no JSON object; write one object a line."),
     ],
 )
 def test_every_line_must_be_an_object(tmp_path, read, line, sentence):
@@ -193,11 +193,11 @@ def test_what_is_no_text_with_records(tmp_path, read, monkeypatch):
     with pytest.raises(DataError, match=r"none.jsonl cannot be read \(No such file or directory\); check the path"):
         read(tmp_path / "none.jsonl")
     for name in ("a.jsonl", "a.csv", "a.txt"):
-        with pytest.raises(DataError, match=rf"{name} holds no records: give a file with at least one"):
+        with pytest.raises(DataError, match=rf"{name} holds no records; give a file with at least one"):
             read(write(tmp_path, " \n", name) if name != "a.csv" else write(tmp_path, "", name))
     path = tmp_path / "latin.jsonl"
     path.write_bytes(GOOD[read].encode() + b"\n\xe9t\xe9")
-    with pytest.raises(DataError, match=r"latin.jsonl line 2: it is not UTF-8 \(invalid byte 0xe9\): convert the"):
+    with pytest.raises(DataError, match=r"latin.jsonl line 2: it is not UTF-8 \(invalid byte 0xe9\); convert the"):
         read(path)
     monkeypatch.setattr(records, "LARGEST_FILE", 10)
     with pytest.raises(DataError, match=r"latin.jsonl is larger than"):
@@ -210,7 +210,7 @@ def test_every_field_must_be_a_string(tmp_path, read):
         for value, problem in ((None, "is missing"), ({}, "holds {}"), (True, "holds True"), (0.5, "holds 0.5")):
             fields = {**json.loads(GOOD[read]), name: value}
             path = write_lines(tmp_path, {key: item for key, item in fields.items() if item is not None})
-            with pytest.raises(DataError, match=re.escape(f"{path} line 1: the field '{name}' {problem}: write it as")):
+            with pytest.raises(DataError, match=re.escape(f"{path} line 1: the field '{name}' {problem}; write it as")):
                 read(path)
         fields[name] = "cut \ud83d"
         with pytest.raises(DataError, match=r"line 1: the text has a lone surrogate \(U\+D83D\) at character 4"):
@@ -223,19 +223,19 @@ user, assistant, system = ({"role": role, "content": "x"} for role in ("user", "
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [
-        ("hello", "messages must be a list of objects with role and content."),
-        (["hello"], "messages must be a list of objects with role and content."),
-        ([{"role": "user"}], "the field 'content' is missing: write it as a string."),
-        ([{**user, "role": "bot"}], "the role 'bot' is unknown: write system, user or assistant."),
-        ([], "the roles are missing: after at most one system message, user and assistant must take turns"),
-        ([system], "the roles are system: after"),
-        ([user], "the roles are user: after"),
-        ([assistant], "the roles are assistant: after"),
-        ([user, assistant, user], "the roles are user, assistant, user: after"),
-        ([user, user, assistant], "the roles are user, user, assistant: after"),
-        ([user, system, assistant], "the roles are user, system, assistant: after"),
-        ([system, system, user, assistant], "the roles are system, system, user, assistant: after"),
-        ([{**user, "content": ""}, {**assistant, "content": " "}], "the content of every message is empty: write it"),
+        ("hello", "the messages have another form; write a list of objects with role and content."),
+        (["hello"], "the messages have another form; write a list of objects with role and content."),
+        ([{"role": "user"}], "the field 'content' is missing; write it as a string."),
+        ([{**user, "role": "bot"}], "the role 'bot' is unknown; write system, user or assistant."),
+        ([], "the roles are missing; after at most one system message, let user and assistant take turns"),
+        ([system], "the roles are system; after"),
+        ([user], "the roles are user; after"),
+        ([assistant], "the roles are assistant; after"),
+        ([user, assistant, user], "the roles are user, assistant, user; after"),
+        ([user, user, assistant], "the roles are user, user, assistant; after"),
+        ([user, system, assistant], "the roles are user, system, assistant; after"),
+        ([system, system, user, assistant], "the roles are system, system, user, assistant; after"),
+        ([{**user, "content": ""}, {**assistant, "content": " "}], "the content of every message is empty; write it"),
     ],
 )
 def test_conversations_that_are_none(tmp_path, messages, sentence):
@@ -251,45 +251,45 @@ def test_conversations_that_are_none(tmp_path, messages, sentence):
             read_demonstrations,
             "a.jsonl",
             '{"prompt": " ", "response": ""}',
-            "line 1: prompt and response is empty: write",
+            "line 1: prompt and response is empty; write",
         ),
         (
             read_preferences,
             "a.jsonl",
             '{"prompt": "p", "chosen": "c", "rejected": "c"}',
-            "line 1: chosen and rejected are equal, which says nothing: remove the line.",
+            "line 1: chosen and rejected are equal, which says nothing; remove the line.",
         ),
-        (read_labelled, "a.jsonl", '{"text": " ", "label": "l"}', "line 1: the text is empty: write it or remove"),
-        (read_labelled, "a.jsonl", '{"text": "t", "label": ""}', "line 1: the label is empty: write it or remove"),
-        (read_labelled, "a.csv", "text,label\n,1\n", "line 2: the text is empty: write it or remove the line."),
-        (read_labelled, "a.txt", "1 good\n0\n", "line 2: the text is empty: write it or remove the line."),
+        (read_labelled, "a.jsonl", '{"text": " ", "label": "l"}', "line 1: the text is empty; write it or remove"),
+        (read_labelled, "a.jsonl", '{"text": "t", "label": ""}', "line 1: the label is empty; write it or remove"),
+        (read_labelled, "a.csv", "text,label\n,1\n", "line 2: the text is empty; write it or remove the line."),
+        (read_labelled, "a.txt", "1 good\n0\n", "line 2: the text is empty; write it or remove the line."),
         (
             read_labelled,
             "a.csv",
             "text,class\n",
-            "line 1: the header must name text and label once each, but is 'text,",
+            "line 1: the header is 'text,",
         ),
-        (read_labelled, "a.csv", "text,label,text\n", "line 1: the header must name text and label once each"),
+        (read_labelled, "a.csv", "text,label,text\n", "line 1: the header is 'text, label, text'; name"),
         (
             read_labelled,
             "a.csv",
             "text,label\na,b,1\n",
-            "line 2: it has 3 fields but the header has 2: quote or add fields.",
+            "line 2: it has 3 fields but the header has 2; quote or add fields.",
         ),
         (
             read_labelled,
             "a.tsv",
             "text\tlabel\na\n",
-            "line 2: it has 1 fields but the header has 2: quote or add fields.",
+            "line 2: it has 1 fields but the header has 2; quote or add fields.",
         ),
         (read_labelled, "a.csv", 'text,label\n"a"b,1\n', "line 2 cannot be read ("),
         (
             read_labelled,
             "a.csv",
             'text,label\n"a,1\n',
-            "line 2 cannot be read (unexpected end of data): correct its quo",
+            "line 2 cannot be read (unexpected end of data); correct its quo",
         ),
-        (read_labelled, "a.csv", "text,label\n", "holds no records: give a file with at least one."),
+        (read_labelled, "a.csv", "text,label\n", "holds no records; give a file with at least one."),
     ],
 )
 def test_records_that_say_nothing(tmp_path, read, name, text, sentence):
@@ -308,7 +308,7 @@ def test_every_bad_line_is_named_at_once(tmp_path):
     head, *lines = str(refused.value).split("\n  ")
     assert head == f"{path} has 5 bad records of 7."
     assert [line.partition(": ")[0] for line in lines] == ["line 2", "line 3", "line 4", "line 6", "line 7"]
-    assert lines[0] == "line 2: chosen and rejected are equal, which says nothing: remove the line."
+    assert lines[0] == "line 2: chosen and rejected are equal, which says nothing; remove the line."
     assert lines[3].startswith("line 6: it is not UTF-8 (invalid byte 0xe9)")
 
 
@@ -325,7 +325,7 @@ def test_a_file_of_another_kind_is_named_in_one_line(tmp_path):
     path = write_lines(tmp_path, *[{"text": "t", "label": "l"}] * 25)
     with pytest.raises(DataError) as refused:
         read_prompts(path)
-    sentence = "the field 'prompt' is missing: write it as a string. So it is in all 25 records."
+    sentence = "the field 'prompt' is missing; write it as a string. The same holds for all 25 records."
     assert str(refused.value) == f"{path} line 1: {sentence}"
 
 
@@ -346,7 +346,7 @@ def test_a_list_of_records_with_instructions(tmp_path):
     ]
     path = write(tmp_path, json.dumps(records, indent=1), "records.json")
     assert read_prompts(path) == ["add\n1 2\n", "greet\n", "wave\n"]
-    with pytest.raises(DataError, match=r"records.json record 3: the field 'output' holds 1: write it as a string"):
+    with pytest.raises(DataError, match=r"records.json record 3: the field 'output' holds 1; write it as a string"):
         read_demonstrations(path)
     with pytest.raises(DataError, match=r"records.json record 2: chosen and rejected are equal"):
         read_preferences(path)
@@ -355,7 +355,7 @@ def test_a_list_of_records_with_instructions(tmp_path):
     assert read_preferences(path) == [Preference("add\n1 2\n", "3", "4")]
     for text, sentence in (
         ("[1,", "is not valid JSON"),
-        ("{}", "is no JSON list: write a list"),
+        ("{}", "is no JSON list; write a list"),
         ("[7]", "record 1: it is no"),
     ):
         with pytest.raises(DataError, match=rf"records.json {sentence}"):

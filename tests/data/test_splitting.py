@@ -101,8 +101,8 @@ def test_the_split_is_random_and_frozen():
 
 
 def test_a_split_that_cannot_be():
-    with pytest.raises(DataError, match="the data has 1 records, too few to train and validate on: give at least two"):
+    with pytest.raises(DataError, match="the data has 1 records, too few to train and validate on; give at least two"):
         split_records([Demonstration("a", "b")], 0.5, 0)
     for val_fraction in (0, 1, float("nan")):
-        with pytest.raises(ConfigError, match="data.val_fraction is .*: give a number between 0 and 1"):
+        with pytest.raises(ConfigError, match="data.val_fraction is .*; give a number between 0 and 1"):
             split_records([Demonstration("a", "b"), Demonstration("b", "b")], val_fraction, 0)

@@ -16,7 +16,7 @@ def test_ordinary_json_is_read(value):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('{"a": 1, "b": 2, "a": 1}', "the key 'a' stands in one object twice"),
+        ('{"a": 1, "b": 2, "a": 1}', "the key 'a' is in one object twice"),
         ('[{"x": {"a": 1, "\\u0061": 2}}]', "the key 'a' stands"),
         ("[NaN]", "NaN is not a number"),
         ('{"a": -Infinity}', "-Infinity is not a number"),

@@ -131,7 +131,7 @@ def test_a_line_is_a_prompt_of_the_form_that_was_learnt(base, tmp_path, monkeypa
 
 def test_who_cannot_stop_cannot_talk(base, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("on\n"))
-    complaint = "no special token <|endoftext|>: begin with a run of npllm sft."
+    complaint = "no special token <|endoftext|>; start from a run of npllm sft."
     assert complaint in refused(capsys, "chat", base, exit_code=2)
 
 

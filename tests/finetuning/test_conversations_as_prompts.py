@@ -77,5 +77,5 @@ def test_pairs_are_turns_of_a_conversation(folder, tmp_path, monkeypatch, verb):
 def test_a_model_that_knows_no_conversations_is_refused_one(folder, tmp_path, capsys):
     words = stage_arguments("reward", folder / "pretrained", tmp_path / "out", data=folder / "preferences.jsonl")
     message = refused(capsys, *words, exit_code=2)
-    assert "no special token <|end|>: begin with a run of npllm sft from messages" in message
+    assert "no special token <|end|>; start from a run of npllm sft from messages" in message
     assert not (tmp_path / "out").exists()

@@ -131,9 +131,9 @@ REFUSED = {
     "no reward model": ("ppo", {"reward": "sft"}, None, 3, "holds no reward model"),
     "lora on another reward model": ("ppo", {"adapt__lora_rank": 2}, None, 2, "train the reward model with it"),
     "minibatches that do not fit": ("ppo", {"ppo__rollout_size": 6}, None, 2, "no multiple of batch.size"),
-    "sft of a reward model": ("sft", {}, "reward", 2, "reward is a reward model: it judges texts and does not write"),
-    "dpo of a reward model": ("dpo", {}, "reward", 2, "reward is a reward model: it judges texts and does not write"),
-    "ppo of a reward model": ("ppo", {}, "reward", 2, "reward is a reward model: it judges texts and does not write"),
+    "sft of a reward model": ("sft", {}, "reward", 2, "reward is a reward model, which only judges texts"),
+    "dpo of a reward model": ("dpo", {}, "reward", 2, "reward is a reward model, which only judges texts"),
+    "ppo of a reward model": ("ppo", {}, "reward", 2, "reward is a reward model, which only judges texts"),
     "ppo without steps": ("ppo", {"train__steps": None}, None, 2, "set train.steps"),
     "responses that do not fit": ("ppo", {"ppo__max_tokens": 32}, None, 2, "must be below model.block_size = 32"),
     "a prompt that does not fit": ("ppo", {"ppo__max_tokens": 22}, None, 3, "line 5: it has 14 tokens, more than"),
@@ -157,7 +157,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(folder, tmp_path, capsys, ver
 def test_a_reward_model_does_not_write(folder, capsys, monkeypatch, verb):
     monkeypatch.setattr("sys.stdin", None)
     expected = (
-        f"npllm: {folder / 'reward'} is a reward model: it judges texts and does not write; take the run that it was "
+        f"npllm: {folder / 'reward'} is a reward model, which only judges texts; take the run that it was "
         "trained from, or another of npllm pretrain, sft, ppo or dpo."
     )
     assert refused(capsys, verb, folder / "reward", exit_code=2) == expected

@@ -259,5 +259,5 @@ def test_what_is_wrong_is_said_at_once():
         generate(model, tokenizer, "x")
     for n_outputs, kind in ((1, "a reward model"), (3, "a classifier")):
         judge = lively_model("kernels", vocab_size=3, n_outputs=n_outputs)
-        with pytest.raises(ConfigError, match=f"^This model is {kind}: it judges texts and does not write; take the"):
+        with pytest.raises(ConfigError, match=f"^This model is {kind}, which only judges texts; take the"):
             generate(judge, tokenizer, "a")

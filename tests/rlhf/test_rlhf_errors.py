@@ -92,7 +92,7 @@ def test_settings_of_dpo_and_reward_out_of_range(kind, settings, message):
 
 
 def test_a_tokenizer_without_a_stop_token():
-    with pytest.raises(ConfigError, match=r"no special token <\|endoftext\|>: begin with a run of npllm sft\.$"):
+    with pytest.raises(ConfigError, match=r"no special token <\|endoftext\|>; start from a run of npllm sft\.$"):
         PromptFormat(without_stop := train_char(["abc"])).stop_id()
     with_stop = PromptFormat(with_special_tokens(without_stop, [END_OF_TEXT]))
     assert [with_stop.encode(text) for text in ("a", "")] == [[0], [with_stop.stop_id()]]

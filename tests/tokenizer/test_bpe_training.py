@@ -106,8 +106,8 @@ def test_the_smallest_vocabulary_has_no_merges():
         ({"vocab_size": 262}, "vocab_size is 262, but the training text fills only 259 entries"),
         ({"vocab_size": 300, "special_tokens": ("<a>", "<a>")}, "has one twice"),
         ({"vocab_size": 300, "special_tokens": ("",)}, "has an empty text"),
-        ({"vocab_size": 257, "special_tokens": ("q",)}, "'q', which is how an ordinary token is written"),
-        ({"vocab_size": 257, "special_tokens": ("é",)}, "'é', which is how an ordinary token is written"),
+        ({"vocab_size": 257, "special_tokens": ("q",)}, "'q', as an ordinary token is written"),
+        ({"vocab_size": 257, "special_tokens": ("é",)}, "'é', as an ordinary token is written"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_made_is_refused(arguments, message):

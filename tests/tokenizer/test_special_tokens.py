@@ -43,11 +43,11 @@ def test_tokens_that_are_there_are_left_alone():
 
 
 def test_texts_that_cannot_be_special_tokens():
-    with pytest.raises(ConfigError, match=r"the special token '' is empty: choose a text like '<\|name\|>'"):
+    with pytest.raises(ConfigError, match=r"the special token '' is empty; choose a text like '<\|name\|>'"):
         with_special_tokens(byte_tokenizer(), [""])
     for kind, text in (("byte", "a"), ("bpe", "Ġthe"), ("char", "é")):
         with pytest.raises(
-            ConfigError, match=f"the special token '{text}' is how an ordinary token is written: choose"
+            ConfigError, match=f"the special token '{text}' is how an ordinary token is written; choose"
         ):
             with_special_tokens(TOKENIZERS[kind], [text])
     with pytest.raises(DataError, match="lone surrogate"):

@@ -172,11 +172,11 @@ BAD_DOCUMENTS = [
     (set_field(["model", "merges", 0], ["the", "zzz"]), "merges 'the' and 'zzz', but 'zzz' is not in the vocabulary"),
     (set_field(["model", "merges", 0], "z z"), "merges 'z' and 'z', but 'zz' is not in the vocabulary"),
     (set_field(["model", "merges", 0], "<|endoftext|> a"), "but '<|endoftext|>' is not in the vocabulary"),
-    (set_field(["model", "merges", 0], "a b c"), "has the merge 'a b c': write it as two tokens"),
+    (set_field(["model", "merges", 0], "a b c"), "has the merge 'a b c'; write it as two tokens"),
     (set_field(["model", "merges", 0], ["a", 5]), r"has the merge \['a', 5\]"),
     (lambda document: document["model"]["merges"].append(document["model"]["merges"][0]), "twice"),
     (set_field(["model", "vocab", "a"], 5), "gives .* the same id 5"),
-    (set_field(["model", "vocab", "a"], 4000), "no token with id 64: number the tokens without gaps"),
+    (set_field(["model", "vocab", "a"], 4000), "no token with id 64; number the tokens without gaps"),
     (set_field(["model", "vocab", "a"], -1), "gives the token 'a' the id -1"),
     (set_field(["model", "vocab", "a"], True), "gives the token 'a' the id True"),
     (set_field(["model", "vocab", "a"], 64.0), "gives the token 'a' the id 64.0"),
@@ -184,20 +184,20 @@ BAD_DOCUMENTS = [
     (set_field(["model", "vocab", ""], 290), "has an empty token"),
     (lambda document: document["model"]["vocab"].update(aa=document["model"]["vocab"].pop("a")), "for the byte 0x61"),
     (set_field(["model", "vocab", "<|endoftext|>"], 5), "'<|endoftext|>' two ids, 5 and 288"),
-    (set_field(["model", "type"], "WordPiece"), "a model of type 'WordPiece': only 'BPE'"),
+    (set_field(["model", "type"], "WordPiece"), "a model of type 'WordPiece'; only 'BPE'"),
     (set_field(["model", "dropout"], 0.1), "has dropout = 0.1"),
     (set_field(["model", "end_of_word_suffix"], "</w>"), "has end_of_word_suffix = '</w>'"),
     (set_field(["model", "byte_fallback"], True), "has byte_fallback = True"),
-    (set_field(["normalizer"], {"type": "NFC"}), "the normalizer 'NFC': only null"),
-    (set_field(["pre_tokenizer"], {"type": "Whitespace"}), "Whitespace.*: supported is ByteLevel with"),
-    (set_field(["pre_tokenizer"], split_and_byte_level(type="Digits")), "Digits.*: supported is ByteLevel with"),
-    (set_field(["pre_tokenizer"], split_and_byte_level(behavior="Removed")), "Removed.*: supported is ByteLevel with"),
-    (set_field(["pre_tokenizer"], split_and_byte_level(invert=True)), "invert.*: supported is ByteLevel with"),
+    (set_field(["normalizer"], {"type": "NFC"}), "the normalizer 'NFC'; only null"),
+    (set_field(["pre_tokenizer"], {"type": "Whitespace"}), "Whitespace.*; supported is ByteLevel with"),
+    (set_field(["pre_tokenizer"], split_and_byte_level(type="Digits")), "Digits.*; supported is ByteLevel with"),
+    (set_field(["pre_tokenizer"], split_and_byte_level(behavior="Removed")), "Removed.*; supported is ByteLevel with"),
+    (set_field(["pre_tokenizer"], split_and_byte_level(invert=True)), "invert.*; supported is ByteLevel with"),
     (set_field(["pre_tokenizer", "add_prefix_space"], True), "supported is ByteLevel with add_prefix_space=false"),
     (set_field(["pre_tokenizer", "use_regex"], False), "supported is ByteLevel with"),
-    (set_field(["pre_tokenizer"], None), "no pre_tokenizer and the decoder 'ByteLevel': supported are"),
+    (set_field(["pre_tokenizer"], None), "no pre_tokenizer and the decoder 'ByteLevel'; supported are"),
     (set_field(["added_tokens"], 5), "no field 'added_tokens' that is a list"),
-    (set_field(["added_tokens", 0, "id"], "288"), "it needs an integer id and a content"),
+    (set_field(["added_tokens", 0, "id"], "288"), "give it an integer id and a content"),
     (set_field(["added_tokens", 0, "special"], False), "with special = false"),
     (set_field(["added_tokens", 0, "lstrip"], True), "with lstrip"),
     (set_field(["added_tokens", 1, "content"], "<|endoftext|>"), "added token '<|endoftext|>' twice"),
@@ -227,7 +227,7 @@ def test_a_bad_split_pattern_is_refused(tmp_path, document, pattern):
 def test_a_bad_file_of_characters_is_refused(tmp_path):
     document = json.loads(to_json(TOKENIZERS["char"].vocabulary))
     document["model"]["vocab"]["ab"] = len(document["model"]["vocab"])
-    with pytest.raises(DataError, match="'ab': without merges of bytes a token must be one character"):
+    with pytest.raises(DataError, match="'ab', which is not one character; add the merges"):
         Tokenizer.load(saved(tmp_path, document))
     document["model"]["unk_token"] = "ab"
     with pytest.raises(DataError, match="unk_token = 'ab'"):
