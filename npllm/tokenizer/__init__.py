@@ -1,4 +1,7 @@
-"""Tokenizers: text to integers and back. Leaf package: of npllm it uses `errors` and `atomic` only."""
+"""Tokenizers: text to integers and back.
+
+Of npllm, this package imports only `errors` and `files`.
+"""
 
 from npllm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 from npllm.tokenizer.training import byte_tokenizer, train_bpe, train_char

@@ -1,15 +1,19 @@
-"""Byte-pair encoding, the using half: apply learnt merges to new text.
+"""Byte-pair encoding, second half: apply learnt merges to new text.
 
-A piece starts as bytes. The pair with the lowest rank (the merge learnt first) is joined, the leftmost one if it
-occurs more than once, until no pair of neighbours is a known merge. For the merges 0: (a, a), 1: (aa, a), 2: (aaa, b)
+A piece starts as bytes. The pair with the lowest rank (the merge that was learnt first)
+is joined; where it occurs more than once, the leftmost one is. This is repeated until
+no pair of neighbours is a known merge. For the merges 0: (a, a), 1: (aa, a), 2: (aaa,
+b)
 
     a a a b d  ->  aa a b d  ->  aaa b d  ->  aaab d
 
-Two ways of finding the next pair give the same ids. A scan of all ranks costs (length x merges), which is fastest for
-words; on a line of a million dashes it would take hours. From LONG_PIECE bytes on, a heap of (rank, place) over a
-linked list does the same in (length x log length). Equal pieces are encoded once and remembered.
+There are two ways to find the next pair, with the same result. A scan of all ranks
+costs (length x merges) and is faster for words, but takes hours for a line of a million
+dashes. From LONG_PIECE bytes on, a heap of (rank, place) over a linked list costs
+(length x log length). Equal pieces are encoded once and then remembered.
 
-Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword units", ACL 2016.
+Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword
+units", ACL 2016.
 """
 
 from collections.abc import Mapping
@@ -34,7 +38,7 @@ MERGED = -1  # this place was joined to the one on its left
 
 
 class BytePairEncoder:
-    """Text without special tokens -> ids."""
+    """Encodes text without special tokens."""
 
     def __init__(self, vocabulary: Vocabulary):
         ids = vocabulary.ordinary_ids()
@@ -47,16 +51,17 @@ class BytePairEncoder:
         self._remembered = _RememberedPieces(self)
 
     def encode(self, text: str) -> np.ndarray:
-        """(number of tokens,) uint32."""
-        # Remembered pieces are the raw memory of their ids, so joining makes the array: many of them at once, which is
-        # fast, but not all, of which join makes a list first.
+        """Return the ids of a text, (number of tokens,) uint32."""
+        # Remembered pieces are the raw memory of their ids, so joining them makes the
+        # array. Many are joined at once, which is fast; but not all, because join first
+        # makes a list of them.
         memory, pieces = bytearray(), map(self._remembered.__getitem__, self._splitter.pieces(text))
         while some := b"".join(islice(pieces, PIECES_AT_ONCE)):
             memory += some
         return np.frombuffer(memory, np.uint32)
 
     def encode_piece(self, piece: bytes) -> list[int]:
-        """The ids of one piece."""
+        """Return the ids of one piece."""
         whole = self._whole_pieces.get(piece)
         if whole is not None:
             return [whole]
@@ -66,7 +71,7 @@ class BytePairEncoder:
 
 
 class _RememberedPieces(dict):
-    """piece -> its ids as raw uint32 memory. Starts afresh when full."""
+    """piece -> its ids as raw uint32 memory. Empties itself when it is full."""
 
     def __init__(self, encoder: BytePairEncoder):
         super().__init__()
@@ -82,7 +87,10 @@ class _RememberedPieces(dict):
 
 
 def merge_by_scanning(ids: list[int], ranks: Mapping[Pair, int], products: list[int]) -> list[int]:
-    """Merge by looking at every pair for each merge. ranks: pair -> rank; products: rank -> id. Changes `ids`."""
+    """Return the ids after all merges, found by scanning every pair before each merge.
+
+    ranks: pair -> rank. products: rank -> id. Changes `ids`.
+    """
     pair_ranks = [ranks.get(pair, NO_MERGE) for pair in zip(ids, ids[1:], strict=False)]
     while pair_ranks:
         rank = min(pair_ranks)
@@ -99,7 +107,11 @@ def merge_by_scanning(ids: list[int], ranks: Mapping[Pair, int], products: list[
 
 
 def merge_by_heap(ids: list[int], ranks: Mapping[Pair, int], products: list[int]) -> list[int]:
-    """The same result with at most three rank look-ups a merge. Changes `ids`, returns another list."""
+    """Return what `merge_by_scanning` returns, with at most three rank look-ups per
+    merge.
+
+    Changes `ids` and returns another list.
+    """
     length = len(ids)
     before = list(range(-1, length - 1))
     after = [*range(1, length), END]

@@ -1,25 +1,28 @@
-"""Byte-pair encoding, the training half: which pairs of tokens become tokens of their own.
+"""Byte-pair encoding, first half: which pairs of tokens become new tokens.
 
-Start with the bytes as tokens. Count every pair of neighbours, make the most frequent pair a new token, replace the
-pair by it everywhere, count again, and so on. With "aaabdaaabac" and three merges:
+Start with the bytes as tokens. Count every pair of neighbours, make the most frequent
+pair a new token, replace the pair by it everywhere, count again, and so on. With
+"aaabdaaabac" and three merges:
 
     a a a b d a a a b a c     (a, a) occurs 4 times         aa   = a + a
     aa a b d aa a b a c       (aa, a) and (a, b) occur      aaa  = aa + a
     aaa b d aaa b a c         twice each; see below         aaab = aaa + b
     aaab d aaab a c           5 tokens where there were 11
 
-The order of the merges is all that encoding needs. Two things are easy to get wrong. A pair that overlaps itself is
-counted at each place ("aaa" has (a, a) twice) but merged from the left ("aaa" becomes aa + a). And ties need a rule,
-or two runs disagree: the pair that is greatest as (bytes, bytes) wins, so (aa, a) goes before (a, b).
+The order of the merges is all that encoding needs. Two details matter. A pair that
+overlaps itself is counted at each place ("aaa" has (a, a) twice) but merged from the
+left ("aaa" becomes aa + a). And ties need a rule, or two runs would differ: the pair
+that is greatest as (bytes, bytes) wins, so (aa, a) precedes (a, b).
 
-Counting again after every merge, as `naive_bpe.py` does, would cost (merges x corpus).
-Here the corpus is one linked list of tokens, each pair knows its places, and a merge
-touches those places only. A heap orders the pairs; its counts may be stale, but only
-too high, since pairs other than those with the new token can only become rarer. So a
-popped entry that is out of date goes back with its true count.
+Counting everything again after every merge, as `naive_bpe.py` does, would cost (merges
+x corpus). Here the corpus is one linked list of tokens, each pair knows its places, and
+a merge changes only those places. A heap orders the pairs. A count in the heap may be
+out of date, but only too high, because a merge adds pairs with the new token only. So
+an entry that is out of date when it is popped is pushed again with its true count.
 
-Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword units", ACL 2016.
-Radford et al., "Language models are unsupervised multitask learners", 2019, for the bytes.
+Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword
+units", ACL 2016. Radford et al., "Language models are unsupervised multitask learners",
+2019, for the bytes.
 """
 
 from collections.abc import Mapping
@@ -36,14 +39,15 @@ REVERSED_BYTES = bytes(range(255, -1, -1))
 
 
 def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]:
-    """The first n_merges merges, as (left id, right id); merge r makes the id 256 + r.
+    """Return the first n_merges merges as (left id, right id); merge r makes the id 256
+    + r.
 
-    piece_counts: how often each piece of the corpus occurs. Ids 0 ... 255 are the bytes in GPT-2's order. Gives fewer
-    merges when every piece has become one token.
+    piece_counts: how often each piece of the corpus occurs. Ids 0 ... 255 are the bytes
+    in GPT-2's order. There are fewer merges when every piece has become one token.
     """
     corpus = _LinkedCorpus(piece_counts)
-    # A byte string cannot arise from two different merges: cut off from what surrounds it, it has one segmentation
-    # at a time. So the ids and the byte strings match one to one.
+    # Two different merges never make the same byte string: by itself, a byte string has
+    # only one segmentation at a time. So ids and byte strings correspond one to one.
     order_keys = [_reversed_order_key(bytes([byte])) for byte in ID_TO_BYTE]
     tokens = [bytes([byte]) for byte in ID_TO_BYTE]
 
@@ -70,15 +74,20 @@ def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]
 
 
 def _reversed_order_key(token: bytes) -> str:
-    """A string that sorts first when the token sorts last, for a heap that pops its smallest entry.
+    """A string that sorts first when the token sorts last, for a heap that pops its
+    smallest entry.
 
-    Each byte b becomes 255 - b, and a mark above all of them ends the string: "ab" < "abc" must turn around too.
+    Each byte b becomes 255 - b. A character above all of them ends the string, because
+    the order of "ab" < "abc" must be reversed too.
     """
     return token.translate(REVERSED_BYTES).decode("latin-1") + "\u0100"
 
 
 class _LinkedCorpus:
-    """All distinct pieces in one doubly linked list of tokens, with the count and the places of every pair."""
+    """All distinct pieces in one doubly linked list of tokens.
+
+    It holds the count and the places of every pair.
+    """
 
     def __init__(self, piece_counts: Mapping[bytes, int]):
         self.token: list[int] = []  # id at each place, or MERGED
@@ -109,15 +118,18 @@ class _LinkedCorpus:
             self.pair_places[pair] = [place]
 
     def merge(self, pair: Pair, product: int) -> set[Pair]:
-        """Replace the pair by its product at every place, from the left. Returns the pairs that are new."""
+        """Replace the pair by its product at every place, from the left.
+
+        Returns the new pairs.
+        """
         token, before, after, weight = self.token, self.before, self.after, self.weight
         left_id, right_id = pair
         new_pairs = set()
-        # The places are in ascending order: a pair gets all its places in one pass, here or in __init__.
+        # The places ascend: one pass, here or in __init__, adds them all.
         for place in self.pair_places.pop(pair):
             right = after[place]
             if token[place] != left_id or right == END or token[right] != right_id:
-                continue  # an overlapping merge on the left, or an earlier one, has taken a token of this pair
+                continue  # an overlapping or earlier merge has taken a token of this pair
             outer_left, outer_right = before[place], after[right]
             token[place], token[right] = product, MERGED
             after[place] = outer_right

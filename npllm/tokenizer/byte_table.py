@@ -1,11 +1,14 @@
 """The table that writes any byte as one printable character, as in GPT-2.
 
-A byte-level tokenizer keeps its tokens in JSON, but most bytes above 126 are not characters on their own and a space
-or a newline inside a token is hard to see. So each of the 256 bytes gets a stand-in character: a byte that prints
-in Latin-1 stands for itself, and the 68 others take U+0100, U+0101, ... in their order. A space becomes "Ġ" and a
-newline "Ċ". GPT-2 also numbers the bytes in this order, printable ones first: the id of the byte "a" is 64, not 97.
+A byte-level tokenizer stores its tokens in JSON. But most bytes above 126 are not
+characters by themselves, and a space or newline inside a token is hard to see. So each
+of the 256 bytes gets a character: a byte that is printable in Latin-1 is its own, and
+the 68 others take U+0100, U+0101, ... in order. A space becomes "Ġ" and a newline "Ċ".
+GPT-2 also numbers the bytes in this order, printable ones first: the id of the byte "a"
+is 64, not 97.
 
-Source: Radford, Wu, Child, Luan, Amodei & Sutskever, "Language models are unsupervised multitask learners", 2019.
+Source: Radford, Wu, Child, Luan, Amodei & Sutskever, "Language models are unsupervised
+multitask learners", 2019.
 """
 
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -21,10 +24,13 @@ CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.it
 
 
 def bytes_to_text(token: bytes) -> str:
-    """The stand-in characters of a token: b" the" -> "Ġthe"."""
+    """Return the characters that stand for the bytes of a token: b" the" -> "Ġthe"."""
     return "".join([BYTE_TO_CHARACTER[byte] for byte in token])
 
 
 def text_to_bytes(text: str) -> bytes:
-    """The inverse: "Ġthe" -> b" the". Raises KeyError for a character that stands for no byte."""
+    """Return the bytes that the characters stand for: "Ġthe" -> b" the".
+
+    Raises KeyError for a character that stands for no byte.
+    """
     return bytes([CHARACTER_TO_BYTE[character] for character in text])

@@ -1,4 +1,4 @@
-"""Where a tokenizer lies on disk: finding, reading and writing its files."""
+"""Finds, reads and writes the files of a tokenizer."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,14 @@ from npllm.tokenizer.vocabulary import Vocabulary
 TOKENIZER_JSON = "tokenizer.json"
 GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
-MAX_FILE_BYTES = 64 << 20  # the largest public tokenizer.json files have half of this
+MAX_FILE_BYTES = 64 << 20  # the largest public tokenizer.json files are half as large
 
 
 def read(path: str | os.PathLike) -> Vocabulary:
-    """The vocabulary in a file, or in a folder with a set of files that is known."""
+    """Return the vocabulary in a file, or in a folder with a known set of files.
+
+    Raises DataError when there is none or when it cannot be used.
+    """
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
@@ -34,25 +37,28 @@ def _read_folder(folder: Path) -> Vocabulary:
             ids, merges_text = _read_json(vocabulary_path), _read_text(merges_path)
             return from_gpt2_files(ids, merges_text, str(vocabulary_path), str(merges_path))
     pairs = " nor ".join(" + ".join(pair) for pair in GPT2_PAIRS)
-    raise DataError(f"{folder} has neither {TOKENIZER_JSON} nor {pairs}: give a folder with one of them")
+    raise DataError(f"{folder} has neither {TOKENIZER_JSON} nor {pairs}; give a folder with one of them.")
 
 
 def _read_json(path: Path) -> object:
     try:
         return parse_json(_read_text(path))
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}): save or download it again") from None
+        raise DataError(f"{path} is not valid JSON ({error}); save or download it again.") from None
 
 
 def _read_text(path: Path) -> str:
     try:
         return read_bounded(path, MAX_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save or download it again") from None
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save or download it again.") from None
 
 
 def write(vocabulary: Vocabulary, path: str | os.PathLike) -> None:
-    """Write tokenizer.json. The file appears whole or not at all; ResourceError if it cannot be written."""
+    """Write tokenizer.json, whole or not at all.
+
+    Raises ResourceError when it cannot be written.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / TOKENIZER_JSON

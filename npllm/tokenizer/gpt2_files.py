@@ -1,7 +1,9 @@
-"""GPT-2's own two files: a JSON object token -> id, and a text file with one merge a line.
+"""GPT-2's own two files: a JSON object token -> id, and a text file with one merge per
+line.
 
-They are called encoder.json and vocab.bpe in OpenAI's release, vocab.json and merges.txt in Hugging Face folders.
-The merges begin with a line "#version: 0.2", which is not a merge, and end with an empty line.
+They are called encoder.json and vocab.bpe in OpenAI's release, vocab.json and
+merges.txt in Hugging Face folders. The first line of the merges is "#version: 0.2",
+which is not a merge, and the last line is empty.
 """
 
 from npllm.errors import DataError
@@ -9,33 +11,37 @@ from npllm.tokenizer.vocabulary import Vocabulary, check_vocabulary
 
 
 def from_gpt2_files(ids: object, merges_text: str, vocabulary_source: str, merges_source: str) -> Vocabulary:
-    """The vocabulary of a parsed vocab.json and the text of merges.txt; DataError if they cannot be used.
+    """Return the vocabulary of a parsed vocab.json and the text of merges.txt.
 
-    Special tokens are not marked in these files: they are the entries that are neither a byte nor the product of a
-    merge, and must be written in angle brackets, like <|endoftext|>.
+    These files do not mark special tokens. Special tokens are the entries that are
+    neither a byte nor the product of a merge; they must be written in angle brackets,
+    like <|endoftext|>. Raises DataError when the files cannot be used.
     """
     if not isinstance(ids, dict):
-        raise DataError(f"{vocabulary_source} is not a JSON object of tokens and ids: save or download it again")
+        raise DataError(f"{vocabulary_source} is not a JSON object of tokens and ids; save or download it again.")
     merges = read_merges(merges_text, merges_source)
     products = {left + right for left, right in merges}
     special_tokens = {text: i for text, i in ids.items() if len(text) != 1 and text not in products}
     for text in special_tokens:
         if not (text.startswith("<") and text.endswith(">")):
             raise DataError(
-                f"{vocabulary_source} has the token {text!r:.80}, which no merge in {merges_source} makes: "
-                "take both files from the same byte-level tokenizer"
+                f"{vocabulary_source} has the token {text!r:.80}, which no merge in {merges_source} makes; "
+                "take both files from the same byte-level tokenizer."
             )
     return check_vocabulary(f"{vocabulary_source} with {merges_source}", ids, merges, special_tokens)
 
 
 def read_merges(text: str, source: str) -> list[tuple[str, str]]:
-    """The merges by rank. Raises DataError with the number of a line that is not two tokens."""
+    """Return the merges by rank.
+
+    Raises DataError with the number of a line that is not two tokens.
+    """
     merges = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         parts = line.split(" ")
         if len(parts) != 2:
-            raise DataError(f"{source} line {number} is {line!r:.80}: write two tokens with one space between")
+            raise DataError(f"{source} line {number} is {line!r:.80}; write two tokens with one space between.")
         merges.append((parts[0], parts[1]))
     return merges

@@ -1,8 +1,8 @@
 """Byte-pair encoding in its plainest form: read this file first.
 
-A tokenizer turns text into integers. Bytes alone would do: there are 256 of them, and
-every text is a sequence of bytes, so nothing is ever unknown. But then a word costs as
-many tokens as it has letters. Byte-pair encoding gives frequent sequences of bytes a
+A tokenizer turns text into integers. Bytes alone would suffice: there are 256 of them,
+and every text is a sequence of bytes, so nothing is ever unknown. But then a word has
+as many tokens as it has letters. Byte-pair encoding gives frequent sequences of bytes a
 token of their own.
 
 Training. Start with the bytes as tokens. Count all pairs of neighbours, make the most
@@ -12,17 +12,18 @@ frequent pair a new token, replace it everywhere, and count again:
     l ow    l ow e r    l ow e s t       ow  = o + w, the greater of the two pairs
     low     low e r     low e s t        low = l + ow
 
-What training learns is the list of merges, in this order.
+The result of training is the list of merges, in this order.
 
 Encoding. Start with the bytes of the new text, and apply the merges in the order in
 which they were learnt: "slow" becomes s l o w, then s l ow, then s low.
 
-Text is first cut into pieces, about one a word (`pretokenize.py`), and no merge reaches
-across two pieces. Training sees how often each piece occurs. Ids 0 to 255 are the
-bytes, in GPT-2's order (`byte_table.py`), and the merge number r makes the id 256 + r.
+Text is first cut into pieces, about one per word (`pretokenize.py`). A merge never
+joins two pieces. Training needs only how often each piece occurs. Ids 0 to 255 are the
+bytes, in GPT-2's order (`byte_table.py`), and merge number r makes the id 256 + r.
 
 These functions count and search everything again for every merge. `bpe_training.py` and
-`bpe_encoding.py` give the same ids, which the tests hold against these, and are fast.
+`bpe_encoding.py` are fast and give the same ids; tests compare them with these
+functions.
 
 Source: Sennrich, Haddow & Birch, "Neural machine translation of rare words with subword
 units", 2016; Radford et al., "Language models are unsupervised multitask learners",
@@ -38,10 +39,11 @@ Pair = tuple[int, int]
 
 
 def naive_learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]:
-    """The first n_merges merges, as (left id, right id), from how often each piece occurs.
+    """Return the first n_merges merges as (left id, right id).
 
-    Of pairs that occur equally often the one that is greatest as (bytes, bytes) is
-    merged first. Returns fewer merges when every piece has become one token.
+    piece_counts: how often each piece occurs. Of pairs that occur equally often, the
+    one that is greatest as (bytes, bytes) is merged first. There are fewer merges when
+    every piece has become one token.
     """
     tokens = [bytes([byte]) for byte in ID_TO_BYTE]  # what each id stands for
     pieces = [([BYTE_TO_ID[byte] for byte in piece], count) for piece, count in piece_counts.items()]
@@ -62,10 +64,10 @@ def naive_learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list
 
 
 def naive_encode(ids: Sequence[int], ranks: Mapping[Pair, int], products: Sequence[int]) -> list[int]:
-    """The ids of one piece, whose bytes have the given ids.
+    """Return the token ids of one piece, given the ids of its bytes.
 
-    ranks: the number of each merge; products: the id that each merge makes. The pair
-    with the lowest rank is joined first, and the leftmost where it occurs twice.
+    ranks: the number of each merge. products: the id that each merge makes. The pair
+    with the lowest rank is joined first, and the leftmost one where it occurs twice.
     """
     ids = list(ids)
     while known := [(ranks[pair], place) for place, pair in enumerate(pairs_of(ids)) if pair in ranks]:
@@ -75,7 +77,7 @@ def naive_encode(ids: Sequence[int], ranks: Mapping[Pair, int], products: Sequen
 
 
 def pairs_of(ids: Sequence[int]) -> list[Pair]:
-    """Every id with its right neighbour: [a, b, c] gives (a, b) and (b, c)."""
+    """Return every id with its right neighbour: [a, b, c] gives (a, b) and (b, c)."""
     return list(zip(ids, ids[1:], strict=False))
 
 

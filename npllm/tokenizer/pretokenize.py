@@ -1,19 +1,20 @@
-r"""Cutting text into pieces before byte pairs are merged.
+r"""Cuts text into pieces before byte pairs are merged.
 
-Merges never cross the edge of a piece. So "dog.", "dog!" and "dog?" share the token "dog", and both training and
-encoding may treat equal pieces alike: 12 million characters of Python source hold 2.9 million pieces, of which only
-51 thousand are distinct.
+Merges never cross the edge of a piece. So "dog.", "dog!" and "dog?" share the token
+"dog". And training and encoding need to handle equal pieces only once: in source code,
+most pieces occur many times.
 
 GPT-2's pieces are, tried in this order at each place:
 
     '(?:[sdmt]|ll|ve|re)      the English endings 's 'd 'm 't 'll 've 're
-     ?\p{L}+                  letters, with one space before
+     ?\p{L}+                  letters, with at most one space before them
      ?\p{N}+                  digits, likewise
      ?[^\s\p{L}\p{N}]+        other signs, likewise
-    \s+(?!\S)                 white space, but for the last one before a word, which belongs to the word
+    \s+(?!\S)                 white space, without the last one before a word
     \s+                       other white space
 
-Source: Radford et al., "Language models are unsupervised multitask learners", 2019, section 2.2 and released code.
+Source: Radford et al., "Language models are unsupervised multitask learners", 2019,
+section 2.2 and released code.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,32 +26,37 @@ from npllm.errors import DataError
 
 CHARACTERS_AT_ONCE = 1 << 20  # characters
 LARGEST_PATTERN = 20_000  # characters; those in use have up to 500, with a {1,3} among them
-# The regular expression of a stranger may try exponentially many ways to match. Seconds of processor time, which also
-# counts what is done with the pieces: encoding takes about a hundredth of this for each character.
+# A regular expression from an untrusted file may try exponentially many ways to match.
+# Seconds of processor time, including what is done with the pieces; encoding takes
+# about a hundredth of this per character.
 LEAST_TIME, TIME_PER_CHARACTER = 10.0, 100e-6
 
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 class Splitter:
-    """Cuts text into pieces with a regular expression; joined, the pieces are the text again.
+    """Cuts text into pieces with a regular expression; joined, the pieces are the text
+    again.
 
-    What lies between two matches is a piece too. Raises regex.error for a pattern that does not compile, and
-    ValueError for one with capture groups or anything else that `_check_pattern` refuses.
+    Text between two matches is a piece too. Raises regex.error for a pattern that does
+    not compile, and ValueError for one with capture groups or with anything else that
+    `_check_pattern` refuses.
     """
 
     def __init__(self, pattern: str):
         _check_pattern(pattern)
         if regex.compile(pattern).groups:
             raise ValueError("a split pattern must not have capture groups")
-        # Splitting on a captured pattern gives, in turn, the text between two matches and the match itself.
+        # Splitting on a captured pattern gives, in turn, the text between two matches
+        # and the match itself.
         self._pattern = regex.compile(f"({pattern})")
         self._is_known = pattern == GPT2_SPLIT
 
     def pieces(self, text: str) -> Iterator[str]:
-        """The pieces in order, one at a time: memory does not grow with the length of the text.
+        """Yield the pieces in order; memory does not grow with the length of the text.
 
-        Raises DataError when a pattern other than GPT-2's takes far more time than the length of the text explains.
+        Raises DataError when a pattern other than GPT-2's takes far more time than the
+        length of the text explains.
         """
         return filter(None, self._pattern.splititer(text) if self._is_known else self._split_in_time(text))
 
@@ -59,15 +65,18 @@ class Splitter:
             yield from self._pattern.splititer(text, timeout=LEAST_TIME + TIME_PER_CHARACTER * len(text))
         except TimeoutError:
             raise DataError(
-                f"the tokenizer's split pattern takes too long on a text of {len(text)} characters: use a tokenizer "
-                "with another pattern"
+                f"the tokenizer's split pattern takes too long on a text of {len(text)} characters; use a tokenizer "
+                "with another pattern."
             ) from None
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for what the regular expressions of the `regex` module can do beyond cutting text from left to
-    right: recursion, reversed search, a match that begins later than it does. And for a pattern that would compile into
-    a very large program: one in which counted repeats stand inside each other multiplies out."""
+    """Raise ValueError for a pattern that does more than cut text from left to right.
+
+    The `regex` module also knows recursion, reversed search, and matches that start
+    later than they seem to. A pattern that would compile into a very large program is
+    refused too: repeat counts inside one another multiply.
+    """
     bare = regex.sub(r"(?s)\\.", "", pattern)
     if regex.search(r"\((\*|\?(?!:|=|!|>|<=|<!|[ims]+:))", bare) or r"\K" in regex.findall(r"(?s)\\.", pattern):
         raise ValueError("it has a group or an escape of a kind that is not supported")
@@ -77,22 +86,29 @@ def _check_pattern(pattern: str) -> None:
 
 
 class SpecialSplitter:
-    """Finds special tokens in text. Where one is the beginning of another, the longer one wins."""
+    """Finds special tokens in text.
+
+    Where one is the beginning of another, the longer one is found.
+    """
 
     def __init__(self, special_tokens: Iterable[str]):
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._pattern = regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")") if longest_first else None
 
     def parts(self, text: str) -> Iterator[tuple[str, bool]]:
-        """(part, whether it is a special token), in order. Parts are never empty."""
+        """Return (part, whether it is a special token), in order. Parts are never
+        empty.
+        """
         alternating = self._pattern.splititer(text) if self._pattern else [text]
         return ((part, place % 2 == 1) for place, part in enumerate(alternating) if part)
 
 
 def refuse_lone_surrogates(text: str) -> None:
-    """Raise DataError when text holds a code point U+D800 ... U+DFFF, which UTF-8 cannot write.
+    """Raise DataError when text holds a code point U+D800 ... U+DFFF, which UTF-8
+    cannot encode.
 
-    Such text comes from a file read with errors="surrogateescape" or from a JSON string cut inside an emoji.
+    Such text comes from a file that was read with errors="surrogateescape", or from a
+    JSON string that was cut inside an emoji.
     """
     for start in range(0, len(text), CHARACTERS_AT_ONCE):  # in parts, because each of them is copied
         try:
@@ -100,6 +116,6 @@ def refuse_lone_surrogates(text: str) -> None:
         except UnicodeEncodeError as error:
             place = start + error.start
             raise DataError(
-                f"the text has a lone surrogate (U+{ord(text[place]):04X}) at character {place}: "
-                "read its file again as UTF-8 with errors='replace'"
+                f"the text has a lone surrogate (U+{ord(text[place]):04X}) at character {place}; "
+                "read its file again as UTF-8 with errors='replace'."
             ) from None

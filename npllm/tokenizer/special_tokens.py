@@ -1,4 +1,4 @@
-"""More special tokens for a tokenizer that exists."""
+"""Adds special tokens to a tokenizer."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,11 +9,13 @@ from npllm.tokenizer.tokenizer import Tokenizer
 
 
 def with_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer with special tokens of these texts too; those it has already are left alone.
+    """Return the tokenizer with these special tokens added; known ones stay as they
+    are.
 
-    The new ids follow the old ones in the order of the texts, so every old id keeps its meaning, and an embedding needs
-    rows at its end only. Raises ConfigError for an empty text and for one that is how an ordinary token is written in
-    tokenizer.json; DataError for a lone surrogate.
+    The new ids follow the old ones in the order of the texts. So every old id keeps its
+    meaning, and an embedding needs new rows only at its end. Raises ConfigError for an
+    empty text and for one that equals an ordinary token's text in tokenizer.json, and
+    DataError for a lone surrogate.
     """
     vocabulary = tokenizer.vocabulary
     new = [text for text in dict.fromkeys(texts) if text not in vocabulary.special_tokens]
@@ -22,7 +24,7 @@ def with_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer
         refuse_lone_surrogates(text)
         if not text or text in ordinary:
             what = "how an ordinary token is written" if text else "empty"
-            raise ConfigError(f"the special token {text!r:.80} is {what}: choose a text like '<|name|>'.")
+            raise ConfigError(f"the special token {text!r:.80} is {what}; choose a text like '<|name|>'.")
     ids = {text: tokenizer.vocab_size + place for place, text in enumerate(new)}
     return Tokenizer(
         replace(

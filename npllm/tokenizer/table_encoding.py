@@ -1,4 +1,7 @@
-"""Encoding by one table look-up per unit, for tokenizers whose tokens are single bytes or single characters."""
+"""Encoding by one table look-up per byte or character.
+
+For tokenizers whose tokens are single bytes or single characters.
+"""
 
 import numpy as np
 
@@ -6,23 +9,29 @@ from npllm.errors import DataError
 from npllm.tokenizer.vocabulary import Vocabulary
 
 UNKNOWN = np.uint32(0xFFFFFFFF)
-CHARACTERS_AT_ONCE = 1 << 20  # characters, whose code points take four bytes each
+CHARACTERS_AT_ONCE = 1 << 20  # characters; their code points take four bytes each
 
 
 class ByteEncoder:
-    """Each byte of the text's UTF-8 is a token: text of any language, three or four times as many tokens as BPE."""
+    """Encodes each byte of the UTF-8 text as one token.
+
+    It works for any language, with three or four times as many tokens as BPE.
+    """
 
     def __init__(self, vocabulary: Vocabulary):
         ids = vocabulary.ordinary_ids()
         self._table = np.array([ids[bytes([byte])] for byte in range(256)], np.uint32)
 
     def encode(self, text: str) -> np.ndarray:
-        """(number of bytes,) uint32."""
+        """Return the ids of a text, (number of bytes,) uint32."""
         return self._table[np.frombuffer(text.encode("utf-8"), np.uint8)]
 
 
 class CharacterEncoder:
-    """Each character is a token. Raises DataError for a character that the training text did not have."""
+    """Encodes each character as one token.
+
+    Raises DataError for a character that the training text did not have.
+    """
 
     def __init__(self, vocabulary: Vocabulary):
         ids = {ord(token.decode("utf-8")): i for token, i in vocabulary.ordinary_ids().items()}
@@ -31,7 +40,7 @@ class CharacterEncoder:
         self._table[list(ids)] = list(ids.values())
 
     def encode(self, text: str) -> np.ndarray:
-        """(number of characters,) uint32."""
+        """Return the ids of a text, (number of characters,) uint32."""
         ids = np.empty(len(text), np.uint32)
         for start in range(0, len(text), CHARACTERS_AT_ONCE):
             code_points = np.frombuffer(text[start : start + CHARACTERS_AT_ONCE].encode("utf-32-le"), "<u4")
@@ -45,6 +54,6 @@ class CharacterEncoder:
     def _lacks(self, text: str, place: int) -> DataError:
         return DataError(
             f"the character {text[place]!r} (U+{ord(text[place]):04X}) at place {place} is not among the "
-            f"{len(self._table[self._table != UNKNOWN])} characters of this tokenizer: "
-            "remove it, or train a byte or bpe tokenizer"
+            f"{len(self._table[self._table != UNKNOWN])} characters of this tokenizer; "
+            "remove it, or train a byte or bpe tokenizer."
         )

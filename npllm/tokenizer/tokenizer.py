@@ -1,4 +1,4 @@
-"""The tokenizer that the rest of npllm uses: text to ids and back, for every kind of vocabulary."""
+"""The tokenizer class: text to ids and back, for every kind of vocabulary."""
 
 import codecs
 import hashlib
@@ -21,10 +21,11 @@ ENCODERS = {"bpe": BytePairEncoder, "byte": ByteEncoder, "char": CharacterEncode
 
 
 class Tokenizer:
-    """Text to token ids and back. Make one with train_bpe, byte_tokenizer, train_char or Tokenizer.load.
+    """Text to token ids and back.
 
-    kind: "bpe", "byte" or "char". vocab_size: V, ids are 0 ... V - 1. special_tokens: text -> id. eot_id: the id of
-    <|endoftext|>, or None in a tokenizer without it.
+    Make one with train_bpe, byte_tokenizer, train_char or Tokenizer.load. kind: "bpe",
+    "byte" or "char". vocab_size: V; ids are 0 ... V - 1. special_tokens: text -> id.
+    eot_id: the id of <|endoftext|>, or None in a tokenizer without it.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -37,11 +38,12 @@ class Tokenizer:
         self._special_splitter = SpecialSplitter(self.special_tokens)
 
     def encode(self, text: str, *, allowed_special: bool = False) -> list[int]:
-        """The ids of a text. Nothing is added at its beginning or end.
+        """Return the ids of a text. Nothing is added at its beginning or end.
 
-        With allowed_special the text of a special token becomes its id. Without, it is text like any other, so what a
-        user types can never end a document. Raises DataError for a lone surrogate and, if the kind is "char", for a
-        character that is not in the vocabulary.
+        With allowed_special, the text of a special token becomes its id. Without it,
+        such a text is encoded like any other, so a user's text can never end a
+        document. Raises DataError for a lone surrogate and, if the kind is "char", for
+        a character that is not in the vocabulary.
         """
         refuse_lone_surrogates(text)
         if not allowed_special:
@@ -52,7 +54,10 @@ class Tokenizer:
         return ids
 
     def encode_documents(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """The ids of each text, (tokens,) uint32, as encode gives them without special tokens; for whole corpora."""
+        """Return the ids of each text, (tokens,) uint32, for whole corpora.
+
+        They are those of `encode` without special tokens.
+        """
         documents = []
         for text in texts:
             refuse_lone_surrogates(text)
@@ -60,50 +65,64 @@ class Tokenizer:
         return documents
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The exact bytes of (n,) ids; a special token gives its text. Raises DataError for an unknown id."""
+        """Return the exact bytes of ids, (n,); a special token gives its text.
+
+        Raises DataError for an unknown id.
+        """
         ids = np.asarray(ids)
         if ids.size == 0:
             return b""
         unknown = ids[(ids < 0) | (ids >= self.vocab_size)]
         if unknown.size:
             raise DataError(
-                f"there is no token with id {unknown[0]}: this tokenizer has the ids 0 to {self.vocab_size - 1}, "
-                "use the one that made the ids"
+                f"there is no token with id {unknown[0]}, only with 0 to {self.vocab_size - 1}; "
+                "use the tokenizer that made the ids."
             )
         return b"".join(map(self.vocabulary.tokens.__getitem__, ids.tolist()))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of (n,) ids. Bytes that are not UTF-8, as a cut character leaves them, become U+FFFD."""
+        """Return the text of ids, (n,).
+
+        Bytes that are not UTF-8, for example of a cut character, become U+FFFD.
+        """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def stream_decoder(self) -> "StreamDecoder":
-        """A decoder that takes one id at a time."""
+        """Return a decoder that takes one id at a time."""
         return StreamDecoder(self)
 
     def sha256(self) -> str:
-        """Hex digest of the file that save writes: equal digests, equal ids for every text."""
+        """Return the hex digest of the file that `save` writes.
+
+        Tokenizers with equal digests encode every text to equal ids.
+        """
         return hashlib.sha256(to_json(self.vocabulary)).hexdigest()
 
     def save(self, path: str | PathLike) -> None:
-        """Write a Hugging Face tokenizer.json: to this file, or into this folder if there is one."""
+        """Write a Hugging Face tokenizer.json: to this file or, if it is a folder, into
+        it.
+        """
         files.write(self.vocabulary, path)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Tokenizer":
-        """Read a tokenizer.json, or a folder with tokenizer.json, vocab.json + merges.txt or encoder.json + vocab.bpe.
+        """Read tokenizer.json, or a folder that holds it.
 
-        Of tokenizer.json, everything is read that decides the ids of plain text. The post-processor, truncation and
-        padding are not: encode adds nothing. Raises DataError that says what is missing, corrupt or unsupported.
+        The folder may also hold vocab.json and merges.txt, or encoder.json and
+        vocab.bpe. Everything in tokenizer.json that decides the ids of plain text is
+        read. The post-processor, truncation and padding are not read, because `encode`
+        adds nothing. Raises DataError that says what is missing, corrupt or
+        unsupported.
         """
         return cls(files.read(path))
 
 
 class StreamDecoder:
-    """Decodes ids one by one and never gives half a character.
+    """Decodes ids one by one and never returns an incomplete character.
 
-    A token of a byte-level tokenizer may end inside a character: its bytes wait for those of
-    the next token, and are lost where none comes. But for these, all that push returns,
-    joined, is what Tokenizer.decode gives for all ids.
+    A token of a byte-level tokenizer may end inside a character. Its bytes wait for
+    those of the next token, and are lost if none follows. Apart from these, the joined
+    results of push equal Tokenizer.decode of all ids.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -111,5 +130,7 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: int | Sequence[int]) -> str:
-        """The text that this token completes, or these; often "" in the middle of a character."""
+        """Return the text that one id, or several, completes; often "" inside a
+        character.
+        """
         return self._utf8.decode(self._tokenizer.decode_bytes(np.atleast_1d(ids)))

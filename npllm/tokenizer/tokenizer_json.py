@@ -1,15 +1,17 @@
-"""Hugging Face's tokenizer.json, written and read.
+"""Writes and reads Hugging Face's tokenizer.json.
 
-Three fields decide the ids of plain text: `pre_tokenizer` cuts it into pieces, `model` holds vocabulary and merges,
-`added_tokens` the special tokens. The three kinds look like this:
+Three fields decide the ids of plain text: `pre_tokenizer` cuts it into pieces, `model`
+holds vocabulary and merges, and `added_tokens` the special tokens. The three kinds of
+tokenizer look like this:
 
     bpe    pre_tokenizer ByteLevel    model BPE with merges    decoder ByteLevel
     byte   pre_tokenizer ByteLevel    model BPE, no merges     decoder ByteLevel
     char   pre_tokenizer null         model BPE, no merges     decoder Fuse
 
-A file that asks for anything that would change the ids and is not supported is refused, never read halfway.
+A file that asks for something unsupported that would change the ids is refused.
 
-Source: https://huggingface.co/docs/tokenizers, the `tokenizers` library's serialisation.
+Source: https://huggingface.co/docs/tokenizers, the `tokenizers` library's
+serialisation.
 """
 
 import json
@@ -25,7 +27,7 @@ SUPPORTED_PRE_TOKENIZERS = (
 
 
 def to_json(vocabulary: Vocabulary) -> bytes:
-    """The file's content. Equal vocabularies give equal bytes."""
+    """Return the content of the file. Equal vocabularies give equal bytes."""
     texts = vocabulary.texts()
     document = {
         "version": "1.0",
@@ -46,7 +48,7 @@ def to_json(vocabulary: Vocabulary) -> bytes:
             "byte_fallback": False,
             "ignore_merges": vocabulary.ignore_merges,
             "vocab": {text: i for i, text in enumerate(texts)},
-            # "a b" is read by every release of the library, ["a", "b"] by newer ones only.
+            # Every release of the library reads "a b"; only newer ones read ["a", "b"].
             "merges": [f"{texts[left]} {texts[right]}" for left, right in vocabulary.merges],
         },
     }
@@ -77,7 +79,10 @@ def _pre_tokenizer(vocabulary: Vocabulary) -> dict | None:
 
 
 def from_json(document: object, source: str) -> Vocabulary:
-    """The vocabulary of a parsed tokenizer.json; DataError, with `source` for its name, if it cannot be used."""
+    """Return the vocabulary of a parsed tokenizer.json.
+
+    Raises DataError, which names `source`, when it cannot be used.
+    """
     model = _field(document, "model", dict, source)
     split_pattern = _read_split_pattern(document, source)
     byte_level = split_pattern is not None
@@ -97,7 +102,7 @@ def _field(container: object, name: str, expected: type, source: str, within: st
     value = container.get(name) if isinstance(container, dict) else None
     if not isinstance(value, expected):
         kind = {dict: "an object", list: "a list"}[expected]
-        raise DataError(f"{source} has no field {within + name!r} that is {kind}: save or download the file again")
+        raise DataError(f"{source} has no field {within + name!r} that is {kind}; save or download the file again.")
     return value
 
 
@@ -105,37 +110,39 @@ def _read_merge(merge: object, source: str) -> tuple[str, str]:
     """The two tokens of a merge, written as "a b" or as ["a", "b"]."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise DataError(f"{source} has the merge {merge!r:.80}: write it as two tokens, 'a b' or ['a', 'b']")
+        raise DataError(f"{source} has the merge {merge!r:.80}; write it as two tokens, 'a b' or ['a', 'b'].")
     return parts[0], parts[1]
 
 
 def _refuse_unsupported(document: dict, model: dict, byte_level: bool, source: str) -> None:
     if model.get("type", "BPE") != "BPE":
-        raise DataError(f"{source} has a model of type {model['type']!r:.80}: only 'BPE' is supported")
+        raise DataError(f"{source} has a model of type {model['type']!r:.80}; only 'BPE' is supported.")
     if document.get("normalizer") is not None:
-        raise DataError(f"{source} has the normalizer {_name(document['normalizer'])}: only null is supported")
+        raise DataError(f"{source} has the normalizer {_name(document['normalizer'])}; only null is supported.")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(option):
-            raise DataError(f"{source} has {option} = {model[option]!r:.80} in its model: only null is supported")
+            raise DataError(f"{source} has {option} = {model[option]!r:.80} in its model; only null is supported.")
     if not byte_level:
         decoder = document.get("decoder")
         if _name(decoder) != "'Fuse'":
             raise DataError(
-                f"{source} has no pre_tokenizer and the decoder {_name(decoder)}: "
-                f"supported are {SUPPORTED_PRE_TOKENIZERS}, or no pre_tokenizer and the decoder 'Fuse' (characters)"
+                f"{source} has no pre_tokenizer and the decoder {_name(decoder)}; "
+                f"supported are {SUPPORTED_PRE_TOKENIZERS}, or no pre_tokenizer and the decoder 'Fuse' (characters)."
             )
         if model.get("unk_token") is not None:
-            raise DataError(f"{source} has unk_token = {model['unk_token']!r:.80} in its model: only null is supported")
+            raise DataError(
+                f"{source} has unk_token = {model['unk_token']!r:.80} in its model; only null is supported."
+            )
 
 
 def _name(component: object) -> str:
-    """How a message calls a part of the file, such as {"type": "NFC"}."""
+    """The words of a message for a part of the file, such as {"type": "NFC"}."""
     name = component["type"] if isinstance(component, dict) and "type" in component else component
     return f"{name!r:.80}"
 
 
 def _read_split_pattern(document: dict, source: str) -> str | None:
-    """The regular expression that cuts text into pieces; None if the text is not cut."""
+    """The regular expression that cuts text into pieces; None if text is not cut."""
     pre_tokenizer = document.get("pre_tokenizer")
     if pre_tokenizer is None:
         return None
@@ -151,7 +158,7 @@ def _read_split_pattern(document: dict, source: str) -> str | None:
         } if not split.get("invert") and _is_byte_level(byte_level, use_regex=False):
             return pattern
     raise DataError(
-        f"{source} has the pre_tokenizer {_describe(pre_tokenizer)}: supported is {SUPPORTED_PRE_TOKENIZERS}"
+        f"{source} has the pre_tokenizer {_describe(pre_tokenizer)}; supported is {SUPPORTED_PRE_TOKENIZERS}."
     )
 
 
@@ -165,7 +172,7 @@ def _is_byte_level(component: object, use_regex: bool) -> bool:
 
 
 def _describe(pre_tokenizer: object) -> str:
-    """Enough of it to see what is unsupported, on one line."""
+    """The component in at most 200 characters on one line."""
     text = json.dumps(pre_tokenizer, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + "..."
 
@@ -179,13 +186,13 @@ def _read_special_tokens(document: dict, source: str) -> dict[str, int]:
             case {"id": int(token_id), "content": str(text)}:
                 pass
             case _:
-                raise DataError(f"{source} has the added token {entry!r:.80}: it needs an integer id and a content")
+                raise DataError(f"{source} has the added token {entry!r:.80}; give it an integer id and a content.")
         if entry.get("special") is not True:
-            raise DataError(f"{source} has the added token {text!r:.80} with special = false: only true is supported")
+            raise DataError(f"{source} has the added token {text!r:.80} with special = false; only true is supported.")
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
-                raise DataError(f"{source} has the added token {text!r:.80} with {option}: only false is supported")
+                raise DataError(f"{source} has the added token {text!r:.80} with {option}; only false is supported.")
         if text in special_tokens:
-            raise DataError(f"{source} has the added token {text!r:.80} twice: remove one of them")
+            raise DataError(f"{source} has the added token {text!r:.80} twice; remove one of them.")
         special_tokens[text] = token_id
     return special_tokens

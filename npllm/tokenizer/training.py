@@ -1,8 +1,9 @@
-"""Making a new tokenizer, of the three kinds.
+"""Makes a new tokenizer of one of three kinds.
 
-char   the distinct characters of a text; nothing to explain, but only that text's characters
-byte   the 256 bytes; any text, no training
-bpe    bytes and the merges learnt from a text; any text, three or four times as short in tokens
+char   the distinct characters of a text; encodes only texts of these characters
+byte   the 256 bytes; encodes any text, needs no training
+bpe    bytes and the merges learnt from a text; encodes any text, with a third or a
+       quarter as many tokens as bytes
 """
 
 from collections import Counter
@@ -17,56 +18,66 @@ from npllm.tokenizer.vocabulary import Vocabulary
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (END_OF_TEXT,)) -> Tokenizer:
-    """Learn a byte-level BPE tokenizer with exactly vocab_size entries from the documents of a corpus.
+    """Learn a byte-level BPE tokenizer with exactly vocab_size entries from documents.
 
-    Ids: 256 bytes in GPT-2's order, the merges as learnt, the special tokens as given. Special tokens in the texts
-    are cut out first, so no merge reaches into them or across. The result depends on the counts of the pieces only:
-    not on the order of the documents, nor on chance. Raises ConfigError when vocab_size is too small, or larger than
-    the texts can fill; DataError for a lone surrogate.
+    Ids: the 256 bytes in GPT-2's order, the merges in the order learnt, the special
+    tokens in the order given. Special tokens in the texts are cut out first, so no
+    merge includes a part of one. The result depends only on the counts of the pieces,
+    not on the order of the documents. Raises ConfigError when vocab_size is too small,
+    or larger than the texts can fill, and DataError for a lone surrogate.
     """
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ConfigError(
-            f"vocab_size is {vocab_size}, but the bytes and special tokens alone are {256 + len(special_tokens)}: "
-            "set it to at least that"
+            f"vocab_size is {vocab_size}, but the bytes and special tokens alone are {256 + len(special_tokens)}; "
+            "set it to at least that."
         )
     _check_special_tokens(special_tokens)
     merges = learn_merges(count_pieces(texts, special_tokens), n_merges)
     if len(merges) < n_merges:
         raise ConfigError(
             f"vocab_size is {vocab_size}, but the training text fills only {vocab_size - n_merges + len(merges)} "
-            "entries: set it to at most that, or train on more text"
+            "entries; set it to at most that, or train on more text."
         )
     tokens = [bytes([byte]) for byte in ID_TO_BYTE]
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
-    # A trained token is what merging makes of its own bytes, so looking up whole pieces only saves time.
+    # Merging the bytes of a trained token gives this token. So looking up whole pieces
+    # (ignore_merges) gives the same ids and saves time.
     return _byte_level_tokenizer(tokens, merges, special_tokens, ignore_merges=True)
 
 
 def byte_tokenizer(special_tokens: Sequence[str] = (END_OF_TEXT,)) -> Tokenizer:
-    """The tokenizer whose tokens are the 256 bytes, in GPT-2's order, and the special tokens."""
+    """Return the tokenizer whose tokens are the 256 bytes and the special tokens.
+
+    The bytes are in GPT-2's order.
+    """
     _check_special_tokens(special_tokens)
     return _byte_level_tokenizer([bytes([byte]) for byte in ID_TO_BYTE], [], special_tokens, ignore_merges=False)
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer whose tokens are the distinct characters of the texts, sorted; it has no special tokens.
+    """Return the tokenizer whose tokens are the distinct characters of the texts,
+    sorted.
 
-    Raises DataError when there are no characters, and for a lone surrogate.
+    It has no special tokens. Raises DataError when there are no characters, and for a
+    lone surrogate.
     """
     characters: set[str] = set()
     for text in texts:
         refuse_lone_surrogates(text)
         characters.update(text)
     if not characters:
-        raise DataError("the training text is empty: give a text with at least one character")
+        raise DataError("the training text is empty; give a text with at least one character.")
     tokens = tuple(character.encode("utf-8") for character in sorted(characters))
     return Tokenizer(Vocabulary(tokens, special_tokens={}, byte_level=False))
 
 
 def count_pieces(texts: Iterable[str], special_tokens: Sequence[str]) -> dict[bytes, int]:
-    """How often each distinct piece occurs in the texts, special tokens left out."""
+    """Return how often each distinct piece occurs in the texts.
+
+    Special tokens are left out.
+    """
     special_splitter, splitter = SpecialSplitter(special_tokens), Splitter(GPT2_SPLIT)
     counts: Counter[str] = Counter()
     for text in texts:
@@ -87,15 +98,15 @@ def _byte_level_tokenizer(
     for text in special_tokens:
         if text in ordinary_texts:  # both would be the same key in tokenizer.json
             raise ConfigError(
-                f"special_tokens has {text!r}, which is how an ordinary token is written: choose a text like '<|name|>'"
+                f"special_tokens has {text!r}, as an ordinary token is written; choose a text like '<|name|>'."
             )
     return Tokenizer(vocabulary)
 
 
 def _check_special_tokens(special_tokens: Sequence[str]) -> None:
     if len(set(special_tokens)) < len(special_tokens):
-        raise ConfigError(f"special_tokens {list(special_tokens)} has one twice: remove it")
+        raise ConfigError(f"special_tokens {list(special_tokens)} has one twice; remove it.")
     for text in special_tokens:
         refuse_lone_surrogates(text)
         if not text:
-            raise ConfigError("special_tokens has an empty text: remove it")
+            raise ConfigError("special_tokens has an empty text; remove it.")
