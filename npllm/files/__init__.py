@@ -1,1 +1,3 @@
-"""Reading and writing files without harm: whole or not at all, bounded, by one process at a time."""
+"""Reads and writes files safely: whole or not at all, bounded, by one process at a
+time.
+"""

@@ -1,12 +1,16 @@
-"""Writing files so that a crash, a full disk or a power cut never leaves half of one.
+"""Writes files so that a crash, a full disk or a power cut never leaves half of one.
 
-Under its name a file is either absent, the old one or the new one: the bytes go to a temporary file in the same
-folder, reach the disk (fsync), and only then take over the name, which POSIX does in one step (rename). The last fsync
-makes the new name itself survive a power cut. A file that grows (a log) is appended to and then synchronised.
+At any time the file of a name is absent, the old one or the new one. The bytes are
+written to a temporary file in the same folder and synchronised to the disk (fsync).
+Only then does the file get its name, which POSIX does in one step (rename). A last
+fsync makes the new name itself survive a power cut. A file that grows (a log) is
+appended to and then synchronised.
 
-Nothing is written into a folder that has taken the name of one that this process holds (locks.py).
+When the folder that this process holds was replaced by another one of the same name,
+nothing is written into it (locks.py).
 
-Everything goes through os.open, os.write, os.fsync, os.replace and os.unlink: one call, one thing that a disk does.
+All writing uses os.open, os.write, os.fsync, os.replace and os.unlink. So each
+operation of the disk is one call, which a test can make fail.
 """
 
 import contextlib
@@ -18,7 +22,10 @@ from npllm.files.locks import check_held
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
-    """Replace `path` by `data`. A failure leaves the old file, no temporary file, and raises ResourceError."""
+    """Replace the content of `path` by `data`.
+
+    A failure keeps the old file, leaves no temporary file, and raises ResourceError.
+    """
     path = Path(path)
     check_held(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,18 +34,21 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        check_held(path)  # what was taken away has no full disk
+        check_held(path)  # a folder that was replaced is the real reason
         raise ResourceError(
-            f"{path} cannot be written ({error.strerror}): free disk space there or choose another folder."
+            f"{path} cannot be written ({error.strerror}); free disk space there or choose another folder."
         ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):  # after a success the name is gone already
+        with contextlib.suppress(FileNotFoundError):  # after a success the temporary name no longer exists
             os.unlink(temporary)
 
 
 def append(path: Path, data: bytes, *, durably: bool = False) -> None:
-    """Add `data` at the end of a file, made if need be. durably: on the disk when this returns, else when the system
-    finds the time or `sync` is called. Raises ResourceError."""
+    """Add `data` at the end of a file, which is created if necessary.
+
+    durably: the data is on the disk when this returns; otherwise it is when the system
+    writes it or `sync` is called. Raises ResourceError.
+    """
     check_held(path)
     try:
         is_new = not path.exists()
@@ -51,13 +61,17 @@ def append(path: Path, data: bytes, *, durably: bool = False) -> None:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Delete what a killed process left of its writing."""
+    """Delete the temporary files of a process that was killed while writing."""
     for path in folder.glob(".*.tmp"):
         os.unlink(path)
 
 
 def sync(path: Path) -> None:
-    """Until the content of a file, or the names in a folder, would survive a power cut. Raises ResourceError."""
+    """Return once the content of a file, or the names in a folder, would survive a
+    power cut.
+
+    Raises ResourceError.
+    """
     try:
         _sync(path)
     except OSError as error:

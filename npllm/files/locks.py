@@ -1,12 +1,13 @@
-"""Being the only process that works in a folder, and noticing when the folder is taken away.
+"""Makes a process the only one that works in a folder, and notices when the folder is
+replaced.
 
-A lock is the operating system's (flock) on a file that nobody edits. It ends with its
-process, however that ends, so there is no stale lock: a lock file that nobody holds means
-nothing, and the next process takes it.
+A lock is the operating system's (flock) on a file that nobody edits. It ends when its
+process ends, in whatever way, so there are no stale locks: a lock file that no process
+holds has no effect, and the next process takes it.
 
-A lock follows its file, and a path may come to mean another one: the folder is renamed
-while a process works in it, and a second one takes its name. So `atomic.py`, through which
-everything is written, asks `check_held` before each write.
+A lock follows its file, but a path may come to name another file: the folder is renamed
+while a process works in it, and another folder gets its name. So `atomic.py`, which
+does all writing, calls `check_held` before each write.
 """
 
 import fcntl
@@ -24,13 +25,13 @@ _held: dict[Path, int] = {}  # each folder that this process holds -> the descri
 
 
 def lock_file(file: Path) -> int:
-    """Lock a file, made if need be, until the descriptor that this returns is closed.
+    """Lock a file, which is created if necessary, and return its descriptor.
 
-    Raises BlockingIOError when another process holds it, any other OSError when it cannot
-    be locked at all.
+    The lock lasts until the descriptor is closed. Raises BlockingIOError when another
+    process holds the lock, and any other OSError when the file cannot be locked at all.
     """
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what may be written
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(file, descriptor):
@@ -38,15 +39,15 @@ def lock_file(file: Path) -> int:
         except OSError:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its last holder deleted or moved it meanwhile: what counts is the file of that name
+        os.close(descriptor)  # its last holder deleted or moved it: try the file that has the name now
 
 
 @contextmanager
 def hold_folder(folder: Path, busy: str) -> Iterator[None]:
-    """Be the only process that works in a folder, while the block lasts.
+    """Hold the lock of a folder while the block lasts.
 
-    Raises ConfigError, which says `busy`, when another one does, and ResourceError when the
-    folder cannot be locked.
+    Raises ConfigError with the message `busy` when another process holds it, and
+    ResourceError when the folder cannot be locked.
     """
     file, name = folder / LOCK, folder.absolute()
     try:
@@ -66,19 +67,22 @@ def hold_folder(folder: Path, busy: str) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Raise ResourceError when `path` lies in a folder that this process holds, and the
-    folder has its name no longer."""
+    """Raise ResourceError when a held folder that contains `path` was renamed or
+    replaced.
+    """
     for folder in path.absolute().parents:
         if folder in _held and not _is_still(folder / LOCK, _held[folder]):
             raise ResourceError(
-                f"{folder} was renamed, deleted or replaced while this process worked in it, which therefore stopped "
-                "and wrote nothing into what lies there now; go on where the folder is: npllm resume FOLDER."
+                f"{folder} was renamed, deleted or replaced while this process worked in it, so the process stopped "
+                "and wrote nothing there; continue with npllm resume FOLDER, where the folder is now."
             )
 
 
 def empty_held(folder: Path) -> None:
-    """Delete what is in a folder that this process holds, but not of another one that has
-    taken its name."""
+    """Delete the content of a folder that this process holds.
+
+    Raises ResourceError, and deletes nothing, when another folder has its name now.
+    """
     check_held(folder / LOCK)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -88,8 +92,10 @@ def empty_held(folder: Path) -> None:
 
 
 def delete_held(folder: Path) -> None:
-    """Delete a folder that this process holds; last the lock, which says that it is no
-    folder of the user's."""
+    """Delete a folder that this process holds.
+
+    The lock file is deleted last, because it marks the folder as one that npllm made.
+    """
     empty_held(folder)
     (folder / LOCK).unlink()
     folder.rmdir()

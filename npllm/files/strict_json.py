@@ -1,16 +1,20 @@
-"""JSON from files that may come from anywhere."""
+"""Parses JSON from files that may come from an untrusted source."""
 
 import json
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
-DEEPEST = 100  # lists and objects in one another; what walks through the value later may then be recursive
+DEEPEST = 100  # levels of lists and objects; so code that visits the value may be recursive
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError also for what Python's parser lets through: a key twice in one object
-    (each reader would believe another of the two), NaN, Infinity and numbers that become it, and deep nesting."""
+    """Return the value of a JSON text.
+
+    Raises ValueError for invalid JSON, and also for what Python's parser accepts: a key
+    twice in one object (readers differ in which they use), NaN, Infinity and numbers
+    that become it, and deep nesting.
+    """
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
     except RecursionError:
@@ -24,7 +28,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice[:80]!r} stands in one object twice")
+        raise ValueError(f"the key {twice[:80]!r} is in one object twice")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Writing many texts at once: rollouts, best-of-n, evaluation of a policy."""
+"""Generates many responses at once, for rollouts, best-of-n and evaluation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from npllm.reference.random_streams import BATCH_GENERATION
 
 
 class Completions(NamedTuple):
-    """What a model wrote behind B prompts.
+    """The responses of a model to B prompts.
 
-    tokens: (B, max_tokens) int32, the stop token included, 0 behind it. lengths: (B,).
-    stopped: (B,) bool, whether there is a stop token.
+    tokens: (B, max_tokens) int32, the stop token included, 0 after it. lengths: (B,)
+    int64. stopped: (B,) bool, whether there is a stop token.
     """
 
     tokens: np.ndarray
@@ -37,19 +37,21 @@ def generate_batch(
 ) -> Completions:
     """Continue every prompt until its stop token, or for max_tokens.
 
-    The n-th token of response i depends on (seed, first_id + i, n), the prompt and the model only: not on the other
-    prompts, but for rounding. Raises DataError for a prompt that is empty or leaves no room.
+    Apart from rounding, the n-th token of response i depends only on (seed, first_id +
+    i, n), on its prompt and on the model, not on the other prompts. Raises ConfigError
+    when max_tokens is below 1, and DataError when there is no prompt, for an empty
+    prompt and for one that leaves no room in the context.
     """
     check_prompts(prompts, max_tokens, model.config.block_size)
     B, width = len(prompts), max(map(len, prompts))
-    padded = np.zeros((B, width), np.int32)  # on the left, so that all continue at the same column
+    padded = np.zeros((B, width), np.int32)  # padded on the left, so that all continue at the same column
     for row, prompt in zip(padded, prompts, strict=True):
         row[width - len(prompt) :] = prompt
     starts = np.array([width - len(prompt) for prompt in prompts], np.int32)
     cache = KVCache(model, B, starts, capacity=width + max_tokens)
     tokens = np.zeros((B, max_tokens), np.int32)
     lengths, stopped = np.zeros(B, np.int64), np.zeros(B, bool)
-    rows, pending = np.arange(B), padded  # the responses that the cache holds, and what it has not seen of them
+    rows, pending = np.arange(B), padded  # responses in the cache; their tokens not yet in it
     for n in range(max_tokens):
         logits = model.extend(pending, cache)  # (rows, V)
         words = random_words(B, seed=seed, step=n, stream=BATCH_GENERATION, first=first_id)
@@ -61,7 +63,7 @@ def generate_batch(
         going_on = ~stopped[rows]
         if not going_on.any():
             break
-        if 2 * going_on.sum() <= len(rows):  # less often than each time: it copies the cache
+        if 2 * going_on.sum() <= len(rows):  # not for every row that ends: it copies the cache
             cache.keep(going_on)
             rows, chosen = rows[going_on], chosen[going_on]
         pending = chosen[:, None]
@@ -69,7 +71,9 @@ def generate_batch(
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, block_size: int) -> None:
-    """Raise DataError for a prompt that is empty or too long, and ConfigError for no tokens to write."""
+    """Raise DataError for no prompt, an empty or a long one; ConfigError for max_tokens
+    < 1.
+    """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens is {max_tokens}, but must be at least 1.")
     if not prompts:

@@ -1,4 +1,4 @@
-"""Writing text, one token at a time."""
+"""Generates text, one token at a time."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,19 +29,20 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Yield up to max_tokens token ids that follow the prompt (at least one id).
 
-    The n-th choice depends on (seed, n) and the logits only. A model knows positions up to
-    block_size: when they are used up, the older half of the text is forgotten and the
-    younger half takes its place at the front. last(ids, room): what is kept of a text where
-    there is room for so many ids, as in `PromptFormat`.
+    The n-th choice depends only on (seed, n) and the logits. A model knows positions up
+    to block_size. When they are used up, the older half of the text is dropped and the
+    newer half moves to the front. last(ids, room) returns the ids that are kept where
+    there is room for so many, as in `PromptFormat`.
 
-    Raises ConfigError for a setting outside its range, at once and not at the first token.
+    Raises ConfigError for a setting outside its range, at the call and not at the first
+    token.
     """
     check_sampling(max_tokens, temperature, top_k, top_p, seed)
     return islice(_continuation(model, prompt, temperature, top_k, top_p, seed, last), max_tokens)
 
 
 def _continuation(model: GPT, prompt, temperature, top_k, top_p, seed, last) -> Iterator[int]:
-    """`generate_tokens` without an end."""
+    """Like `generate_tokens`, but without an end."""
     text = list(prompt)
     cache = KVCache(model, batch=1)
     pending = last(text, cache.capacity)  # not yet in the cache
@@ -68,16 +69,18 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Yield the text that follows the prompt, piece by piece, until the model ends it or max_tokens.
+    """Yield the text that follows the prompt, piece by piece.
 
-    An empty prompt stands for the beginning of a document. A model that learnt from
-    conversations is asked as it learnt to be, and what follows is its answer; its prompt may
-    also be the messages of a conversation. No special token is given out and no half of a
-    character. A prompt longer than model.block_size loses its beginning, or its oldest turns
-    (see `PromptFormat.last`), with an NpllmWarning.
+    It stops when the model ends the text, or after max_tokens. An empty prompt stands
+    for the beginning of a document. For a model that learnt from conversations, the
+    prompt becomes a message of the user and the text is the model's answer; the prompt
+    may then also be the messages of a conversation. Special tokens and incomplete
+    characters are not yielded. A prompt longer than model.block_size loses its
+    beginning, or its oldest turns (see `PromptFormat.last`), with an NpllmWarning.
 
-    Raises ConfigError for a setting outside its range and for a model that judges texts,
-    DataError for a prompt that the tokenizer cannot write; at once and not at the first piece.
+    Raises ConfigError for a setting outside its range and for a model that judges
+    texts, and DataError for a prompt that the tokenizer cannot encode; all at the call
+    and not at the first piece.
     """
     check_writes(model, "This model")
     asked = PromptFormat(tokenizer)
@@ -99,10 +102,10 @@ def generate(
 
 
 def check_writes(model: GPT, name: object) -> None:
-    """Raise ConfigError for a model that judges texts instead of writing them."""
+    """Raise ConfigError for a model that judges texts instead of generating them."""
     if model.config.n_outputs:
         kind = "a reward model" if model.config.n_outputs == 1 else "a classifier"
         raise ConfigError(
-            f"{name} is {kind}: it judges texts and does not write; take the run that it was trained from, or another "
+            f"{name} is {kind}, which only judges texts; take the run that it was trained from, or another "
             "of npllm pretrain, sft, ppo or dpo."
         )

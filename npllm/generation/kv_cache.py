@@ -1,7 +1,7 @@
-"""The keys and values of every position seen so far.
+"""The keys and values of all earlier positions.
 
-Causal attention never changes an earlier position, so its key and value can be kept: a new token then costs one
-position's work instead of a whole sequence's.
+Causal attention never changes an earlier position, so its key and value can be kept. A
+new token then costs the work of one position instead of the whole sequence.
 """
 
 import numpy as np
@@ -10,9 +10,10 @@ from npllm.model import GPT
 
 
 class KVCache:
-    """Room for `capacity` positions of `batch` sequences, None = block_size; filled by `GPT.extend`.
+    """Keys and values of `batch` sequences, filled by `GPT.extend`.
 
-    starts: (batch,) int32, the first position of each that counts, where their beginnings are padding; None = 0.
+    capacity: positions per sequence; None = block_size. starts: (batch,) int32, the
+    first position of each sequence after its padding; None = 0.
     """
 
     def __init__(self, model: GPT, batch: int, starts: np.ndarray | None = None, capacity: int | None = None):
@@ -25,7 +26,9 @@ class KVCache:
         self.starts = starts
 
     def keep(self, rows: np.ndarray) -> None:
-        """Forget the sequences outside the mask `rows`, (batch,)."""
-        self.keys = self.keys[:, rows]  # one after the other: the old half is free before the new one is made
+        """Keep only the sequences in the mask `rows`, (batch,) bool."""
+        self.keys = self.keys[
+            :, rows
+        ]  # one after the other, so that the old keys are freed before the values are copied
         self.values = self.values[:, rows]
         self.starts = None if self.starts is None else self.starts[rows]

@@ -1,4 +1,4 @@
-"""Choosing the next token from its logits."""
+"""Chooses the next token from its logits."""
 
 import numpy as np
 
@@ -20,30 +20,35 @@ def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p
 
 
 def probabilities(logits, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> np.ndarray:
-    """Probabilities of the next token, (V,) float64, from logits, (V,), for a temperature above 0.
+    """Return the probabilities of the next token, (V,) float64.
 
-    top_k keeps the k likeliest tokens. top_p keeps the fewest tokens whose probabilities reach p (Holtzman et al., "The
-    curious case of neural text degeneration", 2019). Of equally likely tokens the lowest ids are kept.
+    logits: (V,). temperature: above 0. top_k keeps the k likeliest tokens. top_p keeps
+    the fewest tokens whose probabilities reach p (Holtzman et al., "The curious case of
+    neural text degeneration", 2019). Of equally likely tokens, the lowest ids are kept.
     """
     logits = np.asarray(logits, np.float64)
-    with np.errstate(over="ignore"):  # at a tiny temperature, all but the likeliest go to exp(-inf) = 0
+    with np.errstate(over="ignore"):  # at a tiny temperature, all but the likeliest become exp(-inf) = 0
         p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()
     if top_k is None and top_p == 1.0:
-        return p  # without sorting them, which takes longer than all else
+        return p  # no sorting, which takes longer than all the rest
     order = np.argsort(-p, kind="stable")
     if top_k is not None:
         p[order[top_k:]] = 0.0
         p /= p.sum()
     if top_p < 1.0:
-        before = np.cumsum(p[order]) - p[order]  # of all likelier tokens together
+        before = np.cumsum(p[order]) - p[order]  # the sum over all likelier tokens
         p[order[before >= top_p]] = 0.0
         p /= p.sum()
     return p
 
 
 def choose_token(logits, uniform: float, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> int:
-    """The token at the point `uniform`, in [0, 1), of the cumulated probabilities; the likeliest at temperature 0."""
+    """Return the token at the point `uniform`, in [0, 1), of the cumulative
+    probabilities.
+
+    At temperature 0 it is the likeliest token.
+    """
     if temperature == 0.0:
         return int(np.argmax(logits))
     cumulated = np.cumsum(probabilities(logits, temperature, top_k, top_p))
@@ -51,7 +56,9 @@ def choose_token(logits, uniform: float, temperature: float, top_k: int | None =
 
 
 def choose_tokens(logits, uniforms, temperature: float) -> np.ndarray:
-    """`choose_token` for many rows: logits (B, V), uniforms (B,) in [0, 1). Returns (B,) int32."""
+    """Return `choose_token` of many rows, (B,) int32. logits: (B, V); uniforms: (B,) in
+    [0, 1).
+    """
     if temperature == 0.0:
         return logits.argmax(axis=1).astype(np.int32)
     scaled = logits.astype(np.float64) / temperature
@@ -61,5 +68,8 @@ def choose_tokens(logits, uniforms, temperature: float) -> np.ndarray:
 
 
 def sampling_bytes(rows: int, vocab_size: int) -> int:
-    """What `choose_tokens` takes: the logits, and at most three arrays of them in float64 with what is below."""
+    """Return the bytes that `choose_tokens` takes.
+
+    They are the logits, at most three float64 arrays of their size, and `below`.
+    """
     return rows * vocab_size * (8 + 3 * 8 + 1)

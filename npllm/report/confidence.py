@@ -1,24 +1,38 @@
-"""How sure a mean is."""
+"""Confidence intervals of a mean."""
 
 from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
 
-NORMAL = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # the same of Student's t, 1 to 9 degrees
+NORMAL = 1.959964  # 95 % of a normal distribution are within this many standard deviations
+STUDENT = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+)  # likewise of Student's t with 1 to 9 degrees
 
 
 def half_width(values: Sequence[float] | np.ndarray) -> float:
-    """Half the width of a 95 % confidence interval of the mean of independent values (Student's t); 0 for one value."""
+    """Return half the width of a 95 % confidence interval (Student's t) of a mean.
+
+    values: independent. One value gives 0.
+    """
     n = len(values)
     return quantile(n - 1) * float(np.std(values, ddof=1)) / sqrt(n) if n > 1 else 0.0
 
 
 def quantile(freedom: int) -> float:
-    """Of Student's t, two-sided 95 %, to three digits; freedom: degrees, at least 1.
+    """Return the two-sided 95 % quantile of Student's t, to three digits.
 
-    Above the table by its expansion about the normal distribution (Abramowitz & Stegun, 1964, 26.7.5).
+    freedom: degrees of freedom, at least 1. Beyond the table it is the expansion about
+    the normal distribution (Abramowitz & Stegun, 1964, 26.7.5).
     """
     if freedom <= len(STUDENT):
         return STUDENT[freedom - 1]

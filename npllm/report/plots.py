@@ -1,4 +1,7 @@
-"""Pictures of a run. Each has a function that builds the figure and one that writes it as a PNG."""
+"""Plots of a run.
+
+Each has a function that builds the figure and one that writes it as a PNG.
+"""
 
 import io
 from pathlib import Path
@@ -19,7 +22,7 @@ UPDATES_AVERAGED = 5  # in the moving average
 
 
 class RunHistory(NamedTuple):
-    """What a run wrote down: the lines of metrics.jsonl and those of ledger.jsonl."""
+    """What a run recorded: the lines of metrics.jsonl and of ledger.jsonl."""
 
     metrics: list[dict[str, Any]]
     events: list[dict[str, Any]]
@@ -31,7 +34,9 @@ def plot_loss(history: RunHistory, path: Path) -> None:
 
 
 def loss_figure(history: RunHistory) -> "Figure":
-    """Training and validation loss against tokens, and what the ledger says about loss spikes."""
+    """Return training and validation loss against tokens, with the loss spikes of the
+    ledger.
+    """
     figure, axes = _empty_figure("tokens trained on, millions")
     metrics = history.metrics
     tokens, losses = _points(metrics, "loss")
@@ -39,7 +44,7 @@ def loss_figure(history: RunHistory) -> "Figure":
     validated = _points([record for record in metrics if "val_loss" in record], "val_loss")
     axes.plot(*validated, color=VALIDATION, marker="o", markersize=3, label="validation sample")
     _mark_spikes(axes, history)
-    figure.legend(loc="outside upper center", ncols=3)  # where no spike can be
+    figure.legend(loc="outside upper center", ncols=3)  # outside, where it covers no spike
     return figure
 
 
@@ -48,12 +53,12 @@ def _points(metrics: list[dict[str, Any]], name: str) -> tuple[list[float], list
 
 
 def _mark_spikes(axes: "Axes", history: RunHistory) -> None:
-    """A cross for each spike, and an arrow from it back to the checkpoint that was restored."""
+    """Draw a cross for each spike, and an arrow to the restored checkpoint."""
     kept = {record["step"]: (record["tokens"] / 1e6, record["loss"]) for record in history.metrics}
     highest = max((loss for _, loss in kept.values()), default=0.0)
     spikes = [event for event in history.events if "samples" in event]
     for number, event in enumerate(spikes):
-        # A loss that is not finite, or would squeeze the curve flat, goes to the curve's own top.
+        # A loss that is not finite, or above the curve, is drawn at the curve's maximum.
         loss = highest if event["loss"] is None else min(event["loss"], highest)
         spike = event["tokens"] / 1e6, loss
         label = None if number else "loss spike; arrow: back to a checkpoint"
@@ -63,7 +68,7 @@ def _mark_spikes(axes: "Axes", history: RunHistory) -> None:
             continue
         left = spike[0] > sum(axes.get_xlim()) / 2  # towards the middle
         _label(axes, spike, f"skipped samples {_range(event['skipped'])}", SPIKE, left=left, row=number % 4)
-        # No line stands for step 0, and the line of a step may be missing in an old log.
+        # Step 0 has no line, and the line of a step may be missing in an old log.
         _arrow(axes, spike, kept.get(restored) or kept.get(restored + 1), SPIKE)
 
 
@@ -74,7 +79,10 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float] | 
 
 
 def _label(axes: "Axes", point: tuple[float, float], text: str, color: str, *, left: bool, row: int = 0) -> None:
-    """Above a point, on one side of it; the rows keep the labels of neighbours apart."""
+    """Write text above a point, on one side of it.
+
+    row: 0, 1, ...; different rows keep neighbours from overlapping.
+    """
     axes.annotate(
         text,
         point,
@@ -92,8 +100,12 @@ def _range(samples: list[int]) -> str:
 
 
 class DemoCurve(NamedTuple):
-    """One training of the spike demo. made: (updates before it, loss) of the updates in the final weights, in order.
-    lost: those of the batches that were refused or rolled back, in order. rollbacks: events of the ledger."""
+    """One training run of the spike demo.
+
+    made: (updates before it, loss) of the updates in the final weights, in order. lost:
+    those of the batches that were refused or rolled back, in order. rollbacks: events
+    of the ledger.
+    """
 
     name: str
     made: list[tuple[int, float]]
@@ -102,12 +114,15 @@ class DemoCurve(NamedTuple):
 
 
 def plot_spike_demo(curves: list[DemoCurve], poisoned: tuple[int, int], path: Path) -> None:
-    """Draw the trainings of the spike demo into a PNG."""
+    """Draw the training runs of the spike demo into a PNG."""
     _write(spike_figure(curves, poisoned), path)
 
 
 def spike_figure(curves: list[DemoCurve], poisoned: tuple[int, int]) -> "Figure":
-    """Training loss of each curve around the poisoned batches: [first, end) in an undisturbed order of training."""
+    """Return the training loss of each curve around the poisoned batches.
+
+    poisoned: [first, end), the poisoned batches if none is skipped.
+    """
     first, end = poisoned
     shown = first - 4 * (end - first), first + 9 * (end - first)
     figure, axes = _empty_figure("updates made")
@@ -140,7 +155,7 @@ def _between(points: list[tuple[int, float]], first: int, end: int) -> tuple[lis
 
 
 def _smooth(losses: list[float]) -> list[float]:
-    """The mean of each loss and those before it, UPDATES_AVERAGED at most."""
+    """The mean of each loss and the ones before it, at most UPDATES_AVERAGED in all."""
     return [float(np.mean(losses[max(0, i + 1 - UPDATES_AVERAGED) : i + 1])) for i in range(len(losses))]
 
 

@@ -1,6 +1,8 @@
-"""Gold and proxy reward against the distance from where the policy began: where they part, the proxy is fooled.
+"""Gold and proxy reward against the distance of the policy from its initial state.
 
-The axis is sqrt(KL), as in Gao, Schulman & Hilton, "Scaling laws for reward model overoptimization", 2022.
+Where the two curves diverge, the policy exploits errors of the proxy. The axis is
+sqrt(KL), as in Gao, Schulman & Hilton, "Scaling laws for reward model
+overoptimization", 2022.
 """
 
 import io
@@ -19,8 +21,11 @@ AXIS = "√KL from the fine-tuned model (KL in nats per response)"
 
 
 class Series(NamedTuple):
-    """One method's way, (k,) each: sqrt(KL), and the mean gold and proxy rewards there. fitted: points (x, y) of the
-    law that its gold was fitted to."""
+    """The curve of one method; arrays are (k,).
+
+    distance: sqrt(KL). gold, proxy: the mean rewards there. fitted: points (x, y) of
+    the law that was fitted to the gold rewards.
+    """
 
     label: str
     distance: np.ndarray
@@ -37,7 +42,10 @@ def plot_rewards(panels: Mapping[str, Sequence[Series]], path: Path, *, lines: b
 
 
 def reward_figure(panels: Mapping[str, Sequence[Series]], *, lines: bool) -> "Figure":
-    """A row for each panel, by its title: gold on the left, proxy on the right. lines: join the points of a series."""
+    """Return a figure with one row per panel: gold on the left, proxy on the right.
+
+    panels: title -> curves. lines: join the points of a series.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.7 + 3.3 * len(panels)), layout="constrained")

@@ -1,4 +1,4 @@
-"""The picture of a transfer experiment: accuracy against the number of labels."""
+"""The plot of a transfer experiment: accuracy against the number of labels."""
 
 import io
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # an optional dependency, and slow to import
 
 COLORS = ("#1f618d", "#ca6f1e")
 
-# method -> labels per class -> the mean accuracy, and half the width of its 95 % confidence interval
+# method -> labels per class -> (mean accuracy, half the width of its 95 % interval)
 Curves = Mapping[str, Mapping[int, tuple[float, float]]]
 
 
@@ -24,7 +24,10 @@ def plot_transfer(curves: Curves, chance: float, path: Path) -> None:
 
 
 def transfer_figure(curves: Curves, chance: float) -> "Figure":
-    """A line with error bars for each method, over a logarithmic axis; chance: the accuracy of guessing."""
+    """Return a figure with a line and error bars for each method.
+
+    The axis of labels is logarithmic. chance: the accuracy of guessing.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
