@@ -41,7 +41,7 @@ def open_bounded(path: Path, largest: int) -> Iterator[tuple[BinaryIO, int]]:
     try:
         # Opening a pipe that nobody writes to waits forever; a device may do anything.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise RefusedFile("no ordinary files", f"{path} is not an ordinary file; check the path.")
+            raise RefusedFile("no ordinary files", f"{path} is no ordinary file; check the path.")
         with path.open("rb") as file:
             n_bytes = os.fstat(file.fileno()).st_size
             if n_bytes > largest:

@@ -58,7 +58,7 @@ def _mark_spikes(axes: "Axes", history: RunHistory) -> None:
     highest = max((loss for _, loss in kept.values()), default=0.0)
     spikes = [event for event in history.events if "samples" in event]
     for number, event in enumerate(spikes):
-        # A loss that is not finite, or above the curve, is drawn at the curve's maximum.
+        # A loss that is not finite, or above the curve, is drawn at its maximum.
         loss = highest if event["loss"] is None else min(event["loss"], highest)
         spike = event["tokens"] / 1e6, loss
         label = None if number else "loss spike; arrow: back to a checkpoint"

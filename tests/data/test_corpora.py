@@ -256,7 +256,7 @@ class Watched:
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for source in (str(tmp_path / "pipe"), "/dev/zero"):
-        with pytest.raises(DataError, match="is not an ordinary file; check the path"):
+        with pytest.raises(DataError, match="is no ordinary file; check the path"):
             load_corpus(source)
 
 
