@@ -26,7 +26,7 @@ from npllm.errors import TrainingError
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.ledger import Ledger, Spike
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
-from npllm.training.recovery import Recovery
+from npllm.training.recovery import Recovery, Validate, in_the_same_place, restore_newest
 
 BAD = 57  # a sample of step 14; the checkpoint before it is that of step 12
 
@@ -276,3 +276,69 @@ def test_a_rate_that_makes_the_weights_diverge_from_the_start_is_no_new_level_of
     with pytest.raises(TrainingError, match=r"Gave up at step \d+ after 10 rollbacks: .* lower optim\.lr"):
         train_on(run, config)
     assert not events(run, "left_out")
+
+
+AT_14 = Spike(14, math.nan, 1.0, 0, (56, 60), "the loss is nan")
+
+
+def behind_a_rollback(run, losses: dict[int, float | None], validate: Validate | None = None) -> Recovery:
+    """What recovers a run with a checkpoint after each of these steps, of this validation loss, that a spike in step 14
+    has set back to step 12."""
+    state, ledger = build_state(CONFIG, V), Ledger(run.ledger, writable=True)
+    store = CheckpointStore(run.checkpoints, keep=9, every=4)
+    for step, loss in losses.items():
+        state.optimizer.updates = step
+        store.save(state, loss)
+    store.wait()
+    ledger.rolled_back(AT_14, 12, (48, 63))
+    return Recovery(CONFIG.spikes, store, ledger, state, validate)
+
+
+def test_the_same_place_ends_where_the_detector_is_armed_anew(tmp_path):
+    ledger = behind_a_rollback(make_run(tmp_path / "run"), {}).ledger
+    same = {step: in_the_same_place(replace(AT_14, step=step), CONFIG.spikes, ledger) for step in (14, 18, 19)}
+    assert same == {14: True, 18: True, 19: False}
+
+
+def test_what_lies_behind_the_restored_checkpoint_is_given_up(tmp_path):
+    """Checkpoints, which a later spike would go back to, and the level that left-out updates have set."""
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {4: None, 8: None, 12: None})
+    for _ in range(CONFIG.spikes.min_history):
+        recovery.ledger.left_out(replace(AT_14, loss=20.0))
+    recovery.state.detector.levels = recovery.ledger.levels(CONFIG.spikes.min_history)
+    assert recovery.state.detector.levels.keys() == {13}
+    assert recovery.recover(AT_14).startswith("Back to step 8,")
+    assert recovery.store.entries.keys() == {4, 8}
+    assert sorted(path.name for path in recovery.store.folder.glob("*.h5")) == ["step-00000004.h5", "step-00000008.h5"]
+    assert recovery.state.detector.levels == {}
+
+
+def test_a_checkpoint_that_a_stop_has_made_is_not_rolled_back_to(tmp_path):
+    """A run that nobody stopped does not have it, and is to end with the same weights."""
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {12: None, 16: None, 19: None})
+    assert recovery.recover(replace(AT_14, step=21)).startswith("Back to step 16,")
+    assert recovery.store.entries.keys() == {12, 16}
+
+
+@pytest.mark.parametrize(("loss", "done"), [(3.5, "only this update is left out"), (3.7, "Back to step 4,")])
+def test_weights_are_sound_up_to_a_fifth_above_the_newest_record(tmp_path, loss, done):
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {4: 5.0, 12: 3.0}, lambda model: loss)
+    assert done in recovery.recover(replace(AT_14, loss=20.0))
+
+
+@pytest.mark.parametrize(("loss", "refusals"), [(3.05, 0), (3.15, 1)])
+def test_a_checkpoint_may_be_a_little_worse_than_its_record(tmp_path, loss, refusals):
+    """On another CPU, say."""
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {8: None, 12: 3.0})
+    found = restore_newest(recovery.store, recovery.ledger, recovery.state, lambda model: loss)
+    assert len(found) == refusals
+    assert recovery.state.step == (8 if refusals else 12)
+
+
+def test_a_resumed_run_knows_of_the_rollbacks_behind_it(tmp_path):
+    """Its checkpoint is older than they are. Else what it saves from now on would count as given up."""
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {12: None, 16: None})
+    restore_newest(recovery.store, recovery.ledger, recovery.state, validate=None)
+    assert recovery.state.step == 12
+    assert recovery.state.rollbacks == 1
+    assert recovery.store.entries.keys() == {12}
