@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from model.model_cases import set_weights_of_order_one
 
 from npllm.data.prompt_format import CHAT_TOKENS
 from npllm.data.records import Message
@@ -100,6 +101,23 @@ def test_a_full_cache_takes_no_more():
     assert small.keys.shape[1:4] == small.values.shape[1:4] == (3, model.config.kv_heads, 2)
     with pytest.raises(DataError, match="holds 0 of 2 positions"):
         model.extend(np.zeros((3, 3), int), small)
+
+
+@pytest.mark.parametrize(("dtype", "lora_rank"), [("bf16", 0), ("float64", 2)], ids=["bf16", "lora"])
+def test_a_text_goes_on_with_the_weights_that_it_began_with(dtype, lora_rank):
+    """They are rounded, or LoRA's factors merged, once a text and not once a token; the next text has the new ones."""
+    sizes = {"n_layer": 1, "n_head": 1, "n_embd": 32, "block_size": T, "vocab_size": V}
+    model = GPT(ModelConfig(**sizes, lora_rank=lora_rank), dtype=dtype)
+    set_weights_of_order_one(model, seed=4)
+    begun, tokens = [KVCache(model, batch=1) for _ in range(2)], np.array([[3, 1, 4, 1, 5]])
+    for cache in begun:
+        model.extend(tokens[:, :4], cache)
+    expected = model.extend(tokens[:, 4:], begun[0])
+    for name, array in model.params.items():
+        if name.startswith("blocks.") and array.ndim == 2:
+            array *= 2.0
+    np.testing.assert_array_equal(model.extend(tokens[:, 4:], begun[1]), expected)
+    assert not np.allclose(model.extend(tokens, KVCache(model, batch=1)), expected, rtol=0.1)
 
 
 def constant_model(p) -> GPT:
