@@ -1,13 +1,20 @@
 """Every operation of the model in Numba: the engine.
 
-The same functions, names, signatures and file names as in `npllm.reference`, which explains the mathematics. What is
-here is how the work is cut: into chunks that stay in the cache, loops that the compiler can vectorise, and pieces that
-threads can do in any order. `jit` says how that is compiled, `chunks` how it is cut; `vector_math`, `random`, `gemm`,
-`norm_rows`, `attention_tiles` and `logit_chunks` are what several operations share.
+Functions, names, signatures and file names are those of `npllm.reference`, which
+explains the mathematics. The files here show how the work is cut: into chunks that stay
+in the cache, into loops that the compiler vectorises, and into pieces that threads can
+take in any order. `jit` holds the compiler's settings and `chunks` the sizes of the
+pieces. Several operations share `vector_math`, `random`, `gemm`, `norm_rows`,
+`attention_tiles` and `logit_chunks`.
 
-Arrays are C-contiguous (others are copied, or taken more slowly) and all of one dtype, float32 or float64; the weights
-of float32 operations may be `bfloat16`. Every result, cache and scratch array comes from `empty`, and what was in it
-before never shows in a result; only `gemm` keeps the blocks that it packs.
+Arrays are C-contiguous; other arrays are copied, or read more slowly. All arrays of a
+call have one dtype, float32 or float64; the weights of float32 operations may be
+`bfloat16`. Every result, cache and scratch array comes from the allocator `empty`. Its
+earlier content never shows in a result. Only `gemm` keeps memory of its own: the blocks
+that it packs.
+
+`python -m benchmarks kernels` times every operation against NumPy's reference;
+README.md has the table.
 """
 
 from npllm.kernels.adam import adam_update

@@ -1,6 +1,6 @@
 """Add a branch to the residual stream and normalise the sum, in one pass over memory.
 
-See `npllm.reference.add_norm` for the mathematics and `norm_rows` for the kernels.
+The mathematics is in `npllm.reference.add_norm`, the kernels are in `norm_rows`.
 """
 
 import numpy as np
@@ -11,9 +11,10 @@ from npllm.reference.rmsnorm import RMSNormCache
 
 
 def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm", empty=np.empty):
-    """x, branch: (N, C). norm: "layernorm" or "rmsnorm" (which has no bias).
+    """Add a branch to the residual stream and normalise the sum.
 
-    Returns total and y, (N, C) each, and the norm's cache.
+    x, branch: (N, C). norm: "layernorm" or "rmsnorm" (which has no bias). weight: (C,).
+    bias: (C,) or None. Returns total and y, (N, C) each, and the norm's cache.
     """
     if norm == "rmsnorm":
         total, y, _, rstd = norm_forward(x, branch, weight, None, eps, False, empty)
@@ -23,7 +24,10 @@ def add_norm_forward(x, branch, weight, bias=None, eps=1e-5, *, norm="layernorm"
 
 
 def add_norm_backward(dtotal, dy, cache, weight, dweight, dbias=None, *, norm="layernorm", empty=np.empty):
-    """Adds to dweight and dbias, (C,) each, and returns the gradient of x, which is that of branch too, (N, C)."""
+    """Return the gradient of x, (N, C), which is the gradient of branch as well.
+
+    dtotal, dy: (N, C). Adds to dweight and dbias, (C,) each; dbias may be None.
+    """
     if norm == "rmsnorm":
         return norm_backward(dtotal, dy, cache.x, None, cache.rstd, weight, dweight, None, empty)
     return norm_backward(dtotal, dy, cache.x, cache.mean, cache.rstd, weight, dweight, dbias, empty)

@@ -1,27 +1,25 @@
-"""Causal multi-head attention in blocks. See `npllm.reference.attention` for the mathematics.
+"""Causal multi-head attention in blocks.
 
-The scores of a block of L queries and all their keys, (T, L), are all that exists of a
-(T, T) matrix at any time. The softmax needs the largest score and the sum of the
-exponentials of each query; the forward keeps their combination, lse, the log of the
-softmax's denominator. The backward makes the probabilities again from it:
+See `npllm.reference.attention` for the mathematics. The whole (T, T) matrix of scores
+is never in memory: only the scores of a block of L queries with all their keys, (T, L),
+are. The softmax needs the largest score and the sum of the exponentials of each query.
+The forward keeps their combination, lse, the log of the softmax's denominator. The
+backward computes the probabilities again from it:
 
     P[i,j] = exp(scale q[i] · k[j] - lse[i])
 
-One block of queries i, with all the keys j that it may see (A = P without dropout):
+For one block of queries i and all keys j that it may see (A = P without dropout):
 
     forward    S = k q        P = softmax S    A = dropout P          y = v A
-    backward   P as above     dA = v dy        dP = dropout of dA     dS = softmax's backward of P, dP
+    backward   P as above     dA = v dy        dP = dropout of dA     dS = from P and dP
                dv += A dy     dk += dS q       dq = k dS
 
-Keys after the block's last query are skipped, which saves nearly half of the work, and so
-are those before the start of its first query's document. All products are those of
-`gemm.micro_kernel`, on the layouts of `attention_tiles`.
+dS is the softmax's backward. Keys after the block's last query are skipped, which saves
+nearly half of the work. Keys before the start of the first query's document are skipped
+too. `gemm.micro_kernel` computes all products, in the layouts of `attention_tiles`.
 
-A worker takes every `workers`-th head of keys, with all its queries. It shares nothing
-with the others, so the results do not depend on their number.
-
-`python -m benchmarks kernels` on 2 cores of an AMD EPYC (Zen 3), float32, 12 sequences of
-64, 4 heads of 32: 1.9 times as fast as NumPy's reference, 5.1 times with dropout.
+A worker takes every `workers`-th head of keys, with all its queries. Workers share no
+results, so the results do not depend on their number.
 
 Source: Dao et al., "FlashAttention", 2022.
 """
@@ -67,9 +65,9 @@ class AttentionCache(NamedTuple):
 
 
 class ForwardScratch(NamedTuple):
-    """The memory of a worker, or with a leading axis that of all.
+    """The memory of one worker, or, with a leading axis, of all workers.
 
-    T and D are whole tiles; D' is the head's own width.
+    T and D are rounded up to whole tiles; D' is the width of a head.
     """
 
     k_rows: np.ndarray  # (T, D')
@@ -84,7 +82,10 @@ class ForwardScratch(NamedTuple):
 
 
 class BackwardScratch(NamedTuple):
-    """As `ForwardScratch`, for the backward. P = ceil(D' / L), the number of a head's pieces of L columns."""
+    """The memory of one worker in the backward, as `ForwardScratch`.
+
+    P = ceil(D' / L): a head has P pieces of L columns.
+    """
 
     k_rows: np.ndarray  # (T, D')
     v_rows: np.ndarray  # (T, D')
@@ -105,14 +106,14 @@ class BackwardScratch(NamedTuple):
 
 
 def forward_scratch(workers, T, D, dropout, dtype, empty):
-    """The ForwardScratch of all workers, for heads of width D."""
+    """Return the ForwardScratch of all workers, for heads of width D."""
     L, rows, columns = tile_columns(dtype.itemsize), whole_tiles(T), whole_tiles(D)
     shapes = (rows, D), (columns, T), (D, L), (rows, L), (GROUP, L), (GROUP, L), (columns, L)
     return ForwardScratch(*_arrays(workers, shapes, dtype, empty), *_for_dropout(workers, T, dropout, dtype, empty))
 
 
 def backward_scratch(workers, T, D, dropout, dtype, empty):
-    """The BackwardScratch of all workers, for heads of width D."""
+    """Return the BackwardScratch of all workers, for heads of width D."""
     L, rows, columns = tile_columns(dtype.itemsize), whole_tiles(T), whole_tiles(D)
     P = -(-D // L)
     inputs = (rows, D), (rows, D), (columns, T), (D, L), (P, L, L), (D, L), (P, L, L), (GROUP, L)
@@ -127,18 +128,21 @@ def _arrays(workers, shapes, dtype, empty):
 
 
 def _for_dropout(workers, T, dropout, dtype, empty):
-    """factors and words."""
+    """Return the arrays factors and words, which are empty without dropout."""
     rows, n_words = (whole_tiles(T), T + 7) if dropout else (0, 0)
     return empty((workers, rows, tile_columns(dtype.itemsize)), dtype), empty((workers, n_words), np.uint32)
 
 
 def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None, empty=np.empty):
-    """Attention within each sequence, or each document of it.
+    """Attention within each sequence, or within each document of it.
 
-    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights. key: a
-    DropoutKey, needed where rate > 0; weight (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its stream. starts: (B, T)
-    int32, the first position that each query may see: where in the row its document starts, 0 <= starts[b,t] <= t;
-    None = 0. Returns y, (B, T, H·D), and the cache.
+    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H is a multiple of K. rate:
+    dropout of the weights. key: a DropoutKey, needed where rate > 0; the weight
+    (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its random stream. starts: (B, T)
+    int32, the first position that each query may see, which is the start of its
+    document in the row: 0 <= starts[b,t] <= t; None = 0.
+
+    Returns y, (B, T, H·D), and the cache.
     """
     (B, T, _), dtype, H = qkv.shape, qkv.dtype, n_head
     heads = qkv.reshape(B, T, H + 2 * n_kv_head, -1)
@@ -152,7 +156,7 @@ def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None
 
 
 def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empty=np.empty):
-    """dqkv, (B, T, (H+2K)·D), for the gradient dy, (B, T, H·D)."""
+    """Return dqkv, (B, T, (H+2K)·D), for the gradient dy, (B, T, H·D)."""
     (B, T, _), dtype, H = dy.shape, dy.dtype, n_head
     dqkv = empty(cache.qkv.shape, dtype)
     heads, dheads = (array.reshape(B, T, H + 2 * n_kv_head, -1) for array in (cache.qkv, dqkv))
@@ -164,7 +168,7 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None, empt
 
 
 class ForwardArrays(NamedTuple):
-    """What the forward reads and writes of one sequence."""
+    """The arrays of one sequence that the forward reads and writes."""
 
     heads: np.ndarray  # (T, H+2K, D): q, k, v
     starts: np.ndarray  # (T,) or (0,)
@@ -173,7 +177,7 @@ class ForwardArrays(NamedTuple):
 
 
 class BackwardArrays(NamedTuple):
-    """What the backward reads and writes of one sequence."""
+    """The arrays of one sequence that the backward reads and writes."""
 
     heads: np.ndarray  # (T, H+2K, D): q, k, v
     starts: np.ndarray  # (T,) or (0,)
@@ -184,7 +188,9 @@ class BackwardArrays(NamedTuple):
 
 @parallel
 def _forward(heads, starts, y, lse, mask, scratch):
-    """heads: (B, T, H+2K, D); starts: (B, T) or (B, 0); y: (B, T, H, D); lse: (B, H, T)."""
+    """heads: (B, T, H+2K, D); starts: (B, T) or (B, 0); y: (B, T, H, D); lse:
+    (B, H, T).
+    """
     K = (heads.shape[2] - lse.shape[1]) // 2
     units, workers = len(heads) * K, len(scratch.weights)
     for w in prange(workers):
@@ -204,7 +210,7 @@ def _own_forward_scratch(s, w):
 
 @part
 def _forward_kv_head(arrays, b, kv, mask, scratch):
-    """All queries of sequence b that share the head kv of keys and values."""
+    """Compute all queries of sequence b that share the head kv of keys and values."""
     heads, (H, T), L = arrays.heads, arrays.lse.shape, scratch.weights.shape[1]
     K = (heads.shape[1] - H) // 2
     group = H // K
@@ -218,7 +224,7 @@ def _forward_kv_head(arrays, b, kv, mask, scratch):
 
 @part
 def _forward_block(arrays, block, mask, scratch):
-    """y and lse of a block of queries."""
+    """Compute y and lse of a block of queries."""
     scale, keys = _scale(arrays.heads), slice(block.first_key, block.end)
     weights = scratch.weights[keys]
     pack_query_columns(arrays.heads, block, scratch.q_columns)
@@ -237,13 +243,15 @@ def _forward_block(arrays, block, mask, scratch):
 
 @part
 def _scale(heads):
-    """1 / sqrt(D), in the dtype of the heads, (·, ·, D)."""
+    """Return 1 / sqrt(D), in the dtype of the heads, (·, ·, D)."""
     return heads.dtype.type(1.0 / sqrt(heads.shape[2]))
 
 
 @parallel
 def _backward(heads, starts, lse, dy, dheads, mask, scratch):
-    """heads, dheads: (B, T, H+2K, D); starts: (B, T) or (B, 0); lse: (B, H, T); dy: (B, T, H, D)."""
+    """heads, dheads: (B, T, H+2K, D); starts: (B, T) or (B, 0); lse: (B, H, T); dy:
+    (B, T, H, D).
+    """
     K = (heads.shape[2] - lse.shape[1]) // 2
     units, workers = len(heads) * K, len(scratch.weights)
     for w in prange(workers):
@@ -263,7 +271,7 @@ def _own_backward_scratch(s, w):
 
 @part
 def _backward_kv_head(arrays, b, kv, mask, scratch):
-    """dk and dv of the head kv of keys and values in sequence b, and dq of all queries that share it."""
+    """Compute dk and dv of the head kv of sequence b, and dq of its queries."""
     heads, (H, T), L = arrays.heads, arrays.lse.shape, scratch.weights.shape[1]
     K = (heads.shape[1] - H) // 2
     group, k, v = H // K, H + kv, H + K + kv
@@ -284,7 +292,10 @@ def _backward_kv_head(arrays, b, kv, mask, scratch):
 
 @part
 def _weights_and_dscores(arrays, block, mask, scratch):
-    """scratch.weights and scratch.dscores of a block, from its first key on, with zeros up to whole tiles."""
+    """Fill scratch.weights and scratch.dscores of a block, from its first key on.
+
+    The rows after the block's last key are zero, up to whole tiles.
+    """
     scale, keys = _scale(arrays.heads), slice(block.first_key, whole_tiles(block.end))
     weights, dscores = scratch.weights[keys], scratch.dscores[keys]
     pack_query_columns(arrays.heads, block, scratch.q_columns)
@@ -306,7 +317,7 @@ def _weights_and_dscores(arrays, block, mask, scratch):
 
 @part
 def _add_to_dk_and_dv(arrays, block, scratch):
-    """What the queries of a block add to the gradients of their keys and values."""
+    """Add the block's queries to the gradients of their keys and values."""
     keys = slice(block.first_key, whole_tiles(block.end))
     pack_query_rows(arrays.heads, block, scratch.q_rows)
     pack_query_rows(arrays.dy, block, scratch.dy_rows)

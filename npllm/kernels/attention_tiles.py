@@ -1,23 +1,24 @@
-"""The pieces of blockwise attention: what happens between one head's keys and one block of its queries.
+"""The steps of blockwise attention, for one head's keys and one block of its queries.
 
-A block has as many queries as the tile of the matrix product has columns, L. Every array
-has one of three layouts, all of them what the micro-kernel reads or writes:
+A block has L queries: as many as the tile of the matrix product has columns. Every
+array has one of three layouts, which the micro-kernel reads or writes:
 
-    rows      (T, D)   queries, keys, values or gradients of a head, one after the other
+    rows      (T, D)   queries, keys, values or gradients of a head, one per row
     columns   (D, L)   those of one block of queries, transposed
-    scores    (T, L)   of a block of queries, transposed: a column, or lane, belongs to a
-                       query. The softmax runs over the keys, so it runs down the columns,
-                       all lanes at a time.
+    scores    (T, L)   those of one block of queries, transposed: each column, or
+                       lane, belongs to one query; the softmax over the keys runs
+                       down the columns, all lanes at a time
 
-T and D are rounded up to whole tiles. What is computed in the filling is never used; what
-is read from it must be zero. The last block may have more lanes than queries: what those
-lanes hold, finite or not, is never used either.
+T and D are rounded up to whole tiles. Results in the padding are never used; inputs in
+the padding must be zero. The last block may have more lanes than queries. Whatever
+these lanes hold, finite or not, is never used.
 
-A row of L numbers is two registers, so short that a loop over it costs more than what it
-does. A number for each lane is therefore kept G times, (G, L), and the loops run over G
-rows of the scores at a time.
+A row of L numbers is only two registers: a loop over it costs more than its work. A
+number for each lane is therefore repeated G times, (G, L), and loops run over G rows of
+the scores at a time.
 
-Letters as in `npllm.reference.attention`; T is here the number of keys that a block sees.
+Letters are those of `npllm.reference.attention`, but T is the number of keys that a
+block sees.
 """
 
 from typing import NamedTuple
@@ -36,21 +37,22 @@ GROUP = 8  # G
 
 
 class Block(NamedTuple):
-    """Queries of one head that are computed together, and the keys that they may see."""
+    """A block of queries of one head, and the keys that it may see."""
 
     head: int  # h
-    number: int  # b·H + h, of the head in the batch: dropout's random stream is numbered by it
+    number: int  # b·H + h, the head's number in the batch, for dropout's random stream
     length: int  # of the sequence
     first_query: int
     end: int  # one past the last query, and so one past the last key
-    first_key: int  # where a tile starts; no later than any of the queries may look
+    first_key: int  # the first of a tile, at or before the first key that any query may see
 
 
 @part
 def query_block(starts, lse, b, h, first_query, n_queries):
-    """The Block of the sequence b and the head h that starts at first_query.
+    """Return the Block of the sequence b and the head h that starts at first_query.
 
-    starts: (T,) of the sequence, or (0,): all queries may look as far back as there is. lse: (H, T), for its shape.
+    starts: (T,), those of the sequence, or (0,): every query may see all keys from 0
+    on. lse: (H, T), used for its shape.
     """
     H, T = lse.shape
     end = min(first_query + n_queries, T)
@@ -61,7 +63,11 @@ def query_block(starts, lse, b, h, first_query, n_queries):
 
 
 class PanelSteps(NamedTuple):
-    """How A lies in memory, in elements: from one panel to the next, as many for each row; and within a panel."""
+    """The layout of the panels of A, in elements.
+
+    panel: from one panel to the next, for each row of the panel. row, depth: within a
+    panel.
+    """
 
     panel: int
     row: int
@@ -70,8 +76,11 @@ class PanelSteps(NamedTuple):
 
 @part
 def product(a, steps, b, depth, c, accumulate):
-    """c = A b, or += ; a: any array that holds the panels of A, by PanelSteps; b: (depth, L); c: rows of whole tiles,
-    any width."""
+    """c = A b, or c += A b with `accumulate`.
+
+    a: any array that holds the panels of A in the layout `steps`. b: (depth, L). c:
+    whole tiles of rows, of any width.
+    """
     zero, width, zeros = c.dtype.type(0.0), c.shape[1], address(ZEROS, 0)
     for row in range(0, len(c), TILE_ROWS):
         a_panel, c_tile = address(a, row * steps.panel), address(c, row * width)
@@ -81,23 +90,31 @@ def product(a, steps, b, depth, c, accumulate):
 
 @part
 def rows_times_columns(rows, columns, scores):
-    """scores = rows @ columns; rows: (>= T, D); columns: (D, L); scores: (T, L), T whole tiles."""
+    """scores = rows @ columns.
+
+    rows: (>= T, D). columns: (D, L). scores: (T, L), T a multiple of the tile's rows.
+    """
     D = rows.shape[1]
     product(rows, PanelSteps(D, D, 1), columns, D, scores, False)
 
 
 @part
 def transposed_times_scores(panels, first_key, scores, columns):
-    """columns = rows[first_key:].T @ scores; panels: from `pack_transposed` of the rows; scores: as many rows as
-    count."""
+    """columns = rows[first_key:].T @ scores, for as many rows as scores has.
+
+    panels: the rows, packed by `pack_transposed`. scores: (T, L). columns: (D, L).
+    """
     from_first_key = panels.reshape(-1)[first_key * TILE_ROWS :]
     product(from_first_key, PanelSteps(panels.shape[1], 1, TILE_ROWS), scores, len(scores), columns, False)
 
 
 @part
 def add_scores_times_rows(scores, rows, block, total):
-    """total[first_key:] += scores @ rows, for the queries of the block. scores: (T, L). rows: (P, L, L), from
-    `pack_query_rows`. total: (P, >= first_key + T, L): L columns of each row at a time, as in rows."""
+    """total[first_key:] += scores @ rows, for the queries of the block.
+
+    scores: (T, L). rows: (P, L, L), packed by `pack_query_rows`. total: (P, >=
+    first_key + T, L). rows and total hold L columns of each row at a time.
+    """
     L, first, n_queries = scores.shape[1], block.first_key, block.end - block.first_query
     for p in range(len(total)):
         product(scores, PanelSteps(L, L, 1), rows[p], n_queries, total[p, first : first + len(scores)], True)
@@ -105,21 +122,24 @@ def add_scores_times_rows(scores, rows, block, total):
 
 @part
 def pack_head(heads, h, rows):
-    """rows = heads[:, h], with zeros below; heads: (T, ·, D)."""
+    """rows = heads[:, h], followed by rows of zeros; heads: (T, ·, D)."""
     T, n_heads, D = heads.shape
     pack_rows(heads.reshape(-1), h * D, n_heads * D, 1, T, D, rows.reshape(-1), 0)
 
 
 @part
 def pack_transposed(heads, h, panels):
-    """panels = heads[:, h].T, in panels for the micro-kernel, (D, T); heads: (T, ·, D)."""
+    """panels = heads[:, h].T, (D, T), packed for the micro-kernel; heads: (T, ·, D)."""
     T, n_heads, D = heads.shape
     pack_rows(heads.reshape(-1), h * D, 1, n_heads * D, D, T, panels.reshape(-1), 0)
 
 
 @part
 def pack_query_columns(heads, block, columns):
-    """columns = the block's rows of heads, transposed, with zeros to the right; heads: (T, ·, D)."""
+    """columns = the block's rows of heads, transposed, followed by columns of zeros.
+
+    heads: (T, ·, D). columns: (D, L).
+    """
     _, n_heads, D = heads.shape
     start, n_queries = (block.first_query * n_heads + block.head) * D, block.end - block.first_query
     pack_columns(heads.reshape(-1), start, n_heads * D, 1, n_queries, D, columns.reshape(-1), 0)
@@ -127,7 +147,10 @@ def pack_query_columns(heads, block, columns):
 
 @part
 def pack_query_rows(heads, block, rows):
-    """rows = the block's rows of heads, L columns of each at a time, with zeros to the right; rows: (P, L, L)."""
+    """rows = the block's rows of heads, L columns of each at a time, padded with zeros.
+
+    heads: (T, ·, D). rows: (P, L, L).
+    """
     _, n_heads, D = heads.shape
     L, n_queries = rows.shape[1], block.end - block.first_query
     for p in range(len(rows)):
@@ -138,7 +161,10 @@ def pack_query_rows(heads, block, rows):
 
 @part
 def store_rows(total, heads, h):
-    """heads[:, h] = total; total: (P, T, L), L columns of each row at a time; heads: (T, ·, D)."""
+    """heads[:, h] = total.
+
+    total: (P, T, L), L columns of each row at a time. heads: (T, ·, D).
+    """
     L = total.shape[2]
     for p in range(len(total)):
         for t in range(len(heads)):
@@ -149,7 +175,10 @@ def store_rows(total, heads, h):
 
 @part
 def store_columns(columns, heads, block):
-    """The block's rows of heads = columns, transposed; heads: (T, ·, D)."""
+    """The block's rows of heads = columns, transposed.
+
+    columns: (D, L). heads: (T, ·, D).
+    """
     for lane in range(block.end - block.first_query):
         row = heads[block.first_query + lane, block.head]
         for d in range(len(row)):
@@ -163,9 +192,10 @@ def fill_zeros(array):
 
 @part
 def mask_unseen(scores, starts, block):
-    """Minus infinity where the key comes after the query, or before the query's start.
+    """Set the scores to minus infinity where the query may not see the key.
 
-    scores: (T, L), its first row that of the block's first key. starts: as in `query_block`.
+    That is where the key is after the query, or before the query's start. scores:
+    (T, L); its first row belongs to the block's first key. starts: as in `query_block`.
     """
     first_query, first_key, L = block.first_query, block.first_key, scores.shape[1]
     for j in range(first_query - first_key, len(scores)):
@@ -178,8 +208,11 @@ def mask_unseen(scores, starts, block):
 
 @part
 def softmax_numerators(scores, scale, maximum, total):
-    """scores = exp(scale (scores - maximum)). maximum, total: (G, L); all their rows become the maximum and the sum of
-    each column."""
+    """scores = exp(scale (scores - maximum)).
+
+    Fills all rows of maximum and total, (G, L) each, with the maximum and the sum of
+    each column.
+    """
     scores, wide_maximum, wide_total = scores.reshape(-1), maximum.reshape(-1), total.reshape(-1)
     wide_maximum[:] = scores.dtype.type(-np.inf)
     for start in range(0, len(scores), len(wide_maximum)):
@@ -201,14 +234,20 @@ def softmax_numerators(scores, scale, maximum, total):
 
 @part
 def store_lse(maximum, total, scale, block, lse):
-    """The block's part of lse = scale · maximum + log total, as `softmax_numerators` leaves them; lse: (T,)."""
+    """Store the block's part of lse = scale · maximum + log total.
+
+    maximum, total: (G, L), as `softmax_numerators` leaves them. lse: (T,).
+    """
     for lane in range(block.end - block.first_query):
         lse[block.first_query + lane] = scale * maximum[0, lane] + np.log(total[0, lane])
 
 
 @part
 def divide_columns(columns, total):
-    """Every column of (D, L) by the sum of its numerators. total: (G, L), of equal rows; it becomes 1 / total."""
+    """Divide every column of columns, (D, L), by the sum of its numerators.
+
+    total: (G, L), whose rows are equal; it becomes 1 / total.
+    """
     columns, inverse = columns.reshape(-1), total.reshape(-1)
     for i in range(len(inverse)):
         inverse[i] = inverse.dtype.type(1.0) / inverse[i]
@@ -220,7 +259,10 @@ def divide_columns(columns, total):
 
 @part
 def load_lse(lse, block, lanes):
-    """Every row of lanes, (G, L), = lse of the block's queries, and 0 in the lanes beyond; lse: (T,)."""
+    """Fill every row of lanes with the block's part of lse, and 0 in the other lanes.
+
+    lse: (T,). lanes: (G, L).
+    """
     fill_zeros(lanes)
     for lane in range(block.end - block.first_query):
         lanes[0, lane] = lse[block.first_query + lane]
@@ -229,7 +271,7 @@ def load_lse(lse, block, lanes):
 
 @part
 def sum_rows(lanes):
-    """Every row = the sum of all rows; lanes: (G, L)."""
+    """Set every row of lanes, (G, L), to the sum of all its rows."""
     for g in range(1, len(lanes)):
         for lane in range(lanes.shape[1]):
             lanes[0, lane] += lanes[g, lane]
@@ -238,7 +280,7 @@ def sum_rows(lanes):
 
 @part
 def repeat_first_row(lanes):
-    """Every row = the first; lanes: (G, L)."""
+    """Set every row of lanes, (G, L), to the first."""
     for g in range(1, len(lanes)):
         for lane in range(lanes.shape[1]):
             lanes[g, lane] = lanes[0, lane]
@@ -246,7 +288,7 @@ def repeat_first_row(lanes):
 
 @part
 def probabilities(scores, scale, lse):
-    """scores = exp(scale · scores - lse); lse: (G, L), of equal rows."""
+    """scores = exp(scale · scores - lse); lse: (G, L), whose rows are equal."""
     scores, lse = scores.reshape(-1), lse.reshape(-1)
     for start in range(0, len(scores), len(lse)):
         part_of_scores = scores[start : start + len(lse)]
@@ -256,8 +298,11 @@ def probabilities(scores, scale, lse):
 
 @part
 def softmax_backward(probabilities, scale, dscores, delta):
-    """dscores = scale · probabilities (dscores - delta). dscores holds dprobabilities at first. delta: (G, L), becomes
-    the sum over the keys of probabilities · dprobabilities."""
+    """dscores = scale · probabilities (dscores - delta).
+
+    dscores holds dprobabilities before. delta: (G, L); it becomes the sum over the keys
+    of probabilities · dprobabilities.
+    """
     probabilities, dscores, wide_delta = probabilities.reshape(-1), dscores.reshape(-1), delta.reshape(-1)
     fill_zeros(wide_delta)
     for start in range(0, len(dscores), len(wide_delta)):
@@ -281,17 +326,18 @@ def multiply(a, b):
 
 @part
 def fill_dropout_factors(factors, block, mask, words):
-    """The factor of every weight of a block, from key 0 on; 0 after the query, and in unused lanes.
+    """Fill factors with the dropout factor of every weight of a block, from key 0 on.
 
-    factors: (>= end, L). words: scratch, (length + 7,). The weights of the future have numbers in the random stream
-    too, though they are not drawn.
+    The factor is 0 for keys after the query and in unused lanes. factors: (>= end, L).
+    words: scratch, (length + 7,). Weights of keys after the query have numbers in the
+    random stream too, but their words are not computed.
     """
     first, T = block.first_query, block.length
     threshold, scale, zero = np.uint32(mask.threshold), factors.dtype.type(mask.scale), factors.dtype.type(0.0)
     fill_zeros(factors)
     for i in range(first, block.end):
         start = mask.first + (block.number * T + i) * T
-        skipped = start % 4  # words of the block of four that belong to the row before
+        skipped = start % 4  # words in the block of four that belong to the previous row
         n_words = (skipped + i + 1 + 3) // 4 * 4
         fill_random_words(start // 4, mask.stream, mask.step, mask.seed_low, mask.seed_high, words[:n_words])
         for j in range(i + 1):

@@ -1,7 +1,8 @@
-"""bfloat16: the upper half of a float32, so 8 bits of exponent and 8 of precision.
+"""bfloat16: the upper half of a float32, with 8 bits of exponent and 8 of precision.
 
-NumPy has no such type: here its bits are uint16. A product of two bfloat16 is exact in float32, which is why their
-products are summed there, and why a matrix product needs nothing else of the format.
+NumPy has no such type, so its bits are stored as uint16. A product of two bfloat16 is
+exact in float32, and products are summed in float32. A matrix product needs nothing
+else of the format.
 
 Source: Kalamkar et al., "A study of BFLOAT16 for deep learning training", 2019.
 """
@@ -17,16 +18,21 @@ HIGH_HALF = np.uint32(0xFFFF0000)
 
 
 def round_into(rounded, x):
-    """rounded = the nearest bfloat16 of x, and of two equally near the one with an even last bit.
+    """rounded = the bfloat16 nearest to x.
 
-    x: float32. rounded: uint16, of the same shape. Both C-contiguous.
+    Of two equally near, it is the one with an even last bit. x: float32. rounded:
+    uint16, of the same shape. Both C-contiguous.
     """
     kernel = round_each if x.size <= ELEMENTS else _round_all
     kernel(x.reshape(-1), rounded.reshape(-1))
 
 
 def rounded(x, *, empty=np.empty):
-    """x, float32, in bfloat16. The transpose of a C-contiguous matrix becomes one, everything else is C-contiguous."""
+    """Return x, float32, in bfloat16 (uint16).
+
+    The result is C-contiguous, unless x is the transpose of a C-contiguous matrix: then
+    the result is such a transpose too.
+    """
     if x.flags.f_contiguous and not x.flags.c_contiguous:
         return rounded(x.T, empty=empty).T
     result = empty(x.shape, np.uint16)
@@ -35,7 +41,7 @@ def rounded(x, *, empty=np.empty):
 
 
 def widen(x):
-    """The float32 that bfloat16 stands for; anything but uint16 is returned as it is."""
+    """Return bfloat16 (uint16) as float32, and any other array as it is."""
     return (x.astype(np.uint32) << np.uint32(16)).view(np.float32) if x.dtype == np.uint16 else x
 
 
@@ -53,7 +59,11 @@ def round_each(x, rounded):
 
 @inlined
 def _bits(x):
-    """Half of the last place that stays, or a little less where that place is even, carries into it."""
+    """Return the bfloat16 of a float32 scalar.
+
+    The sum carries into the last kept bit where the rest is above one half, or is one
+    half and that bit is odd.
+    """
     bits = np.float32(x).view(np.uint32)
     last_place = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = np.uint32(bits + np.uint32(0x7FFF) + last_place) >> np.uint32(16)
@@ -62,7 +72,10 @@ def _bits(x):
 
 @summing
 def dot_of_pairs(a, b):
-    """The dot product of two rows of bfloat16, (n,) uint32 of two each."""
+    """Return the dot product of two rows of bfloat16.
+
+    a, b: (n,) uint32, each of which holds two numbers.
+    """
     total = np.float32(0.0)
     for i in range(len(a)):
         total += _low(a[i]) * _low(b[i]) + _high(a[i]) * _high(b[i])

@@ -1,10 +1,9 @@
-"""Attention of new positions to cached ones, for generation. See `npllm.reference.attention` for the mathematics.
+"""Attention of new positions to cached ones, for generation.
 
-A query at a time, because there is usually just one: the next token's. Its scores are dot products with keys that lie
-one after the other in the cache. What takes less time than waking the threads is done by the caller's.
-
-`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, one new position after 63, 4
-heads of 32: 3 times as fast as NumPy's reference.
+See `npllm.reference.attention` for the mathematics. The kernel takes one query at a
+time, because there is usually just one: that of the next token. Its scores are dot
+products with keys that are contiguous in the cache. Work that takes less time than
+waking the threads is done by the caller's thread.
 """
 
 from math import sqrt
@@ -22,12 +21,14 @@ SERIAL_PRODUCTS = 1 << 17  # about 50 microseconds
 def cached_attention_forward(
     qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None, empty=np.empty
 ):
-    """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
+    """Attention of new positions to themselves and to all earlier, cached positions.
 
-    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
-    (B, K, positions, D); the new keys and values are written into them. starts: (B,) int32, the first position that
-    counts in each row, because what comes before is padding; None = 0. A position of padding sees itself only. Returns
-    y, (B, T, H·D). For generation, so there is no backward.
+    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1.
+    key_cache, value_cache: (B, K, positions, D); the new keys and values are written
+    into them. starts: (B,) int32, the first position of each row that is not padding;
+    None = 0. A position of padding sees itself only.
+
+    Returns y, (B, T, H·D). There is no backward: the operation serves generation.
     """
     (B, T, _), H = qkv.shape, n_head
     heads = qkv.reshape(B, T, H + 2 * n_kv_head, -1)
@@ -44,8 +45,11 @@ def cached_attention_forward(
 
 @serial
 def _serial(heads, key_cache, value_cache, first_position, starts, scale, weights, y):
-    """heads: (B, T, H+2K, D); key_cache, value_cache: (B, K, positions, D); starts: (B,); weights: (B, K, end);
-    y: (B, T, H, D)."""
+    """Fill y in the caller's thread.
+
+    heads: (B, T, H+2K, D). key_cache, value_cache: (B, K, positions, D). starts: (B,).
+    weights: (B, K, end). y: (B, T, H, D).
+    """
     B, K, _ = weights.shape
     for b in range(B):
         for kv in range(K):
@@ -55,7 +59,7 @@ def _serial(heads, key_cache, value_cache, first_position, starts, scale, weight
 
 @parallel
 def _parallel(heads, key_cache, value_cache, first_position, starts, scale, weights, y):
-    """As `_serial`."""
+    """Fill y in all threads; the arrays are those of `_serial`."""
     B, K, _ = weights.shape
     for unit in prange(B * K):
         b, kv = np.int64(unit // K), np.int64(unit % K)
@@ -65,7 +69,11 @@ def _parallel(heads, key_cache, value_cache, first_position, starts, scale, weig
 
 @part
 def _kv_head(heads, keys, values, first_position, start, kv, K, scale, weights, y):
-    """heads: (T, H+2K, D); keys, values: (positions, D); weights: (end,); y: (T, H, D)."""
+    """Fill y for the queries that share the head kv, and store the new keys and values.
+
+    heads: (T, H+2K, D). keys, values: (positions, D). weights: (end,), scratch. y:
+    (T, H, D).
+    """
     T, H, D = y.shape
     group = H // K
     for t in range(T):
@@ -81,7 +89,10 @@ def _kv_head(heads, keys, values, first_position, start, kv, K, scale, weights, 
 
 @part
 def _attend(query, keys, values, scale, weights, y):
-    """query, y: (D,). keys, values: (n, D). weights: scratch, (n,)."""
+    """Fill y for one query.
+
+    query, y: (D,). keys, values: (n, D). weights: (n,), scratch.
+    """
     real = query.dtype.type
     for j in range(len(weights)):
         weights[j] = dot(query, keys[j]) * real(scale)

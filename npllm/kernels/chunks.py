@@ -1,7 +1,8 @@
-"""Fixed pieces of work: their size never depends on the number of threads, so neither does any result.
+"""Chunks of work of a fixed size.
 
-Starting a parallel loop takes 2 to 70 microseconds, by whether the threads are awake. What fits in one chunk is
-therefore done by the caller's thread alone.
+The size never depends on the number of threads, so no result does. Starting a parallel
+loop takes microseconds, above all when the threads are asleep. The caller's thread
+alone therefore does whatever fits in one chunk.
 """
 
 from npllm.kernels.jit import inlined, part
@@ -11,7 +12,10 @@ CHUNK_ROWS = 64
 
 
 def zeros(shape, dtype, empty):
-    """Zeros in place of an optional array, so that a kernel need not be compiled with and without it."""
+    """Return zeros of this shape and dtype, to stand in for an optional array.
+
+    A kernel then need not be compiled both with and without the array.
+    """
     array = empty(shape, dtype)
     array.fill(0.0)
     return array
@@ -19,19 +23,19 @@ def zeros(shape, dtype, empty):
 
 @inlined
 def chunk_count(n, size):
-    """How many chunks of `size` cover n."""
+    """Return the number of chunks of `size` elements that cover n elements."""
     return (n + size - 1) // size
 
 
 @inlined
 def chunk_bounds(chunk, size, n):
-    """First and one past the last of n that belong to the chunk."""
+    """Return the first element of a chunk, and one past its last, of n elements."""
     return chunk * size, min((chunk + 1) * size, n)
 
 
 @part
 def add_in_order(parts, total):
-    """total += parts[0] + parts[1] + ...; parts: (chunks, C), total: (C,)."""
+    """total += parts[0] + parts[1] + ...; parts: (chunks, C); total: (C,)."""
     for chunk in range(len(parts)):
         for j in range(len(total)):
             total[j] += parts[chunk, j]

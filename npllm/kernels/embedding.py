@@ -1,10 +1,8 @@
 """Embedding. See `npllm.reference.embedding` for the mathematics.
 
-Look-ups move memory and hardly compute, so a second thread is worth less than waking it: both kernels are serial. That
-also makes the sum of a token that occurs twice a sum in the order of the batch.
-
-`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, 768 tokens of width 128: 18 times
-as fast as NumPy's reference, whose `np.add.at` takes nearly all of its time.
+A look-up moves memory and hardly computes, so a second thread gains less than waking it
+costs. Both kernels are therefore serial. In the backward the gradients of a token that
+occurs twice are then added in the order of the batch.
 """
 
 import numpy as np
@@ -16,11 +14,14 @@ from npllm.reference.embedding import EmbeddingCache
 def embedding_forward(
     tokens, token_embedding, position_embedding=None, *, first_position=0, positions=None, empty=np.empty
 ):
-    """tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding: (positions, C) or None.
+    """Look up a vector for each token, and add one for its position.
 
-    positions: (B, T) integers, the position of every token, or None: the first column stands at `first_position`, and
-    the others follow. Returns y, (B, T, C), of the table's dtype, and the cache. Raises IndexError for a token or
-    position outside its table.
+    tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding:
+    (n_positions, C) or None. positions: (B, T) integers, the position of every token;
+    None = the first column is at `first_position` and the others follow.
+
+    Returns y, (B, T, C), of the table's dtype, and the cache. Raises IndexError for a
+    token or a position outside its table.
     """
     B, T = tokens.shape
     V, C = token_embedding.shape
@@ -29,12 +30,15 @@ def embedding_forward(
     y = empty((B, T, C), token_embedding.dtype)
     in_range = _forward(tokens, token_embedding, position_embedding, first_position, positions, y)
     if not in_range:
-        raise IndexError(f"tokens holds a value outside 0 ... {V - 1}: tokenize with the vocabulary of this table.")
+        raise IndexError(f"tokens holds a value outside 0 ... {V - 1}; tokenize with the vocabulary of this table.")
     return y, EmbeddingCache(tokens, first_position, positions)
 
 
 def embedding_backward(dy, cache, dtoken_embedding, dposition_embedding=None, *, empty=np.empty):
-    """Adds the gradients dy, (B, T, C), to those of the tables. Tokens have no gradient: nothing is returned."""
+    """Add the gradients dy, (B, T, C), to those of the tables.
+
+    Tokens have no gradient, so nothing is returned.
+    """
     _backward(dy, *cache, dtoken_embedding, dposition_embedding)
 
 
@@ -44,13 +48,13 @@ def _check_positions(first_position, T, positions, size):
         lowest, highest = positions.min(), positions.max()
     if lowest < 0 or highest >= size:
         raise IndexError(
-            f"Positions from {lowest} to {highest} do not fit a table of {size} positions: shorten the sequence."
+            f"Positions from {lowest} to {highest} do not fit a table of {size} positions; shorten the sequence."
         )
 
 
 @serial
 def _forward(tokens, token_embedding, position_embedding, first_position, positions, y):
-    """Fills y; returns whether every token is in the table."""
+    """Fill y, and return whether every token is in the table."""
     B, T, C = y.shape
     for b in range(B):
         for t in range(T):

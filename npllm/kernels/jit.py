@@ -1,23 +1,30 @@
 """How the kernels are compiled, and how their threads wait.
 
-Six decorators, from the outside inwards:
+The six decorators, from the outermost to the innermost function:
 
-    parallel    called from Python: splits a loop over chunks, rows or workers between the threads
-    serial      called from Python as well as by kernels: the work on one chunk, or what is too little to split
+    parallel    called from Python: splits a loop over chunks, rows or workers
+                between the threads
+    serial      called from Python and by kernels: does the work of one chunk, or
+                work that is too small to split
     part        called by kernels only
-    inlined     a few lines that must melt into the loop around them for it to be vectorised
+    inlined     a few lines that must be inlined into a loop, so that the loop is
+                vectorised
     summing     the same, for a sum over one row
-    replacing   what kernels call in place of a Python function
+    replacing   gives kernels another function in place of a Python function
 
-What makes the results the same for any number of threads: a `prange` iteration owns the outputs that it writes, and
-what it computes does not depend on where the threads split the range. So an iteration is a chunk of fixed size, and a
-sum over chunks is stored as partial sums, one per chunk, which one thread adds from first to last.
+Results are the same for any number of threads. Each `prange` iteration owns the outputs
+that it writes, and its result does not depend on where the threads split the range. For
+this reason an iteration is a chunk of fixed size. A sum over chunks is stored as one
+partial sum per chunk, and one thread adds these from first to last.
 
-`contract` lets the compiler turn a product and a sum into one FMA. `reassoc`, in `summing` alone, lets it spread one
-row's sum over the lanes of a vector register: an order fixed when the kernel is compiled. Neither assumes that NaN and
-infinity do not occur. The error model "numpy" makes x / 0 infinite: Python's exception is a branch in every loop.
+The flag `contract` lets the compiler fuse a product and a sum into one FMA. The flag
+`reassoc`, which only `summing` has, lets it spread the sum of one row over the lanes of
+a vector register; that order is fixed when the kernel is compiled. Neither flag assumes
+that NaN and infinity do not occur. With the error model "numpy", x / 0 is infinite;
+Python's exception would need a branch in every loop.
 
-With NUMBA_DISABLE_JIT=1 every kernel is plain Python, to step through.
+With NUMBA_DISABLE_JIT=1 every kernel runs as plain Python, so that a debugger can step
+through it.
 """
 
 import os
@@ -29,23 +36,25 @@ from numba.extending import overload
 
 from npllm.kernels.part_compiler import ParallelCompiler, PartCompiler
 
-# A thread that finds nothing to do should soon sleep and not spin: two processes on the same cores then share them
-# evenly, instead of each waiting for a thread that cannot run because the other's spins. A few microseconds of spinning
-# bridge the pause between two kernels: to wake a thread takes longer than many a small kernel.
-# libgomp reads the variables when Numba loads it, which is at the first parallel call.
+# An idle thread should soon sleep instead of spinning. If two processes share the cores
+# and their idle threads spin, each process waits for threads that cannot run. A few
+# microseconds of spinning bridge the pause between two kernels, because waking a thread
+# takes longer than many a small kernel. libgomp reads these variables when Numba loads
+# it, which is at the first parallel call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Without the entry points for C, and for Python where it does not call, compiling takes a fifth less time.
+# Entry points for C, and for Python where only kernels call, would lengthen compiling.
 _COMMON = {"error_model": "numpy", "no_cfunc_wrapper": True}
 _CALLED_BY_KERNELS = _COMMON | {"no_cpython_wrapper": True, "pipeline_class": PartCompiler}
 
 
 def parallel(kernel):
-    """Compile with the loops over `prange` split, and nothing else.
+    """Compile a kernel and split its loops over `prange`, and nothing else.
 
-    Numba would also split array assignments, and one inside a `prange` loop then starts the threads once more in every
-    iteration: attention took a hundred times as long.
+    By default Numba also splits array assignments. An assignment inside a `prange` loop
+    would then start the threads once more in every iteration, which is many times
+    slower.
     """
     others = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
     options = {"prange": True} | dict.fromkeys(others, False)
@@ -59,15 +68,19 @@ summing = njit(forceinline=True, fastmath={"contract", "reassoc"}, **_CALLED_BY_
 
 
 def replacing(python_function, *, inline=True):
-    """Call the decorated function's result, chosen by the types of the arguments, where kernels call the other."""
+    """Return a decorator that gives kernels another function for a Python function.
+
+    The decorated function takes the arguments' types and returns the function to call.
+    """
     options = _CALLED_BY_KERNELS | {"forceinline": inline, "fastmath": {"contract"}}
     return overload(python_function, jit_options=options)
 
 
 def discard_stale_caches(folder):
-    """Delete the compiled kernels of a folder and its subfolders that are older than any source file there.
+    """Delete compiled kernels below a folder that are older than a source file there.
 
-    Numba compares a cached kernel with the file of the kernel only, not with those of the functions inlined into it.
+    Numba compares a cached kernel with the file of that kernel only, not with the files
+    of the functions that are inlined into it.
     """
     newest_source = max(source.stat().st_mtime for source in folder.rglob("*.py"))
     for index in folder.rglob("__pycache__/*.nbi"):

@@ -1,10 +1,8 @@
 """Linear layer. See `npllm.reference.linear` for the mathematics.
 
-Bias, residual and GELU are the matrix product's own epilogue. Going backward, the derivative of GELU and the sum for
-the bias are one pass.
-
-`python -m benchmarks kernels` on 2 cores of an AMD EPYC (Zen 3), float32, (768, 128) by (128, 512): as fast as
-NumPy's reference alone, where its BLAS does everything, and 4.8 times as fast with GELU.
+The forward adds bias and residual, and applies GELU, in the epilogue of the matrix
+product. The backward computes the derivative of GELU and the sum for the bias in one
+pass.
 """
 
 import numpy as np
@@ -20,10 +18,13 @@ from npllm.kernels.jit import parallel, part
 def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empty=np.empty, empty_y=None):
     """Multiply rows by a matrix.
 
-    x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
-    `residual`, (N, out). All of one float dtype, but that of float32 the weight may be bfloat16 (uint16): whatever is
-    multiplied, here and going backward, is then rounded. Returns y, (N, out), and, with "gelu", z, (N, out), else None.
-    empty_y: allocates y with "gelu", because only z is kept for the backward; None = empty.
+    x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or
+    "residual"; the last one adds `residual`, (N, out). All arrays have one float dtype,
+    but with float32 the weight may be bfloat16 (uint16). The factors of every product,
+    forward and backward, are then rounded to bfloat16. empty_y: allocates y with
+    "gelu", because the backward needs z only; None = `empty`.
+
+    Returns y, (N, out), and, with "gelu", z, (N, out), else None.
     """
     shape = len(x), weight.shape[1]
     y = (empty_y or empty)(shape, x.dtype) if epilogue == "gelu" else None
@@ -33,10 +34,11 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None, empt
 
 
 def linear_backward(dy, x, weight, dweight, dbias=None, *, pre_activation=None, empty=np.empty):
-    """Gradient of `linear_forward`.
+    """Return dx, (N, in), the gradient of `linear_forward`.
 
-    dy: (N, out). x: (N, in), as the forward had it. pre_activation: z, (N, out), where the epilogue was "gelu". Adds to
-    dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
+    dy: (N, out). x: (N, in), as given to the forward. pre_activation: z, (N, out),
+    where the epilogue was "gelu". Adds to dweight, (in, out), and to dbias, (out,),
+    unless it is None.
     """
     dz, z = dy, pre_activation
     if z is not None or dbias is not None:
@@ -45,7 +47,7 @@ def linear_backward(dy, x, weight, dweight, dbias=None, *, pre_activation=None, 
         dbias = zeros(dy.shape[1:], dy.dtype, empty) if dbias is None else dbias
         _epilogue_backward(dy, z, dz, dbias_parts, dbias)
     if weight.dtype == np.uint16:
-        dz = rounded(dz, empty=empty)  # once for the two products
+        dz = rounded(dz, empty=empty)  # once for both products
     matmul(x.T, dz, dweight, addend=dweight)
     return matmul(dz, weight.T, empty(x.shape, dy.dtype))
 
@@ -60,7 +62,10 @@ def _epilogue_backward(dy, z, dz, dbias_parts, dbias):
 
 @part
 def _epilogue_backward_rows(start, stop, dy, z, dz, dbias_part):
-    """dz = dy gelu'(z), and its sum over the rows; z is None where there is no GELU, and then dz is dy."""
+    """dz = dy gelu'(z), and dbias_part = the sum of dz over the rows.
+
+    Without GELU z is None, and dz is dy itself.
+    """
     dbias_part[:] = dbias_part.dtype.type(0.0)
     for n in range(start, stop):
         for j in range(dy.shape[1]):

@@ -1,4 +1,7 @@
-"""The last layer as a policy, a chunk of rows at a time. See `npllm.reference.lm_head_policy` for the mathematics."""
+"""The last layer as a policy, one chunk of rows at a time.
+
+See `npllm.reference.lm_head_policy` for the mathematics.
+"""
 
 import numpy as np
 from numba import prange
@@ -12,10 +15,13 @@ from npllm.reference.lm_head_policy import LMHeadPolicyCache
 
 
 def lm_head_policy_forward(x, weight, targets, *, empty=np.empty):
-    """Log-probability of each row's target, and the entropy of each row's distribution, in nats.
+    """Return each row's log-probability of its target and its entropy, in nats.
 
-    x: (N, C). weight: (V, C), as in `lm_head_loss_forward`. targets: (N,) integers below V, or -1 = ignored. Returns
-    log_probability and entropy, (N,), both 0 where ignored, and the cache. Raises IndexError for any other target.
+    x: (N, C). weight: (V, C), as in `lm_head_loss_forward`. targets: (N,) integers
+    below V, or -1 = ignored.
+
+    Returns log_probability and entropy, (N,) each, both 0 where ignored, and the cache.
+    Raises IndexError for any other target.
     """
     check_targets(targets, len(weight))
     log_probability, entropy, lse = (empty(targets.shape, x.dtype) for _ in range(3))
@@ -25,8 +31,11 @@ def lm_head_policy_forward(x, weight, targets, *, empty=np.empty):
 
 
 def lm_head_policy_backward(dlog_probability, dentropy, cache, weight, dweight, *, empty=np.empty):
-    """dlog_probability, dentropy: (N,), the gradients of each row's outputs; dentropy: None = zeros. Adds to dweight,
-    (V, C), and returns dx, (N, C)."""
+    """Return dx, (N, C), and add to dweight, (V, C).
+
+    dlog_probability, dentropy: (N,), the gradients of each row's outputs. dentropy:
+    None = zeros.
+    """
     x, targets, lse, entropy = cache
     if dentropy is None:
         dentropy = empty(targets.shape, x.dtype)
@@ -40,7 +49,7 @@ def lm_head_policy_backward(dlog_probability, dentropy, cache, weight, dweight, 
 
 @parallel
 def _policy_rows(logits, targets, log_probability, entropy, lse):
-    """The last three, (n,), of logits, (n, V)."""
+    """Fill log_probability, entropy and lse, (n,) each, from logits, (n, V)."""
     for n in prange(len(logits)):
         _policy_row(n, logits[n], targets[n], log_probability, entropy, lse)
 
@@ -60,7 +69,7 @@ def _policy_row(n, row, target, log_probability, entropy, lse):
 
 @summing
 def _row_sums(row, maximum):
-    """The sums of e and of e log e, where e = exp(row - maximum)."""
+    """Return the sums of e and of e log e over the row; e = exp(row - maximum)."""
     total = weighted = row.dtype.type(0.0)
     for j in range(len(row)):
         shifted = row[j] - maximum
@@ -72,7 +81,7 @@ def _row_sums(row, maximum):
 
 @parallel
 def _gradient_rows(logits, targets, lse, entropy, dlog_probability, dentropy):
-    """The gradient of logits, (n, V), in their place."""
+    """Replace logits, (n, V), by their gradient."""
     for n in prange(len(logits)):
         _gradient_row(logits[n], targets[n], lse[n], entropy[n], dlog_probability[n], dentropy[n])
 

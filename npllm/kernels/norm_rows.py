@@ -1,14 +1,12 @@
-"""The rows of LayerNorm and RMSNorm, of one array or of the sum of two: what the kernels of three files share.
+"""The kernels that LayerNorm, RMSNorm and add_norm share.
 
-RMSNorm is what is left of LayerNorm, in either direction, when the mean is taken as zero; a norm without a bias is one
-with a bias of zero. So one kernel serves all: `centred` says which norm, and what is missing is replaced by zeros.
-Only `branch` (forward) and `dtotal` (backward), which are as large as x, may be None in a kernel; Numba then compiles
-the kernel once more, without the lines that need them.
+RMSNorm is LayerNorm with a mean of zero, forward and backward. A norm without a bias is
+a norm with a bias of zero. One kernel therefore serves all: `centred` tells which norm
+it is, and zeros replace missing arrays. Only `branch` (forward) and `dtotal`
+(backward), which are as large as x, may be None in a kernel. Numba then compiles the
+kernel once more, without the lines that use them.
 
-A row comes from memory once; the later passes over it hit the cache.
-
-`python -m benchmarks kernels` on 2 cores of an AVX-512 server CPU, float32, (768, 128): LayerNorm 3.5 to 6
-times as fast as NumPy's reference, RMSNorm 2.5 to 4, add and LayerNorm 3.4 to 5.
+A row is read from memory once; later passes over it hit the cache.
 """
 
 import numpy as np
@@ -19,10 +17,12 @@ from npllm.kernels.jit import inlined, parallel, part, serial, summing
 
 
 def norm_forward(x, branch, weight, bias, eps, centred, empty):
-    """Norm of the rows of x + branch, or of x where branch is None.
+    """Normalise the rows of x + branch, or of x where branch is None.
 
-    x, branch: (N, C). weight: (C,). bias: (C,) or None. centred: subtract the mean. Returns total, which is x where
-    branch is None, and y, (N, C), and the statistics mean and rstd, (N,).
+    x, branch: (N, C). weight: (C,). bias: (C,) or None. centred: subtract the mean.
+
+    Returns total, (N, C), which is x + branch, or x itself where branch is None; y,
+    (N, C); and the statistics mean and rstd, (N,) each.
     """
     total = x if branch is None else empty(x.shape, x.dtype)
     y, mean, rstd = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype), empty(x.shape[:1], x.dtype)
@@ -35,9 +35,11 @@ def norm_forward(x, branch, weight, bias, eps, centred, empty):
 
 
 def norm_backward(dtotal, dy, x, mean, rstd, weight, dweight, dbias, empty):
-    """Gradient of `norm_forward`; mean: None where it was not subtracted.
+    """Return dx, (N, C), the gradient of `norm_forward`.
 
-    Adds to dweight and dbias (or None), and returns dx, (N, C), to which dtotal, (N, C), is added unless it is None.
+    dtotal: (N, C), added to dx, or None. dy: (N, C). x: (N, C), the rows that were
+    normalised. mean: (N,), or None where it was not subtracted. rstd: (N,). Adds to
+    dweight and dbias, (C,) each; dbias may be None.
     """
     (N, C), dtype = dy.shape, dy.dtype
     dx, parts = empty((N, C), dtype), empty((2, -(-N // CHUNK_ROWS), C), dtype)
@@ -121,7 +123,10 @@ def _backward_rows(start, stop, dtotal, dy, x, mean, rstd, weight, centred, dx, 
 
 @summing
 def _row_sums(dy, x, mean, rstd, weight, dweight_part, dbias_part):
-    """The row's sums of g and g x_hat. Adds its part of dweight and dbias on the way."""
+    """Return the sums of g and of g x_hat over one row, where g = dy weight.
+
+    Also adds the row to dweight_part and dbias_part, (C,) each.
+    """
     sum_of_g = sum_of_g_x_hat = x.dtype.type(0.0)
     for j in range(len(x)):
         x_hat = (x[j] - mean) * rstd

@@ -1,11 +1,14 @@
 """Compilers that optimise a kernel once, as a whole.
 
-Numba makes machine code of every function before it compiles the caller. The caller holds a copy of the function, and
-goes through the same once more. Of a parallel loop Numba makes four libraries, each holding the one before: the loop's
-body, two wrappers, and the kernel itself. Here only the kernel is optimised and made into machine code; what it is
-linked from stays plain LLVM code. All kernels together then compile in 60% of the time, and run no slower.
+Numba makes machine code of every function before it compiles the caller. The caller
+holds a copy of that function and optimises it again. For a parallel loop Numba makes
+four libraries, each of which holds the one before: the body of the loop, two wrappers,
+and the kernel. Here only the kernel is optimised and made into machine code; the
+functions that are linked into it stay plain LLVM code. This shortens compiling and
+leaves the speed of the kernels as it is.
 
-This is the one place that uses what Numba does not document; a kernel compiled without it gives the same results.
+This file alone uses undocumented parts of Numba. A kernel compiled without it gives the
+same results.
 """
 
 from numba.core.codegen import JITCodeLibrary
@@ -18,10 +21,11 @@ PARTS_OF_A_LOOP = ("__numba_parfor_gufunc", "_GufuncWrapper", "parallelgufuncwra
 
 
 class _PartLibrary(JITCodeLibrary):
-    """A module of LLVM's code that is only linked into others.
+    """A module of LLVM code that is only linked into other modules.
 
-    It must not reach the execution engine: that takes the first definition of a function that it meets, and would call
-    this one, which is not optimised, instead of the caller's copy.
+    It must not reach LLVM's execution engine. The engine takes the first definition of
+    a function that it meets, so it would call this one, which is not optimised, instead
+    of the caller's copy.
     """
 
     def _optimize_final_module(self):
@@ -40,7 +44,7 @@ class _LowerPart(NativeLowering):
         state.library = _PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)
-        name = [].append  # what callers know the function by: any built-in method that exists only once
+        name = [].append  # identifies the function to its callers: any unique built-in method
         state["cr"] = state["cr"]._replace(cfunc=name)
         state.targetctx.insert_user_function(name, state["cr"].fndesc, [state.library])
         return True
@@ -84,7 +88,7 @@ class ParallelCompiler(CompilerBase):
 
 
 def _pipelines(compiler, lowering, replacement):
-    """Numba's passes with another one to lower the function."""
+    """Return Numba's passes, with the pass `lowering` exchanged for `replacement`."""
     pipeline = DefaultPassBuilder.define_nopython_pipeline(compiler.state)
     pipeline.passes = [
         (replacement if each is lowering else each, description) for each, description in pipeline.passes

@@ -1,4 +1,4 @@
-"""Random words for the dropout of the kernels: the generator of `npllm.reference.random`, word for word."""
+"""Random words for dropout, the same as those of `npllm.reference.random`."""
 
 import numpy as np
 
@@ -11,7 +11,10 @@ _LOW, _32 = np.uint64(LOW_32_BITS), np.uint64(32)
 
 @inlined
 def philox_block(block, stream, step, seed_low, seed_high):
-    """The four words of a block, for its number and address; all uint64, the last four arguments below 2^32."""
+    """Return the four words of a block, from its number and address.
+
+    All arguments and words are uint64; the last four arguments are below 2^32.
+    """
     c0, c1, c2, c3 = block & _LOW, block >> _32, stream, step
     k0, k1 = seed_low, seed_high
     for _ in range(ROUNDS):
@@ -24,7 +27,10 @@ def philox_block(block, stream, step, seed_low, seed_high):
 
 @part
 def fill_random_words(first_block, stream, step, seed_low, seed_high, words):
-    """words: a multiple of four of uint32, filled with those of the blocks from first_block on."""
+    """Fill words with the random words of the blocks from first_block on.
+
+    words: (n,) uint32, n a multiple of four.
+    """
     first_block = np.uint64(first_block)
     stream, step, seed_low, seed_high = np.uint64(stream), np.uint64(step), np.uint64(seed_low), np.uint64(seed_high)
     for i in range(len(words) // 4):

@@ -1,4 +1,7 @@
-"""The transpose of a matrix in bfloat16: the weights as generation reads them, rounded once for each text."""
+"""The transpose of a matrix in bfloat16.
+
+Generation reads the weights in this form; they are rounded once for each text.
+"""
 
 import numpy as np
 from numba import prange
@@ -14,7 +17,10 @@ PIECE_ROWS = 256  # of so many columns: they fit the L1 cache
 
 
 def round_transposed(rounded, x):
-    """rounded, (N, K) uint16, = the transpose of x, (K, N) float32, in bfloat16. Both C-contiguous."""
+    """rounded = the transpose of x in bfloat16.
+
+    rounded: (N, K) uint16. x: (K, N) float32. Both C-contiguous.
+    """
     _round_transposed(rounded, x.reshape(-1))
 
 
@@ -33,8 +39,11 @@ def _round_transposed(rounded, x):
 
 @part
 def _transpose(x, start, step, depth, count, block):
-    """block, (PIECE_COLUMNS, PIECE_ROWS), = the transpose of a part of x: `depth` rows of `count` elements, the first
-    of them at x[start]."""
+    """block = the transpose of a part of x.
+
+    The part has `depth` rows of `count` elements and starts at x[start]. x: flat. step:
+    the elements from row to row of x. block: (PIECE_COLUMNS, PIECE_ROWS), flat.
+    """
     lanes = register_lanes(x.itemsize)
     whole = depth - depth % lanes if count == PIECE_COLUMNS else 0
     for k in range(0, whole, lanes):

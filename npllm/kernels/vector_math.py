@@ -1,18 +1,20 @@
-"""exp, the logistic function, the maximum and the dot product, written so that loops over them are vectorised.
+"""exp, the logistic function, the maximum and the dot product, for vectorised loops.
 
-Numba calls the C library for exp and tanh, one element at a time. These few lines of multiplication and addition run
-on all lanes of a vector register at once. GELU, softmax and SwiGLU spend most of their time here.
+Numba calls the C library for exp and tanh, one element at a time. These few lines of
+multiplication and addition run on all lanes of a vector register at once. GELU, softmax
+and SwiGLU spend most of their time here.
 
-    e^x = 2^n e^r          n = round(x / log 2)          r = x - n log 2, so |r| <= log(2) / 2
+    e^x = 2^n e^r       n = round(x / log 2)       r = x - n log 2, |r| <= log(2) / 2
 
-e^r is a polynomial; the product with 2^n is an addition to the exponent's bits. float64, which serves to check
-gradients, takes libm's exp.
+e^r is a polynomial; the product with 2^n is an addition to the bits of the exponent.
+float64, which serves to check gradients, uses exp of the C library.
 
-`python -m benchmarks ladder` on one core of an AMD EPYC with AVX2, float32: exp takes 0.53 ns an element, libm's in the
-same loop 2.9; the maximum of a row takes 0.13, by comparisons 0.33.
+`python -m benchmarks ladder` on one core of an AMD EPYC with AVX2, float32: exp takes
+0.53 ns per element, and 2.9 ns with the C library in the same loop. The maximum of a
+row takes 0.13 ns per element, and 0.33 ns with comparisons.
 
-Source: Cody & Waite, "Software manual for the elementary functions", 1980 (log 2 in two parts); the coefficients are
-those of Moshier's Cephes library, 1988.
+Source: Cody & Waite, "Software manual for the elementary functions", 1980 (log 2 in two
+parts); the coefficients are those of Moshier's Cephes library, 1988.
 """
 
 import numpy as np
@@ -26,16 +28,18 @@ from npllm.kernels.jit import inlined, replacing, summing
 LOG2_E = np.float32(1.4426950408889634)
 LOG_2_HIGH = np.float32(0.693359375)  # 9 bits: its product with n is exact
 LOG_2_LOW = np.float32(-2.12194440e-4)  # log 2 - LOG_2_HIGH
-ROUNDER = np.float32(1.5 * 2**23)  # adding it leaves no bits for a fraction, so the sum is rounded to an integer
+ROUNDER = np.float32(1.5 * 2**23)  # a sum with it has no bits for a fraction: it is rounded to an integer
 MANTISSA_BITS = np.int32(23)
 SMALLEST, LARGEST = np.float32(-87.33), np.float32(88.72283)  # of the x whose e^x is a normal and finite float32
 
 
 def exp(x):
-    """e^x of a scalar, in its dtype. float32 is off by at most 1.1 ulp; float64 is libm's.
+    """Return e^x of a scalar, in its dtype.
 
-    Infinity above the range and NaN of NaN. float32 is 0 below x = -87.33, where the result would be subnormal
-    (< 1.2e-38): arithmetic with such numbers takes the CPU a hundred times as long.
+    It is at most 1.1 ulp off in float32; in float64 it is libm's result. It is infinity
+    above the range, and NaN for NaN. In float32 it is 0 below x = -87.33, where the
+    exact result would be subnormal (below 1.2e-38), because arithmetic with subnormal
+    numbers is very slow on a CPU.
     """
     return np.exp(x)  # without Numba
 
@@ -60,7 +64,8 @@ def _exp_float32(x):
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
     p = np.float32(p * r * r + r + np.float32(1.0))
-    # The low bits of `rounded` are n. Its other bits are shifted out; all in int32, as int64 would halve the lanes.
+    # The low bits of `rounded` are n. The shift drops its other bits. Everything is
+    # int32, because int64 would halve the number of lanes.
     exponent = np.int32(rounded.view(np.int32) << MANTISSA_BITS)
     y = np.int32(p.view(np.int32) + exponent).view(np.float32)
     y = np.float32(0.0) if x < SMALLEST else y
@@ -69,7 +74,7 @@ def _exp_float32(x):
 
 
 def larger(a, b):
-    """The larger of two scalars; NaN if either is."""
+    """Return the larger of two scalars, or NaN if either is NaN."""
     return a if a > b or a != a else b  # without Numba
 
 
@@ -80,8 +85,11 @@ def _larger(a, b):
 
 @intrinsic
 def _maximum(typing, a, b):
-    """LLVM's own instruction: loops over a comparison are not vectorised, because NaN would be lost, or on AMD's CPUs
-    end in a store under a mask, which is many times slower."""
+    """Emit LLVM's own instruction for the maximum.
+
+    LLVM does not vectorise loops over a comparison, because NaN would be lost. On AMD's
+    CPUs it may also write a masked store instead, which is many times slower.
+    """
 
     def generate(context, builder, signature, arguments):
         real = context.get_value_type(a)
@@ -95,14 +103,17 @@ def _maximum(typing, a, b):
 
 @inlined
 def sigmoid(x):
-    """1 / (1 + e^-x) of a scalar, in x's dtype. float32: off by at most 2.6 ulp, and 0 below x = -88.72."""
+    """Return 1 / (1 + e^-x) of a scalar, in x's dtype.
+
+    In float32 it is at most 2.6 ulp off, and 0 below x = -88.72.
+    """
     one = type(x)(1.0)
     return one / (one + exp(-x))
 
 
 @summing
 def dot(a, b):
-    """The dot product of two rows."""
+    """Return the dot product of two rows."""
     total = a.dtype.type(0.0)
     for i in range(len(a)):
         total += a[i] * b[i]

@@ -1,6 +1,6 @@
-"""Matrix products. `driver` says how they are cut, `micro_kernel` how they are computed.
+"""Matrix products: `driver` cuts them into blocks, `micro_kernel` computes them.
 
-Measured by `python -m benchmarks gemm`.
+`python -m benchmarks gemm` measures them.
 """
 
 from npllm.kernels.gemm.matmul import matmul, set_gemm

@@ -1,13 +1,14 @@
-"""The product in blocks that stay in the caches, split between the threads.
+"""The matrix product in blocks that stay in the caches, split between the threads.
 
-    for each block of rows of C                     of this thread
-        for each block of k                         A's block, (BLOCK_ROWS, block_depth), stays in the L2 cache
-            for each block of columns of C          B's block, (block_depth, BLOCK_COLUMNS), is packed: L2 too
-                for each panel of B                 (block_depth, columns of a tile): L1
-                    for each panel of A             micro-kernel
+    for each block of rows of C                of this thread
+        for each block of k                    A: (BLOCK_ROWS, block_depth), in L2
+            for each block of columns of C     B: (block_depth, BLOCK_COLUMNS), in L2
+                for each panel of B            (block_depth, columns of a tile), in L1
+                    for each panel of A        micro-kernel
 
-A thread owns whole rows or whole columns of C and never a part of the sum over k, which every element takes in the same
-order: so the bits do not depend on the number of threads.
+A thread owns whole rows or whole columns of C, and never a part of the sum over k.
+Every element is summed over k in the same order, so the bits do not depend on the
+number of threads.
 
 Source: Goto & van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
 """
@@ -33,7 +34,10 @@ BLOCK_COLUMNS = 96  # a multiple of every tile's columns
 
 
 class Matrix(NamedTuple):
-    """Element [i, k] is data[i · row_step + k · column_step]; one of the steps is 1."""
+    """A flat array: element [i, k] is data[i · row_step + k · column_step].
+
+    One of the steps is 1.
+    """
 
     data: np.ndarray
     row_step: int
@@ -41,7 +45,10 @@ class Matrix(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What is added to the product, and where its GELU goes. An array without elements stands for none."""
+    """What is added to the product, and the array for its GELU.
+
+    An array without elements stands for none.
+    """
 
     addend: np.ndarray  # (M, N)
     bias: np.ndarray  # (N,)
@@ -49,7 +56,7 @@ class Epilogue(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Of rows or columns."""
+    """Rows or columns first ... end - 1."""
 
     first: int
     end: int
@@ -57,22 +64,22 @@ class Range(NamedTuple):
 
 @register_jitable
 def block_depth(itemsize: int) -> int:
-    """Of elements of A and B."""
+    """Return the number of k in a block of A or B."""
     return BLOCK_DEPTH_BYTES // itemsize
 
 
 def panel_elements(itemsize: int) -> int:
-    """What a thread packs: a block of A and a block of B."""
+    """Return how many elements a thread packs: a block of A and a block of B."""
     return (BLOCK_ROWS + BLOCK_COLUMNS) * block_depth(itemsize)
 
 
 def tile_elements(itemsize: int) -> int:
-    """In a tile of C."""
+    """Return the number of elements in a tile of C."""
     return TILE_ROWS * tile_columns(itemsize)
 
 
 def _by_type(pack, pack_pairs):
-    """The one for the matrix's type: bfloat16 is packed in pairs."""
+    """Return a function that packs with `pack`, or bfloat16 with `pack_pairs`."""
 
     def choose(matrix, start, step, depth_step, count, depth, panels, panels_start):
         chosen = pack_pairs if factors_per_lane(matrix.itemsize) == 2 else pack
@@ -93,11 +100,12 @@ pack_right = _by_type(pack_columns, pack_column_pairs)
 def multiply(
     a, a_row_step, a_column_step, b, b_row_step, b_column_step, depth, c, addend, bias, activated, panels, tiles
 ):
-    """c = a @ b + addend + bias, and activated = gelu(c).
+    """Compute c = a @ b + addend + bias, and activated = gelu(c).
 
-    a, b: flat, with their steps as in `Matrix`; both of c's dtype, or both bfloat16. depth: the number of k, at least
-    1. c: (M, N). addend, which may be c, bias and activated as in `Epilogue`. Scratch: panels, (threads,
-    panel_elements), like a; tiles, (threads, tile_elements), like c.
+    a, b: flat, with their steps as in `Matrix`; both have c's dtype, or both are
+    bfloat16. depth: the number of k, at least 1. c: (M, N). addend, which may be c,
+    bias, activated: as in `Epilogue`. Scratch: panels, (threads, panel_elements), of
+    a's dtype; tiles, (threads, tile_elements), of c's dtype.
     """
     left, right = Matrix(a, a_row_step, a_column_step), Matrix(b, b_row_step, b_column_step)
     epilogue = Epilogue(addend, bias, activated)
@@ -112,7 +120,10 @@ def multiply(
 
 @part
 def _share(thread, threads, M, N, width):
-    """The rows and columns of C that are this thread's: a share of whatever makes more panels."""
+    """Return the Ranges of rows and columns of C that one thread computes.
+
+    The threads share the rows or the columns, whichever makes more panels.
+    """
     row_panels, column_panels = chunk_count(M, TILE_ROWS), chunk_count(N, width)
     if row_panels >= column_panels:
         first, end = row_panels * thread // threads, row_panels * (thread + 1) // threads
@@ -123,13 +134,13 @@ def _share(thread, threads, M, N, width):
 
 @part
 def _multiply_rows(a, b, depth, c, epilogue, rows, columns, panels, tile):
-    """A block of rows."""
+    """Compute a block of rows."""
     packed_b = BLOCK_ROWS * block_depth(panels.itemsize)
     height = rows.end - rows.first
     for k in range(0, depth, block_depth(panels.itemsize)):
         ks = Range(k, min(k + block_depth(panels.itemsize), depth))
         width = whole_lanes(ks.end - k, panels.itemsize)
-        # Rows of A in which k is the fast index, and no lane is half empty, are read where they are.
+        # Rows of A are read in place if k is the fast index and no lane is half empty.
         in_place = height - height % TILE_ROWS if a.column_step == 1 and width == ks.end - k else 0
         start = (rows.first + in_place) * a.row_step + k * a.column_step
         rows_left = height - in_place
@@ -146,7 +157,10 @@ def _multiply_rows(a, b, depth, c, epilogue, rows, columns, panels, tile):
 
 @part
 def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_b, tile):
-    """A packed block of B, and as many columns of C, tile by tile. An edge is computed in `tile`."""
+    """Multiply a packed block of B into its columns of C, tile by tile.
+
+    A tile at the edge of C is computed in `tile` and copied from there.
+    """
     factor, N, tile_width = panels.dtype.type(0), c.shape[1], tile_columns(c.itemsize)
     lane, width = factors_per_lane(panels.itemsize), whole_lanes(ks.end - ks.first, panels.itemsize)
     lanes = width // lane
@@ -178,7 +192,7 @@ def _multiply_block(a, in_place, c, epilogue, rows, ks, columns, panels, packed_
 
 @part
 def _finish_edge(tile, tile_width, c, epilogue, is_first, row, row_end, column, column_end):
-    """The part of a tile, flat, that is inside the matrix, with the bias and the addend."""
+    """Copy the part of a tile that is inside C, and add the bias and the addend."""
     addend = epilogue.addend if is_first else c
     for i in range(row, row_end):
         for j in range(column, column_end):
@@ -192,6 +206,10 @@ def _finish_edge(tile, tile_width, c, epilogue, is_first, row, row_end, column, 
 
 @part
 def _activate(c, activated, rows, columns):
-    """A block of rows, which is still in the L2 cache, in long rows: tile by tile, the loops would be too short."""
+    """Fill a block of rows of activated with the GELU of C.
+
+    The block is still in the L2 cache. Its long rows make longer loops than the rows of
+    a tile would.
+    """
     for i in range(rows.first, rows.end):
         gelu_each(c[i, columns.first : columns.end], activated[i, columns.first : columns.end])

@@ -1,14 +1,16 @@
-"""The product of a few rows with a matrix, as generation makes them: a token's activations times every weight.
+"""The product of a few rows with a matrix.
 
-Each weight is used once for each row, so the memory sets the pace: the matrix is read once, in its own order, from one
-end to the other, and nothing is packed.
+Generation multiplies the activations of one token by every weight. Each weight is used
+once per row, so the speed of the memory decides. The matrix is read once, in its own
+order, from one end to the other, and nothing is packed.
 
-Where the columns of B are the fast index, rows of B are added up, each times an element of A. A thread that owned
-columns would read pieces of rows, and memory is slow to begin; so K is cut, here alone, into as many parts as `PARTS`
-says. It does not depend on the number of threads, and the parts are added in order: the bits are the same for any.
+Where the columns of B are the fast index, rows of B are added up, each multiplied by an
+element of A. If each thread owned columns, it would read short pieces of rows, and the
+start of each piece is slow to arrive from memory. Here alone, the sum over K is
+therefore cut into `PARTS` partial sums. Their number does not depend on the number of
+threads, and they are added in order, so the bits do not depend on it either.
 
-`python -m benchmarks generate` on 2 cores of an AMD EPYC (Zen 3), GPT-2's size, one text: 1.9 times as many tokens a
-second as Hugging Face Transformers; with the tiles of `driver` it was 0.8 times as many.
+`python -m benchmarks generate` compares the speed with Hugging Face Transformers.
 """
 
 import numpy as np
@@ -19,15 +21,16 @@ from npllm.kernels.gelu import gelu_each
 from npllm.kernels.jit import inlined, parallel, part, replacing
 from npllm.kernels.vector_math import dot
 
-MOST_ROWS = 4  # more than these take less time in tiles
+MOST_ROWS = 4  # more rows take less time in tiles
 PARTS = 8
 
 
 @parallel
 def multiply_rows(a, b, c, addend, bias, activated, sums):
-    """c = a @ b + addend + bias, and activated = gelu(c).
+    """Compute c = a @ b + addend + bias, and activated = gelu(c).
 
-    a: (M, K), b: (K, N), C-contiguous; the others as in `driver.multiply`. sums: (PARTS, M, N), scratch.
+    a: (M, K) and b: (K, N), C-contiguous. addend, bias, activated: as in
+    `driver.Epilogue`. sums: (PARTS, M, N), scratch.
     """
     for p in prange(PARTS):
         of_part, K = np.int64(p), len(b)
@@ -41,9 +44,10 @@ def multiply_rows(a, b, c, addend, bias, activated, sums):
 
 @parallel
 def multiply_dots(a, b, c, addend, bias, activated, threads):
-    """As `multiply_rows`, for b: (N, K), the transpose of the matrix; a thread owns whole columns of C.
+    """Compute the same as `multiply_rows`, with b: (N, K), the transpose of the matrix.
 
-    a, b: of c's dtype, or bfloat16, two of them in a uint32.
+    Each thread owns whole columns of C. a and b have c's dtype, or they are bfloat16,
+    two numbers in each uint32.
     """
     for m in range(len(c)):
         _begin_row(m, c[m], addend, bias)
@@ -56,7 +60,7 @@ def multiply_dots(a, b, c, addend, bias, activated, threads):
 
 
 def dot_product(a, b):
-    """Of two rows."""
+    """Return the dot product of two rows."""
     return dot_of_pairs(a, b) if a.dtype == np.uint32 else dot(a, b)  # without Numba
 
 
@@ -98,7 +102,10 @@ def _add(row, c):
 
 @part
 def _begin_row(m, row, addend, bias):
-    """Row m of C: the addend, which may be the row itself, and the bias; an array without elements stands for none."""
+    """Fill row m of C with the addend, which may be C itself, plus the bias.
+
+    An array without elements stands for none.
+    """
     if addend.size == 0:
         row[:] = row.dtype.type(0.0)
     else:

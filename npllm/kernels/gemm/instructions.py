@@ -1,7 +1,8 @@
-"""Vector instructions that Numba does not emit by itself, as functions that kernels call.
+"""Vector instructions that Numba does not emit itself, as functions for kernels.
 
-Each function is written twice: as the Python that says what it does, which runs when Numba is switched off, and as the
-instructions. Arrays are flat here, and an element is named by its number. Nothing is checked.
+Each function is written twice: as Python, which defines the result and runs when Numba
+is switched off, and as the instructions. Arrays are flat here, and an element is given
+by its index. Nothing is checked.
 """
 
 from ctypes import c_char
@@ -21,24 +22,24 @@ BYTE_POINTER = ir.IntType(8).as_pointer()
 
 @inlined
 def address(array, index):
-    """Of an element, in bytes."""
+    """Return the address of an element, in bytes."""
     return array.ctypes.data + index * array.itemsize
 
 
 def elements_at(address, shape, steps, dtype) -> np.ndarray:
-    """The elements from an address on, without Numba; steps in elements."""
+    """Return the elements from an address on, without Numba; steps in elements."""
     last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     memory = (c_char * ((last + 1) * dtype.itemsize)).from_address(address)
     return np.ndarray(shape, dtype, memory, strides=[step * dtype.itemsize for step in steps])
 
 
 def element_type(context, scalar) -> tuple[ir.Type, int]:
-    """LLVM's type of a Numba scalar, and its size in bytes."""
+    """Return LLVM's type of a Numba scalar, and its size in bytes."""
     return context.get_value_type(scalar), scalar.bitwidth // 8
 
 
 def _copy_of(width):
-    """A function that copies width(itemsize) elements at once."""
+    """Return a function that copies width(itemsize) elements at once."""
 
     def copy(source, source_start, target, target_start):
         n = width(source.itemsize)
@@ -70,8 +71,10 @@ copy_tile_width = _copy_of(tile_columns)
 
 
 def transpose_square(source, source_start, source_step, target, target_start, target_step):
-    """Transpose a square as wide as a register of the target's elements; the source's may be parts of such elements.
-    The steps lead from row to row.
+    """Transpose a square that is as wide as a register of the target's elements.
+
+    An element of the source may be a part of an element of the target: two bfloat16 in
+    a uint32. The steps lead from row to row.
     """
     lanes = np.arange(register_lanes(target.itemsize))
     parts = np.arange(len(lanes) * target.itemsize // source.itemsize)
@@ -90,7 +93,7 @@ def _(source, source_start, source_step, target, target_start, target_step):
 
 @intrinsic
 def _transpose_square(typing, like, source, source_step, target, target_step):
-    """The steps are bytes."""
+    """Emit `transpose_square`; the steps are in bytes."""
 
     def generate(context, builder, signature, arguments):
         real, itemsize = element_type(context, like.dtype)
@@ -110,7 +113,10 @@ def _transpose_square(typing, like, source, source_step, target, target_step):
 
 
 def _transposed(builder, rows):
-    """Shuffling the first half of the rows into the second, as one does with cards, log2(rows) times."""
+    """Return the transposed rows.
+
+    The first half of the rows is interleaved with the second half log2(rows) times.
+    """
     n = len(rows)
     mask = ir.VectorType(INT32, n)
     shuffled = [i for pair in zip(range(n), range(n, 2 * n), strict=True) for i in pair]
@@ -122,7 +128,7 @@ def _transposed(builder, rows):
 
 
 def prefetch(array, index):
-    """Begin to load the cache line of an element, which may be beyond the array."""
+    """Start to load the cache line of an element, which may be beyond the array."""
 
 
 @replacing(prefetch)
@@ -140,7 +146,7 @@ def _prefetch(typing, source):
 
 
 def emit_prefetch(builder, pointer, to_write: bool):
-    """The instruction itself, into the cache nearest to the core."""
+    """Emit the instruction that loads into the cache nearest to the core."""
     kind = ir.FunctionType(ir.VoidType(), [BYTE_POINTER, INT32, INT32, INT32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [builder.bitcast(pointer, BYTE_POINTER), INT32(int(to_write)), INT32(3), INT32(1)])

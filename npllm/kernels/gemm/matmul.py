@@ -1,4 +1,4 @@
-"""The function through which every matrix product of the kernels goes."""
+"""The function that computes every matrix product of the kernels."""
 
 import threading
 from math import prod
@@ -14,23 +14,28 @@ from npllm.kernels.gemm.few_rows import MOST_ROWS, PARTS, multiply_dots, multipl
 from npllm.memory.aligned import aligned_empty
 
 _engine = "npllm"
-_kept = threading.local()  # scratch of each caller's thread, by name and dtype
+_kept = threading.local()  # scratch of each calling thread, by name and dtype
 
 
 def set_gemm(engine: Literal["npllm", "blas"]) -> None:
-    """Choose who multiplies matrices: this package or, to compare, NumPy's BLAS, which may give other bits."""
+    """Choose what multiplies matrices: "npllm", this package, or "blas", NumPy's BLAS.
+
+    BLAS serves comparisons and may give other bits. Raises ValueError for another name.
+    """
     if engine not in ("npllm", "blas"):
-        raise ValueError(f"The engine {engine!r} is neither 'npllm' nor 'blas'.")
+        raise ValueError(f"The engine {engine!r} does not exist; choose 'npllm' or 'blas'.")
     global _engine
     _engine = engine
 
 
 def matmul(a, b, out, *, addend=None, bias=None, activated=None):
-    """out = a @ b + addend + bias; then activated = gelu(out). Returns out.
+    """Compute out = a @ b + addend + bias, then activated = gelu(out), and return out.
 
-    a: (M, K), b: (K, N): C-contiguous or transposed. out, addend, activated: (M, N). bias: (N,). The addend may be
-    `out`. Whatever is not None is of one float dtype, and C-contiguous but for a and b; of float32, a and b may be
-    bfloat16 (uint16), and if one of them is, the other is rounded.
+    a: (M, K), b: (K, N), each C-contiguous or the transpose of such a matrix. out,
+    addend, activated: (M, N). bias: (N,). addend, bias and activated may be None, and
+    addend may be `out`. All but a and b are C-contiguous, and all have one float dtype.
+    With float32, a and b may be bfloat16 (uint16); if only one of them is, the other is
+    rounded.
     """
     if np.uint16 in (a.dtype, b.dtype):
         a, b = (_in_bfloat16(name, factor) for name, factor in (("a", a), ("b", b)))
@@ -62,7 +67,7 @@ def _blas(a, b, out, addend, bias, activated):
 
 
 def _flat(matrix) -> tuple[np.ndarray, int, int]:
-    """The elements in the order of memory, and how many it is to the next row and column."""
+    """Return the elements in the order of memory, and the row and column steps."""
     if matrix.flags.c_contiguous:
         return matrix.reshape(-1), matrix.shape[1], 1
     return matrix.T.reshape(-1), 1, matrix.shape[0]
@@ -75,7 +80,10 @@ def _in_bfloat16(name, matrix):
 
 
 def _scratch(name, shape, dtype):
-    """Memory that the next product uses again: making it anew would take longer than many a product."""
+    """Return memory that the next product of this thread uses again.
+
+    Allocating it anew would take longer than many a product.
+    """
     kept, key, size = _kept.__dict__, (name, dtype), prod(shape)
     if key not in kept or kept[key].size < size:
         kept[key] = aligned_empty(size * dtype.itemsize).view(dtype)

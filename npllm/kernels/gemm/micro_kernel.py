@@ -1,17 +1,23 @@
 """The innermost loop of the matrix product: a tile of C, in registers, along the depth.
 
-    C[i, j] = sum over k of A[i, k] B[k, j] + addend[i, j] + bias[j]         for the rows and columns that `tile` says
+    C[i, j] = sum over k of A[i, k] B[k, j] + addend[i, j] + bias[j]
 
-Numba turns loops into vector instructions, but does not keep a tile of sums in registers. So this loop is written in
-LLVM's intermediate representation: for every k, load a row of B, which is two or three registers; then broadcast one
-element of A after the other, and multiply it onto its row of sums: one FMA a register, where the CPU has that.
+i and j are the rows and columns of a tile (`tile`).
 
-Of bfloat16 a lane of a register holds two k, and one instruction multiplies and adds both, where the CPU has that;
-elsewhere each half of the lane is widened to float32, for which appending 16 zero bits is enough.
+Numba turns loops into vector instructions, but it does not keep a tile of sums in
+registers. This loop is therefore written in LLVM's intermediate representation. For
+every k it loads a row of B, which is two or three registers. It then broadcasts one
+element of A after the other and multiplies it onto its row of sums. Each register takes
+one FMA, where the CPU has that instruction.
 
-Every sum is one chain of FMAs from the first k to the last, wherever in the product its tile lies.
+A lane of a register holds two k of bfloat16. Where the CPU has an instruction for it,
+both are multiplied and added at once. Elsewhere each half of a lane is widened to
+float32 by appending 16 zero bits.
 
-Source of the instruction VDPBF16PS: "Intel 64 and IA-32 architectures software developer's manual", volume 2.
+Every sum is one chain of FMAs from the first k to the last, wherever its tile is in C.
+
+Source of the instruction VDPBF16PS: "Intel 64 and IA-32 architectures software
+developer's manual", volume 2.
 """
 
 import numpy as np
@@ -25,16 +31,21 @@ from npllm.kernels.gemm.instructions import INT32, INT64, element_type, elements
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT, TILE, TILE_ROWS, factors_per_lane, register_lanes, tile_columns
 from npllm.kernels.jit import replacing
 
-ZEROS = np.zeros(64)  # no fewer bytes than a row of any tile
+ZEROS = np.zeros(64)  # at least as many bytes as a row of any tile
 
 
 def multiply_tile(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias):
-    """factor: a scalar of the type of A and B; uint16 stands for bfloat16, and C is float32 then. a, b, c, addend,
-    bias: addresses. Steps in elements. lanes: the depth, at least 1, counted in lanes, of one k or of two.
+    """Compute a tile of C from the addresses of all arrays.
 
-    A[i, k] is i a_row_step + k a_lane_step elements after a, where k counts lanes; the row C[i] begins i c_row_step
-    elements after c, that of the addend, which may be C itself, i addend_row_step after addend. The rows of B, a lane
-    deep, follow each other from b on. The bias is one row. `ZEROS` can be given for either.
+    Steps are in elements. factor: a scalar of the type of A and B; uint16 stands for
+    bfloat16, and C is then float32. lanes: the depth, at least 1, counted in lanes of
+    one k or of two.
+
+    A[i, k] is i a_row_step + k a_lane_step elements after a, where k counts lanes. The
+    rows of B, each one lane deep, are contiguous from b on. The row C[i] starts i
+    c_row_step elements after c. The row i of the addend starts i addend_row_step
+    elements after addend; the addend may be C itself. The bias is one row. `ZEROS` can
+    stand for the addend and for the bias.
     """
     depth, factors = factors_per_lane(factor.itemsize), factor.dtype
     real = np.dtype(np.float32) if depth == 2 else factors
@@ -57,7 +68,7 @@ def _(factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, adden
 @intrinsic
 def _multiply_tile(typing, factor, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias):
     def generate(context, builder, signature, arguments):
-        builder.function.attributes.add("noinline")  # or every caller would be compiled with copies of it
+        builder.function.attributes.add("noinline")  # else every caller holds copies of it
         emitter = _emitter(builder, context, factor)
         _, a, a_row_step, a_lane_step, b, lanes, c, c_row_step, addend, addend_row_step, bias = arguments
         a, b = (builder.inttoptr(start, emitter.factor.as_pointer()) for start in (a, b))
@@ -79,7 +90,10 @@ def _emitter(builder, context, factor):
 
 
 class _TileEmitter:
-    """Writes the instructions for one element type. Registers of a tile are listed row by row."""
+    """Emits the instructions for one element type.
+
+    The registers of a tile are listed row by row.
+    """
 
     factors = 1  # in a lane
 
@@ -94,17 +108,20 @@ class _TileEmitter:
         self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.{name}")
 
     def rows(self, start, step):
-        """Pointers to the rows of a tile."""
+        """Return pointers to the rows of a tile."""
         return [self.builder.gep(start, [self.builder.mul(INT64(i), step)]) for i in range(TILE_ROWS)]
 
     def prefetch(self, rows, to_write):
-        """They are wanted when the sums are complete, and may be pages apart, where no hardware foresees them."""
+        """Prefetch the rows, which are needed when the sums are complete.
+
+        They may be in different memory pages, which no hardware prefetches.
+        """
         for row in rows:
             for column in (0, tile_columns(self.itemsize) - 1):
                 emit_prefetch(self.builder, self.builder.gep(row, [INT64(column)]), to_write)
 
     def sums(self, a_rows, a_lane_step, b, lanes):
-        """The loop over k."""
+        """Emit the loop over k, and return the registers of the sums."""
         builder = self.builder
         before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("summed")
         builder.branch(loop)
@@ -125,7 +142,7 @@ class _TileEmitter:
         return new_sums
 
     def add_products(self, a_rows, a_offset, b, b_offset, sums):
-        """One lane: the sums with A's column times B's row added."""
+        """Return the sums plus A's column times B's row, for one lane."""
         builder, vectors = self.builder, range(TILE.vectors)
         b_row = [self.load_factors(b, builder.add(b_offset, INT64(v * self.lanes * self.factors))) for v in vectors]
         new_sums = []
@@ -158,7 +175,7 @@ class _TileEmitter:
         return self.builder.load(self.builder.bitcast(self.builder.gep(start, [offset]), pointer), align=self.itemsize)
 
     def broadcast(self, pointer):
-        """A register whose lanes all hold the factors at the pointer."""
+        """Return a register whose lanes all hold the factors at the pointer."""
         align = self.itemsize // self.factors
         lane = self.builder.load(self.builder.bitcast(pointer, self.lane.as_pointer()), align=align)
         undefined = ir.Constant(ir.VectorType(self.lane, self.lanes), ir.Undefined)
@@ -167,7 +184,10 @@ class _TileEmitter:
 
 
 class _PairsEmitter(_TileEmitter):
-    """For bfloat16: two factors in each lane, the first one in its low half, and the instruction VDPBF16PS."""
+    """Emits the instruction VDPBF16PS, for bfloat16.
+
+    A lane holds two factors, the first one in its low half.
+    """
 
     factors = 2
 
@@ -184,7 +204,10 @@ class _PairsEmitter(_TileEmitter):
 
 
 class _HalvesEmitter(_PairsEmitter):
-    """The same where the CPU has no such instruction: FMAs of all the low halves, then of the high ones."""
+    """Emits FMAs for bfloat16 where the CPU has no such instruction.
+
+    It multiplies all low halves first, then all high halves.
+    """
 
     def add_products(self, *arguments):
         *addresses, sums = arguments
@@ -192,7 +215,7 @@ class _HalvesEmitter(_PairsEmitter):
         for half in (self.low_half, self.high_half):
             self.half = half
             sums = super().add_products(*addresses, sums)
-            # Both halves loaded at once would need more registers than there are.
+            # Loading both halves at once would need too many registers.
             self.builder.asm(barrier, "", "~{memory}", [], side_effect=True)
         return sums
 
@@ -216,7 +239,7 @@ class _HalvesEmitter(_PairsEmitter):
 
 
 class _Bfloat(ir.Type):
-    """LLVM's type, which llvmlite does not have."""
+    """LLVM's type bfloat, which llvmlite does not have."""
 
     def _to_string(self):
         return "bfloat"

@@ -1,11 +1,12 @@
 """Copies of blocks of A and B in the order in which the micro-kernel reads them.
 
-A panel is as many rows of A, or columns of B, as a tile has. In memory it is read from its first element to its last,
-so that the micro-kernel never waits, and a transposed matrix costs no more than a plain one. Beyond the edge of the
-matrix a panel is filled up with zeros.
+A panel holds as many rows of A, or columns of B, as a tile has. The micro-kernel reads
+it from its first element to its last, so it never waits, and a transposed matrix costs
+no more than a plain one. Beyond the edge of the matrix a panel is filled with zeros.
 
-A block's rows are often far apart, in pages of their own, and the processor foresees only what is near: so the copy
-itself asks for them some rows before it needs them.
+The rows of a block are often far apart, in memory pages of their own, and the hardware
+prefetches only what is near. The copy therefore prefetches rows some time before it
+needs them.
 """
 
 from npllm.kernels.gemm.instructions import (
@@ -18,15 +19,16 @@ from npllm.kernels.gemm.instructions import (
 from npllm.kernels.gemm.tile import TILE_ROWS, register_lanes, tile_columns, whole_tiles
 from npllm.kernels.jit import part
 
-ROWS_AHEAD = 16  # how far the copy asks in advance
+ROWS_AHEAD = 16  # how far ahead the copy prefetches
 
 
 @part
 def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    """Rows of A, `count` of them, in panels one after the other.
+    """Copy `count` rows of A into panels, one after the other.
 
-    matrix, panels: flat; A[i, k] is matrix[start + i step + k depth_step]. Where k is the fast index, a panel is a copy
-    of the rows, (TILE_ROWS, depth); otherwise its transpose, (depth, TILE_ROWS).
+    matrix, panels: flat; A[i, k] is matrix[start + i step + k depth_step]. Where k is
+    the fast index, a panel is a copy of the rows, (TILE_ROWS, depth); otherwise it is
+    their transpose, (depth, TILE_ROWS).
     """
     whole = count - count % TILE_ROWS
     if depth_step == 1:
@@ -47,7 +49,7 @@ def pack_rows(matrix, start, step, depth_step, count, depth, panels, panels_star
 
 @part
 def copy_row(matrix, source, panels, target, depth):
-    """`depth` elements that follow each other."""
+    """Copy `depth` contiguous elements."""
     lanes = register_lanes(matrix.itemsize)
     whole = depth - depth % lanes
     for k in range(0, whole, lanes):
@@ -58,9 +60,10 @@ def copy_row(matrix, source, panels, target, depth):
 
 @part
 def pack_columns(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    """Columns of B, `count` of them, in panels (depth, COLUMNS) one after the other.
+    """Copy `count` columns of B into panels, one after the other.
 
-    matrix, panels: flat; B[k, j] is matrix[start + j step + k depth_step].
+    A panel is (depth, columns of a tile). matrix, panels: flat; B[k, j] is matrix[start
+    + j step + k depth_step].
     """
     columns = tile_columns(matrix.itemsize)
     whole = count - count % columns
@@ -81,7 +84,7 @@ def pack_columns(matrix, start, step, depth_step, count, depth, panels, panels_s
 
 @part
 def _pack_transposed(matrix, start, step, depth, panel, panel_start):
-    """A panel of B where k is the fast index."""
+    """Copy a panel of B where k is the fast index."""
     lanes, columns = register_lanes(matrix.itemsize), tile_columns(matrix.itemsize)
     whole = depth - depth % lanes
     for k in range(0, whole, lanes):
@@ -93,7 +96,10 @@ def _pack_transposed(matrix, start, step, depth, panel, panel_start):
 
 @part
 def _pack_edge(matrix, start, step, depth_step, count, first, depth, panel, panel_start, width):
-    """The rows first ... depth - 1 of a panel (depth, width), of which `count` columns are in the matrix."""
+    """Copy the rows first ... depth - 1 of a panel, (depth, width).
+
+    `count` of its columns are inside the matrix; the others become zero.
+    """
     for k in range(first, depth):
         for i in range(count):
             panel[panel_start + k * width + i] = matrix[start + i * step + k * depth_step]

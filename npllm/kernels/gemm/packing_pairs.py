@@ -1,7 +1,8 @@
-"""`packing` for bfloat16: the same panels, but of lanes that hold two k each, the even one in the low half.
+"""`packing` for bfloat16: the same panels, with two k in each lane.
 
-matrix, panels: flat, uint16. Where k is the fast index, two neighbours in memory are a lane already. A last k without a
-partner gets a zero, as does what is beyond the edge of the matrix.
+The even k is in the low half of a lane. matrix, panels: flat, uint16. Where k is the
+fast index, two neighbours in memory already make a lane. A last k without a partner is
+paired with zero. Beyond the edge of the matrix a panel is filled with zeros.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ LANE = 4  # bytes
 
 @part
 def pack_row_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    """As `packing.pack_rows`."""
+    """Copy rows of A into panels; arguments as in `packing.pack_rows`."""
     if depth_step > 1:
         _pack_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start, TILE_ROWS)
         return
@@ -30,7 +31,7 @@ def pack_row_pairs(matrix, start, step, depth_step, count, depth, panels, panels
 
 @part
 def pack_column_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start):
-    """As `packing.pack_columns`."""
+    """Copy columns of B into panels; arguments as in `packing.pack_columns`."""
     if step == 1:
         _pack_pairs(matrix, start, 1, depth_step, count, depth, panels, panels_start, tile_columns(LANE))
         return
@@ -52,7 +53,7 @@ def pack_column_pairs(matrix, start, step, depth_step, count, depth, panels, pan
 
 @part
 def _pack_pairs(matrix, start, step, depth_step, count, depth, panels, panels_start, width):
-    """Panels of rows or columns, `width` of them in each, where k is not the fast index."""
+    """Copy rows or columns, `width` per panel, where k is not the fast index."""
     whole, pairs = count - count % width, depth - depth % 2
     lanes = panels.view(np.uint32)
     for k in range(0, pairs, 2):
@@ -77,7 +78,10 @@ def _join(even, odd, lanes):
 
 @part
 def _pack_edge(matrix, start, step, depth_step, count, first, depth, panel, panel_start, width):
-    """The k from `first`, which is even, to the end of a panel of which `count` rows or columns are in the matrix."""
+    """Copy a panel from row `first`, an even k, to its end.
+
+    `count` of its rows or columns are inside the matrix; the others become zero.
+    """
     for k in range(first, whole_lanes(depth, matrix.itemsize)):
         target = panel_start + k // 2 * 2 * width + k % 2
         for i in range(width):
