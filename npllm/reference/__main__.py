@@ -24,7 +24,7 @@ def main() -> None:
     count = sum(array.size for array in p.values())
 
     print(f"The text has {len(tokens)} characters, {config.vocab_size} of them different.")
-    print(f"It begins {TEXT[:16]!r}, which are the tokens {tokens[:16].tolist()}.")
+    print(f"It starts with {TEXT[:16]!r}, which are the tokens {tokens[:16].tolist()}.")
     print(f"\nThe network has {count:,} parameters. The loss of a blind guess is")
     print(f"log {config.vocab_size} = {np.log(config.vocab_size):.3f} nats a character.\n")
     for step, loss in enumerate(train(config, p, tokens, STEPS, rng), start=1):

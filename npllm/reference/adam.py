@@ -1,4 +1,4 @@
-"""Adam and AdamW: step along the gradient's running mean, divided by its running root-mean-square.
+"""Adam and AdamW: step along the gradient's running mean, divided by its running RMS.
 
 With g the clipped gradient and t = 1, 2, ... the number of this update:
 
@@ -7,24 +7,25 @@ With g the clipped gradient and t = 1, 2, ... the number of this update:
     m_hat = m / (1 - beta1^t)      v_hat = v / (1 - beta2^t)
     p = p - lr m_hat / (sqrt(v_hat) + eps)
 
-The hats undo the start at zero: after t updates the weights of the running mean add up to 1 - beta^t, not to 1.
+m_hat and v_hat correct for the start at zero: after t updates the weights of the
+running mean add up to 1 - beta^t, not to 1.
 
-Weight decay. In Adam it is part of the loss: g + weight_decay p, and so is divided by sqrt(v_hat) like everything
-else: weights with large gradients hardly decay. AdamW decouples it: p shrinks by lr weight_decay p, each weight at the
-same rate.
+Weight decay. In Adam it is part of the gradient, g + weight_decay p, so it is divided
+by sqrt(v_hat) too, and weights with large gradients hardly decay. AdamW decouples it: p
+shrinks by lr weight_decay p, every weight at the same rate.
 
-Sources: Kingma & Ba, "Adam", 2014, algorithm 1; Loshchilov & Hutter, "Decoupled weight decay regularization", 2017,
-algorithm 2.
+Sources: Kingma & Ba, "Adam", 2014, algorithm 1; Loshchilov & Hutter, "Decoupled weight
+decay regularization", 2017, algorithm 2.
 """
 
 import numpy as np
 
 
 def adam_update(params, grads, m, v, *, lr, beta1, beta2, eps, weight_decay, decoupled, step, grad_scale=1.0):
-    """One update, in place, of flat arrays of one dtype.
+    """Update flat arrays of one dtype and length in place.
 
-    step: t, from 1. grad_scale: the clipping factor, multiplied into the gradients. decoupled: AdamW.
-    Sets grads to zero, ready for the next step to add to.
+    step: t, from 1. grad_scale: the clipping factor, multiplied into the gradients.
+    decoupled: AdamW. Sets grads to zero, ready for the next step to add to.
     """
     g = grads * grad_scale
     if decoupled:

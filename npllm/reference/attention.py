@@ -1,32 +1,38 @@
 """Causal multi-head attention with grouped key/value heads.
 
-Each position asks a question (query), offers a label (key) and holds a content (value); it receives the mean of the
-contents of itself and the positions before it, weighted by how well their labels answer its question.
+Each position has a query, a key and a value. Its result is the mean of the values of
+itself and all positions before it, weighted by how well their keys match its query.
 
 Forward, for one head and the query position i, over the keys j <= i:
 
-    S[i,j] = q[i] . k[j] / sqrt(D)              scores; the scale keeps their variance at 1 for unit q and k
+    S[i,j] = q[i] . k[j] / sqrt(D)              scores; the scale keeps their variance
+                                                at 1 for q and k of unit variance
     P[i,j] = exp(S[i,j]) / sum_j' exp(S[i,j'])  softmax over j; P = 0 for j > i
     A      = dropout(P)                         the weights that are used
     y[i]   = sum_j A[i,j] v[j]
 
-In a row of several documents a query looks at its own document only, which starts at start[i]: P = 0 for j < start[i]
-too. What has no probability has no gradient, so the backward is the same.
+In a row of several documents a query sees only its own document, which starts at
+start[i]: P = 0 for j < start[i] too. A probability of zero has no gradient, so the
+backward is the same.
 
-Grouped heads: H query heads share K <= H key/value heads, G = H/K each. So k and v get a sum of gradients over G.
+Grouped heads: H query heads share K <= H key/value heads, G = H/K to each. So the
+gradients of k and v are sums over G.
 
 Backward, from the end:
 
-    dA[i,j] = dy[i] . v[j]                      dv[j] = sum_i A[i,j] dy[i]        A, after dropout: what v was used with
+    dA[i,j] = dy[i] . v[j]                      dv[j] = sum_i A[i,j] dy[i]
     dP      = the dropout's backward of dA
     dS[i,j] = P[i,j] (dP[i,j] - sum_j' P[i,j'] dP[i,j'])
     dq[i]   = sum_j dS[i,j] k[j] / sqrt(D)      dk[j] = sum_i dS[i,j] q[i] / sqrt(D)
 
-The third line is the softmax: dP[j]/dS[j'] = P[j] (delta[jj'] - P[j']). Its sum over j' is zero, because softmax does
-not see a constant added to all scores. dk is dS *transposed* times q: key j collects from every query i that saw it.
+dv uses A, the weights after dropout, because the forward multiplies v by these. The
+third line is the softmax: dP[j]/dS[j'] = P[j] (delta[jj'] - P[j']). dS sums to zero
+over j, because a constant added to all scores leaves the softmax unchanged. dk is the
+transpose of dS times q: key j receives a gradient from every query i that saw it.
 
-Why cache P: it is the plain thing to do. It costs (B,H,T,T), which is why the kernel of the same name keeps only the
-log of the softmax's denominator, (B,H,T), and makes P again in blocks. A is made again from P and the dropout key.
+Why cache P: it is the simplest choice. It costs (B, H, T, T). The kernel of the same
+name therefore keeps only the log of the softmax's denominator, (B, H, T), and computes
+P again in blocks. A is computed again from P and the dropout key.
 
 Sources: Vaswani et al., "Attention is all you need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -44,7 +50,10 @@ class AttentionCache(NamedTuple):
 
 
 def split_heads(qkv, n_head, n_kv_head):
-    """Views of the packed array, (B, T, (H+2K)·D): q, (B, K, G, T, D), and k, v, (B, K, 1, T, D)."""
+    """Return views of the packed array qkv, (B, T, (H+2K)·D), as q, k and v.
+
+    q: (B, K, G, T, D). k, v: (B, K, 1, T, D).
+    """
     B, T, _ = qkv.shape
     heads = qkv.reshape(B, T, n_head + 2 * n_kv_head, -1).transpose(0, 2, 1, 3)  # (B, H+2K, T, D)
     q = heads[:, :n_head].reshape(B, n_kv_head, n_head // n_kv_head, T, -1)
@@ -54,20 +63,27 @@ def split_heads(qkv, n_head, n_kv_head):
 
 
 def merge_heads(y):
-    """(B, K, G, T, D) -> (B, T, H·D)"""
+    """Return the heads y, (B, K, G, T, D), side by side: (B, T, H·D)."""
     B, K, G, T, D = y.shape
     return y.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G * D)
 
 
 def softmax(scores):
-    """Softmax over the last axis. Subtracting the maximum changes nothing but keeps exp from overflowing."""
+    """Return the softmax over the last axis.
+
+    Subtracting the maximum leaves the result unchanged and keeps exp from overflowing.
+    """
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def causal_scores(q, k, first_position, starts):
-    """q: (B, K, G, T, D), at positions first_position onwards; k: (B, K, 1, S, D), at 0 onwards. starts: (B, T), the
-    first position that each query may see, or None = 0. Returns (B, K, G, T, S)."""
+    """Return the scores, (B, K, G, T, S), -inf where a query may not see the key.
+
+    q: (B, K, G, T, D), at the positions from first_position on. k: (B, K, 1, S, D), at
+    the positions from 0 on. starts: (B, T), the first position that each query may see,
+    or None = 0.
+    """
     scores = q @ k.swapaxes(-1, -2) * (1.0 / float(np.sqrt(q.shape[-1])))
     T, S = scores.shape[-2:]
     seen = np.arange(S) <= first_position + np.arange(T)[:, None]  # (T, S)
@@ -78,12 +94,15 @@ def causal_scores(q, k, first_position, starts):
 
 
 def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None):
-    """Attention within each sequence, or each document of it.
+    """Attention within each sequence, or within each document of it.
 
-    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H a multiple of K. rate: dropout of the weights. key: a
-    DropoutKey, needed where rate > 0; weight (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its stream. starts: (B, T)
-    int32, the first position that each query may see: where in the row its document starts, 0 <= starts[b,t] <= t;
-    None = 0. Returns y, (B, T, H·D), and the cache.
+    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H is a multiple of K. rate:
+    dropout of the weights. key: a DropoutKey, needed where rate > 0; the weight
+    (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its random stream. starts: (B, T)
+    int32, the first position that each query may see, which is the start of its
+    document in the row: 0 <= starts[b,t] <= t; None = 0.
+
+    Returns y, (B, T, H·D), and the cache.
     """
     q, k, v = split_heads(qkv, n_head, n_kv_head)
     probabilities = softmax(causal_scores(q, k, 0, starts))  # (B, K, G, T, T)
@@ -94,7 +113,7 @@ def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None
 
 
 def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None):
-    """dqkv, (B, T, (H+2K)·D), for the gradient dy, (B, T, H·D)."""
+    """Return dqkv, (B, T, (H+2K)·D), for the gradient dy, (B, T, H·D)."""
     q, k, v = split_heads(cache.qkv, n_head, n_kv_head)
     scale = 1.0 / float(np.sqrt(q.shape[-1]))
     probabilities = cache.probabilities
@@ -116,12 +135,14 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None):
 
 
 def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None):
-    """Attention of new positions to themselves and to all earlier ones, whose keys and values were kept.
+    """Attention of new positions to themselves and to all earlier, cached positions.
 
-    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1. key_cache, value_cache:
-    (B, K, positions, D); the new keys and values are written into them. starts: (B,) int32, the first position that
-    counts in each row, because what comes before is padding; None = 0. A position of padding sees itself only. Returns
-    y, (B, T, H·D). For generation, so there is no backward.
+    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1.
+    key_cache, value_cache: (B, K, positions, D); the new keys and values are written
+    into them. starts: (B,) int32, the first position of each row that is not padding;
+    None = 0. A position of padding sees itself only.
+
+    Returns y, (B, T, H·D). There is no backward: the operation serves generation.
     """
     q, k, v = split_heads(qkv, n_head, n_kv_head)
     end = first_position + qkv.shape[1]

@@ -4,23 +4,25 @@ Forward:
 
     y[b,t] = token_embedding[tokens[b,t]] + position_embedding[positions[b,t]]
 
-The position is first_position + t, unless the caller says otherwise: in a row of several documents it restarts at the
-start of each.
+The position is first_position + t unless `positions` is given. In a row of several
+documents it restarts at the start of each document.
 
-A look-up is a product with a one-hot row, so this is a linear layer whose input is mostly zeros: only the rows that
-were looked up can have a gradient. The row of token v is used wherever tokens[b,t] = v:
+A look-up is a product with a one-hot row, so this is a linear layer whose input is
+mostly zeros. Only the rows that were looked up have a gradient. The row of token v is
+used wherever tokens[b,t] = v:
 
     dtoken_embedding[v]    = sum of dy[b,t] over all (b,t) with tokens[b,t] = v
     dposition_embedding[p] = sum of dy[b,t] over all (b,t) with positions[b,t] = p
 
-`dtable[tokens] += dy` would be wrong: with a token that occurs twice NumPy keeps one of the two additions.
-`np.add.at` adds them all.
+`dtable[tokens] += dy` would be wrong: for a token that occurs twice, NumPy keeps only
+one of the two additions. `np.add.at` adds them all.
 
-Why cache only the tokens and where they stand: the op is linear in the tables, so their values play no part in the
-gradient.
+Why cache only the tokens and their positions: the operation is linear in the tables, so
+their values are not in the gradient.
 
-Source: Bengio et al., "A neural probabilistic language model", 2003; learned positions as in Radford et al.,
-"Language models are unsupervised multitask learners" (GPT-2), 2019.
+Source: Bengio et al., "A neural probabilistic language model", 2003; learned positions
+as in Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
+2019.
 """
 
 from typing import NamedTuple
@@ -35,7 +37,7 @@ class EmbeddingCache(NamedTuple):
 
 
 def position_of_each(cache):
-    """(B, T)"""
+    """Return the position of every token, (B, T)."""
     if cache.positions is not None:
         return cache.positions
     B, T = cache.tokens.shape
@@ -43,10 +45,13 @@ def position_of_each(cache):
 
 
 def embedding_forward(tokens, token_embedding, position_embedding=None, *, first_position=0, positions=None):
-    """tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding: (positions, C) or None.
+    """Look up a vector for each token, and add one for its position.
 
-    positions: (B, T) integers, the position of every token, or None: the first column stands at `first_position`, and
-    the others follow. Returns y, (B, T, C), of the table's dtype, and the cache.
+    tokens: (B, T) integers below V. token_embedding: (V, C). position_embedding:
+    (n_positions, C) or None. positions: (B, T) integers, the position of every token;
+    None = the first column is at `first_position` and the others follow.
+
+    Returns y, (B, T, C), of the table's dtype, and the cache.
     """
     cache = EmbeddingCache(tokens, first_position, positions)
     y = token_embedding[tokens]
@@ -56,7 +61,10 @@ def embedding_forward(tokens, token_embedding, position_embedding=None, *, first
 
 
 def embedding_backward(dy, cache, dtoken_embedding, dposition_embedding=None):
-    """Adds the gradients dy, (B, T, C), to those of the tables. Tokens have no gradient: nothing is returned."""
+    """Add the gradients dy, (B, T, C), to those of the tables.
+
+    Tokens have no gradient, so nothing is returned.
+    """
     np.add.at(dtoken_embedding, cache.tokens, dy)
     if dposition_embedding is not None:
         np.add.at(dposition_embedding, position_of_each(cache), dy)

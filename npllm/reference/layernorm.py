@@ -1,22 +1,28 @@
-"""LayerNorm: give every row zero mean and unit variance, then let the network choose scale and offset.
+"""LayerNorm: zero mean and unit variance for each row, then a scale and an offset.
 
 Forward, for one row x of width C:
 
-    mean = sum(x) / C        variance = sum((x - mean)^2) / C        rstd = 1 / sqrt(variance + eps)
+    mean = sum(x) / C      variance = sum((x - mean)^2) / C
+    rstd = 1 / sqrt(variance + eps)
     x_hat = (x - mean) rstd                     y = weight x_hat + bias
 
-Backward. With g = dy * weight, the gradient of x_hat, one row's x reaches y by three roads: directly, through the
-mean and through rstd. Writing d x_hat[j] / d x[i] = rstd (delta[ij] - 1/C - x_hat[i] x_hat[j] / C) and summing over j:
+Backward. Let g = dy * weight, the gradient of x_hat. An element of x acts on x_hat
+directly, through the mean and through rstd:
+
+    d x_hat[j] / d x[i] = rstd (delta[ij] - 1/C - x_hat[i] x_hat[j] / C)
+
+Summing g[j] times this over j gives
 
     dx = rstd (g - mean(g) - x_hat mean(g x_hat))
 
-The two subtractions say what the norm cannot see: adding a constant to the row (the direction of ones) and scaling
-the row (the direction of x_hat) leave y as it was, so the gradient has no part along either.
+The two subtractions show what leaves y unchanged: adding a constant to the row (the
+direction of ones) and scaling the row (the direction of x_hat). The gradient has no
+component along either direction.
 
     dweight = sum over rows of dy x_hat         dbias = sum over rows of dy
 
-Why cache mean and rstd, (N,) each, and not x_hat, (N,C): x is kept anyway, and x_hat costs one subtraction and one
-product to make again.
+Why cache mean and rstd, (N,) each, and not x_hat, (N, C): x is kept anyway, and x_hat
+costs one subtraction and one product to compute again.
 
 Source: Ba, Kiros & Hinton, "Layer normalization", 2016.
 """
@@ -35,7 +41,8 @@ class LayerNormCache(NamedTuple):
 def layernorm_forward(x, weight, bias=None, eps=1e-5):
     """Normalise each row of x, (N, C), by its mean and standard deviation.
 
-    weight: (C,). bias: (C,) or None. Returns y, (N, C), of x's dtype, and the cache for the backward.
+    weight: (C,). bias: (C,) or None. Returns y, (N, C), of x's dtype, and the cache for
+    the backward.
     """
     mean = x.mean(axis=1)
     centred = x - mean[:, None]
@@ -47,7 +54,10 @@ def layernorm_forward(x, weight, bias=None, eps=1e-5):
 
 
 def layernorm_backward(dy, cache, weight, dweight, dbias=None):
-    """Gradient of `layernorm_forward`: adds to dweight and dbias, (C,) each, and returns dx, (N, C)."""
+    """Return dx, (N, C), the gradient of `layernorm_forward`.
+
+    dy: (N, C). Adds to dweight and dbias, (C,) each; dbias may be None.
+    """
     x_hat = (cache.x - cache.mean[:, None]) * cache.rstd[:, None]
     dweight += (dy * x_hat).sum(axis=0)
     if dbias is not None:

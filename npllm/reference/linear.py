@@ -2,24 +2,28 @@
 
 Forward, with rows n, inputs i, outputs o:
 
-    z[n,o] = sum_i x[n,i] W[i,o] + b[o]                 y = z  |  gelu(z)  |  residual + z
+    z[n,o] = sum_i x[n,i] W[i,o] + b[o]             y = z  |  gelu(z)  |  residual + z
 
-Backward. Let dz be the gradient of z. Every z[n,o] holds x[n,i] once, with the factor W[i,o], so by the chain rule
+Backward. Let dz be the gradient of z. Every z[n,o] contains x[n,i] once, multiplied by
+W[i,o], so by the chain rule
 
     dx[n,i] = sum_o dz[n,o] W[i,o]      ->   dx = dz @ W.T
     dW[i,o] = sum_n x[n,i] dz[n,o]      ->   dW = x.T @ dz
     db[o]   = sum_n dz[n,o]             ->   db = dz summed over the rows
 
-The shapes leave no other choice: (N,in) can only come from (N,out) and (out,in).
+The shapes allow nothing else: (N, in) can only come from (N, out) and (out, in).
 
-What the epilogues add: for "gelu", dz = dy * gelu'(z). For "residual", dz = dy, and dy is the residual's gradient as
-well: the caller has it already. They are part of this op because a fast kernel applies them to a tile of z while the
-tile is still in registers; here they are plain compositions.
+Epilogues. For "gelu", dz = dy * gelu'(z). For "residual", dz = dy, which is also the
+residual's gradient; the caller already has it. Epilogues are part of this operation
+because a fast kernel applies them to a tile of z while the tile is still in registers.
+Here they are plain compositions.
 
-What the backward needs: x, for dW, which the caller has. And with "gelu" also z, which the forward returns: gelu' is a
-function of z, and gelu cannot be inverted to find z from y (it is not monotonic).
+The backward needs x, for dW, which the caller has. With "gelu" it also needs z, which
+the forward returns: gelu' is a function of z, and z cannot be computed from y, because
+GELU is not monotonic.
 
-Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986.
+Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating
+errors", 1986.
 """
 
 from npllm.reference.gelu import gelu_backward, gelu_forward
@@ -28,8 +32,9 @@ from npllm.reference.gelu import gelu_backward, gelu_forward
 def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None):
     """Multiply rows by a matrix.
 
-    x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or "residual"; the last one adds
-    `residual`, (N, out). All of one float dtype. Returns y, (N, out), and z, (N, out), with "gelu", else None.
+    x: (N, in). weight: (in, out). bias: (out,) or None. epilogue: "none", "gelu" or
+    "residual"; the last one adds `residual`, (N, out). All arrays have one float dtype.
+    Returns y, (N, out), and, with "gelu", z, (N, out), else None.
     """
     z = x @ weight
     if bias is not None:
@@ -42,10 +47,11 @@ def linear_forward(x, weight, bias=None, *, epilogue="none", residual=None):
 
 
 def linear_backward(dy, x, weight, dweight, dbias=None, *, pre_activation=None):
-    """Gradient of `linear_forward`.
+    """Return dx, (N, in), the gradient of `linear_forward`.
 
-    dy: (N, out). x: (N, in), as the forward had it. pre_activation: z, (N, out), where the epilogue was "gelu". Adds to
-    dweight, (in, out), and to dbias, (out,), unless it is None. Returns dx, (N, in).
+    dy: (N, out). x: (N, in), as given to the forward. pre_activation: z, (N, out),
+    where the epilogue was "gelu". Adds to dweight, (in, out), and to dbias, (out,),
+    unless it is None.
     """
     dz = dy if pre_activation is None else gelu_backward(dy, pre_activation)
     dweight += x.T @ dz

@@ -2,34 +2,36 @@
 
 Forward, for the row n with the target token t[n]:
 
-    z[n,v]  = sum_c x[n,c] W[v,c]                     logits
-    lse[n]  = log sum_v exp z[n,v]                    log of the softmax's denominator
-    nll[n]  = lse[n] - z[n,t[n]]                      -log of the probability of the target; 0 where t[n] = -1
-    loss    = sum_n w[n] nll[n]                       w[n] = 1 / number of targets: the mean
+    z[n,v]  = sum_c x[n,c] W[v,c]          logits
+    lse[n]  = log sum_v exp z[n,v]         log of the softmax's denominator
+    nll[n]  = lse[n] - z[n,t[n]]           -log p of the target; 0 where t[n] = -1
+    loss    = sum_n w[n] nll[n]            w[n] = 1 / number of targets: the mean
 
 Backward. d lse / dz[v] = softmax(z)[v] =: p[v], so with dnll[n] = w[n]
 
-    dz[n,v] = dnll[n] (p[n,v] - [v = t[n]])           "what you said minus what it was"
+    dz[n,v] = dnll[n] (p[n,v] - [v = t[n]])           prediction minus target
     dx = dz @ W                 dW = dz.T @ x
 
 Each row of dz sums to zero: probability taken from one token is given to others.
 
-Why the two are one op: z is by far the largest array of the step (N·V; at GPT-2's vocabulary 65 times the residual
-stream), yet each of its rows is used once. A kernel that does a chunk of rows at a time never holds it whole. That is
-also why only lse, (N,), is cached: the backward makes the logits of a chunk again, and p = exp(z - lse).
+Why the two are one operation: z is by far the largest array of the step (N·V; at
+GPT-2's vocabulary 65 times the residual stream), but each of its rows is used once. A
+kernel that works on one chunk of rows at a time never holds all of it. This is also why
+the cache holds only lse, (N,): the backward computes the logits of a chunk again, and p
+= exp(z - lse).
 
-Why the number of targets is the caller's: with gradient accumulation the mean is over the targets of the *whole* batch,
-which one micro-batch cannot know.
+Why the caller gives the number of targets: with gradient accumulation the mean is over
+the targets of the *whole* batch, which one micro-batch cannot know.
 
-Source: Bridle, "Training stochastic model recognition algorithms as networks can lead to maximum mutual information
-estimation of parameters", 1990.
+Source: Bridle, "Training stochastic model recognition algorithms as networks can lead
+to maximum mutual information estimation of parameters", 1990.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-IGNORED = -1  # a target that takes no part in the loss
+IGNORED = -1  # a target that the loss leaves out
 
 
 class LMHeadLossCache(NamedTuple):
@@ -39,10 +41,12 @@ class LMHeadLossCache(NamedTuple):
 
 
 def lm_head_loss_forward(x, weight, targets):
-    """Negative log-likelihood of each row's target, in nats.
+    """Return the negative log-likelihood of each row's target, in nats.
 
-    x: (N, C). weight: (V, C), a row per token, so that a tied head is the embedding table itself. targets: (N,)
-    integers below V, or -1 = ignored. Returns nll, (N,), and the cache.
+    x: (N, C). weight: (V, C), one row per token, so that a tied head is the embedding
+    table itself. targets: (N,) integers below V, or -1 = ignored.
+
+    Returns nll, (N,), and the cache.
     """
     logits = x @ weight.T
     maximum = logits.max(axis=1)
@@ -52,7 +56,10 @@ def lm_head_loss_forward(x, weight, targets):
 
 
 def lm_head_loss_backward(dnll, cache, weight, dweight):
-    """dnll: (N,), the gradient of each row's nll. Adds to dweight, (V, C), and returns dx, (N, C)."""
+    """Return dx, (N, C), and add to dweight, (V, C).
+
+    dnll: (N,), the gradient of each row's nll.
+    """
     x, targets, lse = cache
     dlogits = np.exp(x @ weight.T - lse[:, None])
     rows = np.flatnonzero(targets != IGNORED)
@@ -63,9 +70,9 @@ def lm_head_loss_backward(dnll, cache, weight, dweight):
 
 
 def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight):
-    """The mean loss and its gradient at once: what training asks for, and a kernel does with one pass over the logits.
+    """Return the mean loss and its gradient; a kernel needs one pass over the logits.
 
-    Returns sum(nll) / n_targets as a float, and dx, (N, C); adds to dweight, (V, C).
+    Returns sum(nll) / n_targets as a float, and dx, (N, C). Adds to dweight, (V, C).
     """
     nll, cache = lm_head_loss_forward(x, weight, targets)
     dnll = np.full_like(nll, 1.0 / n_targets)

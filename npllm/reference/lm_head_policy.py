@@ -1,4 +1,4 @@
-"""The last layer as a policy: the log-probability of a chosen token, and the entropy of the choice.
+"""The last layer as a policy: the log-probability of a chosen token, and the entropy.
 
 Forward, for the row n with the chosen token t[n]:
 
@@ -6,30 +6,42 @@ Forward, for the row n with the chosen token t[n]:
     lse[n] = log sum_v exp z[n,v]                     log of the softmax's denominator
     log p[n,v] = z[n,v] - lse[n]
     log_probability[n] = log p[n,t[n]]                0 where t[n] = -1
-    entropy[n] = -sum_v p[n,v] log p[n,v]             in nats, 0 ... log V; 0 where t[n] = -1
-               = lse[n] - sum_v p[n,v] z[n,v]         because the p of a row add up to 1
+    entropy[n] = -sum_v p[n,v] log p[n,v]             in nats; 0 where t[n] = -1
+               = lse[n] - sum_v p[n,v] z[n,v]         because a row of p sums to 1
 
-With z - max z in place of z nothing changes, exp cannot overflow, and neither term of the entropy is ever negative.
+The entropy is between 0 and log V. z - max z in place of z changes nothing. exp then
+cannot overflow, and neither term of the entropy is ever negative.
 
-Backward. Softmax: dp[j]/dz[v] = p[j] ([j = v] - p[v]) and dlse/dz[v] = p[v]. So, for one row,
+Backward. For the softmax, dp[j]/dz[v] = p[j] ([j = v] - p[v]) and dlse/dz[v] = p[v].
+So, for one row,
 
     d log_probability / dz[v] = [v = t] - p[v]
-    d entropy / dz[v] = p[v] - p[v] - sum_j z[j] p[j] ([j = v] - p[v])     from lse; from z itself; from p
+    d entropy / dz[v] = p[v] - p[v] - sum_j z[j] p[j] ([j = v] - p[v])
                       = -p[v] (z[v] - sum_j p[j] z[j])
-                      = -p[v] (log p[v] + entropy)                         z = log p + lse; sum p z = lse - entropy
+                      = -p[v] (log p[v] + entropy)
 
-    dz[n,v] = dlog_probability[n] ([v = t[n]] - p[n,v]) - dentropy[n] p[n,v] (log p[n,v] + entropy[n])
+The three terms of the second line come from lse, from z itself and from p. The last
+line uses z = log p + lse and sum p z = lse - entropy. Together:
+
+    dz[n,v] = dlog_probability[n] ([v = t[n]] - p[n,v])
+              - dentropy[n] p[n,v] (log p[n,v] + entropy[n])
     dx = dz @ W                 dW = dz.T @ x
 
-The entropy grows by taking from tokens whose surprise, -log p, is less than the mean surprise, which is the entropy. In
-both terms the row of dz sums to zero: probability taken from one token is given to others.
+The surprise of a token is -log p, and the entropy is the mean surprise. A step along
+the entropy's gradient takes probability from tokens whose surprise is below the mean.
+In both terms the row of dz sums to zero: probability taken from one token is given to
+others.
 
-`lm_head_loss` is the case log_probability = -nll, without an entropy. Here the gradient of each row comes from outside:
-a policy gradient multiplies it by the advantage of what was chosen. Why cache lse and the entropy only: as there, the
-backward makes the logits again, so that a kernel can do a chunk of rows at a time.
+`lm_head_loss` is the case log_probability = -nll, without an entropy. Here the gradient
+of each row comes from outside: a policy gradient multiplies it by the advantage of the
+chosen token.
 
-Source: Williams & Peng, "Function optimization using connectionist reinforcement learning algorithms", 1991 (the
-entropy); Schulman et al., "Proximal policy optimization algorithms", 2017, equation 9.
+Why the cache holds lse and the entropy only: the backward computes the logits again, as
+in `lm_head_loss`. A kernel can then work on one chunk of rows at a time.
+
+Source: Williams & Peng, "Function optimization using connectionist reinforcement
+learning algorithms", 1991 (the entropy); Schulman et al., "Proximal policy optimization
+algorithms", 2017, equation 9.
 """
 
 from typing import NamedTuple
@@ -47,10 +59,12 @@ class LMHeadPolicyCache(NamedTuple):
 
 
 def lm_head_policy_forward(x, weight, targets):
-    """Log-probability of each row's target, and the entropy of each row's distribution, in nats.
+    """Return each row's log-probability of its target and its entropy, in nats.
 
-    x: (N, C). weight: (V, C), as in `lm_head_loss_forward`. targets: (N,) integers below V, or -1 = ignored. Returns
-    log_probability and entropy, (N,), both 0 where ignored, and the cache.
+    x: (N, C). weight: (V, C), as in `lm_head_loss_forward`. targets: (N,) integers
+    below V, or -1 = ignored.
+
+    Returns log_probability and entropy, (N,) each, both 0 where ignored, and the cache.
     """
     logits = x @ weight.T
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -65,8 +79,11 @@ def lm_head_policy_forward(x, weight, targets):
 
 
 def lm_head_policy_backward(dlog_probability, dentropy, cache, weight, dweight):
-    """dlog_probability, dentropy: (N,), the gradients of each row's outputs; dentropy: None = zeros. Adds to dweight,
-    (V, C), and returns dx, (N, C)."""
+    """Return dx, (N, C), and add to dweight, (V, C).
+
+    dlog_probability, dentropy: (N,), the gradients of each row's outputs. dentropy:
+    None = zeros.
+    """
     x, targets, lse, entropy = cache
     if dentropy is None:
         dentropy = np.zeros_like(dlog_probability)

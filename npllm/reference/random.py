@@ -1,20 +1,24 @@
-"""Counter-based random numbers: a pure function from an address to a random word.
+"""Counter-based random numbers: a random word is a pure function of its address.
 
-A stateful generator gives the n-th number only after n-1 others, so what a layer draws depends on everything
-drawn before it, on the number of threads and on where a run was resumed. A counter-based generator has no state:
+A stateful generator gives the n-th number only after the n - 1 before it. What a layer
+draws then depends on everything that was drawn earlier, on the number of threads, and
+on where a run was resumed. A counter-based generator has no state:
 
-    word = philox(counter, key)          counter = (element // 4, stream, step), key = seed
+    word = philox(counter, key)      counter = (element // 4, stream, step), key = seed
 
-so a dropout mask can be thrown away after the forward pass and made again in the backward pass, element by element
-and in any order, and a run that starts again at step 7000 draws what the uninterrupted run would have drawn.
+A dropout mask need not be kept for the backward, which computes it again, element by
+element and in any order. A run that is resumed at step 7000 draws the same words as a
+run without an interruption.
 
-Philox4x32-10 is ten rounds of two 32x32 -> 64 bit products. Each round turns the counter words (c0, c1, c2, c3) into
+Philox4x32-10 is ten rounds of two 32x32 -> 64 bit products. Each round turns the
+counter words (c0, c1, c2, c3) into
 
     hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)
 
 and adds the Weyl constants (W0, W1) to the key (k0, k1). One block gives four words.
 
-Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
+2011.
 """
 
 import numpy as np
@@ -26,9 +30,9 @@ LOW_32_BITS = 0xFFFFFFFF
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Encrypt counters into random words.
+    """Return the random words of counters, (n, 4) uint32.
 
-    counter: (n, 4) integers below 2^32. key: two integers below 2^32. Returns (n, 4) uint32.
+    counter: (n, 4) integers below 2^32. key: two integers below 2^32.
     """
     c0, c1, c2, c3 = np.asarray(counter, np.uint64).T
     k0, k1 = key
@@ -45,10 +49,11 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def random_words(count: int, *, seed: int, step: int = 0, stream: int = 0, first: int = 0) -> np.ndarray:
-    """The uniform random words of elements `first` to `first + count - 1`, as (count,) uint32.
+    """Return the random words of `count` elements from number `first` on, as uint32.
 
-    seed: below 2^64. step and stream (which layer and which use in it): below 2^32. Element e is word e % 4 of the
-    block with the counter (e // 4 low half, e // 4 high half, stream, step).
+    seed: below 2^64. step, stream: below 2^32; `random_streams.py` names the streams.
+    Element e is word e % 4 of the block whose counter is (low half of e // 4, high half
+    of e // 4, stream, step).
     """
     block = np.arange(first // 4, (first + count + 3) // 4, dtype=np.uint64)
     counter = np.empty((len(block), 4), np.uint64)
@@ -59,9 +64,10 @@ def random_words(count: int, *, seed: int, step: int = 0, stream: int = 0, first
 
 
 def random_normal(count: int, *, seed: int, step: int = 0, stream: int = 0, first: int = 0) -> np.ndarray:
-    """Independent N(0, 1) draws, number `first` and those after it, by the Box-Muller transform of two words each.
+    """Return `count` independent N(0, 1) draws from number `first` on, as float64.
 
-    Returns (count,) float64. Box & Muller, "A note on the generation of random normal deviates", 1958.
+    Each draw is the Box-Muller transform of two words. Box & Muller, "A note on the
+    generation of random normal deviates", 1958.
     """
     words = random_words(2 * count, seed=seed, step=step, stream=stream, first=2 * first).reshape(count, 2)
     u1, u2 = (words.T + 0.5) / 2.0**32  # inside (0, 1): log(0) cannot happen
@@ -69,6 +75,9 @@ def random_normal(count: int, *, seed: int, step: int = 0, stream: int = 0, firs
 
 
 def random_permutation(n: int, *, seed: int, step: int = 0, stream: int = 0) -> np.ndarray:
-    """A uniformly random order of 0 ... n - 1, (n,) int64: the order of n random 64-bit keys."""
+    """Return a uniformly random order of 0 ... n - 1, (n,) int64.
+
+    It is the order of n random 64-bit keys.
+    """
     words = random_words(2 * n, seed=seed, step=step, stream=stream).reshape(n, 2).astype(np.uint64)
     return np.argsort(words[:, 0] << np.uint64(32) | words[:, 1], kind="stable")

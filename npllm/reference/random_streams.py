@@ -1,10 +1,11 @@
-"""Every random stream of the package, by name. Nobody else chooses a stream number.
+"""Every random stream of the package, by name. No other file chooses a stream number.
 
-A stream is one argument of the functions of `random.py`: with the same seed and step, two uses of one stream
-would draw the same random words, and nothing would show it. Each use has a number of its
-own, or a range of numbers where it needs several: `INITIAL_VALUES[3]` is the stream of the
-fourth parameter, and an index outside of a range is an IndexError. All numbers are below
-2^32, and none may change: it would change the weights that every seed leads to.
+A stream is one argument of the functions of `random.py`. With the same seed and step,
+two uses of one stream would draw the same random words, and nothing would reveal it.
+Each use therefore has a number of its own, or a range of numbers where it needs
+several: `INITIAL_VALUES[3]` is the stream of the fourth parameter, and an index outside
+a range is an IndexError. All numbers are below 2^32. None may change, because every
+seed would then give other weights.
 """
 
 # Dropout, drawn anew in each step.
@@ -13,9 +14,9 @@ BLOCK_DROPOUT = range(1, 1 << 24)  # three of each block: attention weights, att
 
 # The model before training.
 INITIAL_VALUES = range(1 << 24, 2 << 24)  # one of each parameter, by its place in the forward pass
-NEW_TOKEN_ROWS = 7 << 24  # rows of tokens that the vocabulary is extended by
+NEW_TOKEN_ROWS = 7 << 24  # rows of the tokens that extend the vocabulary
 
-# Writing. The step is the number of the token.
+# Generation. The step is the number of the token.
 GENERATION = 3 << 24
 BATCH_GENERATION = (3 << 24) + 1
 

@@ -4,12 +4,14 @@ Forward, for one row x of width C:
 
     rstd = 1 / sqrt(sum(x^2) / C + eps)         x_hat = x rstd         y = weight x_hat
 
-Backward. With g = dy * weight and d x_hat[j] / d x[i] = rstd (delta[ij] - x_hat[i] x_hat[j] / C):
+Backward. With g = dy * weight and d x_hat[j] / d x[i] = rstd (delta[ij] - x_hat[i]
+x_hat[j] / C):
 
     dx = rstd (g - x_hat mean(g x_hat))         dweight = sum over rows of dy x_hat
 
-Compare LayerNorm: the term mean(g) is gone, because nothing is subtracted from the row and so the direction of ones
-is seen. Only scaling the row leaves y as it was.
+LayerNorm has the term mean(g) as well. It is missing here because no mean is
+subtracted, so y changes when a constant is added to the row. Only scaling the row
+leaves y unchanged.
 
 Why cache rstd, (N,): it is the only reduction, and x_hat = x rstd follows from it.
 
@@ -27,13 +29,19 @@ class RMSNormCache(NamedTuple):
 
 
 def rmsnorm_forward(x, weight, eps=1e-5):
-    """Scale each row of x, (N, C), by its root-mean-square and by weight, (C,). Returns y, (N, C), and the cache."""
+    """Scale each row of x, (N, C), by its root-mean-square and by weight, (C,).
+
+    Returns y, (N, C), and the cache for the backward.
+    """
     rstd = 1.0 / np.sqrt((x**2).mean(axis=1) + eps)
     return x * rstd[:, None] * weight, RMSNormCache(x, rstd)
 
 
 def rmsnorm_backward(dy, cache, weight, dweight):
-    """Gradient of `rmsnorm_forward`: adds to dweight, (C,), and returns dx, (N, C)."""
+    """Return dx, (N, C), the gradient of `rmsnorm_forward`.
+
+    dy: (N, C). Adds to dweight, (C,).
+    """
     x_hat = cache.x * cache.rstd[:, None]
     dweight += (dy * x_hat).sum(axis=0)
     g = dy * weight

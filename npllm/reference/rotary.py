@@ -1,28 +1,35 @@
-"""Rotary positions: turn queries and keys by an angle proportional to their position.
+"""Rotary positions: rotate queries and keys by an angle proportional to their position.
 
-Split a head of width D into D/2 pairs (first half i, second half i + D/2). Pair i at position t is a point in the
-plane and is turned by the angle t theta^(-2i/D):
+A head of width D is split into D/2 pairs: element i of the first half with element i of
+the second half. Pair i at position t is a point in the plane, which is rotated by the
+angle t theta^(-2i/D):
 
     y1 = x1 cos - x2 sin              y2 = x1 sin + x2 cos
 
-The dot product of a query turned by its angle and a key turned by its own depends only on the difference of the two
-angles, so attention sees how far apart two tokens are and not where they stand.
+The dot product of a rotated query and a rotated key depends only on the difference of
+their two angles. So attention depends on the distance of two tokens and not on their
+positions.
 
-Backward: a rotation matrix is orthogonal, its transpose is the rotation by the opposite angle. So dx is dy turned back:
+Backward: a rotation matrix is orthogonal, so its transpose is the rotation by the
+opposite angle. dx is dy rotated back:
 
     dx1 = dy1 cos + dy2 sin           dx2 = -dy1 sin + dy2 cos
 
-Nothing is cached but the two tables, which depend on the position only. Values are not turned.
+The backward needs only the two tables, which depend on the positions alone. Values are
+not rotated.
 
-Source: Su et al., "RoFormer: enhanced Transformer with rotary position embedding", 2021. The pairing of halves is the
-one of the Llama files.
+Source: Su et al., "RoFormer: enhanced Transformer with rotary position embedding",
+2021. The pairs of halves are those of the Llama files.
 """
 
 import numpy as np
 
 
 def rotary_tables(n_positions, head_width, dtype, theta=10000.0):
-    """cos and sin of every position and pair, (n_positions, D/2) each. head_width must be even."""
+    """Return cos and sin of every position and pair, (n_positions, D/2) each.
+
+    head_width: D, an even number.
+    """
     frequency = theta ** (-np.arange(0, head_width, 2) / head_width)
     angle = np.arange(n_positions)[:, None] * frequency
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
@@ -31,8 +38,8 @@ def rotary_tables(n_positions, head_width, dtype, theta=10000.0):
 def rotary_forward(qkv, cos, sin, n_head, n_kv_head):
     """Rotate the queries and keys of a packed array.
 
-    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v. cos, sin: (T, D/2), the rows of the T positions.
-    Returns an array like qkv.
+    qkv: (B, T, (H+2K)·D), the heads of q, then k, then v. cos, sin: (T, D/2), the rows
+    of the T positions. Returns an array of the shape and dtype of qkv.
     """
     B, T, _ = qkv.shape
     heads = qkv.reshape(B, T, n_head + 2 * n_kv_head, -1)
@@ -47,5 +54,8 @@ def rotary_forward(qkv, cos, sin, n_head, n_kv_head):
 
 
 def rotary_backward(dy, cos, sin, n_head, n_kv_head):
-    """dqkv for the gradient dy of `rotary_forward`'s result: the opposite rotation."""
+    """Return dqkv for the gradient dy of `rotary_forward`: the opposite rotation.
+
+    dy, dqkv: (B, T, (H+2K)·D).
+    """
     return rotary_forward(dy, cos, -sin, n_head, n_kv_head)

@@ -1,4 +1,4 @@
-"""SwiGLU: a gated activation. One half of the units decides, smoothly, how much of the other half passes.
+"""SwiGLU: a gated activation. A smooth gate scales each unit of the other half.
 
 Forward, with the logistic function sigma:
 
@@ -9,7 +9,8 @@ Backward. sigma' = sigma (1 - sigma), so by the product rule
     dup   = dy silu(gate)
     dgate = dy up sigma(gate) (1 + gate (1 - sigma(gate)))
 
-Why cache gate and up, and not sigma(gate): both are needed by the derivatives, and sigma costs one exponential.
+Why cache gate and up, and not sigma(gate): the derivatives need both, and sigma costs
+one exponential.
 
 Source: Shazeer, "GLU variants improve Transformer", 2020.
 """
@@ -25,17 +26,20 @@ class SwiGLUCache(NamedTuple):
 
 
 def sigmoid(x):
-    """1 / (1 + exp(-x)), written with tanh, which saturates where exp would overflow."""
+    """Return 1 / (1 + exp(-x)), by way of tanh, which cannot overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
 def swiglu_forward(gate, up):
-    """y = silu(gate) * up, element by element, for two arrays of one shape and float dtype. Returns y and the cache."""
+    """Return y = silu(gate) * up, element by element, and the cache.
+
+    gate, up: two arrays of one shape and float dtype; y has the same.
+    """
     return gate * sigmoid(gate) * up, SwiGLUCache(gate, up)
 
 
 def swiglu_backward(dy, cache):
-    """Returns dgate and dup, each of dy's shape."""
+    """Return dgate and dup, each of dy's shape."""
     gate, up = cache
     sigma = sigmoid(gate)
     return dy * up * sigma * (1.0 + gate * (1.0 - sigma)), dy * gate * sigma

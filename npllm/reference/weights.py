@@ -71,7 +71,10 @@ def weight_shapes(config) -> dict[str, tuple[int, ...]]:
 
 
 def initial_weights(config, seed: int) -> dict[str, np.ndarray]:
-    """GPT-2's initial values in float64: norm weights 1, biases 0, matrices N(0, std)."""
+    """Return GPT-2's initial values by name, in float64.
+
+    Norm weights are 1, biases are 0, and matrices are N(0, std).
+    """
     weights = {}
     for index, (name, shape) in enumerate(weight_shapes(config).items()):
         if len(shape) == 1:
