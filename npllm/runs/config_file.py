@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -41,7 +42,7 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
     """Call a dataclass or a typed function with what the arguments say; what is wrong with them is a ConfigError."""
     options = _options(kind)
     _check_option_names(options, arguments, prog)
-    arguments = _with_values(options, arguments)
+    arguments = _with_none(options, _with_true(options, arguments))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -54,22 +55,41 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
         raise ConfigError(_first_sentence(complaint.getvalue())) from None
 
 
-def _with_values(options: dict[str, Any], arguments: list[str]) -> list[str]:
-    """The arguments with True after each option that is true or false and stands alone."""
+def _with_true(options: dict[str, Any], arguments: list[str]) -> list[str]:
+    """The arguments with True after each true-or-false option that stands alone."""
     completed = []
     for argument, following in zip_longest(arguments, arguments[1:]):
         completed.append(argument)
-        is_flag = argument.startswith("--") and options.get(argument[2:].replace("-", "_")) is bool
-        if is_flag and (following is None or following.startswith("--")):
+        if options.get(_name(argument)) is bool and (following is None or following.startswith("--")):
             completed.append("True")
     return completed
+
+
+def _with_none(options: dict[str, Any], arguments: list[str]) -> list[str]:
+    """The arguments with None, as tyro spells it, for the value `none` of an option
+    whose type has None."""
+    optional = {name for name, kind in options.items() if NoneType in get_args(kind)}
+    spelled = []
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        option, _, value = argument.partition("=")
+        if argument == "none" and _name(previous) in optional:
+            argument = "None"
+        elif value == "none" and _name(option) in optional:
+            argument = f"{option}=None"
+        spelled.append(argument)
+    return spelled
+
+
+def _name(argument: str) -> str:
+    """The parameter that an option sets, such as optim.lr; empty for a value."""
+    return argument[2:].replace("-", "_") if argument.startswith("--") else ""
 
 
 def _check_option_names(options: dict[str, Any], arguments: list[str], prog: str) -> None:
     known = [f"--{name}" for name in options] + ["--help"]
     for argument in arguments:
         option = argument.split("=")[0]
-        if option.startswith("--") and f"--{option[2:].replace('-', '_')}" not in known:
+        if option.startswith("--") and f"--{_name(option)}" not in known:
             raise ConfigError(f"{option} is not an option of {prog}{nearest(option, known)}.")
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from small_runs import refused, run
+from tyro.conf import Positional
 
 from npllm.errors import ConfigError, DataError
 from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
@@ -251,3 +252,18 @@ def test_the_help_shows_the_values_of_the_recipe(capsys, tmp_path):
 def test_an_option_that_stands_alone_is_true(arguments, expected):
     defaults = ["--spikes.enabled", "False", *arguments]
     assert parse_arguments(RunConfig, defaults, prog="test").spikes.enabled is expected
+
+
+def test_an_option_that_has_none_takes_the_word_as_the_help_spells_it():
+    arguments = ["--batch.ramp_start", "none", "--train.steps=none", "--data.separator", "none"]
+    assert parse_arguments(RunConfig, arguments, prog="test") == RunConfig()
+
+
+def test_none_stays_a_word_where_text_is_wanted():
+    config = parse_arguments(RunConfig, ["--data.source", "none", "--data.tokenizer=none"], prog="test")
+    assert (config.data.source, config.data.tokenizer) == (("none",), "none")
+
+    def encode(tokenizer: Positional[str], text: Positional[str | None] = None) -> str | None:
+        return text
+
+    assert parse_arguments(encode, ["tokenizer.json", "none"], prog="test") == "none"
