@@ -1,1 +1,1 @@
-"""A run as it lies on disk: its folder, config, checkpoints, ledger, metrics, records and their hashes."""
+"""A run on disk: folder, config, checkpoints, ledger, metrics, records, hashes."""

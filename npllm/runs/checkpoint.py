@@ -1,16 +1,19 @@
 """Checkpoints: the state of a loop in one HDF5 file.
 
     params, adam_m, adam_v ...    flat datasets, one per buffer of the state
-    state                         attribute, JSON: version, config of the model (and of the critic, if there is one),
-                                  dtype, seed, counters, validation loss if it was measured, and the table name ->
-                                  offset and shape
-    user block                    the 512 bytes before all this, which HDF5 leaves to its users: the SHA-256 of the rest
+    state                         attribute, JSON: version, config of the model (and of
+                                  the critic, if there is one), dtype, seed, counters,
+                                  validation loss if it was measured, and the table
+                                  name -> offset and shape
+    user block                    the first 512 bytes, which HDF5 leaves to its users:
+                                  the SHA-256 of all bytes after them
 
-The file is put together in memory. That is also the snapshot: the training goes on, and changes its buffers, while
-`checkpoint_store.py` hashes the bytes and carries them to the disk.
+The file is built in memory. This image is also the snapshot: training continues and
+changes its buffers while `checkpoint_store.py` hashes and writes the image.
 
-A checkpoint may come from anywhere: see `data/plain_hdf5.py`. Nothing is allocated because a file says so; arrays are
-read when they are as long as the model needs and not longer than the file.
+A checkpoint may come from an untrusted source (see `data/plain_hdf5.py`). A size that a
+file claims is never allocated unchecked: an array is read only if it has the length
+that the model needs and fits into the file.
 """
 
 import hashlib
@@ -48,10 +51,10 @@ FIELDS = {
 
 
 class Saveable(Protocol):
-    """The state of a training, as far as a checkpoint is concerned."""
+    """The part of a training state that a checkpoint saves."""
 
     model: Trainable
-    rollbacks: int  # that lie behind it
+    rollbacks: int  # made so far
     tokens: int  # trained on
     seconds: float  # of training
 
@@ -63,14 +66,19 @@ class Saveable(Protocol):
         """The flat buffers, by name."""
 
     def counters(self) -> dict[str, Any]:
-        """The rest, for JSON."""
+        """The rest of the state, as values that JSON can hold."""
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
-        """Become the state that these were taken from. Raises ValueError where they cannot be such."""
+        """Set the state to saved arrays and counters. Raises ValueError where they are
+        not valid."""
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds. description: FIELDS. arrays: the flat buffers by name. sha256: of the file."""
+    """The content of a file.
+
+    description: the attribute `state`, with the keys of FIELDS. arrays: the flat
+    buffers by name. sha256: the hash in the user block.
+    """
 
     description: dict[str, Any]
     arrays: dict[str, np.ndarray]
@@ -78,7 +86,7 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates lies."""
+    """The path of the checkpoint after `step` updates."""
     return folder / f"step-{step:08d}.h5"
 
 
@@ -88,9 +96,9 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryview:
-    """The bytes of the file that holds this state, still without the hash that `seal` puts before them.
+    """The bytes of a checkpoint file of this state. `seal` fills in its hash.
 
-    val_loss: of the weights, where it was measured.
+    val_loss: validation loss of the weights, None where it was not measured.
     """
     model = state.model
     arrays = state.arrays()
@@ -114,16 +122,16 @@ def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryvi
 
 
 def seal(image: memoryview) -> str:
-    """Write the SHA-256 of the file into its user block; returns it."""
+    """Write the SHA-256 of an image into its user block. Returns the hash."""
     digest = hashlib.sha256(image[USER_BLOCK:]).hexdigest()
     image[:USER_BLOCK] = _user_block(digest)
     return digest
 
 
 def sealed_sha256(path: Path) -> str:
-    """The hash in a file's user block. Raises DataError unless it is that of the file."""
-    if path.exists() and not path.is_file():  # reading from a pipe may take for ever
-        raise _damaged(path, "it is no ordinary file")
+    """The hash in a file's user block. Raises DataError unless it matches the file."""
+    if path.exists() and not path.is_file():  # reading from a pipe may never end
+        raise _damaged(path, "it is not an ordinary file")
     try:
         with path.open("rb") as file:
             block = file.read(USER_BLOCK)
@@ -131,7 +139,7 @@ def sealed_sha256(path: Path) -> str:
     except OSError as error:
         raise _damaged(path, error.strerror) from error
     if block != _user_block(digest):
-        raise _damaged(path, "its SHA-256 is not the one that it says")
+        raise _damaged(path, "its SHA-256 is not the one that it records")
     return digest
 
 
@@ -140,10 +148,16 @@ def _user_block(digest: str) -> bytes:
 
 
 def load_checkpoint(path: Path, *, listed_sha256: str | None = None) -> Checkpoint:
-    """All of a checkpoint; DataError when it is not whole or not one, or not the file with the hash that was listed."""
+    """The content of a checkpoint file.
+
+    Raises DataError when the file is damaged or is not a checkpoint, or when its hash
+    is not `listed_sha256`, the hash in the manifest (None = not listed).
+    """
     sha256 = sealed_sha256(path)
     if listed_sha256 not in (None, sha256):
-        raise DataError(f"{path} is not the file that the manifest lists (its SHA-256 differs); use another one.")
+        raise DataError(
+            f"{path} is not the file that the manifest lists (its SHA-256 differs); use another checkpoint."
+        )
     try:
         with open_file(path) as file:
             description = _read_description(path, file.id)
@@ -171,17 +185,21 @@ def _read_description(path: Path, file: h5py.h5f.FileID) -> dict[str, Any]:
         )
     for name, kind in FIELDS.items():
         if name not in description or not isinstance(description[name], kind):
-            raise NotPlain(f"{name} is missing in its state, or is of the wrong type")
+            raise NotPlain(f"{name} is missing from its state or has the wrong type")
     return description
 
 
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} is not a whole checkpoint ({reason}); use another one.")
+    return DataError(f"{path} is not a whole checkpoint ({reason}); use another checkpoint.")
 
 
 def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str = "kernels") -> GPT:
-    """The model alone, ready to evaluate and generate; of an actor with a critic, the actor. dtype: None = the one it
-    was trained in."""
+    """The model in a checkpoint, ready to evaluate and generate. Of an actor-critic
+    pair it is the actor. dtype: None = the dtype it was trained in.
+
+    Raises DataError when the file is damaged, describes no valid model, or holds
+    weights that are not finite.
+    """
     description, arrays, _ = load_checkpoint(path)
     try:
         configs = configs_of(description)
@@ -205,13 +223,15 @@ def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str 
 
 
 def configs_of(description: dict[str, Any]) -> dict[str, ModelConfig]:
-    """Of each part of the model (`Trainable.parts`). Raises ConfigError or TypeError where there can be no such."""
+    """The config of each part of the model (`Trainable.parts`). Raises ConfigError or
+    TypeError where the description is not valid."""
     parts = ("policy", "critic") if "critic" in description else (WHOLE,)
     return {part: ModelConfig(**description[SECTIONS[part]]) for part in parts}
 
 
 def _frozen_weights(arrays: dict[str, np.ndarray], config: ModelConfig, dtype: str) -> Parameters | None:
-    """The weights below LoRA, as the file has them."""
+    """The frozen weights of a LoRA model, copied from the file's arrays. None without
+    LoRA."""
     if not config.lora_rank:
         return None
     frozen = Parameters(weight_shapes(config), "float32" if dtype == "bf16" else dtype)
@@ -222,23 +242,26 @@ def _frozen_weights(arrays: dict[str, np.ndarray], config: ModelConfig, dtype: s
 
 
 def _check_room(table: dict[str, Any], arrays: dict[str, np.ndarray], configs: dict[str, ModelConfig]) -> None:
-    """Before a model is built because a file describes it: does the file hold that many parameters, and list them?"""
+    """Raise ValueError unless the file holds and lists as many parameters as the model
+    that it describes. Checked before the model is allocated."""
     count = sum(parameter_count(config) for config in configs.values())
     if count > len(arrays["params"]):
         raise ValueError(f"it would have {count:,} parameters, and the file holds {len(arrays['params']):,}")
     for config in configs.values():
         if config.lora_rank and parameter_count(config.language_model) > len(arrays["frozen"]):
             raise ValueError("its frozen weights are fewer than the model has")
-    deep = sum(config.n_layer for config in configs.values()) > len(table)  # many names would have to be made
+    # Compared first: a huge n_layer would make shapes_of_parts list as many names.
+    deep = sum(config.n_layer for config in configs.values()) > len(table)
     if deep or shapes_of_parts(configs).keys() != table.keys():
         raise ValueError("its table lists other parameters")
 
 
 def restore_checkpoint(path: Path, state: Saveable, *, listed_sha256: str | None = None) -> float | None:
-    """Set a state of the same config to a checkpoint's. Returns the validation loss that was measured then, if any.
+    """Load a checkpoint into a state of the same config. Returns the validation loss
+    that was saved with it, None if there is none.
 
-    Raises, with the state as it was, DataError for a file that is damaged or holds values that are not finite, and
-    ConfigError for one that belongs to another model.
+    Raises DataError for a file that is damaged or holds values that are not finite, and
+    ConfigError for the file of another model. The state is then unchanged.
     """
     description, arrays, _ = load_checkpoint(path, listed_sha256=listed_sha256)
     try:
@@ -246,15 +269,13 @@ def restore_checkpoint(path: Path, state: Saveable, *, listed_sha256: str | None
     except (ConfigError, TypeError):
         configs = {}
     if configs != {part: network.config for part, network in state.model.parts().items()}:
-        raise ConfigError(
-            f"{path} belongs to another model than config.toml describes; restore the config.toml of the run."
-        )
+        raise ConfigError(f"{path} holds another model than config.toml describes; restore the config.toml of the run.")
     check_arrays(path, arrays, state.arrays())
     check_finite(path, arrays)
     try:
         state.restore(arrays, description["counters"])
     except ValueError as error:
-        raise DataError(f"{path} describes no state of this run ({error}); use another checkpoint.") from error
+        raise DataError(f"{path} holds no valid state of this run ({error}); use another checkpoint.") from error
     return description["val_loss"]
 
 
@@ -265,14 +286,14 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray], expected: dict[str, 
         if found is None or found.shape != array.shape or found.dtype != array.dtype:
             what = "nothing" if found is None else f"{found.shape} {found.dtype}"
             raise DataError(
-                f"{path} should hold {name} as {array.shape} {array.dtype}, but has {what}; use another one."
+                f"{path} should hold {name} as {array.shape} {array.dtype}, but has {what}; use another checkpoint."
             )
 
 
 def check_finite(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raise DataError for an array with a NaN or an infinity in it: it would poison everything that comes from it."""
+    """Raise DataError for an array that holds a NaN or an infinity."""
     for name, array in arrays.items():
-        with np.errstate(all="ignore"):  # infinities of both signs
+        with np.errstate(all="ignore"):  # infinities of both signs add up to NaN
             total = array.sum(dtype=np.float64)
         if not np.isfinite(total):
-            raise DataError(f"{path} is poisoned ({name} holds values that are not finite); use another one.")
+            raise DataError(f"{path} is poisoned ({name} holds values that are not finite); use another checkpoint.")

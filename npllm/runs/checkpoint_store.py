@@ -1,16 +1,22 @@
-"""The checkpoints of a run: written beside the training, listed with their hashes, and thinned out.
+"""The checkpoints of a run: written in the background, listed with their hashes,
+pruned.
 
     checkpoints/step-00000200.h5 ...    see checkpoint.py
-    checkpoints/manifest.json           per file: SHA-256, step, validation loss, rollbacks behind it
+    checkpoints/manifest.json           per file: SHA-256, step, validation loss, and
+                                        the number of rollbacks made before it
 
-Order of writing: the file, whole (atomic.py), then the manifest, then the deletion of what is not kept. So at every
-moment the manifest lists whole files only. It is an index and not the only truth: a whole file that it does not list,
-because a crash came between, is found by its own hash.
+A save writes the checkpoint atomically (atomic.py), then the manifest, and then deletes
+the checkpoints that are no longer kept. So the manifest lists only whole files at any
+time. A crash may leave a whole file that is not listed; it is recognised by its own
+hash.
 
-Which ones are kept: the newest; of those made on schedule the last `keep`, the best (by validation loss), an anchor at
-least 100 steps old, because a run may notice late that it is poisoned, and the one that is to become the next anchor.
-An extra checkpoint, made because somebody stopped the run, counts for going on and nothing else. Otherwise a run that
-was stopped would have other checkpoints to roll back to than one that was not, and end with other weights.
+These checkpoints are kept: the newest, and of the scheduled ones
+- the last `keep`,
+- the best, by validation loss,
+- an anchor that is at least 100 steps old, because damage may be noticed late,
+- the checkpoint that will become the next anchor. An unscheduled checkpoint, made when
+somebody stops the run, only serves to resume. If it could be rolled back to, a run that
+was stopped would end with other weights than one that was not.
 """
 
 import json
@@ -44,7 +50,10 @@ LARGEST_MANIFEST = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Entry:
-    """What the manifest says of one checkpoint. val_loss: nats per token, None where it was not measured."""
+    """A checkpoint's entry in the manifest.
+
+    val_loss: nats per token, None where it was not measured.
+    """
 
     step: int
     sha256: str
@@ -58,9 +67,10 @@ class Entry:
 
 
 class CheckpointStore:
-    """The checkpoints in a folder. Saving returns at once: one thread beside the training writes.
+    """The checkpoints in a folder. `save` returns at once; a background thread writes.
 
-    every: steps between checkpoints on schedule. refused: files that are no whole checkpoints, and why.
+    every: steps between scheduled checkpoints. refused: each file that cannot be used,
+    and the reason.
     """
 
     def __init__(self, folder: Path, *, keep: int, every: int):
@@ -79,15 +89,16 @@ class CheckpointStore:
         self._error: BaseException | None = None
 
     def path(self, step: int) -> Path:
-        """Of the checkpoint after `step` updates."""
+        """The path of the checkpoint after `step` updates."""
         return checkpoint_path(self.folder, step)
 
     def scheduled(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` updates; only such a one can be rolled back to."""
+        """Whether a checkpoint is scheduled after `step` updates. Only scheduled ones
+        can be rolled back to."""
         return step % self.every == 0
 
     def _adopt(self, path: Path) -> None:
-        """List a file that is not in the manifest, if it is whole."""
+        """Add a file that the manifest does not list, if it is whole."""
         try:
             entry = entry_of(path)
         except DataError as error:
@@ -96,16 +107,19 @@ class CheckpointStore:
             self.entries[entry.step] = entry
 
     def refuse(self, step: int, why: str) -> None:
-        """Count a checkpoint no longer. Its file stays until the run comes to the same step again."""
+        """Stop using a checkpoint. Its file stays until the run reaches this step
+        again."""
         self.refused[self.path(step)] = why
         del self.entries[step]
 
     def load(self, step: int) -> Checkpoint:
-        """Raises DataError unless the file is whole and byte for byte the one that the manifest lists."""
+        """The content of a checkpoint. Raises DataError unless the file is whole and
+        has the hash in the manifest."""
         return load_checkpoint(self.path(step), listed_sha256=self.entries[step].sha256)
 
     def save(self, state: Saveable, val_loss: float | None) -> None:
-        """Take a snapshot, and let it be written while the training goes on. Raises what the last writing raised."""
+        """Take a snapshot and start writing it in the background. Raises the error of
+        the previous save, if it failed."""
         self.wait()
         image = checkpoint_image(state, val_loss)
         self._thread = Thread(
@@ -114,14 +128,15 @@ class CheckpointStore:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until everything is on the disk. Raises ResourceError when it cannot be."""
+        """Wait until the last save is on disk. Raises ResourceError when it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
 
     def check(self) -> None:
-        """Raise what went wrong with the writing since this was last called, if anything."""
+        """Raise the error of the background thread, if it failed since the last
+        call."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -129,7 +144,7 @@ class CheckpointStore:
     def _try_to_write(self, *snapshot) -> None:
         try:
             self._write(*snapshot)
-        except BaseException as error:  # raised by the next wait(), in the thread that trains
+        except BaseException as error:  # the training thread raises it in its next check()
             self._error = error
 
     def _write(self, step: int, image: memoryview, val_loss: float | None, rollbacks: int) -> None:
@@ -137,19 +152,20 @@ class CheckpointStore:
         write_atomically(self.path(step), image)
         self.entries[step] = Entry(step, digest, val_loss, rollbacks)
         self._write_manifest()
-        self.thin_out()
+        self.prune()
 
     def _write_manifest(self) -> None:
         table = {self.path(step).name: asdict(entry) for step, entry in sorted(self.entries.items())}
         document = {"version": MANIFEST_VERSION, "checkpoints": table}
         write_atomically(self.folder / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
 
-    def thin_out(self) -> None:
-        """Delete what is not to be kept; a crash on the way leaves too many and never too few."""
+    def prune(self) -> None:
+        """Delete the checkpoints that are not kept. A crash meanwhile leaves too many
+        checkpoints, never too few."""
         self.drop(set(self.entries) - kept(self.entries, keep=self.keep, every=self.every))
 
     def drop(self, steps: set[int]) -> None:
-        """Delete these checkpoints: first from the list, then from the disk."""
+        """Delete these checkpoints, first from the manifest, then from the disk."""
         if not steps:
             return
         for step in steps:
@@ -162,7 +178,8 @@ class CheckpointStore:
             sync(self.folder)
         except OSError as error:
             raise ResourceError(
-                f"{error.filename} cannot be deleted ({error.strerror}); mend that, then resume: nothing is lost."
+                f"{error.filename} cannot be deleted ({error.strerror}); make its folder writable, then resume: "
+                "nothing is lost."
             ) from error
 
     def __enter__(self) -> "CheckpointStore":
@@ -170,12 +187,12 @@ class CheckpointStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is not KeyboardInterrupt:  # who interrupts twice does not want to wait
+        if kind is not KeyboardInterrupt:  # after a second interrupt, do not wait
             self.wait()
 
 
 def kept(entries: dict[int, Entry], *, keep: int, every: int) -> set[int]:
-    """Which steps' checkpoints stay: see the beginning of this file."""
+    """The steps whose checkpoints are kept, by the rules in this module's docstring."""
     if not entries:
         return set()
     newest = max(entries)
@@ -188,7 +205,8 @@ def kept(entries: dict[int, Entry], *, keep: int, every: int) -> set[int]:
 
 
 def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
-    """The entries, and what is wrong with the manifest if it cannot be used. A folder without one has no entries."""
+    """The manifest's entries, and what is wrong with it (None = nothing). A folder
+    without a manifest has no entries."""
     path = folder / MANIFEST
     if not path.exists():
         return [], None
@@ -198,15 +216,16 @@ def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
             raise ValueError(f"it has version {document['version']!r:.20}")
         entries = [Entry(**fields) for fields in document["checkpoints"].values()]
         if list(document["checkpoints"]) != [checkpoint_path(folder, entry.step).name for entry in entries]:
-            raise ValueError("its names and steps differ")
+            raise ValueError("its file names and steps disagree")
     except (DataError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return [], f"{path} is damaged ({error}); delete it, and it is made again from the checkpoints."
+        return [], f"{path} is damaged ({error}); delete it, and npllm resume makes it again from the checkpoints."
     return entries, None
 
 
 def entry_of(path: Path) -> Entry:
-    """The manifest's entry of a file, made from the file. Raises DataError when it is no whole checkpoint, or that of
-    another step than its name says."""
+    """The manifest entry of a checkpoint file, made from its content. Raises DataError
+    when the file is not a whole checkpoint, or is one of another step than its name
+    says."""
     description, _, sha256 = load_checkpoint(path)
     counters = description["counters"]
     try:
@@ -214,5 +233,5 @@ def entry_of(path: Path) -> Entry:
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error
     if path != checkpoint_path(path.parent, entry.step):
-        raise DataError(f"{path} holds the state after step {entry.step}; give it the name of that step.")
+        raise DataError(f"{path} holds the state after step {entry.step}; rename the file to that step.")
     return entry

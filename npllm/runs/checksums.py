@@ -1,4 +1,4 @@
-"""SHA256SUMS: the hashes of the files of a folder, one a line, as `sha256sum --check SHA256SUMS` reads them."""
+"""SHA256SUMS: the hashes of a folder's files, in the format of `sha256sum --check`."""
 
 import hashlib
 from pathlib import Path
@@ -13,27 +13,27 @@ LARGEST_LIST = 1 << 20  # bytes
 
 
 def write_checksums(folder: Path) -> None:
-    """Write down the hashes of all files of the folder."""
+    """Write SHA256SUMS with the hashes of all files of the folder."""
     files = sorted(path for path in folder.iterdir() if path.name != NAME)
     write_atomically(folder / NAME, "".join(f"{_sha256(path)}  {path.name}\n" for path in files).encode())
 
 
 def check_list(path: Path) -> None:
-    """Raise DataError unless all files that a SHA256SUMS names are there."""
+    """Raise DataError unless all files that a SHA256SUMS names exist."""
     for line in _lines(path):
         if not (path.parent / line[66:]).is_file():
-            raise DataError(f"{path} names {line[66:]!r:.80}, which is not there; put back the file of the run.")
+            raise DataError(f"{path} names {line[66:]!r:.80}, which is missing; put back the file of the run.")
 
 
 def checked(path: Path) -> Path:
-    """The path of a file that is as it was when its folder's hashes were written. Raises DataError for any other."""
+    """The given path. Raises DataError unless the file has its hash in SHA256SUMS."""
     if f"{_sha256(path)}  {path.name}" not in _lines(path.parent / NAME):
-        raise DataError(f"{path} is not what {NAME} beside it says; put back the file that belongs to the run.")
+        raise DataError(f"{path} does not have the hash in {NAME} beside it; put back the file of the run.")
     return path
 
 
 def _lines(path: Path) -> list[str]:
-    """64 digits, two spaces and a name each."""
+    """The lines of a SHA256SUMS: 64 digits, two spaces and a name each."""
     return read_bounded(path, LARGEST_LIST).decode("utf-8", errors="replace").splitlines()
 
 

@@ -1,6 +1,7 @@
-"""config.toml: the dataclasses of a run as TOML, and back.
+"""config.toml: the config dataclasses of a run as TOML, and back.
 
-The fields of a file become command-line arguments, so both are parsed, typed and checked by the same code.
+The fields of a file are turned into command-line arguments, so the same code parses and
+checks both.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ from npllm.files.bounded_read import read_bounded
 T = TypeVar("T")
 
 LARGEST_CONFIG = 1 << 20  # bytes
-LONGEST_MESSAGE = 500  # characters; a value that is wrong stands in it, and may be as long as the file
-# The time of tomllib grows with the square of the number of parts in a dotted key: 60 kB of one take 20 seconds.
+LONGEST_MESSAGE = 500  # characters; it quotes the wrong value, which may be as long as the file
+# tomllib takes quadratic time in the number of parts of a dotted key.
 MOST_DOTS = 20  # in a line, outside of strings and comments
 _NO_KEYS = re.compile(
     r'"{3}(?:\\?.)*?(?:"{3,5}|\Z)'  # strings over several lines, with and without escapes
@@ -39,7 +40,12 @@ _NO_KEYS = re.compile(
 
 
 def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
-    """Call a dataclass or a typed function with what the arguments say; what is wrong with them is a ConfigError."""
+    """Call a dataclass or a typed function with command-line arguments. Returns its
+    result.
+
+    prog: the name of the command in messages. Raises ConfigError for arguments that are
+    not valid.
+    """
     options = _options(kind)
     _check_option_names(options, arguments, prog)
     arguments = _with_none(options, _with_true(options, arguments))
@@ -94,7 +100,9 @@ def _check_option_names(options: dict[str, Any], arguments: list[str], prog: str
 
 
 def load_config(path: Path, kind: type[T]) -> T:
-    """The config in a TOML file. Its [run] table, a record of the machine and the stage, is left out."""
+    """The config in a TOML file. The table [run], a record of machine and stage, is not
+    part of it. Raises DataError for a file that is not TOML, ConfigError for its
+    values."""
     tables = _read_toml(path)
     tables.pop("run", None)
     try:
@@ -104,13 +112,14 @@ def load_config(path: Path, kind: type[T]) -> T:
 
 
 def stage_of(path: Path) -> str:
-    """The verb that made the run whose config.toml this is."""
+    """The stage, which is also the verb, that a config.toml names."""
     record = _read_toml(path).get("run")
     return str(record.get("stage", "pretrain")) if isinstance(record, dict) else "pretrain"
 
 
 def last_step_of(path: Path) -> int | None:
-    """With how many updates the run ends whose config.toml this is, of any stage; None where it does not say."""
+    """The number of updates of a run, read from its config.toml. None where it has
+    none."""
     settings = _read_toml(path).get("train")
     steps = settings.get("steps") if isinstance(settings, dict) else None
     return steps if isinstance(steps, int) else None
@@ -121,7 +130,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         text = content.decode("utf-8")
         if any(line.count(".") > MOST_DOTS for line in _NO_KEYS.sub("", text).splitlines()):
-            raise ValueError("it has a key of too many parts")
+            raise ValueError("it has a key with too many parts")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid TOML: {error}.") from error
@@ -145,28 +154,31 @@ def _argument(option: str, value: Any) -> str:
     try:
         text = str(value)
     except ValueError:  # thousands of hexadecimal digits
-        raise ConfigError(f"{option} is a number of too many digits.") from None
-    if isinstance(value, str) and value.startswith("-"):  # as an argument it would be an option
+        raise ConfigError(f"{option} is a number of too many digits; give a shorter one.") from None
+    if isinstance(value, str) and value.startswith("-"):  # an argument like this is an option
         raise ConfigError(f"{option} is {value!r:.80}, which looks like an option; write ./ before the name of a file.")
     return text
 
 
 def config_text(config: Any, record: dict[str, str]) -> str:
-    """A run as TOML that `load_config` reads. record: facts about this run for people, in the table [run]."""
+    """A config as TOML that `load_config` reads. record: facts about the run, which go
+    into the table [run]."""
     lines = []
     for section, table in {**asdict(config), "run": record}.items():
-        # TOML has no null: a field that is none is left out, and is none again because that is its default.
+        # TOML has no null. A field that is None is left out; None is its default.
         lines += [f"[{section}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None), ""]
     return "\n".join(lines)
 
 
 def _toml(value: Any) -> str:
-    """JSON is TOML but for two things: TOML has no surrogate pairs, and wants the control character DEL escaped."""
+    """A value as TOML. It is the value's JSON, except that TOML has no surrogate pairs
+    and needs the control character DEL escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _options(kind: Callable) -> dict[str, Any]:
-    """The parameters of a function or dataclass and, with dots, those of the dataclasses among them: name -> type."""
+    """The options of a function or dataclass: name -> type. The fields of a dataclass
+    that is a parameter have dotted names, such as optim.lr."""
     options: dict[str, Any] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         if is_dataclass(parameter.annotation):
@@ -177,6 +189,8 @@ def _options(kind: Callable) -> dict[str, Any]:
 
 
 def nearest(name: str, known: list[str]) -> str:
+    """The end of a message that proposes the known name most like `name`; empty if none
+    is like it."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}" if matches else ""
 
@@ -189,5 +203,5 @@ def _first_sentence(box: str) -> str:
         if line.startswith("─"):
             break
         message.append(line)
-    # Of an optional number tyro goes on to say why it is neither a number nor none.
+    # For an optional number, tyro adds why the value is neither a number nor None.
     return " ".join(" ".join(message).split()).split(" Got errors:")[0]

@@ -1,9 +1,9 @@
-"""What a run of a later stage starts from, copied into its folder: the run goes on when its
-ancestors are gone.
+"""The inputs of a later stage's run. They are copied into its folder, so the run does
+not depend on the runs that it started from.
 
     tokenizer.json      of the model that is trained
     models/NAME.h5      checkpoints
-    data/NAME.jsonl     records, with their hashes beside them
+    data/NAME.jsonl     records; data/SHA256SUMS has their hashes
 """
 
 import shutil
@@ -27,8 +27,11 @@ from npllm.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Copies:
-    """The inputs of a later stage. config: complete, as the run keeps it. models: name ->
-    checkpoint to copy. records: name -> dataclasses to write."""
+    """The inputs of a later stage.
+
+    config: the run's config, complete. models: name -> checkpoint to copy. records:
+    name -> dataclasses to write.
+    """
 
     config: Any
     tokenizer: Tokenizer
@@ -36,7 +39,7 @@ class Copies:
     records: Mapping[str, Sequence]
 
     def write(self, draft: RunFolder, console: Console) -> Any:
-        """Put them into the folder of a run that is being made. Returns the config."""
+        """Write all inputs into the folder of a new run. Returns the config."""
         (draft.path / "models").mkdir()
         for name, checkpoint in self.models.items():
             shutil.copyfile(checkpoint, model_file(draft, name))
@@ -50,35 +53,38 @@ class Copies:
 
 
 def model_file(run: RunFolder, name: str) -> Path:
-    """The checkpoint of a model that the run started from."""
+    """The path of the run's copy of an input model."""
     return run.path / "models" / f"{name}.h5"
 
 
 def record_file(run: RunFolder, name: str) -> Path:
-    """The file of records of that name."""
+    """The path of the run's records of that name."""
     return run.path / "data" / f"{name}.jsonl"
 
 
 def checked_records(run: RunFolder, name: str) -> Path:
-    """The same file. Raises DataError unless its hash is the one that the run started with."""
+    """The path of the run's records of that name. Raises DataError unless the file has
+    the hash that was written when the run was made."""
     return checked(record_file(run, name))
 
 
 def load_model(run: RunFolder, name: str) -> GPT:
-    """A model that the run started from."""
+    """An input model of the run."""
     return model_from_checkpoint(model_file(run, name))
 
 
 def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
-    """The checkpoint that a run (or a checkpoint in it) stands for, and its tokenizer."""
+    """A checkpoint and its tokenizer. path: a run, which means its newest checkpoint,
+    or a checkpoint file in a run."""
     run = run_of(path)
     return (Path(path) if Path(path).is_file() else run.newest_checkpoint()), run.load_tokenizer()
 
 
 def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer, ModelConfig]:
-    """The same, and the shape of the model, for a stage whose model writes texts.
+    """`trained_checkpoint`, and the config of its model, which must be a language
+    model.
 
-    Raises ConfigError for a run whose model judges them.
+    Raises ConfigError for a model that judges texts, such as a reward model.
     """
     checkpoint, tokenizer = trained_checkpoint(path)
     model = model_from_checkpoint(checkpoint)
@@ -92,7 +98,7 @@ def block_size_of(checkpoint: Path) -> int:
 
 
 def check_same_tokenizer(one: Path, other: Path) -> None:
-    """Raise DataError unless two runs write text with the same tokens."""
+    """Raise DataError unless two runs have the same tokenizer."""
     if run_of(one).load_tokenizer().sha256() != run_of(other).load_tokenizer().sha256():
         raise DataError(
             f"{one} and {other} have different tokenizers; train the reward model from the run whose policy it judges."

@@ -1,14 +1,19 @@
-"""ledger.jsonl: what went wrong in a run and what was done about it. One line an event, never changed or rolled back.
+"""ledger.jsonl: what went wrong in a run, and what was done. One line an event; a line
+is never changed, and a rollback does not remove it.
 
-    {"event": "rollback", "time", "step", "loss", "grad_norm", "tokens", "samples", "reason", "restored_step",
-     "skipped": [start, end]}      the spike that was seen, the checkpoint restored, the sample ids that are left out
-    {"event": "left_out", "time", "step", "loss", ..., "samples", "reason"}     an update that was not made, no more
-    {"event": "refused", "time", "checkpoint", "reason"}             a checkpoint that could not be used
-    {"event": "gave_up", "time", "step", "loss", ..., "reason"}      a spike, with no rollback left
+    rollback    "time", "step", "loss", "grad_norm", "tokens", "samples", "reason",
+                "restored_step", "skipped": [start, end]
+                a spike, the checkpoint that was restored, and the sample ids to skip
+    left_out    "time", "step", "loss", ..., "samples", "reason"
+                one update that was not made; nothing was restored
+    refused     "time", "checkpoint", "reason"
+                a checkpoint that could not be used
+    gave_up     "time", "step", "loss", ..., "reason"
+                a spike after which no rollback was possible
 
-The ledger decides what a state may still see. Appending the line *is* the rollback: if the process is killed before,
-the spike happens again; if after, whoever resumes reads here which data to skip and which checkpoints belong to the
-part that was given up.
+Appending the line *is* the rollback. If the process is killed before, the spike happens
+again. If it is killed after, `npllm resume` reads here which samples to skip, and which
+checkpoints were made after the restored one and so do not count any more.
 """
 
 import contextlib
@@ -26,7 +31,7 @@ from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
 
 LARGEST_LEDGER = 64 << 20  # bytes
-NUMBER = (float, int, type(None))  # none: it was NaN or infinite, which JSON has not
+NUMBER = (float, int, type(None))  # None stands for NaN and infinity, which JSON lacks
 SPIKE = {"step": int, "loss": NUMBER, "grad_norm": NUMBER, "tokens": int, "samples": list, "reason": str}
 FIELDS: dict[str, dict[str, Any]] = {
     "rollback": SPIKE | {"restored_step": int, "skipped": list},
@@ -38,9 +43,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Spike:
-    """An update that was not made. samples: the absolute ids of its batch, first and one past the last."""
+    """An update that was not made.
 
-    step: int  # the update that it would have been
+    samples: the absolute ids of its batch, [start, end).
+    """
+
+    step: int  # number that the update would have had
     loss: float
     grad_norm: float
     tokens: int  # trained on before it
@@ -49,25 +57,27 @@ class Spike:
 
 
 class Ledger:
-    """The events of a run. Open it for writing as the one process that trains the run."""
+    """The events of a run. Only the process that trains the run may open it
+    writable."""
 
     def __init__(self, path: Path, *, writable: bool = False):
         self.path = path
         self.events, whole = _read(path)
         if writable and path.exists() and whole < path.stat().st_size:
-            os.truncate(path, whole)  # a line that a crash cut off: it never happened
+            os.truncate(path, whole)  # a line that a crash cut off does not count
         self.skipped: list[tuple[int, int]] = []  # ranges of sample ids, [start, end)
-        self.left_out_at: dict[int, list[dict[str, Any]]] = {}  # step -> updates that were not made there, of this past
+        # step -> its left_out events that no later rollback has undone
+        self.left_out_at: dict[int, list[dict[str, Any]]] = {}
         for event in self.events:
             self._take_in(event)
 
     @property
     def rollbacks(self) -> list[dict[str, Any]]:
-        """In the order in which they happened."""
+        """The rollback events, oldest first."""
         return [event for event in self.events if event["event"] == "rollback"]
 
     def _take_in(self, event: dict[str, Any]) -> None:
-        """What an event means for the data, and for the past of the run."""
+        """Update `skipped` and `left_out_at` by one event."""
         if event["event"] == "rollback":
             self.skipped.append(tuple(event["skipped"]))
             later = [step for step in self.left_out_at if step > event["restored_step"]]
@@ -78,8 +88,8 @@ class Ledger:
             self.left_out_at.setdefault(event["step"], []).append(event)
 
     def levels(self, least: int) -> dict[int, list[tuple[float, float]]]:
-        """Updates made before -> loss and gradient norm of each update that was left out there, where they were at
-        least so many."""
+        """Where at least `least` updates in a row were left out: the number of updates
+        made before -> the loss and gradient norm of each one left out."""
         return {
             step - 1: [(event["loss"], event["grad_norm"]) for event in events]
             for step, events in self.left_out_at.items()
@@ -87,11 +97,11 @@ class Ledger:
         }
 
     def rolled_back(self, spike: Spike, restored_step: int, skipped: tuple[int, int]) -> None:
-        """Record a rollback; from now on `skipped` says so too."""
+        """Record a rollback and add its samples to `skipped`."""
         self._append("rollback", **_fields(spike), restored_step=restored_step, skipped=skipped)
 
     def left_out(self, spike: Spike) -> None:
-        """Record an update that was not made; from now on `skipped` has its samples."""
+        """Record an update that was not made and add its samples to `skipped`."""
         self._append("left_out", **_fields(spike))
 
     def refused(self, checkpoint: Path, reason: str) -> None:
@@ -99,12 +109,12 @@ class Ledger:
         self._append("refused", checkpoint=checkpoint.name, reason=reason)
 
     def gave_up(self, spike: Spike) -> None:
-        """Record a spike after which there was no rollback."""
+        """Record a spike that ended the run."""
         self._append("gave_up", **_fields(spike))
 
     def belongs(self, step: int, rollbacks: int) -> bool:
-        """Whether a state of this step, with so many rollbacks behind it, is part of the run's present past: none of
-        the later rollbacks went back beyond it."""
+        """Whether no later rollback has undone a state of this step that was saved
+        after `rollbacks` rollbacks: none of them restored an earlier step."""
         return all(step <= event["restored_step"] for event in self.rollbacks[rollbacks:])
 
     def _append(self, event: str, **fields: Any) -> None:
@@ -115,7 +125,7 @@ class Ledger:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The complete lines, and the bytes that they take."""
+    """The events of the complete lines, and the bytes that these lines take."""
     if not path.exists():
         return [], 0
     content = read_bounded(path, LARGEST_LEDGER)
@@ -124,7 +134,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _fields(spike: Spike) -> dict[str, Any]:
-    """A spike for JSON."""
+    """The fields of a spike, as values that JSON can hold."""
     loss, grad_norm = (value if isfinite(value) else None for value in (spike.loss, spike.grad_norm))
     return vars(spike) | {"loss": loss, "grad_norm": grad_norm}
 
@@ -136,9 +146,9 @@ def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
         ranges = [event[name] for name in ("samples", "skipped") if name in kinds]
         if all(isinstance(event[name], kind) for name, kind in kinds.items()) and all(map(_is_range, ranges)):
             return event
-    raise DataError(f"{path}, line {number}, is not an event of the ledger; restore the file, or delete that line.")
+    raise DataError(f"{path}, line {number}, is not an event of the ledger; restore the file or delete that line.")
 
 
 def _is_range(value: list) -> bool:
-    """[start, end) of sample ids."""
+    """Whether a list is a range of sample ids, [start, end)."""
     return len(value) == 2 and all(type(end) is int for end in value) and 0 <= value[0] <= value[1] < 2**62

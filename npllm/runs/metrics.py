@@ -14,7 +14,8 @@ LARGEST_LOG = 1 << 30  # bytes; a step takes about 200
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; a line that a crash cut off has no line end and is left out.
+    """The records of all complete lines. A line that a crash cut off has no line end
+    and is left out.
 
     Raises DataError for a complete line that is not the record of a step.
     """
@@ -33,8 +34,8 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
-    """Keep the lines up to that of `step`: what a stopped run wrote beyond its checkpoint will come again, and a power
-    cut may have damaged it."""
+    """Keep the lines up to `step` and remove the rest. A resumed run writes the steps
+    after its checkpoint again, and a power cut may have damaged their lines."""
     lines = read_bounded(path, LARGEST_LOG).split(b"\n")[:-1] if path.exists() else []
     kept = []
     for number, line in enumerate(lines[:step], 1):

@@ -1,11 +1,11 @@
-"""Where a new run comes to lie, and how it comes into being.
+"""How the folder of a new run is made.
 
-    runs/.NAME.claim     held by the one process that is going to make runs/NAME, from its start
+    runs/.NAME.claim     locked by the process that will make runs/NAME
     runs/.NAME.draft     the run while it is prepared; renamed when it is complete
     runs/NAME            the run
 
-Half of a run never has the name of one. Both hidden names are locks (locks.py): what a
-killed process left of them means nothing, and the next one at the same place takes over.
+So a folder runs/NAME is always a complete run. Both hidden names are locks (locks.py):
+a killed process no longer holds them, and the next process takes over what it left.
 """
 
 import os
@@ -23,15 +23,15 @@ _made: set[tuple[int, int]] = set()  # device and inode of the lock of each run 
 
 
 class Taken(ConfigError):
-    """There is something at the place of a new run, or another process is making something there."""
+    """The path of a new run exists, or another process is making a run there."""
 
 
 @contextmanager
 def claim_run(out: Path | None, name: str) -> Iterator[Path]:
-    """Where a new run is to lie: `out` or, without it, the first of runs/NAME,
-    runs/NAME-2 ... that is not taken. Nobody else who claims gets it while the block lasts.
+    """The path of a new run, claimed while the block runs: `out` or, without it, the
+    first of runs/NAME, runs/NAME-2 ... that is free.
 
-    Raises ConfigError when `out` is taken, or cannot be made.
+    Raises ConfigError when `out` is taken or cannot be made.
     """
     with _claim(out) if out else first_free(name, _claim) as path:
         yield path
@@ -39,8 +39,8 @@ def claim_run(out: Path | None, name: str) -> Iterator[Path]:
 
 @contextmanager
 def first_free(name: str, hold: Callable[[Path], AbstractContextManager[Path]]) -> Iterator[Path]:
-    """The first of runs/NAME, runs/NAME-2 ... that can be held: where `hold` does not raise
-    Taken."""
+    """The first of runs/NAME, runs/NAME-2 ... for which `hold` does not raise Taken,
+    held while the block runs."""
     number, held = 1, ExitStack()
     while True:
         try:
@@ -68,34 +68,34 @@ def _claim(path: Path) -> Iterator[Path]:
         check_free(path)
         yield path
     finally:
-        file.unlink(missing_ok=True)  # while it is locked, and so nobody else's
+        file.unlink(missing_ok=True)  # before the lock is released: it is still ours
         os.close(descriptor)
         for folder in missing:
-            with suppress(OSError):  # there is something in it: the run, or another claim
+            with suppress(OSError):  # not empty: the run or another claim is in it
                 folder.rmdir()
 
 
 def check_free(path: Path) -> None:
-    """Raise ConfigError unless there is nothing at `path`, or an empty folder."""
+    """Raise ConfigError unless `path` does not exist or is an empty folder."""
     if RunFolder(path).config.exists():
-        raise Taken(f"{path} holds a run already; go on with it (npllm resume {path}) or choose another --out.")
+        raise Taken(f"{path} holds a run already; continue it (npllm resume {path}) or choose another --out.")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise Taken(f"{path} exists and is no empty folder; choose another --out.")
+        raise Taken(f"{path} exists and is not an empty folder; choose another --out.")
 
 
 @contextmanager
 def draft_run(path: Path) -> Iterator[RunFolder]:
-    """A new run, prepared aside: it takes its place at `path` when the block ends, and is
-    gone when the block fails.
+    """A new run in a draft folder. It is renamed to `path` when the block ends, and
+    deleted when the block fails.
 
-    Raises ConfigError when there is something at `path` already, which is left as it was,
-    or when it cannot be made.
+    Raises ConfigError when `path` exists, which is then left unchanged, or when it
+    cannot be made.
     """
     check_free(path)
     draft = _draft(path)
     with hold_folder(draft.path, _busy(path)):
         try:
-            empty_held(draft.path)  # of what a killed process left
+            empty_held(draft.path)  # a killed process may have left files
             for folder in (draft.train_shard.parent, draft.checkpoints):
                 folder.mkdir()
             yield draft
@@ -108,7 +108,7 @@ def draft_run(path: Path) -> Iterator[RunFolder]:
 
 
 def _draft(path: Path) -> RunFolder:
-    """A folder beside the run's place, empty or left by a process that was preparing the same."""
+    """The draft folder of a run. It is new, or a killed process left it."""
     place = path.absolute()
     draft = place.with_name(f".{place.name}.draft")
     try:
@@ -117,20 +117,20 @@ def _draft(path: Path) -> RunFolder:
     except OSError as error:
         raise _cannot_be_made(path, error) from error
     if is_foreign:
-        raise Taken(f"{draft} is in the way and is no draft of a run; move it, or choose another --out.")
+        raise Taken(f"{draft} exists and is not the draft of a run; move it or choose another --out.")
     return RunFolder(draft)
 
 
 def _rename(draft: RunFolder, path: Path) -> None:
     try:
         os.rename(draft.path, path)
-    except OSError as error:  # somebody who does not claim was faster
+    except OSError as error:  # a process that makes no claim has created `path` meanwhile
         raise _cannot_be_made(path, error) from error
 
 
 def discard_untrained(path: Path) -> None:
-    """Delete a run that this process made and that has no checkpoint yet. Whatever else
-    lies there stays."""
+    """Delete a run that this process made and that has no checkpoint yet. Do nothing if
+    `path` is anything else."""
     run = RunFolder(path)
     if _was_made_here(run):
         with run.lock():
@@ -151,7 +151,7 @@ def _identity(run: RunFolder) -> tuple[int, int]:
 
 
 def _busy(path: Path) -> str:
-    return f"{path} is being prepared by another process; wait until it ends, or choose another --out."
+    return f"{path} is being prepared by another process; wait until it ends or choose another --out."
 
 
 def _cannot_be_made(path: Path, error: OSError) -> ConfigError:

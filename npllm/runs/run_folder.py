@@ -1,4 +1,4 @@
-"""Where the files of a run lie."""
+"""The paths of the files of a run, and loading them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,8 @@ from npllm.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of the files in a run folder; nothing here touches the disk but the functions that say so."""
+    """The paths in a run folder. The properties only name files; the methods read
+    them."""
 
     path: Path
 
@@ -60,16 +61,17 @@ class RunFolder:
         return self.path / "loss.png"
 
     def newest_checkpoint(self) -> Path:
-        """Raises DataError when there is none."""
+        """The path of the newest checkpoint. Raises DataError when there is none."""
         found = checkpoint_files(self.checkpoints)
         if not found:
-            raise DataError(f"{self.path} has no checkpoint; train first (npllm resume {self.path}, if it is a run).")
+            raise DataError(f"{self.path} has no checkpoint; train the run first (npllm resume {self.path}).")
         return found[-1]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only process that trains this run: see locks.py. Raises ConfigError when another one does."""
-        busy = f"{self.path} is being trained by another process; wait until it ends, or stop it."
+        """Hold the run's lock (locks.py), so that no other process trains it. Raises
+        ConfigError when another process holds the lock."""
+        busy = f"{self.path} is being trained by another process; wait until it ends or stop it."
         with hold_folder(self.path, busy):
             yield
 
@@ -78,36 +80,37 @@ class RunFolder:
         return Tokenizer.load(self.tokenizer)
 
     def load_shards(self) -> tuple[TokenShard, TokenShard]:
-        """Training and validation tokens, checked against the tokenizer."""
+        """The shards of training and validation tokens. Raises DataError unless both
+        were made with the run's tokenizer."""
         digest = self.load_tokenizer().sha256()
         shards = tuple(read_shard(path) for path in (self.train_shard, self.val_shard))
         for shard, path in zip(shards, (self.train_shard, self.val_shard), strict=True):
             if shard.tokenizer_sha256 != digest:
-                raise DataError(
-                    f"{path} was not made with {self.tokenizer}; put back the file that belongs to the run."
-                )
+                raise DataError(f"{path} was not made with {self.tokenizer}; put back the file of the run.")
         return shards
 
 
 def open_run(path: str | Path) -> RunFolder:
-    """An existing run. Raises DataError when there is none."""
+    """The run at `path`. Raises DataError when there is none."""
     run = RunFolder(Path(path))
     if not run.path.is_dir():
-        raise DataError(f"There is no folder {path}; name the folder of a run, such as runs/default.")
+        raise DataError(f"{path} is not a folder; name the folder of a run, such as runs/default.")
     if not run.config.exists():
-        raise DataError(f"{path} holds no run (config.toml is missing); name the folder of a run.")
+        raise DataError(f"{path} is not a run (config.toml is missing); name the folder of a run.")
     return run
 
 
 def run_of(path: str | Path) -> RunFolder:
-    """The run that a folder is, or that a checkpoint file in it belongs to."""
+    """The run of a path, which is its folder or a checkpoint file in it."""
     return RunFolder(Path(path).absolute().parent.parent) if Path(path).is_file() else open_run(path)
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]:
     """The model and tokenizer of a run folder, or of one checkpoint file in it.
 
-    dtype: "float32", or "bf16" to multiply by weights rounded to bfloat16; None = as it was trained.
+    dtype: "float32", or "bf16" to multiply by weights rounded to bfloat16; None = the
+    dtype of training. Raises DataError for files that are missing or damaged, or do not
+    belong together.
     """
     run = run_of(path)
     checkpoint = Path(path) if Path(path).is_file() else run.newest_checkpoint()
@@ -115,6 +118,6 @@ def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]
     if tokenizer.vocab_size != model.config.vocab_size:
         raise DataError(
             f"{run.tokenizer} has {tokenizer.vocab_size} tokens, but {checkpoint} was trained with "
-            f"{model.config.vocab_size}; put back the file that belongs to the run."
+            f"{model.config.vocab_size}; put back the file of the run."
         )
     return model, tokenizer

@@ -11,8 +11,8 @@ from npllm.runs.run_folder import RunFolder
 
 
 def write_summary(run: RunFolder, state: Saveable, figures: Mapping[str, Any]) -> None:
-    """Write the figures of a stage, and after them what every run has: updates, tokens,
-    seconds, and the SHA-256 of the weights."""
+    """Write the figures of a stage, followed by the figures of every run: updates,
+    tokens, seconds, and the SHA-256 of the weights."""
     summary = dict(figures) | {
         "steps": state.step,
         "tokens": state.tokens,

@@ -1,10 +1,10 @@
-"""Checking every file of a run against its hash, or against what it must be.
+"""Checking every file of a run: by its hash where it has one, else by its content.
 
-The run may be training meanwhile: its checkpoints are listed, thinned out and, after a
-rollback, replaced, while they are being read. A complaint about them counts when manifest
-and file were the same before the look and after it; otherwise the look is taken again. What
-is damaged stays so and is found the next time. The logs only grow or are replaced as a
-whole, and of them complete lines are read: they can be read at any time.
+The run may be training meanwhile. Its checkpoints are then listed, pruned and, after a
+rollback, replaced while they are read. So a complaint about a checkpoint counts only if
+the manifest and the file did not change during the check; otherwise the check is
+repeated. The logs only grow or are replaced as a whole, and only complete lines are
+read, so they can be read at any time.
 """
 
 import hashlib
@@ -28,9 +28,10 @@ Check = Callable[[Path], object]  # raises an NpllmError where a file is damaged
 
 
 def verify_run(run: RunFolder, inputs: Mapping[Path, Check]) -> Iterator[tuple[Path, str | None]]:
-    """Each file that has something to be checked by, and what is wrong with it (None = nothing).
+    """Each file that can be checked, and what is wrong with it (None = nothing).
 
-    inputs: the files that the run started from, which its stage knows.
+    inputs: the files that the run started from, and the check of each; its stage names
+    them.
     """
     checks: list[tuple[Path, Check]] = [
         *inputs.items(),
@@ -43,16 +44,17 @@ def verify_run(run: RunFolder, inputs: Mapping[Path, Check]) -> Iterator[tuple[P
     ]
     for path, check in checks:
         if not path.exists() and path in (run.metrics, run.ledger, run.summary):
-            continue  # a run that was stopped, or in which nothing went wrong
+            continue  # not every run has these: a stopped one has no summary
         replaced = path.parent == run.checkpoints or path == run.summary
         complaint = _complaint(path, check, watched=(path, run.checkpoints / MANIFEST) if replaced else ())
         if check is _checkpoint and not path.exists():
-            continue  # thinned out since it was found; the manifest's complaint, if it should be there
+            continue  # pruned meanwhile; if it should exist, the check of the manifest says so
         yield path, complaint
 
 
 def _complaint(path: Path, check: Callable[[Path], object], watched: Sequence[Path]) -> str | None:
-    """What is wrong with a file, found while the watched ones stayed as they were."""
+    """What is wrong with a file (None = nothing). The check is repeated until the
+    watched files did not change during it."""
     while True:
         before = [_identity(file) for file in watched]
         try:
@@ -65,7 +67,8 @@ def _complaint(path: Path, check: Callable[[Path], object], watched: Sequence[Pa
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Another one whenever a file was written; None where there is none."""
+    """A value that changes whenever the file is written; None where there is no
+    file."""
     try:
         status = path.stat()
     except OSError:
@@ -79,11 +82,12 @@ def _manifest(path: Path) -> None:
         raise DataError(complaint)
     for file in (checkpoint_path(path.parent, entry.step) for entry in entries):
         if not file.exists():
-            raise DataError(f"{path} lists {file.name}, which is not there; npllm resume uses another one.")
+            raise DataError(f"{path} lists {file.name}, which is missing; npllm resume uses another checkpoint.")
 
 
 def _checkpoint(path: Path) -> None:
-    """As the manifest lists it; one that is not listed, because a crash came between, by its own hash."""
+    """Check a checkpoint by its hash in the manifest. One that is not listed, because
+    of a crash, is checked by its own hash."""
     entry = _listed(path)
     if entry is None:
         entry_of(path)
@@ -92,29 +96,30 @@ def _checkpoint(path: Path) -> None:
 
 
 def _listed(path: Path) -> Entry | None:
-    """The manifest's entry of a checkpoint."""
+    """The manifest's entry of a checkpoint; None where it has none."""
     entries, _ = read_manifest(path.parent)
     return next((entry for entry in entries if checkpoint_path(path.parent, entry.step) == path), None)
 
 
 def _summary(run: RunFolder, path: Path) -> None:
-    """At the end of a run, the weights that the summary speaks of are those of the newest
-    checkpoint. A run that goes on beyond its end keeps its old summary until the new end."""
+    """Check that the summary of a finished run has the hash of the newest checkpoint's
+    weights. A run that was made longer keeps its old summary until its new end."""
     try:
         summary = parse_json(read_bounded(path, LARGEST_SUMMARY))
         expected, steps = summary["params_sha256"], int(summary["steps"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no summary ({error}); npllm resume writes it again.") from error
+        raise DataError(f"{path} is not a summary ({error}); npllm resume writes it again.") from error
     newest = run.newest_checkpoint()
     end = checkpoint_path(run.checkpoints, _last_step(run) or steps)
     if newest != end or checkpoint_path(run.checkpoints, steps) < end:
         return
     if hashlib.sha256(load_checkpoint(newest).arrays["params"]).hexdigest() != expected:
-        raise DataError(f"{path} speaks of other weights than {newest.name}; npllm resume renews it.")
+        raise DataError(f"{path} describes other weights than {newest.name}; npllm resume writes it again.")
 
 
 def _last_step(run: RunFolder) -> int | None:
-    """As the config says; None where it does not, or where it cannot be read, which is a complaint of its own."""
+    """The number of updates in the config. None where it has none, or where it cannot
+    be read: then the check of config.toml complains."""
     with suppress(NpllmError):
         return last_step_of(run.config)
     return None

@@ -35,7 +35,7 @@ def restore_newest(store: CheckpointStore, ledger: Ledger, state: LoopState, val
             "folder to begin again."
         )
     store.drop(set(store.entries) - set(belonging))
-    store.thin_out()
+    store.prune()
     state.rollbacks = len(ledger.rollbacks)
     return record_refusals(store, ledger)
 

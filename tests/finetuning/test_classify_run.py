@@ -231,7 +231,7 @@ def test_other_texts_are_refused(base, tmp_path):
     out = create(base, tmp_path, records())
     file = out.path / "data" / "test.jsonl"
     file.write_text(file.read_text().replace("cat", "bat", 1))
-    with pytest.raises(DataError, match=r"test\.jsonl is not what SHA256SUMS beside it says; put back the file"):
+    with pytest.raises(DataError, match=r"test\.jsonl does not have the hash in SHA256SUMS beside it; put back"):
         train_run(out, Console(file=io.StringIO()), STAGE)
 
 

@@ -113,7 +113,7 @@ def test_the_config_of_another_stage_is_refused(copy, folder, capsys):
 
 
 REFUSED = {
-    "no such run": ("sft", {}, "pretrain", 3, "There is no folder"),
+    "no such run": ("sft", {}, "pretrain", 3, "is not a folder"),
     "no demonstrations": ("sft", {"data": "absent.jsonl"}, None, 3, "absent.jsonl"),
     "a file of another stage": (
         "sft",
@@ -215,11 +215,11 @@ def replace_with(data):
 
 
 DAMAGES = {
-    "model": ("models/policy.h5", flip_a_bit, "its SHA-256 is not the one that it says"),
+    "model": ("models/policy.h5", flip_a_bit, "its SHA-256 is not the one that it records"),
     "short model": ("models/policy.h5", replace_with(b""), "is not a whole checkpoint"),
-    "checkpoint": ("checkpoints/step-00000006.h5", flip_a_bit, "its SHA-256 is not the one that it says"),
-    "records": ("data/train.jsonl", flip_a_bit, "train.jsonl is not what SHA256SUMS beside it says"),
-    "no records": ("data/val.jsonl", replace_with(b""), "val.jsonl is not what SHA256SUMS beside it says"),
+    "checkpoint": ("checkpoints/step-00000006.h5", flip_a_bit, "its SHA-256 is not the one that it records"),
+    "records": ("data/train.jsonl", flip_a_bit, "train.jsonl does not have the hash in SHA256SUMS beside it"),
+    "no records": ("data/val.jsonl", replace_with(b""), "val.jsonl does not have the hash in SHA256SUMS beside it"),
     "config": ("config.toml", replace_with(b"[optim\n"), "is not valid TOML"),
 }
 
@@ -245,7 +245,7 @@ def test_models_and_records_that_are_gone_are_missed(copy, capsys):
 def test_a_file_of_records_that_is_gone_is_missed(copy, capsys):
     (copy / "data" / "val.jsonl").unlink()
     found = verified(capsys, copy)
-    assert "names 'val.jsonl', which is not there" in found["data/SHA256SUMS"]
+    assert "names 'val.jsonl', which is missing" in found["data/SHA256SUMS"]
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
@@ -254,7 +254,7 @@ def test_a_run_does_not_go_on_with_other_records(folder, tmp_path, capsys, stage
     records = path / "data" / ("prompts.jsonl" if stage == "ppo" else "train.jsonl")
     flip_a_bit(records)
     message = refused(capsys, "resume", path, exit_code=3)
-    assert f"{records} is not what SHA256SUMS beside it says; put back the file" in message
+    assert f"{records} does not have the hash in SHA256SUMS beside it; put back the file" in message
 
 
 def test_the_list_of_hashes_is_one_that_sha256sum_reads(folder):

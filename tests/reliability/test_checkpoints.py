@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, poisoned, thinned out, written late: what is used instead, and that it is noticed."""
+"""Checkpoints that are damaged, poisoned, pruned, written late: what is used instead, and that it is noticed."""
 
 import json
 import os
@@ -131,7 +131,7 @@ def test_09_a_bit_flipped_in_any_block_is_seen_and_the_older_checkpoint_is_used(
     state = finish(stopped)
     (event,) = events(stopped)
     assert (event["event"], event["checkpoint"]) == ("refused", newest.name)
-    assert "its SHA-256 is not the one that it says" in event["reason"]
+    assert "its SHA-256 is not the one that it records" in event["reason"]
     assert_same_bits(state, after_16(stopped.path.parent))
 
 

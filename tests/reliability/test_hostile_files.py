@@ -255,7 +255,7 @@ CASES = {
     "ledger: 70 MB": ("ledger", sparse(70), "larger than 64 MB"),
     "config: 10 MB": ("config", sparse(10), "larger than 1 MB"),
     "config: deep": ("config", written("a = " + "[" * 100_000), "not valid TOML"),
-    "config: long key": ("config", written("a." * 50_000 + "a = 1"), "key of too many parts"),
+    "config: long key": ("config", written("a." * 50_000 + "a = 1"), "key with too many parts"),
     "config: long key in a table": (
         "config",
         written('a = ["""x"""", {' + "a." * 50_000 + "a = 1}]"),

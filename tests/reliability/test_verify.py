@@ -75,7 +75,7 @@ def test_what_is_damaged_stands_in_its_own_line(copy, capsys):
 def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
     checkpoints(copy)[0].unlink()
     assert run("verify", copy) == 3
-    assert "manifest.json lists step-00000000.h5, which is not there" in capsys.readouterr().out
+    assert "manifest.json lists step-00000000.h5, which is missing" in capsys.readouterr().out
     manifest = copy / "checkpoints" / "manifest.json"
     document = json.loads(manifest.read_text())
     document["version"] = 9
@@ -86,7 +86,7 @@ def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
 
 @pytest.mark.usefixtures("quick")
 def test_the_summary_of_a_run_that_goes_on_beyond_its_end(copy, capsys, monkeypatch):
-    """It speaks of older weights until the new end, and is not damaged by that; a damaged one is, at either end."""
+    """It describes older weights until the new end and is sound; a damaged one is found at either end."""
     config = copy / "config.toml"
     config.write_text(config.read_text().replace("steps = 6\n", "steps = 12\n"))
     assert run("verify", copy) == 0
@@ -99,8 +99,8 @@ def test_the_summary_of_a_run_that_goes_on_beyond_its_end(copy, capsys, monkeypa
     (copy / "summary.json").write_bytes(changed(copy / "summary.json"))
     capsys.readouterr()
     assert run("verify", copy) == 3
-    assert "summary.json speaks of other weights than step-00000012.h5" in capsys.readouterr().out
+    assert "summary.json describes other weights than step-00000012.h5" in capsys.readouterr().out
 
 
 def test_what_is_no_run(tmp_path, capsys):
-    assert "holds no run" in refused(capsys, "verify", tmp_path, exit_code=3)
+    assert "is not a run" in refused(capsys, "verify", tmp_path, exit_code=3)

@@ -44,7 +44,7 @@ def states(tmp_path_factory):
         patch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
         disk.install(patch)
         train_on(run, SHORT, Poison(SHORT, BAD, lambda model, loss: math.nan))
-    assert sum(event.startswith("unlink") for event in disk.events) > 4, "nothing is thinned out"
+    assert sum(event.startswith("unlink") for event in disk.events) > 4, "nothing is pruned"
     return disk.states
 
 
@@ -90,12 +90,12 @@ def test_a_run_that_trains_is_found_sound(states, tmp_path, monkeypatch, pace):
 
 
 def test_what_is_damaged_is_found_while_the_run_trains(states, tmp_path, monkeypatch):
-    """One that is going to be thinned out need not be named, one that stays must be."""
+    """One that is going to be pruned need not be named, one that stays must be."""
     newest = max(name for name in states[-1] if name.endswith(".h5"))
     wrong = [state | {newest: state[newest][:-1] + b"?"} for state in states if newest in state]
     found = Replay(tmp_path / "run", wrong, monkeypatch, 1).damaged()
     assert list(found) == [newest.split("/")[1]]
-    assert "its SHA-256 is not the one that it says" in found[newest.split("/")[1]]
+    assert "its SHA-256 is not the one that it records" in found[newest.split("/")[1]]
 
 
 def test_a_checkpoint_that_is_listed_and_not_there_is_missed_while_the_run_trains(states, tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_listed_and_not_there_is_missed_while_the_run_train
     without = [{name: state[name] for name in state if name != newest} for state in states[-2:]]
     found = Replay(tmp_path / "run", without, monkeypatch, 1).damaged()
     assert list(found) == ["manifest.json"]
-    assert f"lists {newest.split('/')[1]}, which is not there" in found["manifest.json"]
+    assert f"lists {newest.split('/')[1]}, which is missing" in found["manifest.json"]
 
 
 def test_a_damaged_log_is_named_however_fast_it_grows(tmp_path, monkeypatch):

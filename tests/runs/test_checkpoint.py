@@ -138,7 +138,7 @@ DAMAGES = {
         "not hold exactly params and adam_m and adam_v",
     ),
     "scalar": (with_params(np.float32(1)), "params is not one-dimensional"),
-    "other values": (flip_a_bit, "its SHA-256 is not the one that it says"),
+    "other values": (flip_a_bit, "its SHA-256 is not the one that it records"),
     "not a number": (with_nan, "is poisoned .params holds values that are not finite"),
     "group": (lambda path: edit(path, lambda file: file.create_group("more")), "not a whole checkpoint"),
 }
@@ -189,7 +189,7 @@ def test_counters_that_cannot_be(saved, state, changes):
     restore_checkpoint(saved, build_state(CONFIG, V))
     described(counters=GOOD | changes)(saved)
     before = state.counters()
-    complaint = rf"step-00000003\.h5 describes no state of this run \({next(iter(changes))} is"
+    complaint = rf"step-00000003\.h5 holds no valid state of this run \({next(iter(changes))} is"
     with pytest.raises(DataError, match=complaint):
         restore_checkpoint(saved, state)
     assert state.counters() == before
@@ -198,7 +198,7 @@ def test_counters_that_cannot_be(saved, state, changes):
 def test_the_checkpoint_of_another_model(saved):
     for model in (replace(CONFIG.model, n_layer=2), replace(CONFIG.model, mlp="swiglu")):
         with pytest.raises(
-            ConfigError, match=r"step-00000003\.h5 belongs to another model than config\.toml describes"
+            ConfigError, match=r"step-00000003\.h5 holds another model than config\.toml describes"
         ):
             restore_checkpoint(saved, build_state(replace(CONFIG, model=model), V))
 

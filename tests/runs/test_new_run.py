@@ -58,7 +58,7 @@ def test_a_folder_that_only_has_the_name_of_a_draft_stays(tmp_path):
     draft = tmp_path / ".run.draft"
     draft.mkdir()
     (draft / "letter.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"\.run\.draft is in the way"), draft_run(tmp_path / "run"):
+    with pytest.raises(ConfigError, match=r"\.run\.draft exists and is not the draft"), draft_run(tmp_path / "run"):
         pass
     assert content(tmp_path) == {".run.draft/letter.txt": b"mine"}
 

@@ -109,7 +109,7 @@ def test_after_a_failure_the_same_command_works(tmp_path, capsys):
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("")
     refused(capsys, *pretrain_arguments(text, out), exit_code=3)
-    assert "There is no folder" in refused(capsys, "resume", out, exit_code=3)
+    assert "is not a folder" in refused(capsys, "resume", out, exit_code=3)
     write_text(tmp_path)
     assert run(*pretrain_arguments(text, out)) == 0
 
@@ -149,7 +149,7 @@ def test_a_folder_with_other_things_is_left_as_it_is(tmp_path, capsys):
     text = write_text(tmp_path)
     before = content(tmp_path)
     for out in (folder, file):
-        assert f"{out} exists and is no empty folder" in refused(capsys, *pretrain_arguments(text, out), exit_code=2)
+        assert f"{out} exists and is not an empty" in refused(capsys, *pretrain_arguments(text, out), exit_code=2)
     assert "cannot be made" in refused(capsys, *pretrain_arguments(text, file / "run"), exit_code=2)
     assert content(tmp_path) == before
 
@@ -164,8 +164,8 @@ def test_an_empty_folder_can_become_a_run(tmp_path):
 
 @pytest.mark.parametrize("verb", ["resume", "generate", "evaluate"])
 def test_what_is_no_run(tmp_path, capsys, verb):
-    assert "There is no folder" in refused(capsys, verb, tmp_path / "absent", exit_code=3)
-    assert "holds no run (config.toml is missing)" in refused(capsys, verb, tmp_path, exit_code=3)
+    assert "is not a folder" in refused(capsys, verb, tmp_path / "absent", exit_code=3)
+    assert "is not a run (config.toml is missing)" in refused(capsys, verb, tmp_path, exit_code=3)
     text = write_text(tmp_path)
     assert str(text) in refused(capsys, verb, text, exit_code=3)
 
@@ -183,7 +183,7 @@ def damage_toml(run_folder):
 def other_model(run_folder):
     path = run_folder / "config.toml"
     path.write_text(path.read_text().replace("n_embd = 8", "n_embd = 16"))
-    return 2, "step-00000012.h5 belongs to another model than config.toml describes"
+    return 2, "step-00000012.h5 holds another model than config.toml describes"
 
 
 def damage_shard(run_folder):

@@ -127,7 +127,7 @@ def test_the_checkpoint_of_another_stage_is_refused(saved):
     others.append(LoopState(model := ActorCritic(PLAIN, replace(CRITIC["plain"], n_layer=1)), AdamW(model)))
     for state in others:
         before = {name: array.copy() for name, array in state.arrays().items()}
-        with pytest.raises(ConfigError, match="belongs to another model than config.toml describes"):
+        with pytest.raises(ConfigError, match="holds another model than config.toml describes"):
             restore_checkpoint(path, state)
         for name, array in state.arrays().items():
             np.testing.assert_array_equal(array, before[name])

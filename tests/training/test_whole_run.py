@@ -292,7 +292,7 @@ def test_evaluating_what_is_no_file(tmp_path, capsys, finished_run):
 def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
     (tmp_path / "config.toml").write_text("")
     assert open_run(tmp_path).path == tmp_path
-    assert "has no checkpoint; train first" in refused(capsys, "generate", tmp_path, exit_code=3)
+    assert "has no checkpoint; train the run first" in refused(capsys, "generate", tmp_path, exit_code=3)
 
 
 def test_a_tokenizer_of_another_size_says_so(tmp_path, capsys, finished_run):
