@@ -24,9 +24,10 @@ from types import SimpleNamespace
 import numpy as np
 from rich.console import Console
 
-from npllm import kernels, reference
+from npllm import kernels
 from npllm.kernels import attention
 from npllm.model import GPT, ModelConfig
+from npllm.model.backends import operations_of
 from npllm.training.warmup import Kind, train_once
 
 
@@ -98,7 +99,8 @@ def compile_attention(kind: Kind) -> None:
 def compile_rest(kind: Kind) -> None:
     """Train a model whose attention is NumPy's."""
     model = GPT(kind.config, dtype=kind.dtype)
-    numpy_attention = {name: getattr(reference, name) for name in ("attention_forward", "attention_backward")}
+    book = operations_of("reference")
+    numpy_attention = {name: getattr(book, name) for name in ("attention_forward", "attention_backward")}
     model.ops = SimpleNamespace(**(vars(kernels) | numpy_attention))
     train_once(model, kind)
 

@@ -41,12 +41,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
         if not store.entries:
             # What a later spike's weights are held against until the first evaluation.
             store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
-        if state.step:
-            where = f"{run.path}: going on after step {state.step} of {config.train.steps}"
-            console.print(where, highlight=False, markup=False, soft_wrap=True)
-        elif config.train.steps < FEWEST_UPDATES:
-            few = f"{config.train.steps} updates are too few to learn much from; raise {config.lengthened_by}."
-            console.print(few, highlight=False, soft_wrap=True)
+        _say_where_it_starts(run, config, state.step, console)
         flops_per_token = state.model.config.flops_per_token(state.model.config.block_size)
         peak = matmul_peak(state.model.dtype)
         view = ProgressView(
@@ -82,6 +77,17 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                 if stopping and not is_last:
                     store.wait()
                     raise Interrupted(f"Stopped and saved after step {event.step}; go on with: npllm resume {run.path}")
+
+
+def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console: Console) -> None:
+    """A line about a run that goes on, or about one that is too short to learn much."""
+    steps = config.train.steps
+    if step:
+        line = f"{run.path}: going on after step {step} of {steps}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    elif steps < FEWEST_UPDATES:
+        line = f"{steps} updates are too few to learn much from; raise {config.lengthened_by}."
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def measurements(update: Update, mfu: float) -> dict[str, Any]:

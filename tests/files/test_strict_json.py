@@ -17,7 +17,7 @@ def test_ordinary_json_is_read(value):
     ("text", "complaint"),
     [
         ('{"a": 1, "b": 2, "a": 1}', "the key 'a' is in one object twice"),
-        ('[{"x": {"a": 1, "\\u0061": 2}}]', "the key 'a' stands"),
+        ('[{"x": {"a": 1, "\\u0061": 2}}]', "the key 'a' is in one object twice"),
         ("[NaN]", "NaN is not a number"),
         ('{"a": -Infinity}', "-Infinity is not a number"),
         ("[1e999]", "1e999 is too large"),

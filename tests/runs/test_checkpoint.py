@@ -197,9 +197,7 @@ def test_counters_that_cannot_be(saved, state, changes):
 
 def test_the_checkpoint_of_another_model(saved):
     for model in (replace(CONFIG.model, n_layer=2), replace(CONFIG.model, mlp="swiglu")):
-        with pytest.raises(
-            ConfigError, match=r"step-00000003\.h5 holds another model than config\.toml describes"
-        ):
+        with pytest.raises(ConfigError, match=r"step-00000003\.h5 holds another model than config\.toml describes"):
             restore_checkpoint(saved, build_state(replace(CONFIG, model=model), V))
 
 

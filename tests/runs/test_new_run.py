@@ -98,8 +98,8 @@ def test_a_second_start_is_refused_before_it_prepares_anything(tmp_path, capsys)
         assert f"{out} is being prepared by another process" in refused(capsys, *arguments, exit_code=2)
         arguments = ("sft", tmp_path / "absent", "--out", out)
         assert f"{out} is being prepared by another process" in refused(capsys, *arguments, exit_code=2)
-    assert "no file" in refused(capsys, *pretrain_arguments(tmp_path / "absent.txt", out), exit_code=3)
-    assert "no file" in refused(
+    assert "check the path" in refused(capsys, *pretrain_arguments(tmp_path / "absent.txt", out), exit_code=3)
+    assert "check the path" in refused(
         capsys, *pretrain_arguments(tmp_path / "absent.txt", tmp_path / "new" / "folder" / "run"), exit_code=3
     )
     assert list(tmp_path.iterdir()) == []
