@@ -1,4 +1,4 @@
-"""The model: configuration, flat parameters, the arena, the block and the Transformer."""
+"""The model: configuration, flat parameters, the block and the Transformer."""
 
 from npllm.model.actor_critic import ActorCritic
 from npllm.model.config import Architecture, ModelConfig

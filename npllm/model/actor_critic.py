@@ -1,7 +1,8 @@
-"""Policy and critic of actor-critic reinforcement learning: two networks, and one set of parameters.
+"""Policy and critic of actor-critic reinforcement learning.
 
-One flat buffer holds both, `policy.*` and `critic.*`. So one optimiser, one clipping of the joint gradient and one
-checkpoint serve the two, and neither is ever saved without the other.
+The two networks have one flat buffer of parameters, `policy.*` and `critic.*`. So one
+optimiser, one clipping of the joint gradient and one checkpoint serve both, and neither
+network is saved without the other.
 """
 
 from typing import Literal
@@ -14,10 +15,11 @@ from npllm.model.transformer import GPT, Storage
 
 
 class ActorCritic:
-    """`policy` and `critic` are models to run; the optimiser and a checkpoint see both as one (`Trainable`).
+    """Two networks, `policy` and `critic`, that are trained as one (`Trainable`).
 
-    The critic has one output: the value of the state after each token. With LoRA both must have it, and share the
-    frozen weights and the workspace.
+    The critic has one output: the value of the state after each token. With LoRA both
+    networks have factors, and they share the frozen weights and the workspace. Raises
+    ConfigError where that is not so.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class ActorCritic:
         workspace: Workspace | None = None,
     ):
         if critic_config.n_outputs != 1:
-            raise ConfigError(f"A critic has one output, but this one has {critic_config.n_outputs}.")
+            raise ConfigError(f"The critic has {critic_config.n_outputs} outputs; give it one.")
         if bool(policy_config.lora_rank) != bool(critic_config.lora_rank):
-            raise ConfigError("Policy and critic must both have LoRA, or neither; train the reward model likewise.")
+            raise ConfigError(
+                "Only one of policy and critic has LoRA; train the reward model as the policy was trained."
+            )
         if policy_config.lora_rank and frozen is None:
-            raise ConfigError("With LoRA policy and critic share frozen weights, so these must be given.")
+            raise ConfigError("Policy and critic with LoRA have no frozen weights to share; give them as `frozen`.")
         self.config, self.seed, self.dtype_name, self.frozen = policy_config, seed, dtype, frozen
         shapes = shapes_of_parts({"policy": policy_config, "critic": critic_config})
         numpy_dtype = "float32" if dtype == "bf16" else dtype
@@ -53,5 +57,5 @@ class ActorCritic:
         self.dtype, self.ops = self.policy.dtype, self.policy.ops
 
     def parts(self) -> dict[str, GPT]:
-        """The two networks, by name."""
+        """Return the two networks by name."""
         return {"policy": self.policy, "critic": self.critic}

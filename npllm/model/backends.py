@@ -1,7 +1,8 @@
-"""The operations of either backend, with one calling convention.
+"""The operations of both backends, with one calling convention.
 
-A kernel takes its results from an allocator, `empty`, and the model gives it an arena.
-The operations of `npllm.reference` know no allocator: NumPy makes their results.
+A kernel takes the memory of its results from an allocator, `empty`; the model gives it
+an arena. The operations of `npllm.reference` have no allocator: NumPy allocates their
+results.
 """
 
 from functools import wraps
@@ -12,13 +13,16 @@ BACKENDS = ("kernels", "reference")
 
 
 def operations_of(backend: str) -> Any:
-    """The operations of "kernels" or "reference"; what returns an array takes `empty=`."""
+    """Return the operations of "kernels" or "reference".
+
+    All that return arrays accept `empty=`.
+    """
     package = import_module(f"npllm.{backend}")
     return package if backend == "kernels" else IgnoringAllocators(package)
 
 
 class IgnoringAllocators:
-    """A package of operations that leave out the allocators that they are given."""
+    """A package of operations that accept allocators and ignore them."""
 
     def __init__(self, package):
         self.__all__ = package.__all__

@@ -1,17 +1,19 @@
-"""One Transformer block, pre-norm, forward and backward, composed of the operations of a backend.
+"""One pre-norm Transformer block, forward and backward, with a backend's operations.
 
-    x ──┬── norm_1 ── qkv ── (rotary) ── attention ── out ── dropout ──(+)──┬── norm_2 ── MLP ── dropout ──(+)── y
-        └───────────────────────────────────────────────────────────────┘   └────────────────────────────────┘
+    ┌ norm_1 ─ qkv ─ (rotary) ─ attention ─ out ─ dropout ┐ ┌ norm_2 ─ MLP ─ dropout ┐
+  x ┴─────────────────────────────────────────────────────+─┴────────────────────────+ y
 
-`ops` is the backend, `npllm.reference` or `npllm.kernels`: the same functions, plain or fast. The plain network of
-the same shape is `npllm/reference/block.py`: read it first.
+`ops` is the backend, `npllm.reference` or `npllm.kernels`: the same functions, plain or
+fast. The plain network of the same shape is `npllm/reference/block.py`; read it first.
 
-Memory: the cache of a block is what its backward cannot make again from something else in it at little cost: 11 numbers
-for each one of x, with the MLP four times as wide. What GELU, SwiGLU and the first norm give is made twice instead, in
-`scratch`. How long `empty` and `scratch` keep an array says "Lifetimes" in `transformer.py`.
+Memory. The cache of a block holds what its backward cannot compute cheaply from the
+rest of the cache: 11 numbers for each number of x, with an MLP four times as wide. The
+results of GELU, SwiGLU and the first norm are computed twice instead, in `scratch`.
+"Lifetimes" in `threads.py` tells how long arrays of `empty` and `scratch` are valid.
 
-The backward walks the same picture from right to left. Where the forward forks, gradients add; where it adds, the
-gradient forks. So the residual stream carries dy past both branches untouched, and each branch adds its own part.
+The backward goes through the same picture from right to left. Where the forward forks,
+gradients add up; where it adds, the gradient goes both ways. So the residual stream
+carries dy past both branches unchanged, and each branch adds its own part.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ NORM_EPS = 1e-5
 
 
 class Context(NamedTuple):
-    """What every block of one forward and backward pass has in common."""
+    """What all blocks of one forward and backward pass have in common."""
 
     ops: Any  # the backend
     config: ModelConfig
@@ -37,14 +39,14 @@ class Context(NamedTuple):
     rate: float  # of dropout: 0 unless training
     seed: int
     step: int
-    first_row: int  # rows of the batch that came in earlier micro-batches: the masks do not depend on the split
+    first_row: int  # the number of rows in earlier micro-batches, for the dropout masks
     cos: np.ndarray | None = None  # (T, D/2), with rotary positions
     sin: np.ndarray | None = None
-    starts: np.ndarray | None = None  # (B, T): where the document of each position begins in its row; None = at 0
-    kv_cache: Any = None  # keys, values: (L, B, K, positions, D), and length: positions filled; in generation only
+    starts: np.ndarray | None = None  # (B, T): the start of each position's document in its row; None = 0
+    kv_cache: Any = None  # keys, values: (L, B, K, positions, D); length: positions filled; generation only
 
     def dropout_key(self, stream: int, elements_per_row: int) -> DropoutKey:
-        """The address of the mask of one dropout of the network, for this micro-batch."""
+        """Return the address of one dropout's mask, for this micro-batch."""
         return DropoutKey(self.seed, self.step, stream, first=self.first_row * elements_per_row)
 
 
@@ -59,7 +61,7 @@ class BlockCache(NamedTuple):
 
 
 class DropoutStreams(NamedTuple):
-    """The three dropouts of a block."""
+    """The random streams of the three dropouts of a block."""
 
     weights: int
     attention: int
@@ -67,26 +69,35 @@ class DropoutStreams(NamedTuple):
 
 
 def dropout_streams(layer: int) -> DropoutStreams:
-    """Each block has three."""
+    """Return the DropoutStreams of a block."""
     return DropoutStreams(*BLOCK_DROPOUT[3 * layer : 3 * layer + 3])
 
 
 def norm_forward(context, x, weight, bias, *, empty):
-    """The norm that the config names, for rows x, (N, C)."""
+    """Apply the norm that the config names to rows x, (N, C).
+
+    Returns y, (N, C), and the cache.
+    """
     if context.config.norm == "rmsnorm":
         return context.ops.rmsnorm_forward(x, weight, NORM_EPS, empty=empty)
     return context.ops.layernorm_forward(x, weight, bias, NORM_EPS, empty=empty)
 
 
 def norm_backward(context, dy, cache, weight, dweight, dbias):
-    """The gradient of `norm_forward`."""
+    """Return dx, (N, C), the gradient of `norm_forward`.
+
+    Adds to dweight and dbias, (C,).
+    """
     if context.config.norm == "rmsnorm":
         return context.ops.rmsnorm_backward(dy, cache, weight, dweight, empty=context.empty)
     return context.ops.layernorm_backward(dy, cache, weight, dweight, dbias, empty=context.empty)
 
 
 def mlp_forward(context, w: Block, x, residual, *, empty_y):
-    """x: (N, C), normalised. residual: (N, C), added to the result, or None. Returns y, (N, C), up and gate."""
+    """Return y, (N, C), and up and gate, (N, F), for the backward; gate may be None.
+
+    x: (N, C). residual: (N, C), added to the result, or None. empty_y: allocates y.
+    """
     ops, empty, scratch = context.ops, context.empty, context.scratch.empty
     gate = None
     if w.gate is None:
@@ -101,7 +112,10 @@ def mlp_forward(context, w: Block, x, residual, *, empty_y):
 
 
 def mlp_backward(context, w: Block, dw: Block, dy, cache):
-    """The gradient of `mlp_forward`, apart from its residual's, which is dy. Returns dx, (N, C)."""
+    """Return dx, (N, C), the gradient of `mlp_forward`.
+
+    The residual's gradient is dy. Adds to dw.
+    """
     ops, scratch, x, up = context.ops, context.scratch.empty, cache.normed_2, cache.up
     if w.gate is None:
         hidden = ops.gelu_forward(up, empty=scratch)
@@ -116,7 +130,10 @@ def mlp_backward(context, w: Block, dw: Block, dy, cache):
 
 
 def block_forward(context: Context, w: Block, x, layer: int):
-    """x: (B, T, C), the residual stream. w: the block's weights. Returns the new stream and the cache."""
+    """Return the new residual stream, (B, T, C), and the cache of a block.
+
+    x: (B, T, C), the residual stream. w: the block's weights.
+    """
     with context.scratch.scope():
         return _block_forward(context, w, x, layer)
 
@@ -159,7 +176,11 @@ def _block_forward(context, w, x, layer):
 
 
 def block_backward(context: Context, w: Block, dw: Block, dy, cache: BlockCache, layer: int):
-    """dy: (B, T, C). dw: the gradients of the block's weights, which are added to. Returns dx, (B, T, C)."""
+    """Return dx, (B, T, C), the gradient of `block_forward`.
+
+    dy: (B, T, C). dw: the gradients of the block's weights; the block's are added to
+    them.
+    """
     rows = dy.reshape(-1, dy.shape[-1])
     with context.scratch.scope():
         dx = _second_half_backward(context, w, dw, rows, cache, layer, dy.shape)
@@ -168,7 +189,10 @@ def block_backward(context: Context, w: Block, dw: Block, dy, cache: BlockCache,
 
 
 def _second_half_backward(context, w, dw, dy, cache, layer, shape):
-    """From y to the stream between attention and MLP; dy, dx: (N, C)."""
+    """Return the gradient of the stream between attention and MLP, (N, C).
+
+    dy: (N, C).
+    """
     ops, rate, (_, T, C) = context.ops, context.rate, shape
     dbranch = dy
     if rate > 0:
@@ -181,7 +205,10 @@ def _second_half_backward(context, w, dw, dy, cache, layer, shape):
 
 
 def _first_half_backward(context, w, dw, dy, cache, layer, shape):
-    """From the stream between attention and MLP to x; dy, dx: (N, C)."""
+    """Return dx, (N, C).
+
+    dy: (N, C), the gradient of the stream between attention and MLP.
+    """
     ops, config, scratch = context.ops, context.config, context.scratch.empty
     H, K, rate, streams = config.n_head, config.kv_heads, context.rate, dropout_streams(layer)
     B, T, C = shape
@@ -197,7 +224,7 @@ def _first_half_backward(context, w, dw, dy, cache, layer, shape):
         dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, H, K, empty=scratch)
     normed, norm_1 = norm_forward(context, cache.x, *w.norm_1, empty=scratch)
     dnormed = ops.linear_backward(dqkv.reshape(B * T, -1), normed, w.qkv.weight, *dw.qkv, empty=scratch)
-    # norm_1 is a fork of the stream like norm_2: past it goes dy, through it dnormed.
+    # The stream forks at norm_1 as at norm_2: dy goes past it, dnormed through it.
     return ops.add_norm_backward(
         dy, dnormed, norm_1, w.norm_1.weight, *dw.norm_1, norm=config.norm, empty=context.empty
     )

@@ -1,10 +1,11 @@
-"""The memory of a model by its shapes: what it takes is known before anything is allocated.
+"""The memory of a model, computed from its shapes before anything is allocated.
 
-`training_pass` and `evaluation_pass` add up what `transformer.py`, `block.py` and the
-kernels ask the model's two arenas for, array by array. A change there is a change here:
-the tests hold the sums against the arenas' own peaks, to the byte. Letters are those of
-the shapes: N = B T rows, C the width, Q that of queries, keys and values together, F the
-MLP's, V the vocabulary. The kernels are meant; the reference lets NumPy allocate.
+`training_pass` and `evaluation_pass` add up, array by array, what `transformer.py`,
+`block.py` and the kernels allocate from the model's two arenas. A change there needs a
+change here: the tests compare the sums with the arenas' own peaks, to the byte.
+Letters: N = B T rows, C the width, Q the width of queries, keys and values together, F
+the width of the MLP, V the vocabulary. The figures are those of the kernels; in the
+reference NumPy allocates.
 """
 
 from dataclasses import replace
@@ -19,33 +20,36 @@ from npllm.model.parameters import parameter_shapes, weight_shapes
 
 
 class Pass(NamedTuple):
-    """Bytes at the peaks of a model's two arenas, where each was told its own (`Arena.reserve`)."""
+    """The bytes at the peaks of a model's two arenas, each reserved in one chunk."""
 
     arena: int
     scratch: int
 
 
 class _Rows:
-    """The arrays of a pass over B rows of T tokens, in bytes, each rounded up as an arena does it."""
+    """The sizes of the arrays of a pass over B rows of T tokens, in bytes.
+
+    Each size is rounded up as an arena does.
+    """
 
     def __init__(self, config: ModelConfig, B: int, T: int, dtype: str):
         self.config, self.B, self.T, self.N = config, B, T, B * T
         self.C, self.F = config.n_embd, config.mlp_width
         self.Q = (config.n_head + 2 * config.kv_heads) * config.head_width
         self.itemsize, self.rounds = itemsize_of(dtype), dtype == "bf16"
-        self.x, self.row = self.array(self.N, self.C), self.array(self.N)  # the stream; a number a row
-        self.no_bias = 0 if config.bias and config.norm == "layernorm" else self.array(self.C)  # zeros in its place
+        self.x, self.row = self.array(self.N, self.C), self.array(self.N)  # the stream; a number for each row
+        self.no_bias = 0 if config.bias and config.norm == "layernorm" else self.array(self.C)  # zeros for a bias
 
     def array(self, *shape: int, itemsize: int | None = None) -> int:
-        """Bytes of one array."""
+        """Return the bytes of one array."""
         return _aligned(prod(shape) * (itemsize or self.itemsize))
 
     def norm(self) -> int:
-        """The result, mean and 1 / deviation."""
+        """Return the bytes of the result, the mean and 1 / deviation."""
         return self.x + 2 * self.row + self.no_bias
 
     def norm_backward(self) -> int:
-        """dx and the parts of the weight's and the bias's gradients."""
+        """Return the bytes of dx and of the partial gradients of weight and bias."""
         zeros = self.row if self.config.norm == "rmsnorm" else 0
         return self.x + self.array(2, self.chunks(), self.C) + zeros + self.no_bias
 
@@ -55,7 +59,11 @@ class _Rows:
         return -(-self.N // CHUNK_ROWS)
 
     def linear_backward(self, n_in: int, n_out: int, *, gelu: bool = False) -> int:
-        """dx, the parts of the bias's gradient, the gradient before GELU, and dy in bfloat16."""
+        """Return the bytes of a linear layer's backward.
+
+        They hold dx, the parts of the bias's gradient, the gradient before GELU, and dy
+        in bfloat16.
+        """
         parts = self.array(self.chunks(), n_out) if gelu or self.config.bias else 0
         before = self.array(self.N, n_out) + (0 if self.config.bias else self.array(n_out)) if gelu else 0
         return parts + before + self.rounded(self.N, n_out) + self.array(self.N, n_in)
@@ -64,7 +72,7 @@ class _Rows:
         return self.array(*shape, itemsize=2) if self.rounds else 0
 
     def attention(self, *, backward: bool, dropout: bool) -> int:
-        """What the workers need."""
+        """Return the bytes that the workers of the attention need."""
         from numba import get_num_threads
 
         from npllm.kernels import attention
@@ -80,7 +88,7 @@ class _Rows:
         return sum(taken)
 
     def block(self, *, dropout: bool) -> Pass:
-        """The forward of a block: what it keeps, and what is free at its end."""
+        """Return the bytes that a block's forward keeps, and those that it frees."""
         gated, rotary = self.config.mlp == "swiglu", self.config.position == "rotary"
         attended = self.x + self.array(self.B, self.config.n_head, self.T)
         attended += self.attention(backward=False, dropout=dropout)
@@ -90,7 +98,7 @@ class _Rows:
         return Pass(kept, scratch + (2 * self.x if dropout else 0))
 
     def block_backward(self, *, dropout: bool) -> Pass:
-        """The backward of a block: all of it is free at its end."""
+        """Return the bytes of a block's backward, which it frees at its end."""
         C, F, Q, up = self.C, self.F, self.Q, self.array(self.N, self.F)
         dropped = self.x if dropout else 0
         if self.config.mlp == "gelu":
@@ -103,7 +111,7 @@ class _Rows:
         return Pass(2 * self.norm_backward(), dropped + max(first, second))
 
     def logits(self) -> int:
-        """Of a chunk of rows, and the same in bfloat16."""
+        """Return the bytes of a chunk of logits, and of the same in bfloat16."""
         from npllm.kernels.logit_chunks import chunk_size
 
         shape = chunk_size(self.N, self.config.vocab_size, self.itemsize), self.config.vocab_size
@@ -111,7 +119,10 @@ class _Rows:
 
 
 def training_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: bool = False) -> Pass:
-    """Forward and backward of B rows of T tokens. policy: with log-probabilities in place of the loss."""
+    """Return the peaks of a forward and backward over B rows of T tokens.
+
+    policy: with log-probabilities in place of the loss.
+    """
     rows, dropout = _Rows(config, B, T, dtype), config.dropout > 0
     block, backward = rows.block(dropout=dropout), rows.block_backward(dropout=dropout)
     forward = rows.x * (2 if dropout else 1) + config.n_layer * block.arena + rows.norm()
@@ -121,8 +132,10 @@ def training_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: bo
 
 
 def evaluation_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: bool = False) -> Pass:
-    """The forward alone, of B rows of T tokens, and what the head says of them: one block's memory serves them all.
-    policy: as in `training_pass`."""
+    """Return the peaks of a forward alone, with its head, over B rows of T tokens.
+
+    All blocks use the memory of one. policy: as in `training_pass`.
+    """
     rows = _Rows(config, B, T, dtype)
     block = rows.block(dropout=False)
     head = (3 if policy else 2) * rows.row + rows.logits()
@@ -130,17 +143,23 @@ def evaluation_pass(config: ModelConfig, B: int, T: int, dtype: str, *, policy: 
 
 
 def parameter_bytes(config: ModelConfig, dtype: str) -> int:
-    """Of the flat buffer of what is trained, without building it. A block is like any other, so two tell all."""
+    """Return the bytes of the flat buffer of trained parameters."""
     return _bytes_of_layers(parameter_shapes, config, dtype)
 
 
 def weight_bytes(config: ModelConfig, dtype: str) -> int:
-    """Of the flat buffer of what a pass multiplies with; with LoRA that is another one than the parameters'."""
+    """Return the bytes of the flat buffer of the weights that a pass multiplies with.
+
+    Only with LoRA is this another buffer than that of the parameters.
+    """
     return _bytes_of_layers(weight_shapes, config, dtype)
 
 
 def fixed_bytes(config: ModelConfig, dtype: str) -> int:
-    """Of what a model keeps beside its parameters: the weights in bfloat16, and the tables of rotary positions."""
+    """Return the bytes that a model keeps beside its parameters.
+
+    They hold the weights in bfloat16 and the tables of rotary positions.
+    """
     tables = config.block_size * config.head_width * itemsize_of(dtype) if config.position == "rotary" else 0
     return tables + (_over_layers(_rounded_bytes, config) if dtype == "bf16" else 0)
 
@@ -154,7 +173,10 @@ def _rounded_bytes(config: ModelConfig) -> int:
 
 
 def product_scratch_bytes(config: ModelConfig, rows: int, dtype: str) -> int:
-    """What the matrix products of passes over so many rows keep for the next one: packed panels, rounded factors."""
+    """Return the bytes that matrix products keep for the next product.
+
+    They hold packed panels and rounded factors. rows: the rows of a pass.
+    """
     from numba import get_num_threads
 
     from npllm.kernels.gemm.driver import panel_elements, tile_elements
@@ -166,7 +188,7 @@ def product_scratch_bytes(config: ModelConfig, rows: int, dtype: str) -> int:
 
 
 def itemsize_of(dtype: str) -> int:
-    """Bytes of a parameter or an activation."""
+    """Return the bytes of a parameter or an activation."""
     return 8 if dtype == "float64" else 4
 
 

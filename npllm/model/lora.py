@@ -1,19 +1,24 @@
-"""LoRA: a frozen weight and a trained product of two thin matrices, for every matrix of the blocks.
+"""LoRA: a frozen weight plus a trained product of two thin matrices, in the blocks.
 
-    W = W0 + s A B                   W0: (in, out), frozen; A: (in, r); B: (r, out); s = alpha / r
+    W = W0 + s A B            W0: (in, out), frozen; A: (in, r); B: (r, out)
+                              s = alpha / r
 
-W is linear in each factor, so with dW, the gradient of W that the backward of the whole matrix gives,
+W is linear in each factor. With dW, the gradient of W that the backward of the whole
+matrix gives,
 
-    dA = s dW B^T                    dB = s A^T dW
+    dA = s dW B^T             dB = s A^T dW
 
-Both forms of the forward are equal, x W0 + s (x A) B and x W. The first saves the memory of W and dW; the second leaves
-every operation of the model as it is, and generation as fast. Here it is the second, and the memory comes back in
-another way: W and dW live in a workspace that models on the same W0 share, because they take turns. Policy, critic,
-reward model and reference then cost three times the weights (W0, W and dW) and their factors.
+The forward can be computed as x W0 + s (x A) B or as x W. The first form saves the
+memory of W and dW. The second leaves every operation of the model as it is, and
+generation as fast. This file uses the second form, and saves memory in another way: W
+and dW lie in a workspace that models on the same W0 share, because they take turns.
+Policy, critic, reward model and reference then cost three times the weights
+(W0, W and dW) plus their factors.
 
-The rows of new tokens are trained themselves, in the embedding and in the head. No change
-of the blocks makes up for a row of the head at random: behind the final norm a hidden state
-has a bounded length, so such a token's logit is bounded, and it may never become likely.
+The rows of new tokens in the embedding and in the head are trained directly. No change
+of the blocks could replace a trained row of the head: behind the final norm a hidden
+state has a bounded length, so with a random row the logit of the new token is bounded,
+and the token may never become likely.
 
 Source: Hu et al., "LoRA: low-rank adaptation of large language models", 2021.
 """
@@ -35,13 +40,13 @@ class Workspace(NamedTuple):
 
 
 def new_workspace(config: ModelConfig, dtype) -> Workspace:
-    """For models of this config on one set of frozen weights."""
+    """Return a workspace for models of this config on one set of frozen weights."""
     shapes = weight_shapes(config)
     return Workspace(Parameters(shapes, dtype), Parameters(shapes, dtype))
 
 
 class LoRA:
-    """The factors of one model, over frozen weights and a workspace that it may share."""
+    """The factors of one model; frozen weights and workspace may be shared."""
 
     def __init__(
         self,
@@ -60,8 +65,11 @@ class LoRA:
         self.tables = [name.removesuffix(".new_rows") for name in params if name.endswith(".new_rows")]
 
     def merge(self) -> None:
-        """W = W0 + s A B, for every matrix that has factors, and new tokens' rows in their places; all other weights
-        are the frozen ones."""
+        """Fill the workspace with the weights of this model.
+
+        W = W0 + s A B for every matrix that has factors. New tokens get their trained
+        rows; all other weights are the frozen ones.
+        """
         weights = self.workspace.weights
         weights.flat[:] = self.frozen.flat
         for name in self.names:
@@ -73,7 +81,10 @@ class LoRA:
             weights[name][-len(new) :] = new
 
     def take_gradients(self) -> None:
-        """Add dA, dB and those of new tokens' rows to the gradients, and set the workspace's to zero."""
+        """Add dA, dB and the gradients of new tokens' rows to the model's gradients.
+
+        Sets the gradients of the workspace to zero.
+        """
         dweights = self.workspace.dweights
         for name in self.names:
             a, b = self.params[f"{name}.lora_a"], self.params[f"{name}.lora_b"]

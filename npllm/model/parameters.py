@@ -1,8 +1,10 @@
 """All parameters of a model as named views into one flat buffer.
 
-One buffer makes the optimiser, clipping, hashing and checkpoints a single pass over flat memory; the views make the
-model readable. Matrices come first and vectors (norm weights, biases) last, so that "weight decay on matrices only" is
-a split of the buffer at one place. Every view starts on a 64-byte boundary; the gaps between are zero and stay zero.
+With one buffer the optimiser, clipping, hashing and checkpoints are each a single pass
+over flat memory; the views keep the model readable. Matrices come first and vectors
+(norm weights, biases) last, so that "weight decay on matrices only" cuts the buffer at
+one place. Every view starts on a 64-byte boundary. The gaps between views are zero and
+stay zero.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,13 +19,13 @@ from npllm.reference.random import random_normal
 from npllm.reference.random_streams import INITIAL_VALUES
 from npllm.reference.weights import initial_std, weight_shapes
 
-WHOLE = "model"  # the part of a model that is one network
+WHOLE = "model"  # the only part of a model that is one network
 TOKEN_TABLES = ("token_embedding", "lm_head")  # (V, C): a row for each token
-DRAWS = 1 << 18  # at once: they and their random words take many times the memory of the parameters
+DRAWS = 1 << 18  # at once: with their random words they take many times the parameters' memory
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter that is trained, in the order of the forward pass."""
+    """Return name and shape of every trained parameter, in the order of the forward."""
     shapes = weight_shapes(config)
     if config.lora_rank:
         shapes = lora_shapes(shapes, config)
@@ -33,12 +35,12 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def name_in_model(part: str, name: str) -> str:
-    """What a parameter of a part is called in the whole model, as `critic.final_norm.weight`."""
+    """Return a parameter's name in the whole model, as critic.final_norm.weight."""
     return name if part == WHOLE else f"{part}.{name}"
 
 
 def shapes_of_parts(configs: Mapping[str, ModelConfig]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter that is trained, of a model with these parts."""
+    """Return name and shape of every trained parameter of a model with these parts."""
     return {
         name_in_model(part, name): shape
         for part, config in configs.items()
@@ -47,8 +49,11 @@ def shapes_of_parts(configs: Mapping[str, ModelConfig]) -> dict[str, tuple[int, 
 
 
 def lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the two factors for every matrix of the blocks, (in, r) and (r, out), and of the new tokens'
-    rows in every matrix that has a row for each token, (new, C)."""
+    """Return name and shape of what LoRA trains of the weights `shapes`.
+
+    That is two factors for every matrix of the blocks, (in, r) and (r, out), and the
+    rows of new tokens in every matrix that has a row for each token, (new, C).
+    """
     rank, new = config.lora_rank, config.lora_new_tokens
     trained: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
@@ -60,13 +65,19 @@ def lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> d
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Number of parameters of a model, without building it. A block is like any other, so two models tell all."""
+    """Return the number of parameters of a model, without building it.
+
+    All blocks have the same shapes, so models of one and of two blocks suffice.
+    """
     one, two = (sum(map(prod, parameter_shapes(replace(config, n_layer=n_layer)).values())) for n_layer in (1, 2))
     return one + (config.n_layer - 1) * (two - one)
 
 
 class Parameters(Mapping[str, np.ndarray]):
-    """Arrays by name, all of them views into `flat`, (n,) of one dtype, which starts as zeros."""
+    """Arrays by name, all of them views into `flat`, (n,) of one dtype.
+
+    Initially all are zero.
+    """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype):
         self.dtype = np.dtype(dtype)
@@ -98,20 +109,22 @@ class Parameters(Mapping[str, np.ndarray]):
 
     @property
     def count(self) -> int:
-        """Number of parameters, without the gaps of the alignment."""
+        """The number of parameters, without the gaps between the views."""
         return sum(prod(shape) for shape in self.shapes.values())
 
 
 def within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays below `prefix.`, under the rest of their names."""
+    """Return the arrays named `prefix.*`, under the rest of their names."""
     return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(prefix + ".")}
 
 
 def initialise(params: Parameters, config: ModelConfig, seed: int) -> None:
-    """GPT-2's initial values: norm weights 1, biases 0, matrices N(0, std) with the std of `initial_std`.
+    """Set GPT-2's initial values: norm weights 1, biases 0, matrices N(0, std).
 
-    The readout's matrix is N(0, 1 / sqrt(C + 1)) (Ziegler et al., "Fine-tuning language models from human
-    preferences", 2019). Of LoRA's factors A is N(0, 1 / sqrt(in)) and B is zero, so that at first nothing is added.
+    `initial_std` gives the std of most matrices. The matrix of the second head has the
+    std 1 / sqrt(C + 1) (Ziegler et al., "Fine-tuning language models from human
+    preferences", 2019). Of LoRA's factors A is N(0, 1 / sqrt(in)) and B is zero, so
+    that their product is zero at first.
     """
     for index, (name, array) in enumerate(params.items()):
         if array.ndim == 2:

@@ -1,4 +1,4 @@
-"""The weights in bfloat16, for a model whose matrix products take them so."""
+"""The weights in bfloat16, for a model of dtype bf16."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,10 @@ from npllm.model.parameters import Parameters
 
 
 class RoundedWeights(Mapping[str, np.ndarray]):
-    """The parameters by name, with those that are multiplied in bfloat16, as the last `refresh` found them."""
+    """The parameters by name, with the factors of matrix products in bfloat16.
+
+    `refresh` rounds the current parameters; until then the earlier values stay.
+    """
 
     def __init__(self, params: Parameters, head_name: str):
         self._params = params
@@ -17,10 +20,10 @@ class RoundedWeights(Mapping[str, np.ndarray]):
             if name == head_name:
                 self._rounded[name] = np.empty(array.shape, np.uint16)
             elif array.ndim == 2 and name.startswith("blocks."):
-                self._rounded[name] = np.empty(array.shape[::-1], np.uint16).T  # for one row: see `few_rows`
+                self._rounded[name] = np.empty(array.shape[::-1], np.uint16).T  # the layout for one row (`few_rows`)
 
     def refresh(self) -> None:
-        """Round the parameters that are there now."""
+        """Round the current values of the parameters."""
         from npllm.kernels.bfloat16 import round_into  # the kernels are imported when a model first needs them
         from npllm.kernels.rounded_transpose import round_transposed
 

@@ -1,4 +1,4 @@
-"""What is trained: one network, or several with one set of parameters."""
+"""The interface of models that are trained: one network, or several."""
 
 from typing import Any, Protocol, TypeVar
 
@@ -10,10 +10,11 @@ from npllm.model.transformer import GPT
 
 
 class Trainable(Protocol):
-    """What the optimiser, the loop and a checkpoint use of a `GPT` or an `ActorCritic`.
+    """What the optimiser, the training loop and a checkpoint use of a model.
 
-    config: of the network that writes text. params, grads: of all networks, each in one
-    flat buffer. frozen: the weights below LoRA's factors, if there are any.
+    `GPT` and `ActorCritic` are such models. config: that of the network that writes
+    text. params, grads: those of all networks, each in one flat buffer. frozen: the
+    weights below LoRA's factors, or None.
     """
 
     config: ModelConfig
@@ -26,9 +27,9 @@ class Trainable(Protocol):
     frozen: Parameters | None
 
     def parts(self) -> dict[str, GPT]:
-        """The networks, by name; the one that writes text is the first.
+        """Return the networks by name; the first is the one that writes text.
 
-        `name_in_model` says what a parameter of a part is called in `params`.
+        `name_in_model` gives the name in `params` of a parameter of a part.
         """
 
 

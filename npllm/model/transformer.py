@@ -1,27 +1,11 @@
-"""The model: embedding, L blocks, a final norm, the head. Reads from top to bottom like the figure in the paper.
+"""The model: embedding, L blocks, a final norm and the head.
 
-    tokens (B,T) ── embedding ── block 0 ── ... ── block L-1 ── final norm ── head ── logits (B,T,V)
+    tokens, (B, T) ─ embedding ─ block 0 ... L-1 ─ final norm ─ head ─ logits, (B, T, V)
 
-Lifetimes: what is valid until when. Of each model every thread has two arenas of its own
-(`threads.py`), from which kernels take memory. An arena hands the same memory out again.
+"Lifetimes" in `threads.py` tells how long the arrays of a pass are valid.
 
-    arena     What a pass keeps: the stream, the caches of the blocks, and what the heads
-              return. Valid until the thread's next pass of the model, when `_begin` frees
-              all of it.
-    scratch   What a block needs only while it runs. Valid until the end of the scope in
-              which it was made: a block forward, or one half of a block backward.
-
-Where no cache is kept, in an evaluation and in the backward, each block runs in a scope
-of `arena`, so that all blocks use the memory of one. What it returns is gone with the
-scope; `x[...] =` and `dx[...] =` copy it into the array that was there before.
-
-What the methods return is valid as long as `arena` says: a trace, a hidden state, what
-`log_probability_forward` and `log_probability_backward` give. Logits and the negative
-log-likelihood are arrays of their own. With LoRA the merged weights are valid until the
-next pass of any model on the same workspace.
-
-Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2), 2019; the choices norm =
-rmsnorm, position = rotary, mlp = swiglu are those of Touvron et al., "LLaMA", 2023.
+Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
+2019; rmsnorm, rotary and swiglu as in Touvron et al., "LLaMA", 2023.
 """
 
 import threading
@@ -48,7 +32,7 @@ DTYPES = ("float32", "float64", "bf16")
 
 
 class Storage(NamedTuple):
-    """Arrays that a model uses instead of its own. frozen, workspace: with LoRA only, and shared among models."""
+    """Arrays that a model uses instead of its own; the last two with LoRA only."""
 
     params: Mapping[str, np.ndarray] | None = None
     grads: Mapping[str, np.ndarray] | None = None
@@ -57,7 +41,7 @@ class Storage(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A forward pass and what its backward needs; it lives in `arena`."""
+    """A forward pass with all that its backward needs; its arrays lie in `arena`."""
 
     hidden: np.ndarray  # (N, C): the rows before the heads
     context: Context
@@ -67,15 +51,16 @@ class Trace(NamedTuple):
 class GPT:
     """A decoder-only Transformer language model with hand-written gradients.
 
-    params: what is trained, by name; grads: its gradients. weights: what the passes multiply with, which is the same
-    but for LoRA, where they are merged from the frozen weights and the trained factors at the start of each pass.
+    params: the trained parameters by name. grads: their gradients. weights: the arrays
+    that a pass multiplies with. They are params themselves, except with LoRA: then each
+    pass first merges them from the frozen weights and the trained factors.
 
-    dtype "bf16": parameters, gradients and everything between two matrix products are float32; what is multiplied is
-    rounded to bfloat16, and the products are summed in float32.
+    dtype "bf16": parameters, gradients and everything between two matrix products are
+    float32. The factors of matrix products are rounded to bfloat16, and the products
+    are summed in float32.
 
-    Threads may use one model at once: they take turns, and each gets what it would get
-    alone. Who changes the parameters (an optimiser) must see to it that no other thread is
-    in the midst of something.
+    Threads may share a model (`threads.py`). Code that changes the parameters, such as
+    an optimiser, must ensure that no other thread uses the model meanwhile.
     """
 
     def __init__(
@@ -88,11 +73,11 @@ class GPT:
         storage: Storage = Storage(),  # noqa: B008 (immutable)
     ):
         if dtype not in DTYPES:
-            raise ConfigError(f"The dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+            raise ConfigError(f"The dtype {dtype!r} does not exist; choose one of {', '.join(DTYPES)}.")
         if backend not in BACKENDS:
-            raise ConfigError(f"The backend {backend!r} is not one of {', '.join(BACKENDS)}.")
+            raise ConfigError(f"The backend {backend!r} does not exist; choose one of {', '.join(BACKENDS)}.")
         if not 0 <= seed < 2**64:
-            raise ConfigError(f"The seed is {seed}, but must be at least 0 and below 2^64.")
+            raise ConfigError(f"The seed is {seed}; set it to at least 0 and below 2^64.")
         if (dtype, backend) == ("bf16", "reference"):
             raise ConfigError("The reference backend has no bf16; use float32 or float64.")
         self.config = config
@@ -105,7 +90,7 @@ class GPT:
         self._take(storage)
         self._rounded = RoundedWeights(self.weights, self.head_name) if dtype == "bf16" else None
         self.views, self.dviews = (network_views(arrays, config) for arrays in (self.weights, self.dweights))
-        if self._rounded is not None:  # what is multiplied; embedding and norms read the weights themselves
+        if self._rounded is not None:  # embedding and norms read the weights themselves
             rounded = network_views(self._rounded, config)
             self.views = self.views._replace(blocks=rounded.blocks, head=rounded.head)
         self._rotary = None
@@ -113,7 +98,7 @@ class GPT:
             self._rotary = rotary_tables(config.block_size, config.head_width, self.dtype)
 
     def _take(self, storage: Storage) -> None:
-        """Parameters with their initial values, or the given ones as they are."""
+        """Make parameters with their initial values, or use the given ones."""
         shapes = parameter_shapes(self.config)
         self.params = Parameters(shapes, self.dtype) if storage.params is None else storage.params
         self.grads = Parameters(shapes, self.dtype) if storage.grads is None else storage.grads
@@ -131,38 +116,39 @@ class GPT:
             self.weights, self.dweights = workspace
 
     def parts(self) -> dict[str, "GPT"]:
-        """The networks with these parameters, by name: itself."""
+        """Return the networks with these parameters, by name: this one."""
         return {WHOLE: self}
 
     @property
     def arena(self) -> Arena:
-        """Of this thread: see "Lifetimes"."""
+        """This thread's arena of what a pass keeps ("Lifetimes")."""
         return self.memory.arena
 
     @property
     def scratch(self) -> Arena:
-        """Of this thread: see "Lifetimes"."""
+        """This thread's arena of what a block needs while it runs ("Lifetimes")."""
         return self.memory.scratch
 
     @property
     def head_name(self) -> str:
-        """The parameter that is the last layer's weight, (V, C)."""
+        """The name of the parameter that is the last layer's weight, (V, C)."""
         return "token_embedding" if self.config.tie_embeddings else "lm_head"
 
     @one_thread_at_a_time
     def merged(self) -> Mapping[str, np.ndarray]:
-        """The weights as the next pass would find them."""
+        """Return the weights that the next pass would use."""
         if self._lora is not None:
             self._lora.merge()
         return self.weights
 
     @one_thread_at_a_time
     def trace(self, tokens, *, starts=None, step: int = 0, first_row: int = 0) -> Trace:
-        """A forward pass of training, with dropout, for `backward`.
+        """Run a forward pass of training, with dropout, for `backward`.
 
-        tokens: (B, T). starts: (B, T) integers: where in its row the document of each position begins; attention does
-        not look further back, and positions count from there. None = a row is one document. step and first_row (rows in
-        earlier micro-batches) address the dropout masks.
+        tokens: (B, T). starts: (B, T) integers, the start of each position's document
+        in its row; attention does not look further back, and positions count from
+        there. None = a row is one document. step, first_row: they address the dropout
+        masks; first_row is the number of rows in earlier micro-batches.
         """
         tokens, starts = self._check_rows(tokens, starts)
         self._begin()
@@ -172,38 +158,47 @@ class GPT:
 
     @one_thread_at_a_time
     def backward(self, trace: Trace, dhidden) -> None:
-        """Add the gradients of all parameters below the heads, for the gradient of the trace's hidden, (N, C)."""
+        """Add all gradients below the heads, for dhidden, (N, C), of the trace."""
         self._backward(trace.context, dhidden, trace.caches)
         if self._lora is not None:
             self._lora.take_gradients()
 
     @one_thread_at_a_time
     def hidden(self, tokens, *, starts=None) -> np.ndarray:
-        """The rows before the heads, (N, C), in `arena`; without dropout and without a backward."""
+        """Return the rows before the heads, (N, C), in `arena`, without dropout."""
         tokens, starts = self._check_rows(tokens, starts)
         return self._evaluate(tokens, starts=starts)
 
     @one_thread_at_a_time
     def log_probability_forward(self, hidden, targets):
-        """Of each row's target, (N,), in nats, and the entropy of its distribution, (N,); both 0 where the target is
-        -1. hidden: (N, C). targets: (N,). Also returns the cache."""
+        """Return each row's log-probability of its target, its entropy, and the cache.
+
+        hidden: (N, C). targets: (N,), -1 = ignored. Both results are (N,), in nats, and
+        0 where the target is -1.
+        """
         return self.ops.lm_head_policy_forward(hidden, self.views.head, targets, empty=self.arena.empty)
 
     @one_thread_at_a_time
     def log_probability_backward(self, dlog_probability, dentropy, cache) -> np.ndarray:
-        """dhidden, (N, C), for the gradients of both, (N,); dentropy: None = zeros. Adds to the head's gradient."""
+        """Return dhidden, (N, C), and add to the head's gradient.
+
+        dlog_probability, dentropy: (N,); dentropy: None = zeros.
+        """
         return self.ops.lm_head_policy_backward(
             dlog_probability, dentropy, cache, self.views.head, self.dviews.head, empty=self.arena.empty
         )
 
     @one_thread_at_a_time
     def readout(self, hidden) -> np.ndarray:
-        """The second head: (n, C) -> (n, n_outputs)."""
+        """Return the second head's outputs, (n, n_outputs), for hidden, (n, C)."""
         return self.ops.linear_forward(hidden, self.params["readout.weight"], self.params["readout.bias"])[0]
 
     @one_thread_at_a_time
     def readout_backward(self, doutputs, hidden) -> np.ndarray:
-        """dhidden, (n, C), for doutputs, (n, n_outputs). Adds to the second head's gradients."""
+        """Return dhidden, (n, C), and add to the second head's gradients.
+
+        doutputs: (n, n_outputs).
+        """
         return self.ops.linear_backward(
             doutputs,
             hidden,
@@ -216,11 +211,11 @@ class GPT:
     def loss_and_grad(
         self, tokens, targets, *, n_targets: int | None = None, starts=None, step: int = 0, first_row: int = 0
     ) -> float:
-        """Mean negative log-likelihood of the targets, in nats; its gradient is *added* to `grads`.
+        """Return the mean negative log-likelihood, in nats, and *add* its gradient.
 
-        tokens, targets: (B, T) integers below V; target -1 = ignored. For gradient accumulation give n_targets, the
-        number of targets of the whole batch (the returned losses then add up to its mean), and first_row. The others
-        are as in `trace`.
+        tokens, targets: (B, T) integers below V; target -1 = ignored. With gradient
+        accumulation, n_targets is the number of targets of the whole batch, so that the
+        losses of its micro-batches add up to the mean. The others are as in `trace`.
         """
         tokens, targets = self._check(tokens, targets)
         n_targets = self._count(targets) if n_targets is None else n_targets
@@ -237,44 +232,48 @@ class GPT:
         return loss
 
     def loss(self, tokens, targets, *, starts=None) -> float:
-        """Mean negative log-likelihood of the targets, in nats, without dropout. Arguments as in `loss_and_grad`."""
+        """Return the loss of `loss_and_grad`, without dropout and without gradients."""
         tokens, targets = self._check(tokens, targets)
         nll = self.negative_log_likelihood(tokens, targets, starts=starts)
         return float(nll.sum(dtype=np.float64)) / self._count(targets)
 
     @one_thread_at_a_time
     def negative_log_likelihood(self, tokens, targets, *, starts=None) -> np.ndarray:
-        """Of each target, in nats, (B, T); 0 where the target is -1. Without dropout."""
+        """Return each target's negative log-likelihood, (B, T), without dropout.
+
+        It is in nats, and 0 where the target is -1.
+        """
         tokens, targets = self._check(tokens, targets)
         hidden = self.hidden(tokens, starts=starts)
         nll, _ = self.ops.lm_head_loss_forward(hidden, self.views.head, targets.reshape(-1), empty=self.arena.empty)
         return nll.reshape(targets.shape).copy()
 
     def logits(self, tokens) -> np.ndarray:
-        """Unnormalised log-probabilities of every next token, (B, T, V). Without dropout."""
+        """Return the logits of every next token, (B, T, V), without dropout."""
         return self.logits_of(self.hidden(tokens)).reshape(*np.shape(tokens), -1)
 
     @one_thread_at_a_time
     def logits_of(self, hidden) -> np.ndarray:
-        """The logits of rows before the head, (n, C): (n, V)."""
+        """Return the logits, (n, V), of rows before the head, (n, C)."""
         return self.ops.linear_forward(hidden, self.views.head.T)[0]
 
     @one_thread_at_a_time
     def extend(self, tokens, kv_cache) -> np.ndarray:
-        """Logits of the token after the last, (B, V), where kv_cache holds the positions before these tokens, (B, T).
+        """Return the logits of the token after the given ones, (B, V).
 
-        kv_cache: a `KVCache`, which must have room for T more positions; afterwards it holds them too.
+        tokens: (B, T). kv_cache: a `KVCache` that holds the positions before these and
+        has room for T more; afterwards it holds these too.
         """
         tokens, _ = self._check(tokens, None)
         if kv_cache.length + tokens.shape[1] > kv_cache.capacity:
-            raise DataError(f"The cache holds {kv_cache.length} of {kv_cache.capacity} positions; it cannot take more.")
+            raise DataError(f"The cache holds {kv_cache.length} of {kv_cache.capacity} positions; make a larger one.")
         hidden = self._evaluate(tokens, kv_cache=kv_cache)
         kv_cache.length += tokens.shape[1]
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
         return self.logits_of(last)
 
     def _begin(self, *, new_weights: bool = True) -> None:
-        """Another pass: what an earlier one allocated is free."""
+        """Start another pass: free what an earlier one allocated."""
         self.arena.reset()
         self.scratch.reset()
         if self._lora is not None and new_weights:
@@ -289,14 +288,14 @@ class GPT:
         return Context(self.ops, self.config, *memory, rate, self.seed, step, first_row, cos, sin, starts, kv_cache)
 
     def _embed(self, context: Context, tokens):
-        """(B, T) -> (B, T, C)"""
+        """Return the embedded tokens, (B, T) -> (B, T, C), and the cache."""
         cache = context.kv_cache
         first = 0 if cache is None else cache.length
         starts = context.starts if cache is None or cache.starts is None else cache.starts[:, None]
         positions = None
         if starts is not None:
             columns = np.arange(first, first + tokens.shape[1], dtype=np.int32)
-            positions = np.maximum(columns - starts, 0)  # what stands before a row's start is padding
+            positions = np.maximum(columns - starts, 0)  # positions before a row's start are padding
         x, cache = self.ops.embedding_forward(
             tokens,
             self.views.token_embedding,
@@ -311,12 +310,12 @@ class GPT:
         return x, cache
 
     def _final_norm(self, context: Context, x):
-        """(B, T, C) -> (N, C)"""
+        """Return the normalised rows, (B, T, C) -> (N, C), and the cache."""
         rows = x.reshape(-1, x.shape[-1])
         return norm_forward(context, rows, *self.views.final_norm, empty=context.empty)
 
     def _forward(self, context: Context, tokens):
-        """The rows before the head, (N, C), the context, and everything that `_backward` needs."""
+        """Return the rows before the head, (N, C), the context and the caches."""
         x, embedding = self._embed(context, tokens)
         blocks = []
         for layer, block in enumerate(self.views.blocks):
@@ -342,8 +341,8 @@ class GPT:
         self.ops.embedding_backward(dx, embedding, *dtables, empty=self.arena.empty)
 
     def _evaluate(self, tokens, *, starts=None, kv_cache=None):
-        """`_forward` without dropout that keeps nothing for a backward: the memory of one block serves them all."""
-        # A text is written with the weights that it began with.
+        """Return the rows before the head, (N, C), without dropout or caches."""
+        # The weights stay the same while a text is generated.
         self._begin(new_weights=kv_cache is None or kv_cache.length == 0)
         context = self._context(tokens.shape[1], starts=starts, kv_cache=kv_cache)
         x, _ = self._embed(context, tokens)
@@ -353,26 +352,27 @@ class GPT:
         return self._final_norm(context, x)[0]
 
     def _check_rows(self, tokens, starts):
-        """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""
+        """Return the arguments as contiguous int32 arrays, safe to index with."""
         tokens, _ = self._check(tokens, None)
         if starts is not None:
             starts = self._whole_numbers("starts", starts)
             if starts.shape != tokens.shape or starts.min() < 0 or (starts > np.arange(tokens.shape[1])).any():
-                raise DataError("starts must be (B, T) integers like tokens, each from 0 to the place where it stands.")
+                raise DataError("starts does not fit tokens; give (B, T) integers, each from 0 to its own position.")
             starts = starts.astype(np.int32, copy=False)
         return tokens, starts
 
     def _check(self, tokens, targets):
-        """The arguments as contiguous int32 arrays, once they are known to be safe to index with."""
+        """Return the arguments as contiguous int32 arrays, safe to index with."""
         tokens = self._check_ids("tokens", tokens, lowest=0)
         if tokens.shape[1] > self.config.block_size:
             raise DataError(
-                f"A sequence of {tokens.shape[1]} tokens is longer than model.block_size = {self.config.block_size}."
+                f"A sequence of {tokens.shape[1]} tokens is longer than model.block_size = {self.config.block_size}; "
+                "shorten it."
             )
         if targets is not None:
             targets = self._check_ids("targets", targets, lowest=IGNORED)
             if targets.shape != tokens.shape:
-                raise DataError(f"The shape of targets, {targets.shape}, is not that of tokens, {tokens.shape}.")
+                raise DataError(f"targets is {targets.shape}, but tokens is {tokens.shape}; make the shapes equal.")
         return tokens, targets
 
     def _check_ids(self, name: str, ids, lowest: int) -> np.ndarray:
@@ -380,7 +380,7 @@ class GPT:
         if ids.min() < lowest or ids.max() >= self.config.vocab_size:
             raise DataError(
                 f"{name} holds ids from {ids.min()} to {ids.max()}, but the vocabulary has the ids 0 to "
-                f"{self.config.vocab_size - 1}."
+                f"{self.config.vocab_size - 1}; use this model's tokenizer."
             )
         return ids.astype(np.int32, copy=False)
 
@@ -388,12 +388,12 @@ class GPT:
     def _whole_numbers(name: str, ids) -> np.ndarray:
         ids = np.ascontiguousarray(ids)
         if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise DataError(f"{name} must be a (B, T) array of integers, not {ids.shape} of {ids.dtype}.")
+            raise DataError(f"{name} is {ids.shape} of {ids.dtype}; give a (B, T) array of integers.")
         return ids
 
     @staticmethod
     def _count(targets) -> int:
         n_targets = int(np.count_nonzero(targets != IGNORED))
         if n_targets == 0:
-            raise DataError("Every target is -1 (ignored), so there is nothing to learn from; unmask some targets.")
+            raise DataError("Every target is -1 (ignored), so there is nothing to learn; unmask some targets.")
         return n_targets

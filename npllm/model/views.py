@@ -1,4 +1,4 @@
-"""The weights of a network under their names, as attributes: `block.qkv.weight`.
+"""The weights of a network as attributes, such as `block.qkv.weight`.
 
 Views are made once for the weights and once for their gradients. They hold the arrays
 themselves, so they show whatever is written into these later.
@@ -41,7 +41,7 @@ class Network(NamedTuple):
 
 
 def network_views(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Network:
-    """Views of the arrays that `weight_shapes` names: weights, or their gradients."""
+    """Return views of the arrays that `weight_shapes` names: weights, or gradients."""
     return Network(
         arrays["token_embedding"],
         arrays.get("position_embedding"),

@@ -111,9 +111,9 @@ GOOD = np.array([[1, 2, 3], [4, 5, 6]])
     ("tokens", "targets", "message"),
     [
         (np.zeros((1, 7), int), np.zeros((1, 7), int), "7 tokens is longer than model.block_size = 6"),
-        (GOOD[0], GOOD[0], r"tokens must be a \(B, T\) array"),
-        (GOOD[None], GOOD[None], r"tokens must be a \(B, T\) array"),
-        (GOOD[:, :0], GOOD[:, :0], r"tokens must be a \(B, T\) array"),
+        (GOOD[0], GOOD[0], r"tokens is .*; give a \(B, T\) array"),
+        (GOOD[None], GOOD[None], r"tokens is .*; give a \(B, T\) array"),
+        (GOOD[:, :0], GOOD[:, :0], r"tokens is .*; give a \(B, T\) array"),
         (GOOD.astype(float), GOOD, "tokens .* float64"),
         (GOOD > 1, GOOD, "tokens .* bool"),
         (GOOD, GOOD.astype(float), "targets .* float64"),
@@ -122,8 +122,8 @@ GOOD = np.array([[1, 2, 3], [4, 5, 6]])
         (GOOD, GOOD + 5, "targets holds ids from 6 to 11"),
         (GOOD, GOOD - 3, "targets holds ids from -2"),
         (GOOD + 2**32, GOOD, "tokens holds ids"),
-        (GOOD, GOOD[:, :2], r"targets, \(2, 2\), is not that of tokens, \(2, 3\)"),
-        (GOOD, GOOD[:1], r"targets, \(1, 3\), is not that of tokens, \(2, 3\)"),
+        (GOOD, GOOD[:, :2], r"targets is \(2, 2\), but tokens is \(2, 3\)"),
+        (GOOD, GOOD[:1], r"targets is \(1, 3\), but tokens is \(2, 3\)"),
         (GOOD, np.full((2, 3), -1), "Every target is -1"),
     ],
 )

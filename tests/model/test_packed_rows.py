@@ -84,7 +84,7 @@ def test_bad_starts_are_refused(starts):
     model = GPT(small_config())
     tokens = np.array([[1, 2, 3]])
     for use in (model.trace, model.hidden):
-        with pytest.raises(DataError, match="starts must be "):
+        with pytest.raises(DataError, match="starts .*; give"):
             use(tokens, starts=np.array(starts))
-    with pytest.raises(DataError, match="starts must be"):
+    with pytest.raises(DataError, match="starts .*; give"):
         model.loss_and_grad(tokens, tokens, starts=np.array(starts))
