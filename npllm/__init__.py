@@ -1,11 +1,13 @@
-"""npllm: a Transformer language model from raw text to generation, every gradient written by hand.
+"""npllm: a Transformer language model from raw text to generation.
 
-    config = npllm.ModelConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, vocab_size=65)
+Every gradient is written by hand:
+
+    config = npllm.ModelConfig(n_embd=128, block_size=64, vocab_size=65)
     model = npllm.GPT(config, seed=0)
     loss = model.loss_and_grad(tokens, targets)
     npllm.AdamW(model, lr=1e-3).step(grad_clip=1.0)
 
-The names below are loaded when they are first used, so that `import npllm` costs nothing.
+The names below are loaded when they are first used, so `import npllm` takes no time.
 """
 
 from importlib import import_module

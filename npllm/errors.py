@@ -1,7 +1,8 @@
 """Every exception that npllm raises on purpose, and its warning.
 
-The message of each is one plain sentence that names the file or field and says how to mend it;
-the command line prints it without a traceback and ends with the class's exit code.
+Each message is one plain sentence, `what is wrong; what to do.`, and names the file or
+field. The command line prints it without a traceback and ends with the exit code of the
+class.
 """
 
 
@@ -12,11 +13,17 @@ class NpllmError(Exception):
 
 
 class NpllmWarning(UserWarning):
-    """It goes on, but not quite as asked. The command line prints one line to stderr."""
+    """A request is followed only in part.
+
+    The command line prints the warning as one line to stderr.
+    """
 
 
 class ConfigError(NpllmError):
-    """Bad usage or configuration: an unknown field, a value out of range, fields that contradict each other."""
+    """Bad usage or configuration.
+
+    Examples: an unknown field, a value out of range, fields that contradict each other.
+    """
 
     exit_code = 2
 
@@ -28,7 +35,7 @@ class DataError(NpllmError):
 
 
 class TrainingError(NpllmError):
-    """Training gave up: it cannot go on to a useful result."""
+    """Training gave up, because it cannot reach a useful result."""
 
     exit_code = 4
 

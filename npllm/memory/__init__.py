@@ -1,1 +1,1 @@
-"""Where arrays live: aligned memory, and the arena of a pass."""
+"""Aligned memory, and the arena of a pass."""

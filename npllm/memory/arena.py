@@ -1,14 +1,16 @@
-"""Memory of one step: a bump allocator.
+"""The memory of a step: a bump allocator.
 
-A step allocates the same arrays every time, and frees them together. So an allocation is an addition to an offset, and
-freeing is setting the offset back: to zero when the next step begins, or to a mark at the end of a scope, for what
-lives shorter (what the backward of one block needs only while it runs).
+Every step allocates the same arrays and frees them together. An allocation adds to an
+offset. To free is to set the offset back: to zero at the start of the next step, or to
+a mark at the end of a scope. Scopes hold arrays with a shorter life, such as what the
+backward of one block needs while it runs.
 
-Which arrays of a model come from which arena, and how long they are valid, says
-"Lifetimes" in `npllm/model/transformer.py`.
+"Lifetimes" in `npllm/model/threads.py` tells which arrays of a model come from which
+arena, and how long they are valid.
 
-The memory comes in chunks, each from the system when the one before is full. What is not yet written in a chunk takes
-no memory, and nothing is allocated twice, as it would be if the first step only measured.
+The memory consists of chunks; the system gives a new chunk when the last one is full.
+The unwritten part of a chunk takes no memory. Nothing is allocated twice, as it would
+be if the first step only measured.
 """
 
 from collections.abc import Iterator
@@ -23,16 +25,16 @@ CHUNK = 64 << 20  # bytes
 
 
 class Arena:
-    """The first step takes the memory; from the second on nothing is allocated."""
+    """The first step takes the memory; later steps allocate nothing."""
 
     def __init__(self):
         self._chunks: list[np.ndarray] = []
-        self._chunk, self._used = 0, 0  # the chunk in use, and the bytes taken of it
-        self._full = 0  # bytes taken of the chunks before it
-        self.peak = 0  # bytes; the most that was in use at once since the arena was made
+        self._chunk, self._used = 0, 0  # the chunk in use, and the bytes used in it
+        self._full = 0  # bytes used in the chunks before it
+        self.peak = 0  # the most bytes in use at once since the arena was made
 
     def empty(self, shape: int | tuple[int, ...], dtype) -> np.ndarray:
-        """Like np.empty, but the array is valid only until its scope ends or the arena is reset."""
+        """Return an array, valid until its scope ends or the arena is reset."""
         size = np.dtype(dtype).itemsize * (prod(shape) if isinstance(shape, tuple) else shape)
         size = -(-size // ALIGNMENT) * ALIGNMENT
         while self._chunk < len(self._chunks) and self._used + size > len(self._chunks[self._chunk]):
@@ -46,14 +48,17 @@ class Arena:
         return np.ndarray(shape, dtype, self._chunks[self._chunk], start)
 
     def reserve(self, n_bytes: int) -> None:
-        """Before the first allocation: take a chunk for so many bytes, where the peak is known. In one chunk `peak` is
-        all that is ever written; where there are more, some of each stays free, because the next array does not fit."""
+        """Take a chunk of n_bytes before the first allocation, where the peak is known.
+
+        In one chunk only `peak` bytes are ever written. With several chunks, some bytes
+        at the end of each stay free, because the next array does not fit.
+        """
         if not self._chunks:
             self._chunks.append(aligned_empty(max(CHUNK, n_bytes)))
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Everything allocated inside is free again at the end."""
+        """A context at whose end everything allocated inside is free again."""
         mark = self._chunk, self._used, self._full
         yield
         self._chunk, self._used, self._full = mark

@@ -1,4 +1,4 @@
-"""Optimisation: update rules over flat memory, learning-rate schedules, the batch ramp."""
+"""Optimisation: update rules, learning-rate schedules and the batch ramp."""
 
 from npllm.optim.config import BatchConfig, OptimConfig
 from npllm.optim.optimizers import SGD, Adam, AdamW, Optimizer, build_optimizer, moment_count

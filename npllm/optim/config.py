@@ -11,52 +11,57 @@ LARGEST_BATCH = 1 << 24  # sequences
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the weights follow the gradient."""
+    """The update rule, its learning-rate schedule and clipping."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """update rule; sgd takes beta1 as its momentum"""
     lr: float = 1e-3
     """peak learning rate"""
     min_lr: float = 1e-4
-    """learning rate at the end of the decay; a tenth of the peak, as GPT-3 has it"""
+    """learning rate at the end of the decay; a tenth of the peak, as in GPT-3"""
     warmup_steps: int = 100
     """steps of linear warm-up from 0 to the peak; at most a tenth of the run"""
     decay: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
-    """shape of the way down; wsd = warm-up, stable, then linear over the last fifth"""
+    """shape of the decay; wsd = warm-up, stable, then linear over the last fifth"""
     beta1: float = 0.9
-    """memory of Adam's mean of the gradient (GPT-3: 0.9)"""
+    """decay rate of Adam's mean of the gradient (GPT-3: 0.9)"""
     beta2: float = 0.95
-    """memory of Adam's mean square of the gradient (GPT-3: 0.95)"""
+    """decay rate of Adam's mean square of the gradient (GPT-3: 0.95)"""
     eps: float = 1e-8
     """added to Adam's denominator (GPT-3: 1e-8)"""
     weight_decay: float = 0.1
     """on matrices only, not on biases and norms (GPT-3: 0.1)"""
     grad_clip: float = 1.0
-    """longest allowed gradient (GPT-3: 1.0); 0 = no clipping"""
+    """largest norm of the gradient; a larger one is scaled down (GPT-3: 1.0); 0 = no
+    clipping
+    """
 
     def __post_init__(self):
         check_choices("optim", self)
         for field in ("lr", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
             if not getattr(self, field) >= 0:
-                raise ConfigError(f"optim.{field} is {getattr(self, field)}, but must not be negative.")
-        if not self.eps > 0:  # a parameter that never had a gradient would be moved by 0 / 0
-            raise ConfigError(f"optim.eps is {self.eps}, but must be above 0.")
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}; set it to at least 0.")
+        if not self.eps > 0:  # else a parameter without a gradient moves by 0 / 0
+            raise ConfigError(f"optim.eps is {self.eps}; set it above 0.")
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
-                raise ConfigError(f"optim.{field} is {getattr(self, field)}, but must be at least 0 and below 1.")
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}; set it to at least 0 and below 1.")
         if self.min_lr > self.lr:
             raise ConfigError(f"optim.min_lr = {self.min_lr} is above optim.lr = {self.lr}; lower optim.min_lr.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How many sequences make one update."""
+    """The number of sequences in one update."""
 
     size: int | None = 12
-    """sequences of block_size tokens per update; none, in sft, reward and dpo = 16 rows or 32 pairs, and fewer where
-    there are few"""
+    """sequences of block_size tokens per update; none, in sft, reward and dpo = 16 rows
+    or 32 pairs, or fewer if the data is small
+    """
     micro_size: int = 12
-    """sequences at once in memory; a batch is the sum of the gradients of its micro-batches"""
+    """sequences in memory at once; a batch is the sum of the gradients of its
+    micro-batches
+    """
     ramp_start: int | None = None
     """sequences per update at the start; none = batch.size from the first step"""
     ramp_steps: int = 0
@@ -65,13 +70,13 @@ class BatchConfig:
     def __post_init__(self):
         for field in ("size", "micro_size"):
             if (value := getattr(self, field)) is not None and value < 1:
-                raise ConfigError(f"batch.{field} is {value}, but must be at least 1.")
-        if self.size is not None and self.size > LARGEST_BATCH:  # their numbers alone would fill the memory
-            raise ConfigError(f"batch.size is {self.size}, but must be at most {LARGEST_BATCH}.")
+                raise ConfigError(f"batch.{field} is {value}; set it to at least 1.")
+        if self.size is not None and self.size > LARGEST_BATCH:  # else their indices alone fill the memory
+            raise ConfigError(f"batch.size is {self.size}; set it to at most {LARGEST_BATCH}.")
         if self.ramp_steps < 0:
-            raise ConfigError(f"batch.ramp_steps is {self.ramp_steps}, but must not be negative.")
+            raise ConfigError(f"batch.ramp_steps is {self.ramp_steps}; set it to at least 0.")
         if self.ramp_start is not None and not 1 <= self.ramp_start <= (self.size or LARGEST_BATCH):
             raise ConfigError(
-                f"batch.ramp_start = {self.ramp_start} must be between 1 and batch.size = {self.size}; set it to a "
-                "number in between, or to None for no ramp."
+                f"batch.ramp_start = {self.ramp_start} is not between 1 and batch.size = {self.size}; set it to a "
+                "number between them, or to none for no ramp."
             )

@@ -1,4 +1,7 @@
-"""Optimisers: one pass over the model's flat buffers, with clipping and the reset of the gradients inside it."""
+"""Optimisers: one pass over the model's flat buffers.
+
+The pass also clips the gradients and sets them to zero.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from npllm.optim.config import OptimConfig
 
 
 class ParameterGroup(NamedTuple):
-    """A part of the flat buffers whose elements are updated alike."""
+    """A slice of the flat buffers whose elements are updated alike."""
 
     where: slice
     lr_scale: float  # 0 = frozen
@@ -23,15 +26,21 @@ class ParameterGroup(NamedTuple):
 
 
 class Optimizer(ABC):
-    """What all update rules share: clipping, decay on matrices only, named state as long as the flat parameters."""
+    """What all update rules share.
+
+    That is clipping, weight decay on matrices only, and named state arrays as long as
+    the flat parameters.
+    """
 
     state_names: tuple[str, ...] = ()
 
     def __init__(
         self, model: Trainable, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
     ):
-        """lr_scales: what the learning rate of a parameter is multiplied with, by name; 1 where none is given, and a
-        parameter with 0 is frozen."""
+        """lr_scales: factors of the learning rate of parameters, by name.
+
+        A parameter without one has 1; a parameter with 0 is frozen.
+        """
         self.model = model
         self.lr = lr
         self.weight_decay = weight_decay
@@ -40,18 +49,24 @@ class Optimizer(ABC):
         self._groups = parameter_groups(model.params, lr_scales)
 
     def gradient_norm(self) -> float:
-        """Euclidean norm of `model.grads`; those of frozen parameters are set to zero first."""
+        """Return the Euclidean norm of `model.grads`.
+
+        The gradients of frozen parameters are set to zero first.
+        """
         for where, lr_scale, _ in self._groups:
             if lr_scale == 0.0:
                 self.model.grads.flat[where] = 0.0
         return self.model.ops.gradient_norm(self.model.grads.flat)
 
     def step(self, *, grad_clip: float = 0.0, lr: float | None = None, norm: float | None = None) -> float:
-        """Update the parameters from `model.grads` and set those to zero.
+        """Update the parameters from `model.grads`, and set these to zero.
 
-        grad_clip: a longer gradient is shortened to this norm; 0 = never. lr: instead of the optimiser's own, for this
-        update. norm: what `gradient_norm` gave, where it was asked. Returns the norm of the gradient before clipping.
-        A gradient that is not finite raises TrainingError and leaves everything as it was.
+        grad_clip: a gradient with a larger norm is scaled down to this norm; 0 = never.
+        lr: replaces the optimiser's own for this update. norm: the result of
+        `gradient_norm`, if it was computed before.
+
+        Returns the norm of the gradient before clipping. Raises TrainingError if the
+        gradient is not finite, and leaves everything as it was.
         """
         params, grads = self.model.params, self.model.grads
         norm = self.gradient_norm() if norm is None else norm
@@ -78,11 +93,11 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _update(self, params, grads, *state, lr: float, weight_decay: float, grad_scale: float) -> None:
-        """Apply the rule to one part of the flat buffers, and set that part of grads to zero."""
+        """Apply the rule to one slice of the buffers, and set its gradients to zero."""
 
 
 class Adam(Optimizer):
-    """Adam; a weight decay is part of the gradient. Equations: `npllm/reference/adam.py`."""
+    """Adam; the gradient includes weight decay. See `npllm/reference/adam.py`."""
 
     state_names = ("adam_m", "adam_v")
     decoupled = False
@@ -107,7 +122,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay. Equations: `npllm/reference/adam.py`."""
+    """Adam with decoupled weight decay. See `npllm/reference/adam.py`."""
 
     decoupled = True
 
@@ -116,7 +131,7 @@ class AdamW(Adam):
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum. Equations: `npllm/reference/sgd.py`."""
+    """Gradient descent with momentum. See `npllm/reference/sgd.py`."""
 
     state_names = ("velocity",)
 
@@ -132,14 +147,14 @@ RULES = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
 
 
 def moment_count(config: OptimConfig) -> int:
-    """How many arrays as long as the parameters the optimiser keeps that a config names."""
+    """Return how many arrays like the parameters the config's optimiser keeps."""
     return len(RULES[config.name].state_names)
 
 
 def build_optimizer(
     model: Trainable, config: OptimConfig, lr_scales: Mapping[str, float] = MappingProxyType({})
 ) -> Optimizer:
-    """The optimiser that a config names."""
+    """Return the optimiser that a config names."""
     shared = {"lr": config.lr, "weight_decay": config.weight_decay, "lr_scales": lr_scales}
     if config.name == "sgd":
         return SGD(model, momentum=config.beta1, **shared)
@@ -147,7 +162,11 @@ def build_optimizer(
 
 
 def parameter_groups(params: Parameters, lr_scales: Mapping[str, float]) -> list[ParameterGroup]:
-    """The flat buffer, cut only where the learning rate's scale changes or the matrices end."""
+    """Return the groups of the flat buffer, in order.
+
+    A new group starts where the factor of the learning rate changes, and where the
+    matrices end.
+    """
     kinds = [
         (params.offsets[name], lr_scales.get(name, 1.0), params.offsets[name] < params.n_matrix_elements)
         for name in sorted(params.offsets, key=params.offsets.get)
@@ -158,5 +177,5 @@ def parameter_groups(params: Parameters, lr_scales: Mapping[str, float]) -> list
 
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:
-    """Zeros, aligned like the parameters."""
+    """Return zeros, aligned like the parameters."""
     return aligned_zeros(flat.nbytes).view(flat.dtype)

@@ -1,6 +1,6 @@
-"""What changes over a run: the learning rate and the batch size, each a pure function of the update's number.
+"""Learning rate and batch size as pure functions of the update's number.
 
-Pure, so that a run that starts again at any step goes on as if it had never stopped.
+A run that is resumed at any step therefore goes on as if it had never stopped.
 """
 
 from math import cos, pi, sqrt
@@ -12,10 +12,10 @@ WSD_DECAY_FRACTION = 0.2  # Haegele et al., "Scaling laws and compute-optimal tr
 
 
 def warmup_updates(n_updates: int | None, config: OptimConfig) -> int:
-    """How many of a run's updates are warm-up: warmup_steps, but at most a tenth of all.
+    """Return the number of warm-up updates: warmup_steps, but at most a tenth of all.
 
-    A run of few updates would otherwise end before it had reached its learning rate.
-    n_updates: None = the run has no length yet, so nothing is cut.
+    Otherwise a run of few updates would end before it reached its learning rate.
+    n_updates: None = the length is not known yet, and nothing is cut.
     """
     if n_updates is None:
         return config.warmup_steps
@@ -23,13 +23,13 @@ def warmup_updates(n_updates: int | None, config: OptimConfig) -> int:
 
 
 def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
-    """Learning rate of update 0 ... n_updates - 1.
+    """Return the learning rate of an update, 0 ... n_updates - 1.
 
-    Warm-up climbs in equal stairs, of which the first is not zero and the last is the
-    peak. The decay starts at the peak, and its last update has exactly min_lr;
-    inverse_sqrt is lr sqrt(warmup / (update + 1)), but not below min_lr. So some update
-    has the rate lr whatever the length of the run, and where there is one only, it has.
-    (Cosine: Loshchilov & Hutter, "SGDR", 2016. Inverse square root: Vaswani et al., 2017.)
+    The warm-up rises in equal steps; the first is not zero, and the last is the peak.
+    The decay starts at the peak, and its last update has exactly min_lr; inverse_sqrt
+    is lr sqrt(warmup / (update + 1)), but at least min_lr. So at least one update has
+    the rate lr, however short the run is. (Cosine: Loshchilov & Hutter, "SGDR", 2016.
+    Inverse square root: Vaswani et al., 2017.)
     """
     warmup = warmup_updates(n_updates, config)
     if update < warmup:
@@ -43,16 +43,18 @@ def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
         first = max(first, last - max(1, round(WSD_DECAY_FRACTION * n_updates)))
     progress = min(1.0, max(0.0, (update - first) / max(1, last - first)))
     share = 0.5 * (1.0 + cos(pi * progress)) if config.decay == "cosine" else 1.0 - progress
-    # The sum may be rounded to a little more than the larger of the two.
+    # Rounding can make the sum a little larger than the larger of the two rates.
     return min(config.lr, share * config.lr + (1.0 - share) * config.min_lr)
 
 
 def batch_size(update: int, config: BatchConfig) -> int:
-    """Sequences in update 0, 1, ...: a straight line from ramp_start to size over ramp_steps updates.
+    """Return the number of sequences in an update, 0, 1, ...
 
-    On the way it is rounded down to whole micro-batches (but not below ramp_start), so that none runs half empty.
-    Early gradients all point the same way and need few samples to be known; late ones are noisy and need many.
-    (Brown et al., "Language models are few-shot learners" (GPT-3), 2020; McCandlish et al., 2018.)
+    It rises linearly from ramp_start to size over ramp_steps updates. During the ramp
+    it is rounded down to whole micro-batches, but not below ramp_start, so that no
+    micro-batch is half empty. Early gradients have nearly the same direction and need
+    few samples; late gradients are noisy and need many. (Brown et al., "Language models
+    are few-shot learners" (GPT-3), 2020; McCandlish et al., 2018.)
     """
     if config.ramp_start is None or update >= config.ramp_steps:
         return config.size

@@ -75,7 +75,7 @@ def test_where_nothing_is_left_all_are_named(tmp_path, console, on_bad):
 
 
 def test_another_word_is_refused():
-    with pytest.raises(ConfigError, match=r"dpo.on_bad is 'ignore', but must be one of stop, skip, truncate"):
+    with pytest.raises(ConfigError, match=r"dpo.on_bad is 'ignore'; choose one of stop, skip, truncate"):
         DPOSettings(on_bad="ignore")
 
 

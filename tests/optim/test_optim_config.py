@@ -17,7 +17,7 @@ NAN = float("nan")
         ({"lr": NAN}, "optim.lr is nan"),
         ({"min_lr": -1.0}, "optim.min_lr is -1.0"),
         ({"warmup_steps": -1}, "optim.warmup_steps is -1"),
-        ({"eps": 0.0}, "optim.eps is 0.0, but must be above 0"),
+        ({"eps": 0.0}, "optim.eps is 0.0; set it above 0"),
         ({"eps": NAN}, "optim.eps is nan"),
         ({"weight_decay": -0.1}, "optim.weight_decay is -0.1"),
         ({"grad_clip": -1.0}, "optim.grad_clip is -1.0"),
@@ -26,8 +26,8 @@ NAN = float("nan")
         ({"beta1": NAN}, "optim.beta1 is nan"),
         ({"beta2": -0.1}, "optim.beta2 is -0.1"),
         ({"lr": 1e-4, "min_lr": 1e-3}, "optim.min_lr = 0.001 is above optim.lr = 0.0001"),
-        ({"name": "lion"}, "optim.name is 'lion', but must be one of adamw, adam, sgd"),
-        ({"decay": "step"}, "optim.decay is 'step', but must be one of cosine, linear"),
+        ({"name": "lion"}, "optim.name is 'lion'; choose one of adamw, adam, sgd"),
+        ({"decay": "step"}, "optim.decay is 'step'; choose one of cosine, linear"),
     ],
 )
 def test_bad_optim_value_is_refused_by_name(fields, message):
@@ -42,7 +42,7 @@ def test_bad_optim_value_is_refused_by_name(fields, message):
         ({"micro_size": -2}, "batch.micro_size is -2"),
         ({"ramp_steps": -1}, "batch.ramp_steps is -1"),
         ({"ramp_start": 0}, "batch.ramp_start = 0"),
-        ({"size": 8, "ramp_start": 9}, "batch.ramp_start = 9 must be between 1 and batch.size = 8"),
+        ({"size": 8, "ramp_start": 9}, "batch.ramp_start = 9 is not between 1 and batch.size = 8"),
     ],
 )
 def test_bad_batch_value_is_refused_by_name(fields, message):

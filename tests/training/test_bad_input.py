@@ -44,7 +44,7 @@ BAD = {
         2,
         "the head width model.n_embd / model.n_head must be even",
     ),
-    "ramp down": (TEXT.encode(), {"batch__ramp_start": 9}, 2, "batch.ramp_start = 9 must be between 1 and batch.size"),
+    "ramp down": (TEXT.encode(), {"batch__ramp_start": 9}, 2, "batch.ramp_start = 9 is not between 1 and batch.size"),
 }
 
 

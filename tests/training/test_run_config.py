@@ -203,7 +203,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, data):
         (["--model.bias", "maybe"], "'maybe' for argument '--model.bias'"),
         (["--model.norm", "batchnorm"], "--model.norm"),
         (["--model.n_head", "3"], "model.n_embd = 128 cannot be divided into model.n_head = 3"),
-        (["--model.n_kv_head", "3"], "model.n_kv_head = 3 must divide model.n_head = 4"),
+        (["--model.n_kv_head", "3"], "model.n_kv_head = 3 does not divide model.n_head = 4"),
         (["--train.steps", "soon"], "Error parsing --train.steps: no type matching {None}|INT"),
         (["--train.steps", "0"], "train.steps is 0"),
         (["--train.seed", str(2**64)], "train.seed"),
