@@ -1,4 +1,5 @@
-"""The command line: one typed function per verb, thin. `npllm VERB --help` shows its options, defaults and units."""
+"""The command line: one short typed function per verb. `npllm VERB --help` shows the
+options of a verb with their defaults and units."""
 
 import errno
 import functools
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def resume(run: Positional[Path]) -> None:
-    """Go on exactly where a run stopped, however it stopped.
+    """Continue a run exactly where it stopped, however it stopped.
 
     Args:
         run: folder of the run
@@ -46,17 +47,22 @@ def generate(
     seed: int = 0,
     dtype: Literal["float32", "bf16"] | None = None,
 ) -> None:
-    """Write text with a trained model, as it comes.
+    """Generate text with a trained model, token by token.
 
     Args:
         run: folder of the run, or a checkpoint in it
-        prompt: text to go on from, or to answer (a model that learnt from conversations); empty = begin a document
-        max_tokens: longest continuation, in tokens; past the model's window it forgets the older half of the text
-        temperature: 0 = always the likeliest token, 1 = as the model says, above = more surprising
-        top_k: choose among the k likeliest tokens only
-        top_p: choose among the fewest likeliest tokens that together reach this probability
+        prompt: text to continue or, for a chat model, to answer; empty = start a
+            document
+        max_tokens: greatest number of new tokens; past block_size the older half of the
+            text is forgotten
+        temperature: 0 = always the likeliest token, 1 = the model's own probabilities,
+            above 1 = more random
+        top_k: choose among the k likeliest tokens only; none = among all
+        top_p: choose among the fewest likeliest tokens that together have this
+            probability; 1 = among all
         seed: same seed, same text
-        dtype: bf16 = with weights rounded to bfloat16, half as many bytes to read; none = as in training
+        dtype: bf16 = weights rounded to bfloat16, half as many bytes to read; none = as
+            in training
     """
     import npllm
     from npllm.data.prompt_format import PromptFormat
@@ -74,7 +80,7 @@ def generate(
         top_p=top_p,
         seed=seed,
     )
-    if not PromptFormat(tokenizer).is_chat:  # what continues the prompt stands behind it; what answers it, alone
+    if not PromptFormat(tokenizer).is_chat:  # print a prompt before its continuation, not before an answer
         print(prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -82,7 +88,7 @@ def generate(
 
 
 def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
-    """Loss, perplexity and bits per byte over a whole text.
+    """Print loss, perplexity and bits per byte over a whole text.
 
     Args:
         run: folder of the run, or a checkpoint in it
@@ -111,11 +117,11 @@ def verify(run: Positional[Path]) -> None:
     for path, complaint in results.items():
         print(f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}")
     if damaged := sum(complaint is not None for complaint in results.values()):
-        raise DataError(f"{run}: {damaged} of {len(results)} files are damaged; what to do stands beside each.")
+        raise DataError(f"{run} has {damaged} damaged of {len(results)} files; do what the line of each one says.")
 
 
 def warmup() -> None:
-    """Compile every kernel now, so that later runs begin within seconds."""
+    """Compile the kernels of training and generation now; later runs start faster."""
     from npllm.training.compile_ahead import compiling_ahead
     from npllm.training.warmup import compile_kernels, every_kind
 
@@ -135,7 +141,7 @@ def tokenizer_train(
         source: stdlib, pydoc, or files, folders and glob patterns
         out: tokenizer.json to write
         vocab_size: number of tokens
-        field: of each line of a .jsonl file, what holds the text
+        field: key that holds the text in each line of a .jsonl file, such as text
     """
     from npllm.data.corpora import load_corpus
     from npllm.tokenizer import train_bpe
@@ -170,16 +176,18 @@ def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...
     try:
         numbers = list(ids) or [int(word) for word in _standard_input().split()]
     except ValueError as error:
-        raise DataError(f"Standard input should hold token ids, whole numbers between spaces ({error}).") from error
+        raise DataError(
+            f"Standard input is not a list of token ids ({error}); give whole numbers between spaces."
+        ) from error
     print(Tokenizer.load(tokenizer).decode(numbers))
 
 
 def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
-    """Poison a stretch of the data and train thrice: with rollback, only skipping updates, and undefended.
+    """Poison some batches; train with rollback, only skipping, without detection.
 
     Args:
-        out: folder of the first run, and of spike.png; none = runs/spike-demo
-        seed: of the initial weights, the order of the data and the poison
+        out: folder of the first run and of spike.png; none = runs/spike-demo
+        seed: seed of the initial weights, the order of the data and the poison
     """
     from npllm.runs.new_run import claim_run
     from npllm.training.spike_demo import run_demo
@@ -191,13 +199,16 @@ def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
 def chat(
     run: Positional[Path], *, max_tokens: int = 256, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
 ) -> None:
-    """Talk with a model that npllm sft made; an empty line or Ctrl-D ends it.
+    """Talk with a model that npllm sft made; an empty line or Ctrl-D ends the talk.
 
     Args:
         run: folder of the run, or a checkpoint in it
-        max_tokens: longest answer, in tokens; past the model's window it forgets the oldest of the conversation
-        temperature: 0 = always the likeliest token, 1 = as the model says
-        top_p: choose among the fewest likeliest tokens that together reach this probability
+        max_tokens: longest answer, in tokens; past block_size the start of the
+            conversation is forgotten
+        temperature: 0 = always the likeliest token, 1 = the model's own
+            probabilities
+        top_p: choose among the fewest likeliest tokens that together have this
+            probability; 1 = among all
         seed: same seed and same questions, same answers
     """
     from npllm.finetuning.chat import chat as run_chat
@@ -206,13 +217,17 @@ def chat(
 
 
 def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bool = False) -> None:
-    """The whole road on one task: pretrain, SFT, reward, PPO and its rivals, report card. Continues what it began.
+    """Run the whole pipeline on one task, from pretraining to a report card.
 
     Args:
-        task: paths (a few minutes), code (a quarter of an hour), or a Python file with a Task
-        out: folder of the road; none = runs/rlhf-TASK
-        seeds: how many times to walk it, each with a seed of its own; figures are then means over them
-        overoptimise: also let policies fool reward models that learnt from few pairs; four times as long altogether
+        task: paths (a few minutes), code (a quarter of an hour), or a Python file that
+            defines a Task
+        out: folder of the pipeline; none = runs/rlhf-TASK; a stopped pipeline is
+            continued
+        seeds: number of runs of the pipeline, each with a seed of its own; figures are
+            means over them
+        overoptimise: also optimise against reward models that learnt from few pairs,
+            until they are fooled; four times as long in all
     """
     from npllm.rlhf.report_card import walk_and_report
 
@@ -232,12 +247,14 @@ VERBS: dict[str, Callable[..., None]] = {
     "rlhf": rlhf,
     "demo spike": demo_spike,
 }
-LARGEST_INPUT = 1 << 26  # characters of standard input, which are all read before the first of them is used
-GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words that are not yet a verb
+LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
+GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words of two-word verbs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit codes: 0 done, 2 usage, 3 bad file, 4 gave up, 5 out of disk or memory, 130 interrupted."""
+    """Run one verb. Returns the exit code: 0 done, 1 the reader of the output has left,
+    2 usage or config, 3 bad file, 4 training gave up, 5 out of disk or memory,
+    130 interrupted. arguments: None = those of the process."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -251,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
             _run_verb(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, such as `head`, has left; Python's last flush must not fail too
+    except BrokenPipeError:  # the reader, such as `head`, has left; the flush at exit must not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
@@ -271,7 +288,7 @@ def _show_warning(otherwise: Callable[..., None], message: Warning, category: ty
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """What went wrong in one sentence, and the exit code."""
+    """An error as one sentence, and its exit code."""
     if isinstance(error, NpllmError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -294,12 +311,13 @@ def _run_verb(arguments: list[str]) -> None:
     else:
         stage = load_stage(verb)
         function = _verb_of(stage, STAGES[verb].summary, stage.default_config(rest))
-    # Parsing ends before the verb begins: what the verb prints or raises is its own.
+    # The verb is called after parsing has ended, so its output and errors are its own.
     parse_arguments(_deferred(function), rest, prog=f"npllm {verb}")()
 
 
 def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The function with a call that waits."""
+    """A function with the same signature that only binds its arguments. It returns the
+    call, which takes no arguments."""
 
     @functools.wraps(function)
     def bind(*args, **kwargs):
@@ -310,8 +328,11 @@ def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]
 
 
 def _verb_of(stage: "Stage", summary: str, config: Any) -> Callable[..., None]:
-    """The function that makes and trains a run of a stage. Its parameters are those of the stage's
-    inputs, `out`, and the sections of the stage's config, whose defaults are those of `config`."""
+    """The function that makes and trains a run of a stage.
+
+    Its parameters are the arguments of the stage's `inputs`, `out`, and the sections of
+    the stage's config. The sections' defaults are those of `config`.
+    """
     inputs = [p for p in inspect.signature(stage.inputs).parameters.values() if p.name not in ("config", "console")]
     sections = [p.replace(default=getattr(config, p.name)) for p in inspect.signature(type(config)).parameters.values()]
     out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Path | None)
@@ -328,7 +349,7 @@ def _verb_of(stage: "Stage", summary: str, config: Any) -> Callable[..., None]:
     verb.__signature__ = signature
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     described = inspect.cleandoc(stage.inputs.__doc__).split("Args:\n")[-1]
-    verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = one below runs/"
+    verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = a new one below runs/"
     return verb
 
 
@@ -351,7 +372,7 @@ def _standard_input() -> str:
     try:
         text = sys.stdin.read(LARGEST_INPUT + 1)
     except UnicodeDecodeError as error:
-        raise DataError(f"Standard input is not UTF-8 ({error}).") from error
+        raise DataError(f"Standard input is not UTF-8 ({error}); convert it to UTF-8.") from error
     if len(text) > LARGEST_INPUT:
-        raise DataError(f"Standard input has more than {LARGEST_INPUT:,} characters; give less of it.")
+        raise DataError(f"Standard input has more than {LARGEST_INPUT:,} characters; split it.")
     return text

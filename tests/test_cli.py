@@ -206,7 +206,7 @@ def test_standard_input_without_an_end(tmp_path, capsys, monkeypatch):
     for text, exit_code in (("a" * 1000, 0), ("a" * 1001, 3)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         assert run("tokenizer", "encode", tmp_path / "tokenizer.json") == exit_code
-    assert "Standard input has more than 1,000 characters; give less of it." in capsys.readouterr().err
+    assert "Standard input has more than 1,000 characters; split it." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_what_is_damaged_stands_in_its_own_line(copy, capsys):
     bad = [line for line in printed.out.splitlines() if not line.startswith("ok ")]
     assert len(bad) == 2, "the checkpoint, and the summary that is checked against it"
     assert bad[0].startswith(f"damaged  checkpoints/{newest.name}: {newest} is not a whole checkpoint (its SHA-256")
-    assert printed.err == f"npllm: {copy}: 2 of 9 files are damaged; what to do stands beside each.\n"
+    assert printed.err == f"npllm: {copy} has 2 damaged of 9 files; do what the line of each one says.\n"
 
 
 def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
