@@ -229,9 +229,9 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
         overoptimise: also optimise against reward models that learnt from few pairs,
             until they are fooled; four times as long in all
     """
-    from npllm.rlhf.report_card import walk_and_report
+    from npllm.rlhf.report_card import run_and_report
 
-    walk_and_report(task, out, seeds, Console(), overoptimise=overoptimise)
+    run_and_report(task, out, seeds, Console(), overoptimise=overoptimise)
 
 
 VERBS: dict[str, Callable[..., None]] = {

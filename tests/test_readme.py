@@ -88,10 +88,10 @@ def shorten_the_demo(monkeypatch) -> None:
 
 
 def shorten_the_tasks(monkeypatch) -> list[str]:
-    """`npllm rlhf` has no options for its size either, and a road that is cut short leads nowhere: a whole one is
-    walked in tests/rlhf/test_road.py. Returns the names of the tasks that are asked for."""
+    """`npllm rlhf` has no options for its size either; a whole pipeline runs in
+    tests/rlhf/test_pipeline.py. Returns the names of the tasks that are asked for."""
     tasks: list[str] = []
-    monkeypatch.setattr(report_card, "walk_and_report", lambda name, *_, **__: tasks.append(load_task(name).name))
+    monkeypatch.setattr(report_card, "run_and_report", lambda name, *_, **__: tasks.append(load_task(name).name))
     return tasks
 
 

@@ -1,7 +1,8 @@
-"""`npllm rlhf --overoptimise`: what becomes of the gold reward as a policy pleases a reward model more and more.
+"""`npllm rlhf --overoptimise`: the gold reward as a policy over-optimises the proxy.
 
-Reward models learn from few preferences and from many, PPO pleases them with a penalty on its divergence and without,
-and best-of-n picks what they like best. The stages lie in the folder `overoptimise` of the road.
+Reward models learn from few preferences and from many. PPO maximises their rewards, with
+a penalty on the KL divergence and without one, and best-of-n picks the responses that
+they score highest. The runs lie in the folder `overoptimise` of the pipeline.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,9 +17,9 @@ from npllm.errors import ConfigError
 from npllm.reference.random import random_permutation
 from npllm.reference.random_streams import PREFERENCE_SUBSET
 from npllm.report.reward_plot import Series
+from npllm.rlhf.pipeline import Pipeline
 from npllm.rlhf.reward import encode_pairs, evaluate_reward
 from npllm.rlhf.reward_curves import Curve, best_of_divergence, best_of_mean, distance_gold_proxy, doubled, pooled
-from npllm.rlhf.road import Road
 from npllm.rlhf.sequences import rewards_of
 from npllm.runs.inputs import checked_records
 from npllm.runs.run_folder import load
@@ -30,37 +31,44 @@ MOST_OF = 64  # the largest n of best-of-n
 HEADINGS = ("method", "pairs", "coef", "acc", "gold", "proxy", "KL", "alpha", "beta", "R²")
 
 
-def study_overoptimisation(roads: Sequence[Road]) -> list[tuple[Curve, ...]]:
-    """Train what is missing of the study below each of the finished roads; the curves of each method, one of each road.
+def study_overoptimisation(pipelines: Sequence[Pipeline]) -> list[tuple[Curve, ...]]:
+    """Run the study below each of the finished pipelines.
 
-    Raises ConfigError where there are too few preferences.
+    Returns a tuple for each method, which holds its curve in each pipeline. Finished runs
+    are not repeated. Raises ConfigError where there are too few preferences.
     """
-    fewest = min(len(preferences_of(road, "train")) for road in roads)
+    fewest = min(len(preferences_of(pipeline, "train")) for pipeline in pipelines)
     sizes = [size for size in PAIRS if size <= fewest]
     if not sizes:
         raise ConfigError(f"--overoptimise needs {PAIRS[0]} preferences to learn from, but there are {fewest}.")
-    return list(zip(*(lead_astray(road, sizes) for road in roads), strict=True))
+    return list(zip(*(overoptimise(pipeline, sizes) for pipeline in pipelines), strict=True))
 
 
-def lead_astray(road: Road, sizes: Sequence[int]) -> list[Curve]:
-    """PPO is the recipe's but for its length, OVERTIME, and its penalty, which stays as it is set. The reward models
-    learn from nested subsets of what the road's own reward model learnt from, and are tested on its held-out pairs."""
-    recipe, records, held_out = road.task.recipe, preferences_of(road, "train"), preferences_of(road, "val")
-    order = random_permutation(len(records), seed=road.seed, stream=PREFERENCE_SUBSET)
+def overoptimise(pipeline: Pipeline, sizes: Sequence[int]) -> list[Curve]:
+    """The curves of one pipeline: of PPO in every setting, then of best-of-n.
+
+    PPO has the settings of the recipe, except that it is OVERTIME times as long and that
+    its penalty is fixed. The reward models learn from nested subsets of the training pairs
+    of the pipeline's own reward model, and are tested on its held-out pairs.
+    """
+    recipe, records, held_out = pipeline.task.recipe, preferences_of(pipeline, "train"), preferences_of(pipeline, "val")
+    order = random_permutation(len(records), seed=pipeline.seed, stream=PREFERENCE_SUBSET)
     for size in sizes:
-        road.learn_reward(reward_name(size), recipe.reward, [records[i] for i in order[:size]])
+        pipeline.learn_reward(reward_name(size), recipe.reward, [records[i] for i in order[:size]])
     plans = [(size, 0.0) for size in sizes] + [(sizes[0], penalty) for penalty in PENALTIES]
     for size, kl_coef in plans:
         config = replace(recipe.ppo, ppo=replace(recipe.ppo.ppo, kl_coef=kl_coef, kl_target=0.0))
-        road.improve(policy_name(size, kl_coef), config.with_steps(OVERTIME * config.train.steps), reward_name(size))
-    accuracies = {size: accuracy_of(road, size, held_out) for size in sizes}
-    curves = [ppo_curve(road, size, kl_coef, accuracies[size]) for size, kl_coef in plans]
-    return curves + best_of_curves(road, accuracies)
+        pipeline.improve(
+            policy_name(size, kl_coef), config.with_steps(OVERTIME * config.train.steps), reward_name(size)
+        )
+    accuracies = {size: accuracy_of(pipeline, size, held_out) for size in sizes}
+    curves = [ppo_curve(pipeline, size, kl_coef, accuracies[size]) for size, kl_coef in plans]
+    return curves + best_of_curves(pipeline, accuracies)
 
 
-def preferences_of(road: Road, side: Literal["train", "val"]) -> list[Preference]:
-    """What the road's own reward model learnt from, or was tested on."""
-    return read_preferences(checked_records(road.run("reward"), side))
+def preferences_of(pipeline: Pipeline, side: Literal["train", "val"]) -> list[Preference]:
+    """The training pairs or the held-out pairs of the pipeline's own reward model."""
+    return read_preferences(checked_records(pipeline.run_folder("reward"), side))
 
 
 def reward_name(pairs: int) -> str:
@@ -73,29 +81,29 @@ def policy_name(pairs: int, kl_coef: float) -> str:
     return f"overoptimise/ppo-{pairs}-kl-{kl_coef:g}"
 
 
-def accuracy_of(road: Road, pairs: int, held_out: Sequence[Preference]) -> float:
+def accuracy_of(pipeline: Pipeline, pairs: int, held_out: Sequence[Preference]) -> float:
     """Share of the held-out pairs that a reward model ranks rightly."""
-    model, tokenizer = load(road.path / reward_name(pairs))
+    model, tokenizer = load(pipeline.path / reward_name(pairs))
     return evaluate_reward(model, encode_pairs(held_out, tokenizer, model.config.block_size)).accuracy
 
 
-def ppo_curve(road: Road, pairs: int, kl_coef: float, accuracy: float) -> Curve:
+def ppo_curve(pipeline: Pipeline, pairs: int, kl_coef: float, accuracy: float) -> Curve:
     """From the log of a run, a point for each rollout."""
-    return Curve("ppo", pairs, kl_coef, accuracy, *distance_gold_proxy(road.rollouts(policy_name(pairs, kl_coef))))
+    return Curve("ppo", pairs, kl_coef, accuracy, *distance_gold_proxy(pipeline.rollouts(policy_name(pairs, kl_coef))))
 
 
-def best_of_curves(road: Road, accuracies: dict[int, float]) -> list[Curve]:
+def best_of_curves(pipeline: Pipeline, accuracies: dict[int, float]) -> list[Curve]:
     """Best-of-n with each reward model, n = 1, 2, 4 ... MOST_OF, from the same MOST_OF responses to each prompt.
 
     The proxy is normalised as in PPO: mean 0 and deviation 1 over the fine-tuned model's responses.
     """
-    judge, reference = road.new_judge(), load(road.path / "sft")[0]
+    judge, reference = pipeline.new_judge(), load(pipeline.path / "sft")[0]
     rounds, gold = judge.ask_often(reference, MOST_OF)
     sizes = doubled(MOST_OF)
     distance = np.array([sqrt(best_of_divergence(n)) for n in sizes])
     curves = []
     for pairs, accuracy in accuracies.items():
-        model, _ = load(road.path / reward_name(pairs))
+        model, _ = load(pipeline.path / reward_name(pairs))
         proxy = np.stack([rewards_of(model, sequences) for _, sequences in rounds])  # (N, prompts)
         proxy = (proxy - proxy.mean()) / proxy.std()
         means = [[best_of_mean(of, proxy, n) for n in sizes] for of in (gold, proxy)]

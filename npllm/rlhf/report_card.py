@@ -1,4 +1,7 @@
-"""`npllm rlhf`: the report card of a task. Every method side by side, with confidence intervals, samples and a plot."""
+"""`npllm rlhf`: run the pipeline of a task and write its report card.
+
+The report card compares all methods: figures with confidence intervals, samples, plots.
+"""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +23,9 @@ from npllm.report.reward_plot import Series, plot_rewards
 from npllm.rlhf.judging import Verdict
 from npllm.rlhf.overoptimisation import HEADINGS as STUDY_HEADINGS
 from npllm.rlhf.overoptimisation import Figures, figures_of, panels, study_overoptimisation, study_section
+from npllm.rlhf.pipeline import IMPROVED, Pipeline
+from npllm.rlhf.pipeline_folder import hold_pipeline, record_of
 from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
-from npllm.rlhf.road import IMPROVED, Road
-from npllm.rlhf.road_folder import hold_road, record_of
 from npllm.rlhf.tasks import Task, load_task
 
 N_SAMPLES = 4  # responses shown, of the model before and of each method
@@ -48,43 +51,43 @@ class Grade:
     distinct_2: float
 
 
-def walk_and_report(name: str, out: Path | None, seeds: int, console: Console, *, overoptimise: bool = False) -> None:
-    """Walk the road of a task once for each seed, then write report_card.md, summary.json and plots.
+def run_and_report(name: str, out: Path | None, seeds: int, console: Console, *, overoptimise: bool = False) -> None:
+    """Run the pipeline of a task for each seed; write report_card.md, summary.json, plots.
 
-    out: its folder; None = the task's below runs/. overoptimise: at its end go astray on purpose too; see
-    overoptimisation.py.
+    out: the pipeline's folder; None = the folder of the task below runs/.
+    overoptimise: also study over-optimisation at the end (overoptimisation.py).
     """
     task = load_task(name)
-    with hold_road(out, record_of(name)) as path:
-        _walk_and_report(task, path, seeds, console, overoptimise)
+    with hold_pipeline(out, record_of(name)) as path:
+        _run_and_report(task, path, seeds, console, overoptimise)
 
 
-def _walk_and_report(task: Task, path: Path, seeds: int, console: Console, overoptimise: bool) -> None:
-    roads = [Road(task, path / f"seed-{seed}", seed, console) for seed in range(seeds)]
-    verdicts = [road.walk() for road in roads]
-    study = study_overoptimisation(roads) if overoptimise else []
+def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overoptimise: bool) -> None:
+    pipelines = [Pipeline(task, path / f"seed-{seed}", seed, console) for seed in range(seeds)]
+    verdicts = [pipeline.run() for pipeline in pipelines]
+    study = study_overoptimisation(pipelines) if overoptimise else []
     grades = {of_method[0].method: grade(of_method) for of_method in zip(*verdicts, strict=True)}
-    accuracy = float(np.mean([reward_accuracy(road) for road in roads]))
-    astray = [figures_of(of_seeds) for of_seeds in study]
+    accuracy = float(np.mean([reward_accuracy(pipeline) for pipeline in pipelines]))
+    study_figures = [figures_of(of_seeds) for of_seeds in study]
     summary = {
         "task": task.name,
         "seeds": seeds,
         "reward_accuracy": accuracy,
         "methods": {method: vars(of_method) for method, of_method in grades.items()},
-        "overoptimisation": [vars(figures) for figures in astray],
+        "overoptimisation": [vars(figures) for figures in study_figures],
     }
     write_atomically(path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    write_atomically(path / "report_card.md", report(task, grades, verdicts, accuracy, astray).encode())
+    write_atomically(path / "report_card.md", report(task, grades, verdicts, accuracy, study_figures).encode())
 
     console.rule("report card")
     console.print(console_table(title(task, verdicts), HEADINGS, rows(grades)))
     console.print(f"The reward model ranks {accuracy:.1%} of held-out pairs rightly.", highlight=False)
     for text in samples(verdicts[0]):
         console.print(text, markup=False, highlight=False)
-    if astray:
-        console.print(console_table("over-optimisation", STUDY_HEADINGS, [figures.row() for figures in astray]))
+    if study_figures:
+        console.print(console_table("over-optimisation", STUDY_HEADINGS, [figures.row() for figures in study_figures]))
     if find_spec("matplotlib"):
-        plot_rewards({"": road_series(roads[0], verdicts[0][1])}, path / "overoptimisation.png")
+        plot_rewards({"": rollout_series(pipelines[0], verdicts[0][1])}, path / "overoptimisation.png")
         if study:
             plot_rewards(panels([pooled(of_seeds) for of_seeds in study]), path / "reward_hacking.png", lines=False)
     else:
@@ -159,10 +162,14 @@ def report(
     grades: dict[str, Grade],
     verdicts: Sequence[Sequence[Verdict]],
     accuracy: float,
-    astray: Sequence[Figures],
+    study_figures: Sequence[Figures],
 ) -> str:
     """The report card in Markdown."""
-    section = study_section(markdown_table(STUDY_HEADINGS, [figures.row() for figures in astray])) if astray else ()
+    section = (
+        study_section(markdown_table(STUDY_HEADINGS, [figures.row() for figures in study_figures]))
+        if study_figures
+        else ()
+    )
     lines = [
         f"# {title(task, verdicts)}",
         "",
@@ -197,13 +204,13 @@ def samples(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def reward_accuracy(road: Road) -> float:
-    """Of a road's reward model on held-out pairs."""
-    return float(parse_json(read_bounded(road.run("reward").summary, 1 << 20))["accuracy"])
+def reward_accuracy(pipeline: Pipeline) -> float:
+    """The share of held-out pairs that a pipeline's reward model ranks rightly."""
+    return float(parse_json(read_bounded(pipeline.run_folder("reward").summary, 1 << 20))["accuracy"])
 
 
-def road_series(road: Road, best_of: Verdict) -> list[Series]:
-    """Of the methods that write, a point for each rollout; and gold of best-of-n for growing n."""
-    series = [Series(name, *distance_gold_proxy(road.rollouts(name))) for name in IMPROVED]
+def rollout_series(pipeline: Pipeline, best_of: Verdict) -> list[Series]:
+    """PPO, RLOO and GRPO with a point per rollout; best-of-n with a point per n."""
+    series = [Series(name, *distance_gold_proxy(pipeline.rollouts(name))) for name in IMPROVED]
     kl, gold = np.array(best_of.curve).T
     return [*series, Series("best of n", np.sqrt(kl), gold)]

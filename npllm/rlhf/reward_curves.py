@@ -91,6 +91,6 @@ def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:
 
 
 def pooled(same: Sequence[Curve]) -> Curve:
-    """The same curve of several roads as one."""
+    """The same curve of several pipelines as one: points concatenated, accuracy averaged."""
     arrays = {name: np.concatenate([getattr(curve, name) for curve in same]) for name in ("distance", "gold", "proxy")}
     return replace(same[0], accuracy=float(np.mean([curve.accuracy for curve in same])), **arrays)

@@ -39,7 +39,7 @@ def test_what_the_law_does_not_explain():
     assert curve(distance=distance, gold=gold).fit()[2] == pytest.approx(0.0, abs=0.05)
 
 
-def test_roads_that_begin_at_different_gold_are_measured_from_their_mean():
+def test_pipelines_that_start_at_different_gold_are_measured_from_their_mean():
     """Of two seeds, one a tenth above the other; the law of their mean is what both follow."""
     gold = gold_by_law("ppo", 0.5, 0.3)
     both = pooled([curve(gold=gold - 0.05), curve(gold=gold + 0.05)])

@@ -1,8 +1,11 @@
-"""The whole road in one command: pretrain, fine-tune, collect preferences, learn a reward, improve the policy in four
-ways, and judge them side by side.
+"""The whole pipeline in one command.
 
-Every stage is a run folder of its own below the road's. A stage that is finished is not repeated, one that was stopped
-goes on: the command that began the road also continues it.
+It pretrains a model, fine-tunes it, collects preferences, trains a reward model,
+improves the policy with four methods, and judges all of them on the same prompts.
+
+Every stage has a run folder of its own below the pipeline's folder. A finished stage is
+not repeated and a stopped one goes on, so the command that started a pipeline also
+continues it.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,21 +32,24 @@ from npllm.training.pretrain import RawText
 from npllm.training.stage import Inputs, Stage, create_run, train_run
 
 BEST_OF = 16
-IMPROVED = ("ppo", "rloo", "grpo")  # with the reward model
+IMPROVED = ("ppo", "rloo", "grpo")  # the methods that learn from the reward model
 
 
-class Road:
-    """The folders of a road, and what makes each of them. seed: of every stage."""
+class Pipeline:
+    """The stages of one task with one seed, below the folder `path`.
+
+    seed: the seed of every stage.
+    """
 
     def __init__(self, task: Task, path: Path, seed: int, console: Console):
         self.task, self.path, self.seed, self.console = task, path, seed, console
 
-    def run(self, name: str) -> RunFolder:
-        """The run folder of a stage."""
+    def run_folder(self, name: str) -> RunFolder:
+        """The run folder of the stage `name`."""
         return RunFolder(self.path / name)
 
-    def walk(self) -> list[Verdict]:
-        """All stages that are not finished yet, and the verdicts on every method."""
+    def run(self) -> list[Verdict]:
+        """Run every stage that is not finished yet; return a verdict on each method."""
         recipe = self.task.recipe
         self.stage("pretrain", PRETRAINING, self.raw_text)
         demonstrations = self.task.demonstrations
@@ -56,8 +62,8 @@ class Road:
         return self.judge()
 
     def stage(self, name: str, stage: Stage, inputs: Callable[[], Inputs]) -> None:
-        """Make a stage's run, unless it is there; bring it to its end, unless it is."""
-        run = self.run(name)
+        """Create the run of a stage if it is missing, and train it until it is finished."""
+        run = self.run_folder(name)
         if run.summary.exists():
             return
         self.console.rule(name)
@@ -66,11 +72,11 @@ class Road:
         train_run(run, self.console, stage)
 
     def seeded(self, config: LoopConfig) -> Any:
-        """A stage's config with the road's seed."""
+        """The config of a stage, with the pipeline's seed."""
         return replace(config, train=replace(config.train, seed=self.seed))
 
     def raw_text(self) -> RawText:
-        """The task's text, or what its recipe names."""
+        """The text to pretrain on: the task's own, or the source that its recipe names."""
         config, text = self.seeded(self.task.recipe.pretrain), self.task.corpus()
         if text is not None:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -80,11 +86,14 @@ class Road:
         return RawText(config)
 
     def preferences(self) -> list[Preference]:
-        """Pairs of the fine-tuned model's responses, labelled by gold; made once."""
+        """Pairs of the fine-tuned model's responses, labelled by the gold reward.
+
+        They are sampled once and then read from preferences.jsonl.
+        """
         file, recipe = self.path / "preferences.jsonl", self.task.recipe
         if not file.exists():
             policy, tokenizer = load(self.path / "sft")
-            with self.console.status("asking the fine-tuned model, and gold, for preferences"):
+            with self.console.status("sampling responses and labelling preferences"):
                 pairs = sample_preferences(
                     policy,
                     tokenizer,
@@ -99,13 +108,16 @@ class Road:
         return read_preferences(file)
 
     def learn_reward(self, name: str, config: RewardConfig, preferences: Sequence[Preference]) -> None:
-        """A reward model, from the fine-tuned model."""
+        """Train the reward model `name`, starting from the fine-tuned model."""
         self.stage(name, Reward(), lambda: reward_inputs(self.seeded(config), self.path / "sft", preferences))
 
     def improve(self, name: str, config: PPOConfig, reward: str) -> None:
-        """One of the methods that write and learn from a reward model; `reward` is the name of its stage."""
+        """Train the policy `name` with PPO, RLOO or GRPO.
+
+        reward: the name of the stage of its reward model.
+        """
         prompts = self.task.prompts()
-        tokenizer = self.run("sft").load_tokenizer()
+        tokenizer = self.run_folder("sft").load_tokenizer()
         self.stage(
             name,
             PPO(gold_of(self.task, prompts, tokenizer)),
@@ -113,7 +125,10 @@ class Road:
         )
 
     def judge(self) -> list[Verdict]:
-        """Every method on the same prompts; the fine-tuned model first, which the others are compared with."""
+        """A verdict on each method, all on the same prompts.
+
+        The fine-tuned model comes first: the win rates compare the others with it.
+        """
         judge, reference = self.new_judge(), load(self.path / "sft")[0]
         with self.console.status("judging"):
             verdicts = [judge.judge("sft", reference), judge.judge_best_of(BEST_OF, reference)]
@@ -121,12 +136,12 @@ class Road:
         return verdicts
 
     def new_judge(self) -> Judge:
-        """With the road's own reward model."""
+        """A judge that scores with the pipeline's own reward model."""
         reference, tokenizer = load(self.path / "sft")
         reward, _ = load(self.path / "reward")
         recipe = self.task.recipe
         return Judge(self.task, tokenizer, reference, reward, max_tokens=recipe.ppo.ppo.max_tokens, n=recipe.n_judged)
 
     def rollouts(self, name: str) -> list[dict[str, Any]]:
-        """The figures of the rollouts of a run that writes, in order."""
-        return [record for record in read_metrics(self.run(name).metrics) if "objective/exact_kl" in record]
+        """The metrics of each rollout of a PPO, RLOO or GRPO run, in order."""
+        return [record for record in read_metrics(self.run_folder(name).metrics) if "objective/exact_kl" in record]

@@ -1,4 +1,4 @@
-"""The whole road, on a task that a user wrote in a file: every stage, the report card, and going on after a stop."""
+"""The whole pipeline on a task in a user's file: stages, report card, resuming."""
 
 import json
 
@@ -76,15 +76,15 @@ class Echo(Task):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("road")
+def pipeline(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
     (folder / "echo.py").write_text(TASK)
     assert run("rlhf", "--task", folder / "echo.py", "--out", folder / "out", "--seeds", 2) == 0
     return folder
 
 
-def test_every_method_has_its_figures(road):
-    summary = json.loads((road / "out" / "summary.json").read_text())
+def test_every_method_has_its_figures(pipeline):
+    summary = json.loads((pipeline / "out" / "summary.json").read_text())
     assert summary["task"] == "echo"
     assert summary["seeds"] == 2
     assert list(summary["methods"]) == ["sft", "best of 16", "ppo", "rloo", "grpo", "dpo"]
@@ -96,23 +96,26 @@ def test_every_method_has_its_figures(road):
     assert 0 < summary["methods"]["ppo"]["kl"] < 5
 
 
-def test_the_report_card_shows_samples_and_the_plot(road):
-    card = (road / "out" / "report_card.md").read_text()
+def test_the_report_card_shows_samples_and_the_plot(pipeline):
+    card = (pipeline / "out" / "report_card.md").read_text()
     assert card.count("[ppo, gold") == 4
     assert "![" in card
-    assert (road / "out" / "overoptimisation.png").stat().st_size > 10_000
+    assert (pipeline / "out" / "overoptimisation.png").stat().st_size > 10_000
 
 
-def test_the_same_command_goes_on(road, capsys):
-    """Of two roads one has lost its last run and its preferences: only that run is made again, with the same bits."""
-    out = road / "out"
+def test_the_same_command_goes_on(pipeline, capsys):
+    """One of two pipelines has lost its last run and its preferences.
+
+    Only that run is made again, with the same bits.
+    """
+    out = pipeline / "out"
     before = {path: path.read_bytes() for path in out.rglob("summary.json")}
     for path in sorted((out / "seed-1" / "dpo").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     (out / "seed-1" / "dpo").rmdir()
     (out / "seed-1" / "preferences.jsonl").unlink()
     capsys.readouterr()
-    assert run("rlhf", "--task", road / "echo.py", "--out", out, "--seeds", 2) == 0
+    assert run("rlhf", "--task", pipeline / "echo.py", "--out", out, "--seeds", 2) == 0
     printed = capsys.readouterr().out
     assert "dpo ─" in printed
     assert "reward ─" not in printed
@@ -122,17 +125,19 @@ def test_the_same_command_goes_on(road, capsys):
 
 
 @pytest.fixture(scope="module")
-def study(road):
-    """The road once more, with over-optimisation at its end; smaller in every respect."""
+def study(pipeline):
+    """The pipeline once more, with over-optimisation at its end; smaller in every respect."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overoptimisation, "PAIRS", (4, 8, 10_000))
         patch.setattr(overoptimisation, "PENALTIES", (0.3,))
         patch.setattr(overoptimisation, "MOST_OF", 4)
-        assert run("rlhf", "--task", road / "echo.py", "--out", road / "out", "--seeds", 2, "--overoptimise") == 0
-    return road / "out"
+        assert (
+            run("rlhf", "--task", pipeline / "echo.py", "--out", pipeline / "out", "--seeds", 2, "--overoptimise") == 0
+        )
+    return pipeline / "out"
 
 
-def test_reward_models_learn_from_nested_subsets_of_what_the_roads_own_learns_from(study):
+def test_reward_models_learn_from_nested_subsets_of_what_the_pipelines_own_learns_from(study):
     """Of pairs that are not held out: their ranking by these models would be no test."""
     below = study / "seed-0" / "overoptimise"
 
@@ -182,8 +187,8 @@ def test_the_figures_of_overoptimisation(study):
     assert (study / "reward_hacking.png").stat().st_size > 10_000
 
 
-def test_too_few_preferences_to_overoptimise_are_an_error(road, capsys):
-    arguments = ("--task", road / "echo.py", "--out", road / "out", "--seeds", 2, "--overoptimise")
+def test_too_few_preferences_to_overoptimise_are_an_error(pipeline, capsys):
+    arguments = ("--task", pipeline / "echo.py", "--out", pipeline / "out", "--seeds", 2, "--overoptimise")
     assert "needs 64 preferences" in refused(capsys, "rlhf", *arguments, exit_code=2)
 
 

@@ -1,8 +1,9 @@
-"""The folder of a road: which task it belongs to, and being the only process that walks it.
+"""The folder of a pipeline: the task it belongs to, and a lock for one process.
 
-`task.json` in it names the task and, where that is a file of the user's, the file and the
-hash of its content. A file that was moved is the same task; one that was edited is not:
-what is there was made, and judged, by what the file said before.
+`task.json` in it names the task. For a task in a file of the user's it also holds the
+path of the file and the hash of its content. A file that was moved is the same task. An
+edited file is another task: the stages in the folder were trained and judged with the
+old content.
 """
 
 import hashlib
@@ -26,19 +27,22 @@ LARGEST_RECORD = LARGEST_TASK = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """A task by the name on the command line. file, sha256: None of an embedded one."""
+    """A task as `task.json` names it.
+
+    file, sha256: path and content hash of the user's file; None for an embedded task.
+    """
 
     task: str
     file: str | None = None
     sha256: str | None = None
 
     def same(self, other: "TaskRecord") -> bool:
-        """Whether the other one asks and judges as this one does."""
+        """Whether both are the same task: the same content, or the same embedded name."""
         return self.sha256 == other.sha256 and (self.sha256 is not None or self.task == other.task)
 
 
 def record_of(name: str) -> TaskRecord:
-    """Of a task that `load_task` knows."""
+    """The record of a task. name: as `load_task` takes it."""
     if name in EMBEDDED:
         return TaskRecord(name)
     file = Path(name).resolve()
@@ -46,12 +50,14 @@ def record_of(name: str) -> TaskRecord:
 
 
 @contextmanager
-def hold_road(out: Path | None, task: TaskRecord) -> Iterator[Path]:
-    """The folder of a task's road: `out` or, without it, the first of runs/rlhf-TASK,
-    runs/rlhf-TASK-2 ... that is not another task's. No other process walks it meanwhile.
+def hold_pipeline(out: Path | None, task: TaskRecord) -> Iterator[Path]:
+    """Yield the folder of a task's pipeline, locked against other processes.
 
-    Raises ConfigError when another process does, when `out` is another task's, and when the
-    file of the task was edited since the road was begun.
+    The folder is `out`. Without `out` it is the first of runs/rlhf-TASK,
+    runs/rlhf-TASK-2, ... that does not belong to another task.
+
+    Raises ConfigError when another process uses the folder, when `out` belongs to another
+    task, and when the task's file was edited since the pipeline was started.
     """
     with _hold(out, task) if out else first_free(f"rlhf-{task.task}", lambda path: _hold(path, task)) as path:
         yield path
@@ -60,19 +66,19 @@ def hold_road(out: Path | None, task: TaskRecord) -> Iterator[Path]:
 @contextmanager
 def _hold(path: Path, task: TaskRecord) -> Iterator[Path]:
     if RunFolder(path).config.exists():
-        raise Taken(f"{path} holds a run and no road; choose another --out.")
+        raise Taken(f"{path} holds a run and no pipeline; choose another --out.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
     with ExitStack() as lock:
         try:
-            busy = f"{path} is being walked by another process; wait until it ends, or stop it."
+            busy = f"{path} is in use by another process; wait until it ends, or stop it."
             lock.enter_context(hold_folder(path, busy))
         except ConfigError:
             _check_task(path, task)
             raise
-        if any(path.glob("seed-*/*/config.toml")):  # before the first stage nothing is bound to a task
+        if any(path.glob("seed-*/*/config.toml")):  # without a stage nothing depends on the task
             _check_task(path, task)
         for folder in (path, *path.glob("seed-*")):
             remove_temporary_files(folder)
@@ -81,20 +87,20 @@ def _hold(path: Path, task: TaskRecord) -> Iterator[Path]:
 
 
 def _check_task(path: Path, task: TaskRecord) -> None:
-    """Raise ConfigError unless a task can go on with what lies there."""
+    """Raise ConfigError unless the folder `path` belongs to this task, or to none."""
     owner = _owner(path)
     if owner is None or owner.same(task):
         return
     if owner.file is None or owner.file != task.file:
         raise Taken(f"{path} belongs to the task {owner.file or owner.task}; choose another --out.")
     raise ConfigError(
-        f"{task.file} was edited since {path} was begun with it; choose another --out, or undo the edit, or delete "
-        f"{_file(path)} to go on with both."
+        f"{task.file} was edited since {path} was started with it; choose another --out, or undo the edit, or delete "
+        f"{_file(path)} to continue with the edited file."
     )
 
 
 def _owner(path: Path) -> TaskRecord | None:
-    """Whose road a folder is; None where nobody wrote it down."""
+    """The task that a folder belongs to; None if it has no task.json."""
     file = _file(path)
     if not file.exists():
         return None

@@ -1,4 +1,4 @@
-"""Which task a road belongs to, and two processes on one road."""
+"""Which task a pipeline belongs to, and two processes on one pipeline."""
 
 import json
 from contextlib import ExitStack
@@ -9,7 +9,7 @@ from small_runs import content, refused
 
 from npllm.errors import ConfigError, DataError
 from npllm.rlhf import report_card
-from npllm.rlhf.road_folder import hold_road, record_of
+from npllm.rlhf.pipeline_folder import hold_pipeline, record_of
 
 TASK = """
 from npllm.rlhf.tasks import Task
@@ -23,13 +23,13 @@ class Nothing(Task):
 
 
 @pytest.fixture
-def a_road(tmp_path, monkeypatch):
-    """In an empty folder; a road whose first stage is there, of the task in a/t.py. Beside it there is b/t.py."""
+def a_pipeline(tmp_path, monkeypatch):
+    """In an empty folder; a pipeline whose first stage is there, of the task in a/t.py. Beside it there is b/t.py."""
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "t.py").write_text(TASK + f"# {name}\n")
-    with hold_road(None, record_of("a/t.py")) as path:
+    with hold_pipeline(None, record_of("a/t.py")) as path:
         begin(path)
     return path
 
@@ -40,11 +40,11 @@ def begin(path):
 
 
 def folder_of(name, out=None):
-    with hold_road(out, record_of(name)) as path:
+    with hold_pipeline(out, record_of(name)) as path:
         return path
 
 
-def test_each_task_has_a_folder_of_its_own(a_road):
+def test_each_task_has_a_folder_of_its_own(a_pipeline):
     """Also two files of the same name, and a file with the name of an embedded task; and all find theirs again."""
     Path("paths.py").write_text(TASK)
     expected = {"a/t.py": "rlhf-t", "b/t.py": "rlhf-t-2", "paths.py": "rlhf-paths", "paths": "rlhf-paths-2"}
@@ -56,35 +56,35 @@ def test_each_task_has_a_folder_of_its_own(a_road):
                 begin(path)
 
 
-def test_another_task_is_refused(a_road, capsys, monkeypatch):
-    monkeypatch.setattr(report_card, "_walk_and_report", lambda *_: pytest.fail("it went on"))
-    before = content(a_road)
-    belongs = f"{a_road} belongs to the task {Path('a/t.py').resolve()}; choose another --out."
+def test_another_task_is_refused(a_pipeline, capsys, monkeypatch):
+    monkeypatch.setattr(report_card, "_run_and_report", lambda *_: pytest.fail("it went on"))
+    before = content(a_pipeline)
+    belongs = f"{a_pipeline} belongs to the task {Path('a/t.py').resolve()}; choose another --out."
     for task in ("b/t.py", "paths"):
-        assert refused(capsys, "rlhf", "--task", task, "--out", a_road, exit_code=2) == f"npllm: {belongs}"
-    assert content(a_road) == before
+        assert refused(capsys, "rlhf", "--task", task, "--out", a_pipeline, exit_code=2) == f"npllm: {belongs}"
+    assert content(a_pipeline) == before
     begin(folder_of("paths", Path("mine")))
     message = refused(capsys, "rlhf", "--task", "code", "--out", "mine", exit_code=2)
     assert message == "npllm: mine belongs to the task paths; choose another --out."
 
 
-def test_a_task_file_that_was_moved_is_the_same_task(a_road):
+def test_a_task_file_that_was_moved_is_the_same_task(a_pipeline):
     Path("a/t.py").rename("t.py")
-    assert folder_of("t.py") == a_road
-    assert json.loads((a_road / "task.json").read_text())["file"] == str(Path("t.py").resolve())
+    assert folder_of("t.py") == a_pipeline
+    assert json.loads((a_pipeline / "task.json").read_text())["file"] == str(Path("t.py").resolve())
 
 
 @pytest.mark.parametrize("out", [None, Path("runs/rlhf-t")])
-def test_a_task_file_that_was_edited_is_said(a_road, out):
+def test_a_task_file_that_was_edited_is_said(a_pipeline, out):
     source = Path("a/t.py").read_text()
     Path("a/t.py").write_text(source.replace("0.0", "1.0"))
-    with pytest.raises(ConfigError, match=f"t.py was edited since {a_road} was begun with it; .* undo the edit"):
+    with pytest.raises(ConfigError, match=f"t.py was edited since {a_pipeline} was started with it; .* undo the edit"):
         folder_of("a/t.py", out)
     Path("a/t.py").write_text(source)
-    assert folder_of("a/t.py", out) == a_road
+    assert folder_of("a/t.py", out) == a_pipeline
     Path("a/t.py").write_text(source.replace("0.0", "1.0"))
-    (a_road / "task.json").unlink()  # as the message says
-    assert folder_of("a/t.py", out) == a_road
+    (a_pipeline / "task.json").unlink()  # as the message says
+    assert folder_of("a/t.py", out) == a_pipeline
 
 
 def test_an_edit_before_the_first_stage_is_none(tmp_path):
@@ -96,40 +96,40 @@ def test_an_edit_before_the_first_stage_is_none(tmp_path):
     assert folder_of(file, tmp_path / "out") == tmp_path / "out"
 
 
-def test_a_second_process_on_the_same_road_is_refused(a_road, capsys, monkeypatch):
-    monkeypatch.setattr(report_card, "_walk_and_report", lambda *_: pytest.fail("it went on"))
-    with hold_road(None, record_of("a/t.py")):
-        for out in ([], ["--out", a_road]):
+def test_a_second_process_on_the_same_pipeline_is_refused(a_pipeline, capsys, monkeypatch):
+    monkeypatch.setattr(report_card, "_run_and_report", lambda *_: pytest.fail("it went on"))
+    with hold_pipeline(None, record_of("a/t.py")):
+        for out in ([], ["--out", a_pipeline]):
             message = refused(capsys, "rlhf", "--task", "a/t.py", *out, exit_code=2)
-            assert message.startswith(f"npllm: {a_road} is being walked by another process")
+            assert message.startswith(f"npllm: {a_pipeline} is in use by another process")
 
 
-def test_two_tasks_that_begin_at_once_get_two_folders(a_road):
+def test_two_tasks_that_begin_at_once_get_two_folders(a_pipeline):
     """Though no stage of either is there, and their names are the same."""
     Path("runs/rlhf-t").rename("runs/elsewhere")
     with ExitStack() as both:
-        paths = [both.enter_context(hold_road(None, record_of(name))) for name in ("a/t.py", "b/t.py")]
+        paths = [both.enter_context(hold_pipeline(None, record_of(name))) for name in ("a/t.py", "b/t.py")]
     assert paths == [Path("runs/rlhf-t"), Path("runs/rlhf-t-2")]
 
 
-def test_what_is_no_road_is_refused(tmp_path):
+def test_what_is_no_pipeline_is_refused(tmp_path):
     (tmp_path / "config.toml").touch()
-    with pytest.raises(ConfigError, match="holds a run and no road"):
+    with pytest.raises(ConfigError, match="holds a run and no pipeline"):
         folder_of("paths", tmp_path)
     assert list(content(tmp_path)) == ["config.toml"]
     with pytest.raises(ConfigError, match="cannot be made"):
-        folder_of("paths", tmp_path / "config.toml" / "road")
+        folder_of("paths", tmp_path / "config.toml" / "pipeline")
 
 
-def test_what_a_killed_process_left_of_its_writing_is_gone(a_road):
-    left = [a_road / ".summary.json.1.tmp", a_road / "seed-0" / ".preferences.jsonl.1.tmp"]
+def test_what_a_killed_process_left_of_its_writing_is_gone(a_pipeline):
+    left = [a_pipeline / ".summary.json.1.tmp", a_pipeline / "seed-0" / ".preferences.jsonl.1.tmp"]
     for file in left:
         file.touch()
     folder_of("a/t.py")
     assert not any(file.exists() for file in left)
 
 
-def test_a_damaged_record_is_named(a_road):
-    (a_road / "task.json").write_text("{}")
+def test_a_damaged_record_is_named(a_pipeline):
+    (a_pipeline / "task.json").write_text("{}")
     with pytest.raises(DataError, match="task.json is damaged"):
         folder_of("a/t.py")
