@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from npllm.training import results, train
 
+pytest_plugins = ["proofs"]
+
 # A parent such as nohup, or a shell that runs the tests in the background, may ignore signals that tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGTERM, signal.SIGHUP):

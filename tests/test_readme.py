@@ -95,8 +95,9 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
     return tasks
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES[:-1], pytest.param(PAGES[-1], marks=pytest.mark.long)])
 def test_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch, capsys):
+    """Of the benchmarks tests/benchmarks has each command; their page measures them together."""
     monkeypatch.chdir(tmp_path)
     shorten_the_demo(monkeypatch)
     tasks = shorten_the_tasks(monkeypatch)

@@ -137,6 +137,7 @@ def test_a_checkpoint_that_is_not_the_state_is_no_figure(monkeypatch):
         checkpoint.measure(("mid",), rounds=1)
 
 
+@pytest.mark.long
 def test_startup(run, monkeypatch):
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # nothing to compile: this test has no time for that
     monkeypatch.setattr(startup, "DEFAULT_JOB", SMALL_JOB)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import proofs
 import pytest
 from checkpoint_files import edit, reseal, write_checkpoint
 from fuzzing import ENVIRONMENT, checkpoint_file, processor_time, sealed, tiny_state
@@ -304,6 +305,7 @@ def test_a_hostile_file_is_refused_by_name(outcomes, case):
         assert NAMES[kind] in error["message"] or error["type"] == "ResourceError"
         assert any(part in error["message"] for part in message.split("|")), error
         assert len(error["message"]) < 1000
+    proofs.count(proofs.FILES)
 
 
 @pytest.mark.parametrize("case", CASES)

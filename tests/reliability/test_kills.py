@@ -1,4 +1,4 @@
-"""Real `npllm` processes, killed at moments that dice choose, twenty times over one run.
+"""Real `npllm` processes, killed at moments that dice choose, four or twenty times over one run.
 
 Its text has broken lines in it, so the run spikes by itself and goes back: some of the moments lie in rollbacks.
 """
@@ -8,12 +8,14 @@ import signal
 import subprocess
 import time
 
+import proofs
 import pytest
 from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, run, state_digests, untimed_metrics, write_text
 
 from npllm.runs.ledger import Ledger
 
 STEPS = 600
+ENDS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice")
 SETTINGS = {
     "data__val_fraction": 0.02,
     "model__block_size": 16,
@@ -74,7 +76,7 @@ class Process:
 def end_a_process(text, out, dice) -> str:
     """Go on with the run, and end it after some lines of its log; how. Between two lines lie a step, a checkpoint being
     written beside it, a rollback."""
-    how = dice.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"])
+    how = dice.choice(ENDS)
     more_lines = dice.randrange(30) + (how != "SIGKILL")
     process = Process(text, out, more_lines, NUMBA_NUM_THREADS=dice.choice("12"))
     code, said = process.end(*[signal.Signals[how.split()[0]]] * (2 if "twice" in how else 1))
@@ -90,17 +92,29 @@ def recoveries(out):
     return [event | {"time": None} for event in Ledger(out / "ledger.jsonl").events]
 
 
+def numbers_of_each_end() -> list[int]:
+    """For each way to end a process the first number whose dice choose it."""
+    chosen = {random.Random(number).choice(ENDS): number for number in reversed(range(20))}
+    return sorted(chosen.values())
+
+
 @pytest.mark.usefixtures("quick")
-def test_06_07_11_a_run_killed_twenty_times_is_the_run_that_was_never_killed(tmp_path):
+@pytest.mark.parametrize(
+    "numbers",
+    [numbers_of_each_end(), pytest.param(range(20), marks=pytest.mark.long)],
+    ids=["each way", "twenty times"],
+)
+def test_06_07_11_a_run_that_was_killed_is_the_run_that_was_never_killed(tmp_path, numbers):
     text, out, undisturbed = broken_text(tmp_path), tmp_path / "run", tmp_path / "undisturbed"
-    ends = [end_a_process(text, out, random.Random(number)) for number in range(20)]
-    assert set(ends) == {"SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice"}
+    ends = [end_a_process(text, out, random.Random(number)) for number in numbers]
+    assert set(ends) == set(ENDS)
     assert run("resume", out) == 0
     assert run(*pretrain_arguments(text, undisturbed, **SETTINGS)) == 0
     assert {event["event"] for event in recoveries(undisturbed)} == {"rollback", "left_out"}
     assert recoveries(out) == recoveries(undisturbed)
     assert state_digests(out) == state_digests(undisturbed)
     assert untimed_metrics(out) == untimed_metrics(undisturbed)
+    proofs.count(proofs.FAULTS, len(ends))
 
 
 def test_12_a_second_process_on_the_same_run_is_refused(tmp_path):

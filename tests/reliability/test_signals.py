@@ -2,6 +2,7 @@
 
 import signal
 
+import proofs
 import pytest
 from reliability import small_training
 from reliability.small_training import CONFIG, assert_same_bits, clean_state, make_run, train_on
@@ -48,6 +49,7 @@ def test_11_one_signal_saves_at_the_next_edge(tmp_path, monkeypatch, place, numb
     assert done < CONFIG.train.steps
     assert max(CheckpointStore(run.checkpoints, keep=2, every=4).entries) == done
     assert_same_bits(train_on(run, CONFIG), clean_state(CONFIG))
+    proofs.count(proofs.FAULTS)
 
 
 @pytest.mark.parametrize("place", ["mid-step", "mid-eval"])
@@ -61,6 +63,7 @@ def test_11_the_second_sigint_leaves_at_once(tmp_path, monkeypatch, place):
         assert presser.remaining == 0, "nothing was begun after it"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert_same_bits(train_on(run, CONFIG), clean_state(CONFIG))
+    proofs.count(proofs.FAULTS)
 
 
 def test_13_stopped_at_every_step_in_one_chain(tmp_path, monkeypatch):
@@ -73,3 +76,4 @@ def test_13_stopped_at_every_step_in_one_chain(tmp_path, monkeypatch):
                 train_on(run, CONFIG)
     state = train_on(run, CONFIG)
     assert_same_bits(state, clean_state(CONFIG))
+    proofs.count(proofs.FAULTS, CONFIG.train.steps - 1)

@@ -3,6 +3,7 @@
 import shutil
 
 import numba
+import proofs
 import pytest
 from small_runs import (
     checkpoints,
@@ -126,6 +127,7 @@ def test_stopped_twice_and_resumed(folder, tmp_path, monkeypatch, undisturbed, s
     assert untimed_metrics(out) == untimed_metrics(expected)[:3]
     assert run("resume", out) == 0
     assert_same_run(out, expected)
+    proofs.count(proofs.FAULTS, 2)
 
 
 @of_every_stage
@@ -135,6 +137,7 @@ def test_killed_and_begun_again_from_an_older_checkpoint(folder, tmp_path, monke
     assert checkpoints(out)[-1].name == "step-00000004.h5"
     assert run("resume", out) == 0
     assert_same_run(out, undisturbed(stage))
+    proofs.count(proofs.FAULTS)
 
 
 @of_ppo
@@ -149,6 +152,7 @@ def test_stopped_between_the_epochs_of_a_rollout(folder, tmp_path, monkeypatch, 
     assert ["objective/kl" in record for record in metrics] == [step % 4 == 1 for step in range(1, 10)]
     assert run("resume", out) == 0
     assert_same_run(out, undisturbed(stage))
+    proofs.count(proofs.FAULTS)
 
 
 @of_ppo
@@ -160,6 +164,7 @@ def test_killed_in_the_midst_of_a_rollout(folder, tmp_path, monkeypatch, undistu
         assert used_minibatches(out) == used
         assert run("resume", out) == 0
         assert_same_run(out, undisturbed(stage))
+        proofs.count(proofs.FAULTS)
 
 
 def test_two_threads_write_and_learn_the_same(folder, tmp_path, undisturbed):

@@ -42,7 +42,7 @@ def random_gold(world: World, seed: int) -> np.ndarray:
     return shares[np.arange(8), world.sequences.targets].sum(axis=1) + 0.3 * rng.standard_normal(len(world.stopped))
 
 
-@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo"])
+@pytest.mark.parametrize("method", ["ppo", *(pytest.param(name, marks=pytest.mark.long) for name in ("rloo", "grpo"))])
 def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
     """At least 95 % of the way from the reference to J*, with a gold table as the reward model."""
     world = enumerate_responses(max_tokens=4)
