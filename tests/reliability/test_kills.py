@@ -100,9 +100,7 @@ def numbers_of_each_end() -> list[int]:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    "numbers",
-    [numbers_of_each_end(), pytest.param(range(20), marks=pytest.mark.long)],
-    ids=["each way", "twenty times"],
+    "numbers", [numbers_of_each_end(), pytest.param(range(20), marks=pytest.mark.long)], ids=["each way", "all"]
 )
 def test_06_07_11_a_run_that_was_killed_is_the_run_that_was_never_killed(tmp_path, numbers):
     text, out, undisturbed = broken_text(tmp_path), tmp_path / "run", tmp_path / "undisturbed"
