@@ -28,22 +28,27 @@ from npllm import kernels
 from npllm.kernels import attention
 from npllm.model import GPT, ModelConfig
 from npllm.model.backends import operations_of
+from npllm.training.available import memory_left
 from npllm.training.warmup import Kind, train_once
+
+PROCESS = 400 << 20  # bytes: the most that one of them takes
 
 
 @contextmanager
 def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
-    """Inside, two processes compile the kernels of these kinds of training, if the cache
-    has none. They have ended when the context is left, whether by an error or not."""
+    """Inside, two processes compile the kernels of these kinds of training, where the cache
+    has none and there is memory for both. They have ended when the context is left,
+    whether by an error or not."""
     children: list[subprocess.Popen] = []
     try:
-        if cache_is_empty():
+        if cache_is_empty() and memory_left().n_bytes > len(PARTS) * PROCESS:
             for part in PARTS:
                 with suppress(OSError):  # no process can be started here: this one compiles alone
                     children.append(_start(part, kinds))
         if children:
             console.print(
-                "compiling the kernels in processes of their own, beside the preparation: usually 20 s, once",
+                f"compiling kernels in {len(children)} processes ({', '.join(PARTS)}), kept for later runs: "
+                "usually half a minute for a kind of model",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -52,7 +57,7 @@ def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
             child.wait()
     finally:
         for child in children:
-            child.terminate()
+            child.kill()  # Numba puts whole files into its cache, so nothing is left half written
         for child in children:
             child.wait()
             child.stdin.close()
@@ -105,7 +110,7 @@ def compile_rest(kind: Kind) -> None:
     train_once(model, kind)
 
 
-PARTS = {"attention": compile_attention, "rest": compile_rest}
+PARTS = {"attention": compile_attention, "all others": compile_rest}
 
 
 def _main(part: str, arguments: str) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from npllm.model import Architecture
 from npllm.optim import OptimConfig
 from npllm.training import compile_ahead
+from npllm.training.available import Left
 from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.warmup import kind_of
 
@@ -65,7 +66,7 @@ def kernels_of(part: str) -> set[str]:
 def test_the_parts_are_all_kernels_and_share_none():
     """A kernel that no part calls would be compiled afterwards; one in both would be compiled twice, and the two
     processes would write the same file."""
-    attention, rest = kernels_of("attention"), kernels_of("rest")
+    attention, rest = kernels_of("attention"), kernels_of("all others")
     assert attention
     assert not attention & rest
     assert kernels_of("whole") == attention | rest
@@ -82,6 +83,7 @@ def children(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(compile_ahead, "cache_is_empty", lambda: True)
+    monkeypatch.setattr(compile_ahead, "memory_left", lambda: Left(4 << 30, "a large machine"))
     monkeypatch.setattr(compile_ahead, "_start", start)
     return started
 
@@ -90,7 +92,7 @@ def children(monkeypatch):
 def test_an_error_ends_the_processes(children, error):
     with pytest.raises(error), compiling_ahead([KIND], Console(quiet=True)):
         raise error
-    assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
+    assert [child.returncode for child in children] == [-signal.SIGKILL] * 2
 
 
 def test_a_process_that_dies_is_no_error(children, capsys):
@@ -98,7 +100,7 @@ def test_a_process_that_dies_is_no_error(children, capsys):
         for child in children:
             child.kill()
     assert [child.returncode for child in children] == [-signal.SIGKILL] * 2
-    assert capsys.readouterr().out.startswith("compiling the kernels")
+    assert capsys.readouterr().out.startswith("compiling kernels in 2 processes")
 
 
 def test_where_no_process_can_be_started_nothing_is_announced(children, monkeypatch, capsys):
@@ -112,9 +114,17 @@ def test_where_no_process_can_be_started_nothing_is_announced(children, monkeypa
     assert capsys.readouterr().out == ""
 
 
+def test_without_memory_for_them_no_process_starts(children, monkeypatch):
+    """Two more processes must not get a small container's main process killed."""
+    monkeypatch.setattr(compile_ahead, "memory_left", lambda: Left(500 << 20, "a container"))
+    with compiling_ahead([KIND], Console(quiet=True)):
+        pass
+    assert not children
+
+
 def test_a_process_ends_when_its_parent_is_gone(monkeypatch):
     """A parent that is killed cannot end it; its end of the pipe is closed for it."""
-    child = compile_ahead._start("rest", [KIND])
+    child = compile_ahead._start("all others", [KIND])
     child.stdin.close()
     assert child.wait() == 1
 
