@@ -34,7 +34,7 @@ from npllm.runs.metrics import read_metrics
 SHORT = with_training(CONFIG, steps=10, checkpoint_every=3, keep=2)
 NOT_FINITE, FINITE = {21, 33}, {52}  # two in step 8: the second goes back further; and one that is left out
 
-# The full grid takes every event. The thinner one is prime to the cycles of writing, so that it meets each kind.
+# The full grid takes every event, the thinner one of the default run every fifth.
 some_or_all = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
