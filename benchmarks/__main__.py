@@ -4,7 +4,7 @@ import os
 import sys
 
 if os.environ.pop("OPENBLAS_CORETYPE", None):  # OpenBLAS reads it when NumPy is imported
-    print("OPENBLAS_CORETYPE is set and would choose NumPy's BLAS for another processor: starting again without it.")
+    print("OPENBLAS_CORETYPE is set and would choose NumPy's BLAS for another processor; starting again without it.")
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]])
 
 from benchmarks.cli import main

@@ -1,7 +1,7 @@
 """One call of every operation, at the shapes of a small model's training step.
 
-Matrices are scaled so that activations are of order one, as in a model: GELU of large negative numbers is subnormal,
-and processors are very slow with those.
+Matrices are scaled so that activations are of order one, as in a model. GELU of large
+negative numbers would be subnormal, which processors compute very slowly.
 """
 
 from collections import defaultdict
@@ -19,7 +19,11 @@ KEY = DropoutKey(seed=0, step=1, stream=2)
 
 
 class Case(NamedTuple):
-    """An operation. call(ops, empty) returns the arrays that a backend computes; flops: of its matrix products."""
+    """An operation to time.
+
+    call(ops, empty) returns the arrays that a backend computes. flops: floating-point
+    operations of its matrix products.
+    """
 
     name: str
     shape: str
@@ -28,7 +32,7 @@ class Case(NamedTuple):
 
 
 class Inputs:
-    """What the operations are called with."""
+    """The arguments of the operations."""
 
     def __init__(self, dtype):
         rng = np.random.default_rng(0)
@@ -42,14 +46,15 @@ class Inputs:
         self.qkv, self.dy = normal(B, T, 3 * C), normal(B, T, C)
         self.table, self.positions, self.head = normal(V, C), normal(T, C), normal(V, C) / C**0.5
         self.tokens = rng.integers(0, V, (B, T)).astype(np.int32)
-        self.new = normal(1, 1, 3 * C)  # the one position that generation adds
+        self.new = normal(1, 1, 3 * C)  # the position that generation adds
         self.keys, self.values = normal(1, H, T, D), normal(1, H, T, D)
-        # Four flat arrays of the size of a small model, for each (optimiser, backend), which changes them.
+        # (optimiser, backend) -> four flat arrays of a small model's size; the call
+        # changes them.
         self.flat = defaultdict(lambda: np.tile(np.abs(self.up).reshape(-1), (4, 12)))
 
 
 def operation_cases(dtype) -> list[Case]:
-    """All operations, forward and backward, on arrays of the dtype."""
+    """Return all operations, forward and backward, on arrays of the dtype."""
     inputs = Inputs(dtype)
     into, out_of = (inputs.x, inputs.up, inputs.up_bias), (inputs.hidden, inputs.down, inputs.bias)
     linear_flops, attention_flops, head_flops = 6.0 * N * C * F, 6.0 * B * H * T * T * D, 6.0 * N * C * V
@@ -152,7 +157,9 @@ def _lm_head_loss(inputs, ops, empty):
 
 
 def _lm_head_policy(inputs, ops, empty):
-    """Its backward makes the logits again: a product more than the cross-entropy's."""
+    """Its backward recomputes the logits, one matrix product more than the
+    cross-entropy's.
+    """
     dhead = np.zeros_like(inputs.head)
     *outputs, cache = ops.lm_head_policy_forward(inputs.x, inputs.head, inputs.tokens.reshape(-1), empty=empty)
     return *outputs, ops.lm_head_policy_backward(*outputs, cache, inputs.head, dhead, empty=empty), dhead

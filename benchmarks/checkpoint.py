@@ -1,7 +1,8 @@
-"""`benchmarks checkpoint`: a training step that saves the state, beside one that does not.
+"""`benchmarks checkpoint`: a training step that saves the state, and one that does not.
 
-The training waits for the snapshot only, a copy in memory; hashing and writing go on beside the next step, on the same
-cores. What was written is compared with the state of that moment.
+Training waits only for the snapshot, a copy in memory. Hashing and writing run during
+the next step, on the same cores. What was written is compared with the state at the
+time of saving.
 """
 
 import tempfile
@@ -21,16 +22,19 @@ from npllm.runs.checkpoint import load_checkpoint
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.training.state import LoopState
 
-LIMIT = 1.3  # times a normal step: what a saving one may take
+LIMIT = 1.3  # times a normal step; a step that saves may take this long
 
 
 def measure(names: tuple[str, ...], rounds: int) -> list[Row]:
-    """A row for each configuration."""
+    """Return a row for each configuration."""
     return [{"config": name, **measure_config(CONFIGS[name], rounds)} for name in names]
 
 
 def measure_config(config: Config, rounds: int) -> Row:
-    """Steps with and without saving, in turns, each until nothing of it goes on."""
+    """Time steps with and without saving, in turns.
+
+    Each starts after all writing has ended.
+    """
     model = GPT(config.model)
     state = LoopState(model, AdamW(model, lr=1e-3))
     tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, (config.n_rows, config.model.block_size))
@@ -66,14 +70,14 @@ def measure_config(config: Config, rounds: int) -> Row:
 
 
 def seconds_of(function) -> float:
-    """Of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """The rows for a person."""
+    """Return the tables to print."""
     columns = {
         "config": ("config", "{}"),
         "MB": ("megabytes", "{:,.1f}"),
@@ -87,7 +91,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Where saving takes more than it may."""
+    """Return a line for each configuration where saving takes more than LIMIT."""
     return [
         f"{row['config']}: a step that saves takes {row['times_a_step']:.2f}× a normal one, above {LIMIT}×"
         for row in rows

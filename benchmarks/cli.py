@@ -25,10 +25,13 @@ def train_command(
     peers: bool = True,
     json: Path | None = None,
 ) -> None:
-    """Tokens per second and memory of whole training steps: forward, backward, clipping, AdamW. Peer: PyTorch.
+    """Tokens per second and memory of training steps. Peer: PyTorch.
+
+    A step is forward, backward, clipping and AdamW.
 
     Args:
-        configs: sizes of model and batch; and the stages after pretraining, held against plain training and generation
+        configs: sizes of model and batch, and stages after pretraining; a stage is
+            compared with plain training and generation
         rounds: timed steps of each, or bursts of short steps
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
@@ -38,7 +41,9 @@ def train_command(
 
 
 def generate_command(*, rounds: int = 5, peers: bool = True, json: Path | None = None) -> None:
-    """Tokens per second of generation with a KV cache, batch 1, GPT-2's size. Peer: Hugging Face transformers.
+    """Tokens per second of generation. Peer: Hugging Face transformers.
+
+    The model has GPT-2's size and a KV cache; the batch is 1.
 
     Args:
         rounds: timed texts of each
@@ -67,7 +72,7 @@ def scale_command(
 def checkpoint_command(
     *, configs: tuple[ConfigName, ...] = ("mid",), rounds: int = 5, json: Path | None = None
 ) -> None:
-    """A training step that saves the state, beside one that does not.
+    """A training step that saves the state, and one that does not.
 
     Args:
         configs: sizes of model and batch
@@ -79,10 +84,10 @@ def checkpoint_command(
 
 
 def startup_command(*, rounds: int = 5, json: Path | None = None) -> None:
-    """Seconds until something happens, in fresh processes; once with all kernels to be compiled.
+    """Seconds of start-up in fresh processes, with and without compilation.
 
     Args:
-        rounds: processes of each kind, but one for the compilation
+        rounds: processes of each kind; the one that compiles runs once
         json: file to write the figures to as well
     """
     facts = introduce()
@@ -92,12 +97,12 @@ def startup_command(*, rounds: int = 5, json: Path | None = None) -> None:
 def tokenizer_command(
     *, source: str = "stdlib", vocab_size: int = 2048, rounds: int = 3, peers: bool = True, json: Path | None = None
 ) -> None:
-    """Learning a byte-level BPE vocabulary, and encoding with it. Peers: tokenizers and tiktoken.
+    """Byte-level BPE: training and encoding. Peers: tokenizers and tiktoken.
 
     Args:
         source: corpus, as in `npllm pretrain --data.source`
         vocab_size: entries to learn
-        rounds: timed passes over the corpus of each
+        rounds: timed passes of each over the corpus
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
@@ -109,7 +114,7 @@ def tokenizer_command(
 def kernels_command(
     *, dtype: Literal["float32", "float64"] = "float32", rounds: int = 7, json: Path | None = None
 ) -> None:
-    """Each kernel beside NumPy's version of the same operation, and beside the machine's peak.
+    """Each kernel, compared with NumPy's version and with the machine's peak.
 
     Args:
         dtype: of the arrays
@@ -123,7 +128,7 @@ def kernels_command(
 def gemm_command(
     *, configs: tuple[ConfigName, ...] = ("cpu", "mid", "baby", "gpt2"), rounds: int = 5, json: Path | None = None
 ) -> None:
-    """Matrix products of training, with one thread and with all, beside OpenBLAS.
+    """Matrix products of training, with one thread and with all. Peer: OpenBLAS.
 
     Args:
         configs: sizes of model and batch
@@ -135,12 +140,12 @@ def gemm_command(
 
 
 def ladder_command(*, rounds: int = 5, peers: bool = True, plot: Path | None = None, json: Path | None = None) -> None:
-    """The same operation as a Python loop, with Numba, in NumPy, as npllm's kernel and in PyTorch.
+    """The same operation in Python, Numba, NumPy, npllm's kernels and PyTorch.
 
     Args:
         rounds: timed bursts of each
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
-        plot: picture to draw: every rung under the roof of memory and arithmetic
+        plot: PNG to draw: a roofline plot of all versions
         json: file to write the figures to as well
     """
     facts = introduce()
@@ -165,7 +170,7 @@ COMMANDS = {
 
 
 def introduce(dtype: str = "float32") -> dict[str, Any]:
-    """Measure the machine and say what it is."""
+    """Measure and print the facts of the machine, and return them."""
     facts = machine_facts(dtype)
     say(f"{facts['cpu']}, {facts['threads']} of {facts['cores']} cores, {facts['date']}")
     say(f"numpy {facts['numpy']} with {facts['blas']}, numba {facts['numba']}")
@@ -174,7 +179,7 @@ def introduce(dtype: str = "float32") -> dict[str, Any]:
 
 
 def publish(benchmark, rows: list[Row], facts: dict[str, Any], path: Path | None) -> None:
-    """Print the tables of a benchmark's rows and where npllm loses; write everything to the file."""
+    """Print the tables of a benchmark and where npllm loses; write the rows to `path`."""
     for table in benchmark.tables(rows):
         Console().print(table)
     for line in benchmark.verdict(rows):

@@ -1,4 +1,7 @@
-"""The sizes of models that are trained: width and depth differ, and so does what takes the time."""
+"""The model sizes that are timed.
+
+With width and depth, the operations that dominate the time differ.
+"""
 
 from typing import NamedTuple
 
@@ -13,12 +16,12 @@ class Config(NamedTuple):
 
     @property
     def n_tokens(self) -> int:
-        """Of one batch."""
+        """Return the tokens of one batch."""
         return self.n_rows * self.model.block_size
 
     @property
     def step_flops(self) -> float:
-        """Floating-point operations of one training step."""
+        """Return the floating-point operations of one training step."""
         return self.model.flops_per_token(self.model.block_size) * self.n_tokens
 
 
@@ -29,5 +32,5 @@ CONFIGS = {
     "gpt2": Config(4, ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=64, vocab_size=50257)),
     "default": Config(8, ModelConfig(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=2048)),
 }
-# As small as can be and yet large enough for the kernels to split their work between threads.
+# Small, but large enough for the kernels to split their work between threads.
 TINY = Config(16, ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=512))

@@ -1,8 +1,9 @@
-"""`benchmarks gemm`: npllm's matrix product beside OpenBLAS, over the shapes of training, with one thread and with all;
-also of factors that are bfloat16 already.
+"""`benchmarks gemm`: npllm's matrix product compared with OpenBLAS, for the shapes of
+training.
 
-For a layer of N rows, its weight W is (in, out): the forward is x @ W, and the two gradients are dx = dy @ W.T and
-dW = x.T @ dy. The head's weight is (V, C), so there the transposes are elsewhere.
+It runs with one thread and with all, and with bfloat16 factors too. A layer of N rows
+has a weight W, (in, out). The forward is x @ W, and the two gradients are dx = dy @ W.T
+and dW = x.T @ dy. The head's weight is (V, C), so its products have other transposes.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from npllm.kernels.gemm import matmul
 
 
 class Layer(NamedTuple):
-    """A weight, and whether it lies transposed, (out, in)."""
+    """A weight. transposed: whether it is stored as (out, in)."""
 
     name: str
     n_in: int
@@ -34,7 +35,7 @@ class Layer(NamedTuple):
 
 
 def layers_of(config: Config) -> list[Layer]:
-    """Those of one block, and the head."""
+    """Return the layers of one block, and the head."""
     C, F, V = config.model.n_embd, config.model.mlp_width, config.model.vocab_size
     return [
         Layer("qkv", C, 3 * C),
@@ -46,7 +47,10 @@ def layers_of(config: Config) -> list[Layer]:
 
 
 def products_of(layer: Layer, n_rows: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The operands a, b and a place for a @ b, of the forward and the two gradients."""
+    """Return product -> (a, b, array for a @ b).
+
+    The products are the forward and the two gradients.
+    """
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -63,7 +67,10 @@ def products_of(layer: Layer, n_rows: int) -> dict[str, tuple[np.ndarray, np.nda
 
 
 def measure(configs: dict[str, Config], rounds: int) -> list[Row]:
-    """A row for each configuration, layer, product and number of threads. A wrong product stops the benchmark."""
+    """Return a row for each configuration, layer, product and number of threads.
+
+    A wrong product stops the benchmark.
+    """
     return [
         {"config": name, "layer": layer.name, "product": product, **row}
         for name, config in configs.items()
@@ -74,7 +81,7 @@ def measure(configs: dict[str, Config], rounds: int) -> list[Row]:
 
 
 def measure_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, rounds: int) -> list[Row]:
-    """A row for each number of threads."""
+    """Return a row for each number of threads."""
     half_a, half_b, name = rounded(a), rounded(b), f"{a.shape} @ {b.shape}"
     check_close(name, (matmul(a, b, out),), (a @ b,), TOLERANCE["float32"])
     check_close(f"bf16 {name}", (matmul(half_a, half_b, out),), (widen(half_a) @ widen(half_b),), TOLERANCE["float32"])
@@ -105,7 +112,7 @@ def measure_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, rounds: int) 
 
 @contextmanager
 def limited_to(threads: int) -> Iterator[None]:
-    """Both Numba's and the BLAS's."""
+    """Limit the threads of Numba and of the BLAS."""
     numba.set_num_threads(threads)
     try:
         with threadpool_limits(threads):
@@ -115,7 +122,7 @@ def limited_to(threads: int) -> Iterator[None]:
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """Geometric means of the ratios, by number of threads and product."""
+    """Return geometric means of the ratios, by number of threads and product."""
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         for product in (row["product"], "all"):
@@ -128,7 +135,7 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """For a person: every product, then the geometric means."""
+    """Return the tables to print: every product, then the geometric means."""
     ratio = {"npllm is faster": ("ratio", "{:.2f}×"), "bf16 is faster": ("bf16_ratio", "{:.2f}×")}
     products = {
         "config": ("config", "{}"),
@@ -149,7 +156,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Where npllm loses."""
+    """Return lines that say where npllm loses."""
     lost = sum(row["ratio"] < 1.0 for row in rows)
     means = [(f"{row['product']}, {row['threads']} threads, geometric mean", row["ratio"]) for row in summarise(rows)]
     return [f"npllm is slower than OpenBLAS in {lost} of {len(rows)} products.", *say_where_we_lose(means)]

@@ -1,7 +1,9 @@
-"""`benchmarks generate`: one text at a time, from a model of GPT-2's size, with its KV cache.
+"""`benchmarks generate`: one text at a time, from a model of GPT-2's size, with its KV
+cache.
 
-Every token needs every weight once, and hardly any arithmetic: the ceiling is how fast the memory can be read. The time
-is that of a whole call, the prompt included. Before anything is timed, all must write the same tokens.
+Every token needs every weight once, and little arithmetic, so the limit is the
+bandwidth of the memory. A time is that of a whole call, including the prompt. All
+contenders must generate the same tokens before anything is timed.
 """
 
 import numpy as np
@@ -26,7 +28,10 @@ CONTENDERS = [
 
 
 def measure(model: ModelConfig, rounds: int, bandwidth: float, peers: bool = True) -> list[Row]:
-    """A row for each contender. bandwidth: of the memory, in bytes per second."""
+    """Return a row for each contender.
+
+    bandwidth: of the memory, in bytes per second.
+    """
     contenders = [contender for contender in CONTENDERS if peers or not contender.is_peer]
     prompt = np.random.default_rng(0).integers(0, model.vocab_size, N_PROMPT).tolist()
     with shared_model(model) as settings:
@@ -43,23 +48,29 @@ def measure(model: ModelConfig, rounds: int, bandwidth: float, peers: bool = Tru
 
 
 def weights_per_token(model: ModelConfig) -> int:
-    """How many numbers must be read for one more token: all parameters but the positions, of which it is one row.
+    """Return how many numbers must be read to generate one more token.
 
-    (The token embedding counts as the head, which needs all of it.)
+    They are all parameters but the positions, of which one row is read. The token
+    embedding counts because the head needs all of it.
     """
     shapes = parameter_shapes(model)
     return sum(int(np.prod(shape)) for name, shape in shapes.items() if name != "position_embedding") + model.n_embd
 
 
 def check_same_text(contender: Contender, theirs: Facts, ours: Facts) -> None:
-    """Stop the benchmark unless the tokens are the same. Rounded weights may choose differently after a while."""
+    """Stop the benchmark unless the tokens are the same.
+
+    Only the first token is compared for rounded weights, which may diverge later.
+    """
     n = N_TOKENS if contender.settings["mode"] == "float32" else 1
     if theirs["tokens"][:n] != ours["tokens"][:n]:
-        raise SystemExit(f"{contender.name} writes {theirs['tokens']}, but npllm {ours['tokens']}; nothing was timed.")
+        raise SystemExit(
+            f"{contender.name} generates {theirs['tokens']}, but npllm {ours['tokens']}; nothing was timed."
+        )
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """The rows for a person."""
+    """Return the tables to print."""
     columns = {
         "contender": ("contender", "{}"),
         "tokens/s": ("tokens_per_s", "{:.1f}"),
@@ -73,7 +84,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Who did not take part and why, and where npllm loses."""
+    """Return lines that say who did not take part and why, and where npllm loses."""
     ran = {row["contender"]: row["ratio"] for row in rows if "failure" not in row}
     pairs = [("npllm", "Hugging Face"), ("npllm bf16", "Hugging Face"), ("npllm bf16", "Hugging Face bf16")]
     comparisons = [(f"{us} against {them}", ran[them] / ran[us]) for us, them in pairs if us in ran and them in ran]

@@ -1,4 +1,4 @@
-"""`benchmarks kernels`: forward and backward of each operation, the kernel beside NumPy."""
+"""`benchmarks kernels`: forward and backward of each operation, compared with NumPy."""
 
 from statistics import median
 
@@ -15,12 +15,15 @@ from npllm.model.backends import operations_of
 
 
 def measure(dtype: str, rounds: int, peak: float) -> list[Row]:
-    """One row per operation. A kernel that disagrees with NumPy stops the benchmark. peak: operations per second."""
+    """Return one row per operation. peak: of the machine, in operations per second.
+
+    A kernel whose result differs from NumPy's stops the benchmark.
+    """
     return [measure_case(case, dtype, rounds, peak) for case in operation_cases(np.dtype(dtype))]
 
 
 def measure_case(case: Case, dtype: str, rounds: int, peak: float) -> Row:
-    """The row of one operation."""
+    """Return the row of one operation."""
     arena, reference = Arena(), operations_of("reference")
 
     def kernel():
@@ -44,7 +47,7 @@ def measure_case(case: Case, dtype: str, rounds: int, peak: float) -> Row:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """The rows for a person."""
+    """Return the tables to print."""
     columns = {
         "operation": ("operation", "{}"),
         "shape": ("shape", "{}"),
@@ -58,5 +61,5 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Where npllm loses."""
+    """Return lines that say where npllm loses."""
     return say_where_we_lose([(f"{row['operation']}, {row['shape']}, against NumPy", row["ratio"]) for row in rows])

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and the machine's ceilings: arithmetic and memory."""
+"""Facts about the machine, and its limits: peak arithmetic and memory bandwidth."""
 
 import os
 from datetime import date
@@ -14,12 +14,14 @@ from npllm.kernels.gemm.tile import TILE_ROWS, tile_columns
 from npllm.training.machine import cpu_model
 
 FMA_DEPTH, FMA_REPEATS = 256, 2000
-STREAM_BYTES, STREAM_CHUNKS = 1 << 28, 256  # beyond every cache
+STREAM_BYTES, STREAM_CHUNKS = 1 << 28, 256  # bytes, more than any cache holds; and chunks
 
 
 def fma_peak(dtype: str = "float32", rounds: int = 5) -> float:
-    """Operations per second of all cores when nothing but FMA is in their way: the micro-kernel, on panels that fit the
-    L1 cache, over and over."""
+    """Return the operations per second of all cores when they compute only FMAs.
+
+    The micro-kernel repeats on panels that fit the L1 cache.
+    """
     columns = tile_columns(np.dtype(dtype).itemsize)
     shapes = (TILE_ROWS, FMA_DEPTH), (FMA_DEPTH, columns), (TILE_ROWS, columns)
     a, b, c = (np.ones((numba.get_num_threads(), *shape), dtype) for shape in shapes)
@@ -29,7 +31,11 @@ def fma_peak(dtype: str = "float32", rounds: int = 5) -> float:
 
 @numba.njit(parallel=True)
 def _repeat_tiles(a, b, c):
-    """A tile for each thread. a: (threads, rows, depth); b: (threads, depth, columns); c: (threads, rows, columns)."""
+    """Compute a tile on each thread.
+
+    a: (threads, rows, depth). b: (threads, depth, columns). c: (threads, rows,
+    columns).
+    """
     _, depth, columns = b.shape
     for t in numba.prange(len(c)):
         thread, zeros = np.int64(t), address(ZEROS, 0)
@@ -40,7 +46,10 @@ def _repeat_tiles(a, b, c):
 
 
 def stream_bandwidth(rounds: int = 5) -> float:
-    """Bytes per second between the memory and all cores: the best of reading an array and of rewriting it in place."""
+    """Return the bytes per second between the memory and all cores.
+
+    It is the better of reading an array and rewriting it in place.
+    """
     chunks = np.ones((STREAM_CHUNKS, STREAM_BYTES // 4 // STREAM_CHUNKS), np.float32)
     read, rewrite = timed(lambda: _sum_chunks(chunks)), timed(lambda: _negate_chunks(chunks))
     seconds = interleave({"read": read, "rewrite": rewrite}, rounds, pause=0.0)
@@ -72,13 +81,13 @@ def _negate_chunks(chunks):
 
 
 def openblas_kernels() -> str:
-    """The processor that OpenBLAS thinks it runs on, which decides how fast it is."""
+    """Return the processor whose kernels OpenBLAS uses, which determines its speed."""
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     return ", ".join(f"{library['internal_api']} {library.get('architecture', '')}" for library in libraries)
 
 
 def machine_facts(dtype: str = "float32") -> dict[str, str | int | float]:
-    """Read and measured now."""
+    """Read and measure the facts now."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count() or 1,

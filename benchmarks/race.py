@@ -1,4 +1,4 @@
-"""Contenders that do the same job, each in a process of its own, taking turns."""
+"""Contenders that do the same job in turns, each in its own process."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from benchmarks.peers.process import Worker, WorkerError, start_worker
 from benchmarks.tables import Row
 from benchmarks.timing import Runner, interleave, repeats_within, spread, times_faster
 
-BURST = 0.5  # seconds that a round of short work lasts
+BURST = 0.5  # seconds; a round of short work lasts this long
 TORCH_PYTHON = "NPLLM_TORCH_PYTHON"
 
 Facts = dict[str, Any]
@@ -19,10 +19,14 @@ Check = Callable[["Contender", Facts, Facts], None]
 
 
 class Contender(NamedTuple):
-    """Who takes part. settings: of its job, besides those that all get. tolerance: relative, for the check."""
+    """One contender.
+
+    worker: its module in benchmarks.peers. settings: of its job, in addition to those
+    that all get. tolerance: relative, for the check.
+    """
 
     name: str
-    worker: str  # the module in benchmarks.peers
+    worker: str
     settings: dict[str, Any]
     tolerance: float = 0.0
     environment: dict[str, str] | None = None
@@ -32,18 +36,22 @@ class Contender(NamedTuple):
         return self.worker != "npllm_worker"
 
     def start(self) -> AbstractContextManager[Worker]:
-        """Raises WorkerError for a peer where no interpreter for it is named."""
+        """Start its process.
+
+        Raises WorkerError for a peer when no interpreter for it is named.
+        """
         if self.is_peer and TORCH_PYTHON not in os.environ:
-            raise WorkerError(f"{TORCH_PYTHON} does not name a Python that has it")
+            raise WorkerError(f"{TORCH_PYTHON} does not name an interpreter that has it")
         python = os.environ[TORCH_PYTHON] if self.is_peer else sys.executable
         return start_worker(python, f"benchmarks.peers.{self.worker}", self.environment)
 
 
 def race(contenders: list[Contender], job: str, settings: dict[str, Any], check: Check, rounds: int) -> list[Row]:
-    """A row for each contender; one that cannot take part has a row that says why.
+    """Return a row for each contender; if one cannot take part, its row says why.
 
-    check: is given a contender, the facts of its job and those of the first contender's, and raises SystemExit if it
-    did something else. The first contender is the one that "ratio" compares with: how many times as long others take.
+    check: gets a contender, the facts of its job and those of the first contender, and
+    raises SystemExit when the results differ. "ratio" in a row says how many times as
+    long as the first contender this one takes.
     """
     workers: dict[str, Worker] = {}
     facts: dict[str, Facts] = {}
@@ -84,6 +92,6 @@ def _runner(worker: Worker) -> Runner:
 
 
 def absences(rows: list[Row]) -> list[str]:
-    """A sentence about each contender that did not take part and why."""
+    """Return a sentence for each contender that did not take part, with the reason."""
     reasons = {row["contender"]: row["failure"] for row in rows if "failure" in row}
     return [f"{name} did not take part: {why}" for name, why in reasons.items()]

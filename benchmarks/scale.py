@@ -1,6 +1,7 @@
-"""`benchmarks scale`: a training step with 1, 2, ... threads, each in a process of its own.
+"""`benchmarks scale`: a training step with 1, 2, ... threads, each in its own process.
 
-The result must not depend on the number of threads; whether it is the same to the last bit is shown.
+The result must not depend on the number of threads; the table shows whether all bits
+are equal.
 """
 
 import numba
@@ -15,12 +16,12 @@ POOLS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def measure(names: tuple[str, ...], rounds: int) -> list[Row]:
-    """A row for each configuration and number of threads."""
+    """Return a row for each configuration and number of threads."""
     return [{"config": name, **row} for name in names for row in measure_config(CONFIGS[name], rounds)]
 
 
 def measure_config(config: Config, rounds: int) -> list[Row]:
-    """A row for each number of threads, up to what Numba was given."""
+    """Return a row for each number of threads, up to Numba's."""
     counts = range(1, numba.config.NUMBA_NUM_THREADS + 1)
     contenders = [
         Contender(f"{n} threads", "npllm_worker", {"mode": "float32"}, EXACT, dict.fromkeys(POOLS, str(n)))
@@ -37,7 +38,7 @@ def measure_config(config: Config, rounds: int) -> list[Row]:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """The rows for a person."""
+    """Return the tables to print."""
     columns = {
         "config": ("config", "{}"),
         "threads": ("threads", "{:d}"),
@@ -50,7 +51,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Where more threads do not help."""
+    """Return a line for each case where more threads are not faster."""
     return [
         f"{row['config']}: {row['threads']} threads are not faster than one ({row['times_one_thread']:.2f}×)"
         for row in rows

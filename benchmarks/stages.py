@@ -1,8 +1,9 @@
-"""The stages after pretraining in `benchmarks train`: fine-tuning, the reward model, and PPO's rollouts and updates.
+"""The stages after pretraining in `benchmarks train`: SFT, reward model, PPO.
 
-Each works on random tokens with the model of the default recipe. Each has a yardstick of the same process that it is
-compared with: the same tokens in plain rows for fine-tuning and the reward model, and for rollouts plain generation,
-the same number of texts and tokens with no padding, no sampling and no end.
+Each works on random tokens with the model of the default recipe, and is compared with a
+baseline in the same process. For fine-tuning and the reward model the baseline is
+training on the same number of tokens in plain rows. For rollouts it is plain generation
+of the same number of texts, without padding, sampling or stop tokens.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,10 @@ Work = tuple[Callable[[], object], int]  # what is timed, and the tokens that it
 
 
 def measure(name: str, rounds: int) -> list[Row]:
-    """A row for each kind of work of a stage: "sft", "reward" or "ppo". The first is the yardstick."""
+    """Return a row for each kind of work of a stage: "sft", "reward" or "ppo".
+
+    The first row of each comparison is the baseline.
+    """
     works = {"sft": sft, "reward": reward, "ppo": ppo}[name]()
     rows = []
     for yardstick, of_yardstick in works:
@@ -52,13 +56,13 @@ def measure(name: str, rounds: int) -> list[Row]:
 
 
 def plain_step(model: GPT, rows: int, width: int) -> Work:
-    """A training step on rows that are one document each."""
+    """Return a training step on rows that are one document each."""
     tokens = random_tokens(rows, width)
     return updating(model, lambda: model.loss_and_grad(tokens, tokens)), rows * width
 
 
 def sft() -> list[tuple[str, dict[str, Work]]]:
-    """An update on packed rows, and one on as many plain ones."""
+    """Return an update on packed rows, and one on as many plain rows."""
     model, rng = GPT(ModelConfig(**MODEL)), np.random.default_rng(0)
     lengths = rng.integers(16, 64, 200)
     examples = [Example(random_tokens(1, n)[0], np.arange(n) >= n // 3) for n in lengths]
@@ -73,7 +77,7 @@ def sft() -> list[tuple[str, dict[str, Work]]]:
 
 
 def reward() -> list[tuple[str, dict[str, Work]]]:
-    """An update on pairs, and one on as many plain rows."""
+    """Return an update on pairs, and one on as many plain rows."""
     model = GPT(ModelConfig(**MODEL, n_outputs=1))
     sides = [join(*random_texts(BATCH_ROWS), 96) for _ in range(2)]
     config = RewardConfig(batch=BatchConfig(size=BATCH_ROWS, micro_size=BATCH_ROWS))
@@ -87,7 +91,11 @@ def reward() -> list[tuple[str, dict[str, Work]]]:
 
 
 def ppo() -> list[tuple[str, dict[str, Work]]]:
-    """A rollout beside plain generation; an update of policy and critic beside one of a plain model."""
+    """Return the two comparisons of PPO.
+
+    They are a rollout with plain generation, and an update of policy and critic with
+    one of a plain model.
+    """
     config = ModelConfig(**MODEL)
     critic = ModelConfig(**MODEL, n_outputs=1)
     model, reference, judge = ActorCritic(config, critic), GPT(config), GPT(critic)
@@ -118,14 +126,14 @@ def ppo() -> list[tuple[str, dict[str, Work]]]:
 
 
 def plain_generation(model: GPT) -> None:
-    """The likeliest continuation of prompts that are equally long, by RESPONSE tokens."""
+    """Generate RESPONSE likeliest tokens after prompts of equal length."""
     cache, pending = KVCache(model, RESPONSES), random_tokens(RESPONSES, 24)
     for _ in range(RESPONSE):
         pending = model.extend(pending, cache).argmax(axis=1)[:, None]
 
 
 def updating(model: Trainable, gradient: Callable[[], object]) -> Callable[[], None]:
-    """A gradient and a step of the optimiser, as often as it is called."""
+    """Return a function that computes a gradient and makes a step of the optimiser."""
     optimizer = Adam(model, lr=1e-5)
 
     def update() -> None:
@@ -136,12 +144,12 @@ def updating(model: Trainable, gradient: Callable[[], object]) -> Callable[[], N
 
 
 def random_tokens(rows: int, width: int) -> np.ndarray:
-    """(rows, width), without the stop token."""
+    """Return tokens without the stop token, (rows, width) int32."""
     return np.random.default_rng(rows).integers(1, MODEL["vocab_size"], (rows, width)).astype(np.int32)
 
 
 def random_texts(count: int) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Prompts of 8 to 24 tokens, and responses of 32 to 64."""
+    """Return prompts of 8 to 24 tokens, and responses of 32 to 64."""
     rng = np.random.default_rng(count)
     prompts = [random_tokens(1, n)[0].tolist() for n in rng.integers(8, 25, count)]
     return prompts, [random_tokens(1, n)[0] for n in rng.integers(32, 65, count)]

@@ -1,8 +1,10 @@
-"""`benchmarks startup`: how long a user waits before anything happens, in fresh processes.
+"""`benchmarks startup`: how long a user waits before anything happens, in fresh
+processes.
 
-The first step of training has been made when the run's metrics.jsonl has its first line. Cold means an empty folder
-for Numba's compiled kernels, warm one that the run before has filled. The job has the default recipe's model and batch;
-its text is small and its tokenizer needs no training, because their cost is that of the text.
+The first training step has ended when the run's metrics.jsonl has its first line. Cold
+means that the folder of Numba's compiled kernels is empty, warm that an earlier run has
+filled it. The job has the default recipe's model and batch. Its text is small and its
+tokenizer needs no training, because their time depends on the text.
 """
 
 import json
@@ -29,7 +31,10 @@ CONSTRUCT = "import npllm; npllm.GPT(npllm.ModelConfig(n_layer=1, n_head=1, n_em
 
 
 def measure(job: tuple[str, ...], rounds: int) -> list[Row]:
-    """A row for each wait. job: options of `npllm pretrain`. Everything is compiled once only."""
+    """Return a row for each wait. job: options of `npllm pretrain`.
+
+    The kernels are compiled only once.
+    """
     with tempfile.TemporaryDirectory() as folder:
         text, cache = Path(folder, "text.txt"), Path(folder, "cache")
         text.write_text(TEXT)
@@ -52,14 +57,17 @@ def _row(what: str, rounds: int, measure_once: Callable[[], float]) -> Row:
 
 
 def seconds_of_code(code: str) -> float:
-    """Of statements in a fresh interpreter, whose own start does not count."""
+    """Return the seconds of statements in a fresh interpreter, after its own start."""
     program = f"import time; start = time.perf_counter(); {code}; print(time.perf_counter() - start)"
     command = [sys.executable, "-c", program]
     return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 def seconds_to_first_step(options: tuple[str, ...], run: Path, cache: Path) -> float:
-    """From the start of an `npllm pretrain` process, which is then killed. cache: the folder of compiled kernels."""
+    """Return the seconds from the start of `npllm pretrain` to its first step.
+
+    The process is then killed. cache: the folder of compiled kernels.
+    """
     metrics = run / "metrics.jsonl"
     command = [sys.executable, "-m", "npllm", "pretrain", *options, "--out", str(run)]
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
@@ -83,7 +91,7 @@ def seconds_to_first_step(options: tuple[str, ...], run: Path, cache: Path) -> f
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """The rows for a person."""
+    """Return the tables to print."""
     columns = {
         "what": ("what", "{}"),
         "seconds": ("seconds", "{:.3f}"),
@@ -94,5 +102,5 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Nothing: there is no opponent."""
+    """Return no lines: nothing is compared with a peer."""
     return []

@@ -1,4 +1,4 @@
-"""Rows of figures for a person. Those for a machine are the rows themselves, as JSON."""
+"""Tables of figures to print. JSON files hold the rows themselves."""
 
 from typing import Any
 
@@ -8,7 +8,11 @@ Row = dict[str, Any]
 
 
 def build_table(title: str, rows: list[Row], columns: dict[str, tuple[str, str]]) -> Table:
-    """columns: by heading, the key in the rows and a format such as "{:.1f}". Where a row has no figure it is blank."""
+    """Return a table of the rows.
+
+    columns: heading -> (key in the rows, format such as "{:.1f}"). A cell without a
+    figure is blank.
+    """
     table = Table(title=title)
     for heading, (_, pattern) in columns.items():
         table.add_column(heading, justify="left" if pattern == "{}" else "right")
@@ -22,7 +26,10 @@ def _cell(value: Any, pattern: str) -> str:
 
 
 def say_where_we_lose(comparisons: list[tuple[str, float]]) -> list[str]:
-    """Plain sentences. comparisons: what is compared with whom, and how many times faster npllm is."""
+    """Return sentences that say where npllm is slower.
+
+    comparisons: (what is compared with whom, how many times faster npllm is).
+    """
     lost = [f"npllm loses: {what}, {ratio:.2f}×" for what, ratio in comparisons if ratio < 1.0]
     if lost or not comparisons:
         return lost

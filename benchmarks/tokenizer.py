@@ -1,7 +1,9 @@
-"""`benchmarks tokenizer`: learning a byte-level BPE vocabulary from a corpus, and encoding the corpus with it.
+"""`benchmarks tokenizer`: training a byte-level BPE tokenizer, and encoding with it.
 
-The peers are Hugging Face's tokenizers and OpenAI's tiktoken, both in Rust. Before encoding is timed, all must give the
-same ids; vocabularies may differ in the order of equally frequent pairs, so they must serve the corpus equally well.
+The peers are Hugging Face's tokenizers and OpenAI's tiktoken, both in Rust. Before
+encoding is timed, all must give the same ids. Vocabularies may differ in the order of
+equally frequent pairs, so trained ones are compared by the number of tokens of the
+corpus.
 """
 
 import json
@@ -22,7 +24,7 @@ TIKTOKEN = Contender("tiktoken", "tokenizers_worker", {"library": "tiktoken"})
 
 
 def measure(texts: Sequence[str], vocab_size: int, rounds: int, peers: bool = True) -> list[Row]:
-    """A row for each of the two tasks and each contender."""
+    """Return a row for each of the two tasks and each contender."""
     n_bytes = sum(len(text.encode()) for text in texts)
     with tempfile.TemporaryDirectory() as folder:
         texts_json, tokenizer_json = Path(folder, "texts.json"), Path(folder, "tokenizer.json")
@@ -40,7 +42,10 @@ def measure(texts: Sequence[str], vocab_size: int, rounds: int, peers: bool = Tr
 
 
 def check_same_compression(contender: Contender, theirs: Facts, ours: Facts) -> None:
-    """Stop the benchmark unless the vocabularies are equally large and make the corpus equally short."""
+    """Stop the benchmark unless the vocabularies have equal sizes.
+
+    The corpus must also have the same number of tokens, within the tolerance.
+    """
     difference = abs(theirs["n_tokens"] - ours["n_tokens"]) / ours["n_tokens"]
     if theirs["vocab_size"] != ours["vocab_size"] or difference > contender.tolerance:
         raise SystemExit(f"{contender.name} learns another vocabulary ({theirs}) than npllm ({ours}).")
@@ -53,7 +58,7 @@ def check_same_ids(contender: Contender, theirs: Facts, ours: Facts) -> None:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """The rows for a person."""
+    """Return the tables to print."""
     columns = {
         "task": ("task", "{}"),
         "contender": ("contender", "{}"),
@@ -66,7 +71,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Who did not take part and why, and where npllm loses."""
+    """Return lines that say who did not take part and why, and where npllm loses."""
     ran = [row for row in rows if "failure" not in row and row["contender"] != "npllm"]
     return absences(rows) + say_where_we_lose(
         [(f"{row['task']} against {row['contender']}", row["ratio"]) for row in ran]

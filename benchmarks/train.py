@@ -1,7 +1,8 @@
-"""`benchmarks train`: whole training steps, npllm beside PyTorch, each in a process of its own.
+"""`benchmarks train`: whole training steps of npllm and PyTorch, each in its own
+process.
 
-A step is forward, backward, clipping and AdamW on one batch. Before anything is timed, two steps from the same
-parameters must give the same losses and the same norm of the gradient.
+A step is forward, backward, clipping and AdamW on one batch. Before anything is timed,
+two steps from the same parameters must give the same losses and the same gradient norm.
 """
 
 from pathlib import Path
@@ -15,9 +16,9 @@ from benchmarks.peers.parameter_file import shared_model
 from benchmarks.race import Contender, Facts, absences, race
 from benchmarks.tables import Row, build_table, say_where_we_lose
 
-WITH_NUMPY = ("cpu", "default")  # plain NumPy would hold up the larger ones
+WITH_NUMPY = ("cpu", "default")  # with larger ones plain NumPy would take too long
 UPDATE = {"optimizer": {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}, "grad_clip": 1.0}
-# bfloat16 has 8 bits: an activation is off by up to 1/256, a mean over many by less.
+# bfloat16 has 8 bits: an activation is off by up to 1/256, a mean of many by less.
 EXACT, ROUNDED = 1e-4, 2e-2
 
 NPLLM = [
@@ -34,9 +35,11 @@ PYTORCH = [
 
 
 def measure(names: tuple[str, ...], rounds: int, peak: float, peers: bool = True) -> list[Row]:
-    """A row for each configuration, or stage after pretraining, and contender. peak: of the machine, in operations per
-    second."""
-    race_training(TINY, NPLLM, rounds=1)  # compiles the kernels: a compiler's memory is not that of training
+    """Return a row for each configuration, or stage after pretraining, and contender.
+
+    peak: of the machine, in operations per second.
+    """
+    race_training(TINY, NPLLM, rounds=1)  # compiles the kernels: the compiler's memory must not count
     rows = []
     for name in names:
         if name not in CONFIGS:
@@ -51,7 +54,7 @@ def measure(names: tuple[str, ...], rounds: int, peak: float, peers: bool = True
 
 
 def race_training(config: Config, contenders: list[Contender], rounds: int) -> list[Row]:
-    """A row for each contender. One that computes something else stops the benchmark."""
+    """Return a row for each contender. A different result stops the benchmark."""
     shape = config.n_rows, config.model.block_size
     with shared_model(config.model) as job:
         batch = Path(job["parameters"]).with_name("batch")
@@ -65,7 +68,10 @@ def race_training(config: Config, contenders: list[Contender], rounds: int) -> l
 
 
 def check_same_training(contender: Contender, theirs: Facts, ours: Facts) -> None:
-    """Stop the benchmark unless the first loss, the gradient's norm and the loss after an update are the same."""
+    """Stop the benchmark unless three numbers are the same.
+
+    They are the first loss, the gradient norm, and the loss after one update.
+    """
     for quantity in ("loss", "grad_norm", "second_loss"):
         a, b = theirs[quantity], ours[quantity]
         if not abs(a - b) <= contender.tolerance * abs(b):
@@ -73,7 +79,10 @@ def check_same_training(contender: Contender, theirs: Facts, ours: Facts) -> Non
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """A row per configuration that plain PyTorch took part in: how npllm compares with PyTorch's best."""
+    """Return a row per configuration that compares npllm with PyTorch's best.
+
+    Only configurations that plain PyTorch took part in have one.
+    """
     summary = []
     for config in dict.fromkeys(row["config"] for row in rows):
         ran = {row["contender"]: row for row in rows if row["config"] == config and "failure" not in row}
@@ -98,7 +107,7 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """For a person: everyone's figures, then npllm against PyTorch's best."""
+    """Return the tables to print: all figures, then npllm against PyTorch's best."""
     contenders = {
         "config": ("config", "{}"),
         "contender": ("contender", "{}"),
@@ -125,7 +134,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Who did not take part and why, and where npllm loses."""
+    """Return lines that say who did not take part and why, and where npllm loses."""
     summary = summarise(rows)
     return absences(rows) + say_where_we_lose(
         [(f"{row['config']}, float32, against {row['float32_peer']}", row["float32_ratio"]) for row in summary]

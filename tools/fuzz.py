@@ -1,8 +1,9 @@
-"""Read mutated checkpoints, shards and tokenizers for some minutes; what is no typed error is a finding.
+"""Read mutated checkpoints, shards and tokenizers; any error without a type of its own
+is a finding.
 
     python tools/fuzz.py --minutes 10 [--seed N]
 
-Exit code 1, and the file in the current folder, when there is one.
+When there is a finding, the exit code is 1 and the file is saved in the current folder.
 """
 
 import argparse
@@ -22,8 +23,8 @@ ROUND = 60.0  # seconds; each round is a new process with the next seed
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long")
-    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long to run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first round")
     options = parser.parse_args()
     end, seed, mutations, refused = time.monotonic() + 60 * options.minutes, options.seed, 0, 0
     while (left := end - time.monotonic()) > 0:

@@ -1,10 +1,11 @@
-"""How many planted faults the spike detector sees in the first batch that they touch.
+"""Count the planted faults that the spike detector sees in the first batch after them.
 
     python tools/plant_faults.py [--steps 1500] [--times 20]
 
 A small byte-level model of the standard library trains with batches of 1, 4, 8 and 32
-windows. Then each fault is planted in a copy of its state, with other data each time, and
-the detector judges the next batch. Prints a table: fault, and the share that it sees.
+windows. Then each fault is planted in a copy of its state, with other data each time,
+and the detector judges the next batch. Prints a table of the faults and the share of
+each that is seen.
 """
 
 import argparse
@@ -27,7 +28,7 @@ HIGHEST_BIT = 30  # of an exponent
 
 
 class Trained:
-    """A training that has come some way, and can be taken back to there."""
+    """A training run after some updates, whose state can be restored."""
 
     def __init__(self, tokens: np.ndarray, batch: int, steps: int):
         self.tokens, self.batch, self.config = tokens, batch, small_training(batch, 2 * steps)
@@ -39,7 +40,7 @@ class Trained:
         self.counters = copy.deepcopy(self.state.counters())
 
     def seen(self, fault: Callable[["Trained", np.random.Generator], tuple[float, float]], n: int) -> bool:
-        """Whether the detector sees a fault that is planted for the n-th time."""
+        """Whether the detector sees the fault that is planted for the n-th time."""
         self.state.restore(self.saved, copy.deepcopy(self.counters))
         self.ids = np.arange(self.batch) + 10**6 + n * self.batch
         with np.errstate(all="ignore"):
@@ -47,7 +48,7 @@ class Trained:
         return self.state.detector.reason(self.state.step, loss, norm) is not None
 
     def next_batch(self) -> tuple[float, float]:
-        """Loss and gradient norm of sound data."""
+        """Return the loss and gradient norm of a batch of sound data."""
         loss = self.gradients(self.state.model, self.ids, self.state.step).loss
         return loss, self.state.optimizer.gradient_norm()
 
@@ -67,7 +68,7 @@ def fifty_fold_gradient(trained: Trained, _: np.random.Generator) -> tuple[float
 
 
 def too_long(factor: float) -> Callable[[Trained, np.random.Generator], tuple[float, float]]:
-    """One update with a learning rate so many times too high."""
+    """One update whose learning rate is `factor` times too high."""
 
     def fault(trained: Trained, _: np.random.Generator) -> tuple[float, float]:
         trained.next_batch()
@@ -90,7 +91,7 @@ def shuffled(trained: Trained, rng: np.random.Generator) -> tuple[float, float]:
 
 
 def flipped_bit(bit: int) -> Callable[[Trained, np.random.Generator], tuple[float, float]]:
-    """One bit of one weight."""
+    """One flipped bit of one weight."""
 
     def fault(trained: Trained, rng: np.random.Generator) -> tuple[float, float]:
         flat = trained.state.model.params.flat
@@ -114,7 +115,7 @@ FAULTS = {
 
 
 def rows(steps: int, times: int) -> Iterator[str]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     tokens = bytes_of("stdlib")
     all_trained = [Trained(tokens, batch, steps) for batch in BATCHES]
     yield "| fault | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " |"
@@ -127,7 +128,7 @@ def rows(steps: int, times: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500, help="updates before the faults")
-    parser.add_argument("--times", type=int, default=20, help="that each fault is planted")
+    parser.add_argument("--times", type=int, default=20, help="how often each fault is planted")
     options = parser.parse_args()
     for row in rows(options.steps, options.times):
         print(row, flush=True)

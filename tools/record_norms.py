@@ -1,4 +1,5 @@
-"""Record losses and gradient norms of sound trainings, which the spike detector is tested on.
+"""Record losses and gradient norms of sound training runs, the test data of the spike
+detector.
 
     python tools/record_norms.py SHAKESPEARE.txt [--steps 11200]
     python tools/record_norms.py --run RUN NAME
@@ -45,14 +46,14 @@ SIZES = {1: (64, 4, 64), 4: (64, 4, 64), 32: (32, 2, 32)}  # width, heads, block
 
 
 def bytes_of(source: str) -> np.ndarray:
-    """The training text of a source as bytes, (n,) uint16."""
+    """Return the training text of a source as bytes, (n,) uint16."""
     text = "\n".join(document.text for document in load_corpus(source).train)
     data = text.encode("ascii", "ignore") if source == "stdlib" else text.encode()
     return np.frombuffer(data, np.uint8).astype(np.uint16)
 
 
 def small_training(batch: int, steps: int) -> RunConfig:
-    """A training whose steps take milliseconds, without a detector."""
+    """Return the config of a run whose steps take milliseconds, without a detector."""
     lr = LEARNING_RATES.get(batch, 3e-3)
     width, heads, block = SIZES.get(batch, SIZES[32])
     return RunConfig(
@@ -74,7 +75,7 @@ def small_training(batch: int, steps: int) -> RunConfig:
 
 
 def record(tokens: np.ndarray, batch: int, steps: int) -> np.ndarray:
-    """[loss, log gradient norm] of each step of a training, (steps, 2) float16."""
+    """Return [loss, log gradient norm] of each step of a run, (steps, 2) float16."""
     config = small_training(batch, steps)
     state = build_state(config, vocab_size=256)
     made = updates(state, config, NextTokenGradients(config, tokens))
