@@ -179,7 +179,7 @@ def introduce(dtype: str = "float32") -> dict[str, Any]:
 
 
 def publish(benchmark, rows: list[Row], facts: dict[str, Any], path: Path | None) -> None:
-    """Print the tables of a benchmark and where npllm loses; write the rows to `path`."""
+    """Print the tables of a benchmark and where npllm loses; write the rows to path."""
     for table in benchmark.tables(rows):
         Console().print(table)
     for line in benchmark.verdict(rows):

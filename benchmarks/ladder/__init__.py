@@ -1,30 +1,30 @@
-"""`benchmarks ladder`: the same operation from a loop in Python up to the kernel that ships.
+"""`benchmarks ladder`: the same operation in several versions, from slow to fast.
 
-This is the place to learn how a kernel becomes fast. Each operation is one file, which
-holds the loop as one would write it at first. The rungs of its ladder:
+It shows how a kernel becomes fast. Each operation is one file, which holds the loop in
+its simplest form. The versions, called rungs, are:
 
     Python loop           the loop, run by Python
     Numba loop            the same lines, compiled
     Numba parallel loop   the same lines, split between the cores
     NumPy                 whole arrays at a time; mostly `npllm.reference`
-    npllm kernel          from `npllm.kernels`; what it adds is listed below
+    npllm kernel          from `npllm.kernels`; its ideas are listed below
     PyTorch               the same operation in PyTorch, where that is installed
 
-Read the files in this order, which is that of the table too. Each adds one idea. Read the
-loop first, then the kernel beside it.
+Read the files in this order, which is also the table's. Each adds one idea. Read the
+loop first, then the kernel.
 
-    file            the idea                                            the kernel
-    exponential     a function that the compiler can vectorise          vector_math.py
-    maximum         a reduction that it can vectorise                   row_softmax.py, vector_math.py
-    gelu            chunks of fixed size, split between the cores       gelu.py, chunks.py
-    softmax         two passes over a row while it is in the cache      row_softmax.py
-    layernorm       a chunk of rows for each iteration                  norm_rows.py
-    adamw           memory is the limit: one pass over flat arrays      adam.py
-    matmul          a tile of sums in registers, panels in the cache    gemm/
-    cross_entropy   logits in chunks of rows, never all of them         lm_head_loss.py
-    attention       scores in blocks, never all of them                 attention.py, attention_tiles.py
+    file            the idea                                  the kernel's modules
+    exponential     a function that can be vectorised         vector_math
+    maximum         a reduction that can be vectorised        row_softmax, vector_math
+    gelu            chunks of fixed size, for all cores       gelu, chunks
+    softmax         two passes over a row in the cache        row_softmax
+    layernorm       a chunk of rows for each iteration        norm_rows
+    adamw           memory-bound: one pass, flat arrays       adam
+    matmul          sums in registers, panels in the cache    gemm
+    cross_entropy   logits in chunks of rows, never all       lm_head_loss
+    attention       scores in blocks, never all               attention, attention_tiles
 
 For each operation, `flops` and `n_bytes` say how much arithmetic and memory traffic it
-needs at least. `roofline` draws both limits of the machine, and every rung under them.
-`task` says what a file holds, `climb` times the rungs, `view` prints the table.
+needs at least. `roofline` draws both limits of the machine and every rung. `task`
+defines the content of a file, `climb` times the rungs, `view` builds the tables.
 """

@@ -1,7 +1,8 @@
-"""One update of AdamW, which also sets the gradients to zero. PyTorch's does not, and so moves an eighth less.
+"""One update of AdamW, which also sets the gradients to zero.
 
-Half an operation for every byte that is moved: memory is the limit. The kernel makes one
-pass over flat arrays; NumPy makes one for every arithmetic operation.
+PyTorch's update does not, so it moves an eighth less memory. There is half an operation
+per byte moved, so memory is the limit. The kernel makes one pass over flat arrays;
+NumPy makes one per arithmetic operation.
 """
 
 import numpy as np

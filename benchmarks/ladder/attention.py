@@ -1,7 +1,7 @@
-"""Causal attention, forward: scores, softmax, weighted sum, for the positions up to each query's own.
+"""Causal attention, forward: scores, softmax and weighted sum over earlier positions.
 
-The loop takes one query at a time, and its products are dot products. The kernel takes a
-block of queries, so that both products run in the tiles of matmul.
+The loop handles one query at a time, and its products are dot products. The kernel
+handles a block of queries, so that both products use the tiles of matmul.
 """
 
 from math import sqrt

@@ -1,4 +1,4 @@
-"""Time every rung of every ladder, after a check that all rungs give the same result."""
+"""Times every rung of every ladder, after a check that all give the same result."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +19,17 @@ from benchmarks.tables import Row
 from benchmarks.timing import PAUSE, SHORT_PAUSE, Runner, interleave, repeats_within, spread, timed, times_faster
 from npllm.memory.arena import Arena
 
-OPERATIONS = (exponential, maximum, gelu, softmax, layernorm, adamw, matmul, cross_entropy, attention)  # as to be read
+OPERATIONS = (
+    exponential,
+    maximum,
+    gelu,
+    softmax,
+    layernorm,
+    adamw,
+    matmul,
+    cross_entropy,
+    attention,
+)  # in reading order
 PYTHON, NUMPY, PLAIN, PARALLEL, KERNEL, TORCH = (
     "Python loop",
     "NumPy",
@@ -32,7 +42,10 @@ PYTORCH = Contender(TORCH, "torch_worker", {})
 
 
 def measure(rounds: int, peak: float, bandwidth: float, peers: bool = True) -> list[Row]:
-    """A row for every rung of every operation. peak: operations per second; bandwidth: bytes per second."""
+    """Return a row for every rung of every operation.
+
+    peak: of the machine, in operations per second. bandwidth: in bytes per second.
+    """
     rows = []
     with torch_worker(peers) as torch:
         for operation in OPERATIONS:
@@ -44,7 +57,7 @@ def measure(rounds: int, peak: float, bandwidth: float, peers: bool = True) -> l
 
 @contextmanager
 def torch_worker(peers: bool) -> Iterator[Worker | None]:
-    """None where there is no PyTorch."""
+    """Yield a worker with PyTorch, or None where there is no PyTorch."""
     try:
         context = PYTORCH.start() if peers else nullcontext()
     except WorkerError:
@@ -54,7 +67,10 @@ def torch_worker(peers: bool) -> Iterator[Worker | None]:
 
 
 def climb(task: Task, small: Task, rounds: int, torch: Worker | None = None) -> list[Row]:
-    """A row for every rung. small: the same operation, of a size that a loop in Python can do in a moment."""
+    """Return a row for every rung.
+
+    small: the same operation, in a size that a loop in Python finishes quickly.
+    """
     in_python, right = with_loop(small.loop, small), functions_of(small)[NUMPY]()
     check_close(f"{task.operation}, {PYTHON}", in_python()[: len(right)], right, TOLERANCE["float32"])
     functions = functions_of(task)
@@ -84,7 +100,7 @@ def climb(task: Task, small: Task, rounds: int, torch: Worker | None = None) -> 
 
 
 def functions_of(task: Task) -> dict[str, Callable[[], Arrays]]:
-    """The rungs between Python's and PyTorch's. Each returns its results."""
+    """Return the rungs between Python's and PyTorch's; each returns its results."""
     functions = {NUMPY: partial(task.numpy, *own_inputs(task)), PLAIN: with_loop(numba.njit(task.loop), task)}
     if not task.elements:
         functions[PARALLEL] = with_loop(numba.njit(task.loop, parallel=True), task)
@@ -92,7 +108,7 @@ def functions_of(task: Task) -> dict[str, Callable[[], Arrays]]:
 
 
 def own_inputs(task: Task) -> Arrays:
-    """Copies where the operation changes them."""
+    """Return the inputs, copied where the operation changes them."""
     return task.inputs if task.outputs else tuple(array.copy() for array in task.inputs)
 
 
@@ -117,7 +133,7 @@ def with_kernel(task: Task) -> Callable[[], Arrays]:
 
 
 def with_torch(worker: Worker, task: Task, right: Arrays) -> Runner:
-    """PyTorch does it in its own process; the arrays go through files."""
+    """Return a runner of PyTorch in its own process; files pass the arrays."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"input-{i}") for i in range(len(task.inputs))]
         results = [Path(folder, f"result-{i}") for i in range(len(right))]
@@ -139,7 +155,11 @@ def with_torch(worker: Worker, task: Task, right: Arrays) -> Runner:
 
 
 def place_under_roof(row: Row, peak: float, bandwidth: float) -> Row:
-    """What limits the operation on this machine, the arithmetic or the memory, and how much of it the rung reaches."""
+    """Return what limits the operation on this machine, and the share that the rung
+    reaches.
+
+    The limit is the arithmetic or the memory.
+    """
     intensity = row["flops_per_byte"]
     rate = 1e9 * row["gflops"]
     if row["ns_per_element"] is not None:

@@ -1,7 +1,8 @@
-"""Cross-entropy with the layer before it: the logits of a head, their mean loss, and its gradients.
+"""Cross-entropy and the layer before it: the logits of a head, their mean loss, its
+gradients.
 
-The loop keeps all logits, (N, V). The kernel computes them for a chunk of rows, turns them
-into gradients in place, and uses them for both products before the next chunk.
+The loop keeps all logits, (N, V). The kernel computes them for a chunk of rows, turns
+them into gradients in place, and uses these for both products before the next chunk.
 """
 
 import numpy as np
@@ -15,7 +16,10 @@ SMALL = (8, 32, 128)  # sizes for the loop in Python
 
 
 def loop(x, weight, targets, loss, dx, dweight, nll, dlogits):
-    """x: (N, C); weight: (V, C); loss: (1,). nll, (N,), and dlogits, (N, V), are what a tidy program would keep."""
+    """x: (N, C). weight: (V, C). loss: (1,).
+
+    nll, (N,), and dlogits, (N, V), are what a simple program would keep.
+    """
     (N, C), V = x.shape, weight.shape[0]
     for n in prange(N):
         for v in range(V):

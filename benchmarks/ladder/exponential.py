@@ -1,7 +1,7 @@
 """y = exp(x), element by element, on one core: half of the time of GELU and softmax.
 
-The loop calls the C library once for each element. The kernel's exp is a few
-multiplications and additions, which run on all lanes of a vector register at once.
+The loop calls the C library once per element. The kernel's exp is a few multiplications
+and additions, which run on all lanes of a vector register at once.
 """
 
 import numba

@@ -1,7 +1,8 @@
 """GELU in its tanh form, forward.
 
-The loop calls the C library's tanh. The kernel writes tanh with the exp of `exponential`,
-so that the loop is vectorised; each iteration of the parallel loop is a chunk of fixed size.
+The loop calls the C library's tanh. The kernel computes tanh with the exp of
+`exponential`, so the loop can be vectorised. Each iteration of the parallel loop is a
+chunk of fixed size.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """LayerNorm, forward.
 
-The sums over a row keep their order in the loop, so that every addition waits for the one
-before. The kernel spreads them over the lanes of a register, in an order that is fixed.
+The loop adds along a row in order, so every addition waits for the previous one. The
+kernel spreads the sums over the lanes of a register, in a fixed order.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
-"""c = a @ b, which everything else in a Transformer waits for.
+"""c = a @ b, which takes most of a Transformer's time.
 
 The loop loads two numbers for each multiplication. The kernel keeps a tile of sums in
-registers, so that every number that it loads is used for a whole row or column of the tile.
+registers, so it uses every loaded number for a whole row or column of the tile.
 """
 
 from numba import prange

@@ -1,7 +1,7 @@
 """The largest element of a row, on one core: the first pass of a softmax.
 
-The loop compares, and comparisons are not vectorised because of NaN. The kernel uses the
-maximum of LLVM, which is one instruction for all lanes and keeps NaN.
+The loop compares, and the compiler does not vectorise comparisons because of NaN. The
+kernel uses LLVM's maximum, which is one instruction for all lanes and keeps NaN.
 """
 
 import numba

@@ -1,7 +1,8 @@
-"""The ladders as a picture: every rung under the roof that memory and arithmetic put over its operation.
+"""A roofline plot: every rung, and the limit that memory and arithmetic set on its
+operation.
 
-Source: Williams, Waterman & Patterson, "Roofline: an insightful visual performance model for multicore architectures",
-2009.
+Source: Williams, Waterman & Patterson, "Roofline: an insightful visual performance
+model for multicore architectures", 2009.
 """
 
 from pathlib import Path
@@ -22,7 +23,10 @@ STYLES = {  # marker, colour
 
 
 def plot(rows: list[Row], peak: float, bandwidth: float, path: Path) -> None:
-    """Write the picture. rows: those of `climb`. peak: operations per second; bandwidth: bytes per second."""
+    """Write the plot as a PNG. rows: those of `climb`.
+
+    peak: operations per second. bandwidth: bytes per second.
+    """
     from matplotlib.figure import Figure  # an optional dependency, and slow to import
 
     rows = [row for row in rows if row["ns_per_element"] is None]

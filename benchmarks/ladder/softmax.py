@@ -1,7 +1,8 @@
-"""y = softmax of every row of x. The kernel is made of the two passes that the loss and generation use.
+"""y = softmax of every row of x.
 
-Both passes are vectorised, and the row stays in the cache between them. NumPy makes every
-pass over the whole matrix, which goes through memory each time.
+The kernel consists of the two passes that the loss and generation use. Both are
+vectorised, and the row stays in the cache between them. NumPy makes every pass over the
+whole matrix, which goes through memory each time.
 """
 
 import numba

@@ -1,4 +1,4 @@
-"""What the file of an operation holds: its sizes, its arrays, and the operation on three of the rungs."""
+"""The content of an operation's file: its sizes, its arrays, and three of its rungs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,29 +14,33 @@ class Task(NamedTuple):
     operation: str
     shape: str
     flops: float
-    """arithmetic operations; a comparison, division, square root, exp, log or tanh counts as one"""
+    """arithmetic operations; a comparison, division, root, exp, log or tanh is one"""
     n_bytes: float
-    """the least that must pass between the memory and the cores: each input read once, each output written once"""
+    """least traffic with the memory: each input read once, each output written once"""
     inputs: Arrays
     outputs: Arrays
-    """where the loop writes its results, which come first; none = it changes its inputs, which are then the results"""
+    """arrays that the loop writes, results first; none = it changes its inputs"""
     loop: Callable[..., None]
-    """of (*inputs, *outputs)"""
+    """called with (*inputs, *outputs)"""
     numpy: Callable[..., Arrays]
-    """of inputs; returns the results"""
+    """called with inputs; returns the results"""
     kernel: Callable[..., Arrays]
-    """of (empty, *inputs), where empty allocates; returns the results"""
+    """called with (empty, *inputs), where empty allocates; returns the results"""
     in_torch: str = ""
-    """name in `benchmarks.peers.torch_ops`; none = no such rung"""
+    """name in `benchmarks.peers.torch_ops`; "" = no such rung"""
     elements: int = 0
-    """above 0 for what one core does in its cache: there is no parallel rung, and the time is shown for one element"""
+    """above 0: one core does it in its cache; no parallel rung, time per element"""
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    """Random numbers of order one, float32."""
+    """Return random numbers of order one, float32."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def blank(*shape: int) -> np.ndarray:
-    """For results; float32, written once, because the first write to a page costs far more than the next."""
+    """Return an array for results, float32.
+
+    It is written once, because the first write to a page takes much longer than later
+    ones.
+    """
     return np.zeros(shape, np.float32) + np.float32(0.0)

@@ -1,4 +1,6 @@
-"""The ladders as two tables, and the sentence that names every rung that beats the kernel."""
+"""The ladders as two tables, and sentences about the rungs that are faster than the
+kernel.
+"""
 
 from rich.table import Table
 
@@ -7,7 +9,7 @@ from benchmarks.tables import Row, build_table, say_where_we_lose
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """Operations on all cores, then those on one core in its cache."""
+    """Return the operations on all cores, and those on one core in its cache."""
     common = {
         "operation": ("operation", "{}"),
         "shape": ("shape", "{}"),
@@ -27,14 +29,16 @@ def tables(rows: list[Row]) -> list[Table]:
     small = [row for row in rows if row["ns_per_element"] is not None]
     return [
         build_table(
-            "the ladder (the Python loop does a smaller size; its time is scaled up by the work)", large, common | whole
+            "the ladder (the Python loop runs at a smaller size; its time is scaled up by the work)",
+            large,
+            common | whole,
         ),
         build_table("on one core, in its cache", small, common | {"ns an element": ("ns_per_element", "{:.2f}")}),
     ]
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """Where a rung is faster than the kernel."""
+    """Return lines that say where a rung is faster than the kernel."""
     return say_where_we_lose(
         [(f"{row['operation']} against {row['rung']}", row["ratio"]) for row in rows if row["rung"] != KERNEL]
     )

@@ -1,6 +1,8 @@
-"""What is timed in a process of its own: other people's libraries, and npllm where the two are compared.
+"""What is timed in its own process: other libraries, and npllm where it is compared
+with them.
 
-`process` is this side of the pipe, `serving` the other. The modules called `*_worker` are started with `python -m`.
-Those of PyTorch run in the interpreter that the environment variable NPLLM_TORCH_PYTHON names, which lacks what npllm
-needs: they import PyTorch and the standard library only.
+`process` is this process's side of the pipe, `serving` the worker's. The modules called
+`*_worker` are started with `python -m`. Those of PyTorch run in the interpreter that
+the environment variable NPLLM_TORCH_PYTHON names. It lacks npllm's dependencies, so
+these modules import only PyTorch and the standard library.
 """

@@ -1,4 +1,7 @@
-"""Hugging Face's GPT-2: `python -m benchmarks.peers.huggingface_worker`. Imports PyTorch and transformers only."""
+"""Hugging Face's GPT-2: `python -m benchmarks.peers.huggingface_worker`.
+
+Imports only PyTorch and transformers.
+"""
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -21,7 +24,10 @@ NAMES = {  # npllm's: Hugging Face's
 
 
 def generate(*, model, mode, threads, parameters, layout, prompt, n_tokens):
-    """The likeliest continuation of a prompt, a list of ids, by n_tokens. mode: the dtype of weights and arithmetic."""
+    """Generate the n_tokens likeliest tokens after a prompt, a list of ids.
+
+    mode: the dtype of weights and arithmetic.
+    """
     torch.set_num_threads(threads)
     network = GPT2LMHeadModel(
         GPT2Config(
@@ -49,7 +55,9 @@ def generate(*, model, mode, threads, parameters, layout, prompt, n_tokens):
 
 @torch.no_grad()
 def load(network, path, layout):
-    """Take npllm's parameters. Hugging Face's Conv1D keeps (in, out) like npllm's linear layers."""
+    """Copy npllm's parameters. Hugging Face's Conv1D is (in, out), like npllm's linear
+    layers.
+    """
     flat = read_file(path, torch.float32)
     theirs = dict(network.named_parameters())
     for name, (start, shape) in layout.items():

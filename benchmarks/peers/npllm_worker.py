@@ -1,11 +1,11 @@
-"""npllm in a process like that of its peers: `python -m benchmarks.peers.npllm_worker`."""
+"""npllm in its own process: `python -m benchmarks.peers.npllm_worker`."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-import npllm.kernels  # noqa: F401  (a model imports its backend later; here it counts as an import, as in the peers)
+import npllm.kernels  # noqa: F401  (here, not with the first model: the peers' imports are not timed either)
 from benchmarks.peers.serving import fingerprint, serve
 from npllm.generation import generate_tokens
 from npllm.model import GPT, ModelConfig
@@ -15,7 +15,7 @@ from npllm.tokenizer import train_bpe as learn_bpe
 
 
 def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, grad_clip):
-    """Training steps on one batch.
+    """Make training steps on one batch.
 
     batch: a file with tokens and targets, int64, (2, *shape).
     """
@@ -32,7 +32,7 @@ def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, 
 
 
 def generate(*, model, mode, threads, parameters, layout, prompt, n_tokens):
-    """The likeliest continuation of a prompt, a list of ids, by n_tokens."""
+    """Generate the n_tokens likeliest tokens after a prompt, a list of ids."""
     network = load_model(model, mode, parameters)
 
     def continuation():
@@ -64,7 +64,7 @@ def encode(*, texts, tokenizer_json, pattern):
 
 
 def load_model(sizes, mode, parameters) -> GPT:
-    """mode: "numpy", or a dtype. parameters: a file of float32."""
+    """Return a model. mode: "numpy", or a dtype. parameters: a file of float32."""
     backend, dtype = ("reference", "float32") if mode == "numpy" else ("kernels", mode)
     network = GPT(ModelConfig(**sizes), dtype=dtype, backend=backend)
     network.params.flat[:] = np.memmap(parameters, np.float32, "r")

@@ -15,9 +15,11 @@ from npllm.model.parameters import Parameters, initialise, parameter_shapes
 
 @contextmanager
 def shared_model(config: ModelConfig) -> Iterator[dict[str, Any]]:
-    """What every worker is told about a GPT-2 model: its sizes, a file of parameters, where each one stands there.
+    """Yield the settings of a GPT-2 model for every worker.
 
-    Also the number of threads. The file lives as long as the context, in a folder that may take more files.
+    They are its sizes, a file of parameters, the offset and shape of each parameter in
+    it, and the number of threads. The file exists as long as the context, in a folder
+    that may hold more files.
     """
     parameters = Parameters(parameter_shapes(config), "float32")
     initialise(parameters, config, seed=0)
@@ -35,9 +37,10 @@ def shared_model(config: ModelConfig) -> Iterator[dict[str, Any]]:
 
 
 def make_everything_matter(parameters: Parameters) -> None:
-    """From initial values, which hide mistakes, to some like those of a trained model.
+    """Change the initial values, which hide mistakes, to values like a trained model's.
 
-    At first every bias is 0 and attention is almost uniform: the loss would hardly show that two models differ there.
+    Initially every bias is 0 and attention is almost uniform, so the loss would hardly
+    show a difference between two models there.
     """
     rng = np.random.default_rng(0)
     for array in parameters.values():

@@ -1,4 +1,4 @@
-"""This side of the pipe: starts a worker, asks it, ends it."""
+"""This process's side of the pipe: starts a worker, sends it requests, ends it."""
 
 import json
 import os
@@ -13,12 +13,15 @@ ROOT = Path(__file__).parents[2]  # the folder that holds the package `benchmark
 
 
 class WorkerError(Exception):
-    """The worker could not do what it was asked for; one line that says why."""
+    """The worker could not do its job; the message is one line that says why."""
 
 
 @contextmanager
 def start_worker(python: str, module: str, environment: dict[str, str] | None = None) -> Iterator["Worker"]:
-    """A process that runs the module until the context ends. environment: variables besides this process's own."""
+    """Run a module in a new process until the context ends.
+
+    environment: variables in addition to this process's own.
+    """
     with tempfile.TemporaryFile("w+") as log:
         try:
             process = subprocess.Popen(
@@ -35,14 +38,14 @@ def start_worker(python: str, module: str, environment: dict[str, str] | None = 
         try:
             yield Worker(process, log)
         finally:
-            with suppress(BrokenPipeError):  # it may have died before it read the last request
+            with suppress(BrokenPipeError):  # it may have ended before it read the last request
                 process.stdin.close()
             process.wait()
             process.stdout.close()
 
 
 class Worker:
-    """A process that has set up one job and does it when asked; asleep meanwhile."""
+    """A process that sets up one job and does it when asked; it sleeps in between."""
 
     def __init__(self, process: subprocess.Popen, log):
         self.peak_bytes = 0  # the most RAM that the process has held
@@ -50,11 +53,11 @@ class Worker:
         self._log = log
 
     def set_up(self, job: str, **settings: Any) -> dict[str, Any]:
-        """Returns the facts of the job."""
+        """Set up the job and return its facts."""
         return self._ask({"job": job, **settings})
 
     def run(self, repeats: int = 1) -> float:
-        """Seconds of one time."""
+        """Do the work and return the seconds of one time."""
         reply = self._ask({"repeats": repeats})
         self.peak_bytes = reply["peak_bytes"]
         return reply["seconds"]

@@ -1,4 +1,7 @@
-"""Hugging Face's tokenizers and OpenAI's tiktoken, both in Rust: `python -m benchmarks.peers.tokenizers_worker`."""
+"""Hugging Face's tokenizers and OpenAI's tiktoken, both in Rust.
+
+Run it with `python -m benchmarks.peers.tokenizers_worker`.
+"""
 
 import json
 from pathlib import Path
@@ -30,7 +33,10 @@ def train_bpe(*, texts, vocab_size, library):
 
 
 def encode(*, texts, tokenizer_json, pattern, library):
-    """Load npllm's tokenizer and encode every text. pattern: what cuts a text into pieces."""
+    """Load npllm's tokenizer and encode every text.
+
+    pattern: the regular expression that cuts text into pieces.
+    """
     documents = json.loads(Path(texts).read_text())
     load = {"tokenizers": load_tokenizers, "tiktoken": load_tiktoken}[library]
 
@@ -62,7 +68,7 @@ def load_tiktoken(path, pattern):
 
 
 def byte_characters():
-    """The character that stands for each byte in a tokenizer.json: itself where it can be printed."""
+    """Return byte -> its character in a tokenizer.json; a printable byte is its own."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Files of numbers, by which npllm and PyTorch exchange arrays."""
+"""Files of numbers, through which npllm and PyTorch exchange arrays."""
 
 import os
 
@@ -6,10 +6,10 @@ import torch
 
 
 def read_file(path, dtype):
-    """The numbers of a file, 1-D, mapped and not copied."""
+    """Return the numbers of a file, (n,), mapped and not copied."""
     return torch.from_file(path, shared=False, size=os.path.getsize(path) // dtype.itemsize, dtype=dtype)
 
 
 def write_file(path, tensor):
-    """The numbers of a tensor, in order."""
+    """Write the numbers of a tensor to a file, in order."""
     torch.from_file(path, shared=True, size=tensor.numel(), dtype=tensor.dtype).copy_(tensor.flatten())

@@ -1,6 +1,7 @@
-"""GPT-2 in PyTorch: the network of npllm with `norm = layernorm, position = learned, mlp = gelu` and tied embeddings.
+"""GPT-2 in PyTorch, with npllm's parameter names.
 
-The parameters have npllm's names. Letters: B batch, T time, C width, H heads, D head width, V vocabulary.
+It equals npllm's network with `norm = layernorm, position = learned, mlp = gelu` and
+tied embeddings. Letters: B batch, T time, C width, H heads, D head width, V vocabulary.
 """
 
 import torch
@@ -53,7 +54,10 @@ class GPT(nn.Module):
         self.final_norm = nn.LayerNorm(n_embd, eps=1e-5)
 
     def forward(self, tokens, targets):
-        """Mean negative log-likelihood of the targets; tokens, targets: (B, T)."""
+        """Return the mean negative log-likelihood of the targets.
+
+        tokens, targets: (B, T).
+        """
         x = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -62,7 +66,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def load(self, path, layout):
-        """Take npllm's parameters: path, a file of float32; layout, by name, where each begins and its shape."""
+        """Copy npllm's parameters.
+
+        path: a file of float32. layout: name -> (offset, shape).
+        """
         names = {
             name.removesuffix(".weight") if "embedding" in name else name: p for name, p in self.named_parameters()
         }
@@ -73,4 +80,4 @@ class GPT(nn.Module):
             start, shape = layout[name]
             ours = flat[start : start + parameter.numel()].view(shape)
             is_linear = ours.dim() == 2 and "embedding" not in name
-            parameter.copy_(ours.T if is_linear else ours)  # nn.Linear keeps (out, in)
+            parameter.copy_(ours.T if is_linear else ours)  # nn.Linear is (out, in)

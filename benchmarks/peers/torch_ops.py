@@ -1,4 +1,7 @@
-"""Single operations in PyTorch, as a PyTorch program would call them. Each takes its inputs and returns its work."""
+"""Single operations, as a PyTorch program would call them.
+
+Each function takes inputs and returns a function that does the work.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +44,7 @@ def cross_entropy(x, weight, targets):
 
 
 def adamw(params, m, v, grads):
-    """The moments begin at zero, as m and v do."""
+    """The moments start at zero, as m and v do."""
     params.grad = grads
     optimizer = torch.optim.AdamW([params], lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
 

@@ -1,4 +1,7 @@
-"""PyTorch's best: `python -m benchmarks.peers.torch_worker`. Imports PyTorch and the standard library only."""
+"""PyTorch at its best: `python -m benchmarks.peers.torch_worker`.
+
+Imports only PyTorch and the standard library.
+"""
 
 import time
 
@@ -11,9 +14,10 @@ from benchmarks.peers.torch_ops import OPERATIONS
 
 
 def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, grad_clip):
-    """Training steps on one batch.
+    """Make training steps on one batch.
 
-    mode: any of "compiled" and "bf16" in one string. batch: a file with tokens and targets, int64, (2, *shape).
+    mode: any of "compiled" and "bf16" in one string. batch: a file with tokens and
+    targets, int64, (2, *shape).
     """
     torch.set_num_threads(threads)
     if "bf16" in mode:
@@ -43,7 +47,11 @@ def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, 
 
 @torch.no_grad()
 def operation(*, name, inputs, results, threads):
-    """One operation of `torch_ops`. inputs: file, dtype and shape of each; results: files to write to, once."""
+    """Run one operation of `torch_ops`.
+
+    inputs: file, dtype and shape of each. results: the files that the first results are
+    written to.
+    """
     torch.set_num_threads(threads)
     tensors = [read_file(path, getattr(torch, dtype)).view(shape).clone() for path, dtype, shape in inputs]
     work = torch.no_grad()(OPERATIONS[name](*tensors))
@@ -53,7 +61,11 @@ def operation(*, name, inputs, results, threads):
 
 
 def refuse_slow_bfloat16(size=256, limit=5.0):
-    """Without instructions for it, PyTorch's bfloat16 is so slow that nobody would use it, or wait for it here."""
+    """Raise RuntimeError when PyTorch's bfloat16 is very slow.
+
+    It is on CPUs without instructions for it; nobody would use it there, and its
+    benchmark would take too long.
+    """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(size, size, dtype=dtype)
