@@ -157,9 +157,7 @@ def _lm_head_loss(inputs, ops, empty):
 
 
 def _lm_head_policy(inputs, ops, empty):
-    """Its backward recomputes the logits, one matrix product more than the
-    cross-entropy's.
-    """
+    """Its backward recomputes the logits: one product more than the cross-entropy's."""
     dhead = np.zeros_like(inputs.head)
     *outputs, cache = ops.lm_head_policy_forward(inputs.x, inputs.head, inputs.tokens.reshape(-1), empty=empty)
     return *outputs, ops.lm_head_policy_backward(*outputs, cache, inputs.head, dhead, empty=empty), dhead

@@ -1,5 +1,4 @@
-"""`benchmarks gemm`: npllm's matrix product compared with OpenBLAS, for the shapes of
-training.
+"""`benchmarks gemm`: matrix products of training, compared with OpenBLAS.
 
 It runs with one thread and with all, and with bfloat16 factors too. A layer of N rows
 has a weight W, (in, out). The forward is x @ W, and the two gradients are dx = dy @ W.T

@@ -1,5 +1,4 @@
-"""`benchmarks generate`: one text at a time, from a model of GPT-2's size, with its KV
-cache.
+"""`benchmarks generate`: one text at a time, with a KV cache, at GPT-2's size.
 
 Every token needs every weight once, and little arithmetic, so the limit is the
 bandwidth of the memory. A time is that of a whole call, including the prompt. All

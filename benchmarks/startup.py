@@ -1,10 +1,10 @@
-"""`benchmarks startup`: how long a user waits before anything happens, in fresh
-processes.
+"""`benchmarks startup`: how long a user waits before anything happens.
 
-The first training step has ended when the run's metrics.jsonl has its first line. Cold
-means that the folder of Numba's compiled kernels is empty, warm that an earlier run has
-filled it. The job has the default recipe's model and batch. Its text is small and its
-tokenizer needs no training, because their time depends on the text.
+Every time is that of a fresh process. The first training step has ended when the run's
+metrics.jsonl has its first line. Cold means that the folder of Numba's compiled kernels
+is empty, warm that an earlier run has filled it. The job has the default recipe's model
+and batch. Its text is small and its tokenizer needs no training, because their time
+depends on the text.
 """
 
 import json

@@ -1,5 +1,4 @@
-"""Timing side by side: rounds A B A B ..., medians, spread, and a ratio within each
-round.
+"""Timing side by side: rounds A B A B ..., medians, spread, ratios within a round.
 
 A machine's speed drifts with its clock, its heat and its other users. Ratios are taken
 within a round, because a slow second then affects all contenders alike.
@@ -60,7 +59,5 @@ def spread(seconds: list[float]) -> float:
 
 
 def times_faster(ours: list[float], theirs: list[float]) -> float:
-    """Return the median of theirs / ours over the rounds; above 1 means that we are
-    faster.
-    """
+    """Return the median of theirs / ours over the rounds; above 1, we are faster."""
     return median(b / a for a, b in zip(ours, theirs, strict=True))

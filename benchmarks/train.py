@@ -1,8 +1,8 @@
-"""`benchmarks train`: whole training steps of npllm and PyTorch, each in its own
-process.
+"""`benchmarks train`: whole training steps of npllm and PyTorch.
 
-A step is forward, backward, clipping and AdamW on one batch. Before anything is timed,
-two steps from the same parameters must give the same losses and the same gradient norm.
+Each contender runs in its own process. A step is forward, backward, clipping and AdamW
+on one batch. Before anything is timed, two steps from the same parameters must give the
+same losses and the same gradient norm.
 """
 
 from pathlib import Path

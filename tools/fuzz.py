@@ -1,5 +1,4 @@
-"""Read mutated checkpoints, shards and tokenizers; any error without a type of its own
-is a finding.
+"""Read mutated checkpoints, shards and tokenizers; an untyped error is a finding.
 
     python tools/fuzz.py --minutes 10 [--seed N]
 

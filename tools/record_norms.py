@@ -1,5 +1,4 @@
-"""Record losses and gradient norms of sound training runs, the test data of the spike
-detector.
+"""Record losses and gradient norms of sound runs, for tests of the spike detector.
 
     python tools/record_norms.py SHAKESPEARE.txt [--steps 11200]
     python tools/record_norms.py --run RUN NAME

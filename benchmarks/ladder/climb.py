@@ -155,8 +155,7 @@ def with_torch(worker: Worker, task: Task, right: Arrays) -> Runner:
 
 
 def place_under_roof(row: Row, peak: float, bandwidth: float) -> Row:
-    """Return what limits the operation on this machine, and the share that the rung
-    reaches.
+    """Return what limits the operation here, and the share that the rung reaches.
 
     The limit is the arithmetic or the memory.
     """

@@ -1,5 +1,4 @@
-"""Cross-entropy and the layer before it: the logits of a head, their mean loss, its
-gradients.
+"""The logits of a head, their mean cross-entropy, and its gradients.
 
 The loop keeps all logits, (N, V). The kernel computes them for a chunk of rows, turns
 them into gradients in place, and uses these for both products before the next chunk.

@@ -1,5 +1,4 @@
-"""A roofline plot: every rung, and the limit that memory and arithmetic set on its
-operation.
+"""A roofline plot: every rung, and the limits of memory and arithmetic.
 
 Source: Williams, Waterman & Patterson, "Roofline: an insightful visual performance
 model for multicore architectures", 2009.

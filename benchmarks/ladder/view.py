@@ -1,6 +1,4 @@
-"""The ladders as two tables, and sentences about the rungs that are faster than the
-kernel.
-"""
+"""The ladders as two tables, and the rungs that are faster than the kernel."""
 
 from rich.table import Table
 

@@ -1,5 +1,4 @@
-"""What is timed in its own process: other libraries, and npllm where it is compared
-with them.
+"""What is timed in its own process: other libraries, and npllm beside them.
 
 `process` is this process's side of the pipe, `serving` the worker's. The modules called
 `*_worker` are started with `python -m`. Those of PyTorch run in the interpreter that

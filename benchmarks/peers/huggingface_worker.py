@@ -55,8 +55,9 @@ def generate(*, model, mode, threads, parameters, layout, prompt, n_tokens):
 
 @torch.no_grad()
 def load(network, path, layout):
-    """Copy npllm's parameters. Hugging Face's Conv1D is (in, out), like npllm's linear
-    layers.
+    """Copy npllm's parameters.
+
+    Hugging Face's Conv1D is (in, out), like npllm's linear layers.
     """
     flat = read_file(path, torch.float32)
     theirs = dict(network.named_parameters())

@@ -47,8 +47,7 @@ def encode_demonstration(tokenizer: Tokenizer, demonstration: Demonstration) -> 
 
 
 def encode_conversation(tokenizer: Tokenizer, conversation: Conversation) -> Example:
-    """Return the Example of a conversation: for each message its role token, its
-    content and the end token.
+    """Return a conversation's Example: role token, content and end token per message.
 
     The targets are the assistant's contents and the end tokens after them. Raises
     ConfigError when the tokenizer lacks one of CHAT_TOKENS.

@@ -111,9 +111,7 @@ def load_corpus(
 
 
 class _Reading:
-    """Reads several sources one after the other; keeps which files were seen and what
-    was left out.
-    """
+    """Reads several sources and keeps what was seen and what was left out."""
 
     def __init__(self, separator: str | None, field: str | None):
         self.separator, self.field = separator, field
@@ -178,9 +176,7 @@ class _Reading:
 
 
 def _find_files(source: str) -> tuple[Path, Folder]:
-    """Return the folder that the names of a source's files are relative to, and its
-    files.
-    """
+    """Return the folder that file names are relative to, and the files of a source."""
     path = Path(source).expanduser()
     if source == "stdlib":
         return Path(sysconfig.get_path("stdlib")), Folder(list(_standard_library()), [])
@@ -256,8 +252,9 @@ def _whole_documents(documents: list[Document], val_fraction: float) -> set[int]
 
 
 def _border(text: str, val_fraction: float, least: int) -> int:
-    """Where the held-out end of a text starts; len(text) when it would be shorter than
-    `least` characters.
+    """Where the held-out end of a text starts.
+
+    It is len(text) when the end would be shorter than `least` characters.
     """
     border = min(max(int(len(text) * (1 - val_fraction)), 1), max(len(text) - 1, 1))
     return border if len(text) - border >= least else len(text)

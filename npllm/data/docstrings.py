@@ -1,5 +1,4 @@
-"""Demonstrations from the Python standard library: a function's signature, and its
-description or body.
+"""Demonstrations from the standard library: signature and description, or body.
 
 Every Python installation has these functions, so the later stages can be tried without
 any file. The prompt is the signature as it stands in the source, without decorators and
@@ -86,8 +85,9 @@ def _stdlib_functions() -> Iterator[Function]:
 
 
 def _functions(source: str) -> Iterator[Function]:
-    """Every function and method of a module, in order; none when this Python cannot
-    parse the module.
+    """Every function and method of a module, in order.
+
+    There are none when this Python cannot parse the module.
     """
     module = _parse(source)
     lines = source.split("\n")
@@ -112,8 +112,9 @@ def _parts(node: Definition, text: str) -> Function:
 
 
 def _end_of_signature(text: str) -> tuple[int, int]:
-    """Return (row, column) after the colon of the signature, the first one outside all
-    brackets.
+    """Return (row, column) after the colon that ends the signature.
+
+    It is the first colon outside all brackets.
 
     Rows count from 1.
     """

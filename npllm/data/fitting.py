@@ -1,6 +1,4 @@
-"""Which records fit the model's context, and how the prompts of longer ones are
-shortened.
-"""
+"""Which records fit the model's context, and how longer prompts are shortened."""
 
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -17,8 +15,7 @@ R = TypeVar("R")
 
 
 class Room(NamedTuple):
-    """How many tokens a prompt and the longest response to it may have, including the
-    stop token.
+    """How many tokens a prompt and its longest response with stop token may have.
 
     name: what messages call this number. mend: what makes it larger.
     """
@@ -60,8 +57,9 @@ def _fitting(record: R, tokenizer: Tokenizer, room: Room, shorten: bool) -> R:
 
 
 def shortened(prompt: PromptText, tokenizer: Tokenizer, most: int) -> PromptText | None:
-    """Return the end of a prompt that has at most `most` tokens; None where even an
-    empty prompt has more.
+    """Return the end of a prompt, at most `most` tokens long.
+
+    Return None where even an empty prompt has more.
 
     In a conversation the oldest turns are dropped first, each question with its answer,
     and then the beginning of the last question.

@@ -1,5 +1,6 @@
-"""How a prompt is encoded, and which token ends the response. The tokenizer decides
-both.
+"""How a prompt is encoded, and which token ends the response.
+
+The tokenizer decides both.
 
     without role tokens    prompt                                response <|endoftext|>
     with role tokens       <|user|> prompt <|end|> <|assistant|> response <|end|>
@@ -33,8 +34,9 @@ class PromptFormat:
         self._special_ids = set(tokenizer.special_tokens.values())
 
     def stop_id(self) -> int:
-        """Return the id of the token that ends a response. Raises ConfigError when
-        there is none.
+        """Return the id of the token that ends a response.
+
+        Raises ConfigError when there is none.
         """
         return self._special_id(END if self.is_chat else END_OF_TEXT)
 

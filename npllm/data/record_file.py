@@ -41,9 +41,7 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordFile(Generic[Record]):
-    """The usable records of a file, the place of each, and the bad records, in the
-    file's order.
-    """
+    """The usable and the bad records of a file, in order, with the place of each."""
 
     path: Path
     records: list[Record]
@@ -72,8 +70,7 @@ class RecordFile(Generic[Record]):
         return self.records
 
     def left_out(self) -> str:
-        """Return a sentence that counts the bad records of each kind; "" when there are
-        none.
+        """Return a sentence that counts the bad records of each kind, or "".
 
         It names the place of the first record of each kind.
         """
@@ -96,8 +93,9 @@ class RecordFile(Generic[Record]):
 
 
 def sort_out(path: Path, items: Iterable[tuple[str, object]], record: Callable[[object], Record]) -> RecordFile[Record]:
-    """Apply `record` to each (place, item); an item for which it raises Unusable is a
-    bad record.
+    """Apply `record` to each (place, item).
+
+    An item for which it raises Unusable becomes a bad record.
     """
     found: RecordFile[Record] = RecordFile(path, [], [], [])
     for place, item in items:

@@ -1,5 +1,4 @@
-"""Records for fine-tuning: demonstrations, conversations, preferences and labelled
-texts.
+"""Records: demonstrations, conversations, preferences and labelled texts.
 
 They are read from files and written to them. A bad record is an error that names the
 file and the line; otherwise it would show as a wrong loss or a NaN hours later. The
@@ -208,8 +207,9 @@ def prompt(fields: dict) -> PromptText:
 
 
 def _string_prompt(fields: dict) -> str:
-    """The prompt; in Alpaca's form, the instruction and its input, each with a line
-    feed.
+    """The prompt.
+
+    In Alpaca's form: the instruction and its input, each with a line feed.
     """
     if not _is_alpaca(fields):
         return string_field(fields, "prompt")

@@ -109,8 +109,9 @@ def batch(tokens: np.ndarray, positions: np.ndarray, block_size: int) -> tuple[n
 
 
 def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield batches that cover a whole split: every token but the first is a target
-    once.
+    """Yield batches that cover a whole split.
+
+    Every token but the first is a target once.
 
     Windows follow one another without overlap. So the mean loss over all of them is the
     loss of the split, not an estimate from random windows. The last window is padded
@@ -147,9 +148,7 @@ class RowSampler:
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # two: a batch at the end of an epoch needs both
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows of the samples `ids`, (n,) >= 0: (n,) int64, each below
-        n_rows.
-        """
+        """Return the rows, (n,) int64, of the samples `ids`, (n,) >= 0."""
         epochs, ranks = np.divmod(np.asarray(ids, np.int64), self.n_rows)
         return np.array([self._order(int(epoch))[rank] for epoch, rank in zip(epochs, ranks, strict=True)], np.int64)
 

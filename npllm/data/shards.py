@@ -64,8 +64,9 @@ def write_shard(
     tokenizer_sha256: str,
     source_sha256: str,
 ) -> int:
-    """Write documents (1-D integer arrays of token ids) as a shard and return its token
-    count.
+    """Write documents as a shard and return its token count.
+
+    documents: 1-D integer arrays of token ids.
 
     Equal arguments give an equal file. Raises DataError for an id outside 0 ...
     vocab_size - 1 or a malformed hash, and ResourceError when the disk is full; an old
@@ -132,9 +133,7 @@ def _damaged(path: str | Path, reason: str) -> DataError:
 def _join(
     path: str | Path, documents: Iterable[np.ndarray], vocab_size: int, eot_id: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All documents with their end-of-text tokens in one array, and the start of each
-    document.
-    """
+    """All documents with their end-of-text tokens, and the start of each document."""
     dtype = _token_type(vocab_size)
     end = np.array([] if eot_id is None else [eot_id], np.int64)
     pieces, lengths = [np.empty(0, dtype)], [0]

@@ -55,8 +55,9 @@ def _refuse(error: OSError) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file with its line ends unchanged, so that byte counts are
-    the file's.
+    """Return the text of a file.
+
+    Line ends stay as they are, so that byte counts are the file's.
 
     A binary file is read only up to its first zero byte. Raises RefusedFile for a file
     that is not text.

@@ -12,8 +12,7 @@ LEAST_LINES = 5  # lines; the shortest snippet, at the end of a file
 
 
 def stdlib_topics(n_classes: int = 8) -> list[Labelled]:
-    """Return snippets of 8 lines that are not blank, each with its package as the
-    label.
+    """Return snippets of 8 lines that are not blank, labelled with their package.
 
     The classes are the n_classes package folders (asyncio, email, ...) with the most
     text. Lines that hold the name of one of them as a word are left out, because they

@@ -1,3 +1,1 @@
-"""Reads and writes files safely: whole or not at all, bounded, by one process at a
-time.
-"""
+"""Reads and writes files safely: whole or not at all, bounded, under a lock."""

@@ -67,8 +67,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return once the content of a file, or the names in a folder, would survive a
-    power cut.
+    """Make the content of a file, or the names in a folder, survive a power cut.
 
     Raises ResourceError.
     """

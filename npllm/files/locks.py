@@ -1,5 +1,4 @@
-"""Makes a process the only one that works in a folder, and notices when the folder is
-replaced.
+"""Lets only one process work in a folder, and notices when the folder is replaced.
 
 A lock is the operating system's (flock) on a file that nobody edits. It ends when its
 process ends, in whatever way, so there are no stale locks: a lock file that no process
@@ -67,8 +66,9 @@ def hold_folder(folder: Path, busy: str) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Raise ResourceError when a held folder that contains `path` was renamed or
-    replaced.
+    """Raise ResourceError when `path` is in a held folder that was replaced.
+
+    A folder that was renamed or deleted counts as replaced.
     """
     for folder in path.absolute().parents:
         if folder in _held and not _is_still(folder / LOCK, _held[folder]):

@@ -71,8 +71,9 @@ def generate_batch(
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, block_size: int) -> None:
-    """Raise DataError for no prompt, an empty or a long one; ConfigError for max_tokens
-    < 1.
+    """Raise DataError for no prompt, an empty or a long one.
+
+    Raise ConfigError when max_tokens is below 1.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens is {max_tokens}, but must be at least 1.")

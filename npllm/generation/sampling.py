@@ -44,8 +44,7 @@ def probabilities(logits, temperature: float, top_k: int | None = None, top_p: f
 
 
 def choose_token(logits, uniform: float, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> int:
-    """Return the token at the point `uniform`, in [0, 1), of the cumulative
-    probabilities.
+    """Return the token at `uniform`, in [0, 1), of the cumulative probabilities.
 
     At temperature 0 it is the likeliest token.
     """
@@ -56,8 +55,9 @@ def choose_token(logits, uniform: float, temperature: float, top_k: int | None =
 
 
 def choose_tokens(logits, uniforms, temperature: float) -> np.ndarray:
-    """Return `choose_token` of many rows, (B,) int32. logits: (B, V); uniforms: (B,) in
-    [0, 1).
+    """Return `choose_token` of many rows, (B,) int32.
+
+    logits: (B, V). uniforms: (B,) in [0, 1).
     """
     if temperature == 0.0:
         return logits.argmax(axis=1).astype(np.int32)

@@ -34,9 +34,7 @@ def plot_loss(history: RunHistory, path: Path) -> None:
 
 
 def loss_figure(history: RunHistory) -> "Figure":
-    """Return training and validation loss against tokens, with the loss spikes of the
-    ledger.
-    """
+    """Return training and validation loss against tokens, with the loss spikes."""
     figure, axes = _empty_figure("tokens trained on, millions")
     metrics = history.metrics
     tokens, losses = _points(metrics, "loss")

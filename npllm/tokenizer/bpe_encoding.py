@@ -107,8 +107,7 @@ def merge_by_scanning(ids: list[int], ranks: Mapping[Pair, int], products: list[
 
 
 def merge_by_heap(ids: list[int], ranks: Mapping[Pair, int], products: list[int]) -> list[int]:
-    """Return what `merge_by_scanning` returns, with at most three rank look-ups per
-    merge.
+    """Return the same as `merge_by_scanning`, with at most three look-ups per merge.
 
     Changes `ids` and returns another list.
     """

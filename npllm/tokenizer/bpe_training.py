@@ -39,8 +39,9 @@ REVERSED_BYTES = bytes(range(255, -1, -1))
 
 
 def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]:
-    """Return the first n_merges merges as (left id, right id); merge r makes the id 256
-    + r.
+    """Return the first n_merges merges as (left id, right id).
+
+    Merge r makes the id 256 + r.
 
     piece_counts: how often each piece of the corpus occurs. Ids 0 ... 255 are the bytes
     in GPT-2's order. There are fewer merges when every piece has become one token.
@@ -74,8 +75,9 @@ def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]
 
 
 def _reversed_order_key(token: bytes) -> str:
-    """A string that sorts first when the token sorts last, for a heap that pops its
-    smallest entry.
+    """A string that sorts first when the token sorts last.
+
+    The heap pops its smallest entry.
 
     Each byte b becomes 255 - b. A character above all of them ends the string, because
     the order of "ab" < "abc" must be reversed too.

@@ -1,5 +1,4 @@
-"""GPT-2's own two files: a JSON object token -> id, and a text file with one merge per
-line.
+"""GPT-2's own two files: JSON with token -> id, and text with one merge per line.
 
 They are called encoder.json and vocab.bpe in OpenAI's release, vocab.json and
 merges.txt in Hugging Face folders. The first line of the merges is "#version: 0.2",

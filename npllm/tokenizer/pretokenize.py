@@ -35,8 +35,9 @@ GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 
 
 class Splitter:
-    """Cuts text into pieces with a regular expression; joined, the pieces are the text
-    again.
+    """Cuts text into pieces with a regular expression.
+
+    Joined, the pieces are the text again.
 
     Text between two matches is a piece too. Raises regex.error for a pattern that does
     not compile, and ValueError for one with capture groups or with anything else that
@@ -96,16 +97,18 @@ class SpecialSplitter:
         self._pattern = regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")") if longest_first else None
 
     def parts(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Return (part, whether it is a special token), in order. Parts are never
-        empty.
+        """Return (part, whether it is a special token), in order.
+
+        Parts are never empty.
         """
         alternating = self._pattern.splititer(text) if self._pattern else [text]
         return ((part, place % 2 == 1) for place, part in enumerate(alternating) if part)
 
 
 def refuse_lone_surrogates(text: str) -> None:
-    """Raise DataError when text holds a code point U+D800 ... U+DFFF, which UTF-8
-    cannot encode.
+    """Raise DataError when text holds a code point U+D800 ... U+DFFF.
+
+    UTF-8 cannot encode these.
 
     Such text comes from a file that was read with errors="surrogateescape", or from a
     JSON string that was cut inside an emoji.

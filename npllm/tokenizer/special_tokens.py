@@ -9,8 +9,9 @@ from npllm.tokenizer.tokenizer import Tokenizer
 
 
 def with_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
-    """Return the tokenizer with these special tokens added; known ones stay as they
-    are.
+    """Return the tokenizer with these special tokens added.
+
+    Tokens that it has already stay as they are.
 
     The new ids follow the old ones in the order of the texts. So every old id keeps its
     meaning, and an embedding needs new rows only at its end. Raises ConfigError for an

@@ -99,8 +99,8 @@ class Tokenizer:
         return hashlib.sha256(to_json(self.vocabulary)).hexdigest()
 
     def save(self, path: str | PathLike) -> None:
-        """Write a Hugging Face tokenizer.json: to this file or, if it is a folder, into
-        it.
+        """Write a Hugging Face tokenizer.json to this path, or into it if it is a
+        folder.
         """
         files.write(self.vocabulary, path)
 
@@ -130,7 +130,8 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: int | Sequence[int]) -> str:
-        """Return the text that one id, or several, completes; often "" inside a
-        character.
+        """Return the text that one id, or several, completes.
+
+        It is often "" inside a character.
         """
         return self._utf8.decode(self._tokenizer.decode_bytes(np.atleast_1d(ids)))

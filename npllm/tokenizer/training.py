@@ -57,8 +57,7 @@ def byte_tokenizer(special_tokens: Sequence[str] = (END_OF_TEXT,)) -> Tokenizer:
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
-    """Return the tokenizer whose tokens are the distinct characters of the texts,
-    sorted.
+    """Return the tokenizer whose tokens are the distinct characters of texts, sorted.
 
     It has no special tokens. Raises DataError when there are no characters, and for a
     lone surrogate.
