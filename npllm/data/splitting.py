@@ -1,11 +1,14 @@
 """Which records are trained on and which are held out.
 
 A held-out figure means something only if the model has not trained on the same thing.
-So records that share something are on the same side of a split. Records with the same
-prompt are (of a conversation: the same first message of the user), whatever the
-responses. Where there is no prompt, or the same one everywhere, records with a response
-in common are. Labelled texts are when the text is the same, or the file that they are
-from. White space around a text does not count.
+So records that share something are on the same side of a split:
+
+    records with a prompt     the same prompt (in a conversation: the same first message
+                              of the user), whatever the responses
+    no or only one prompt     a response in common
+    labelled texts            the same text, or the same source file
+
+White space around a text does not count.
 """
 
 import hashlib

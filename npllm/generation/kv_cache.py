@@ -27,8 +27,7 @@ class KVCache:
 
     def keep(self, rows: np.ndarray) -> None:
         """Keep only the sequences in the mask `rows`, (batch,) bool."""
-        self.keys = self.keys[
-            :, rows
-        ]  # one after the other, so that the old keys are freed before the values are copied
+        # One after the other, so that the old keys are freed before values are copied.
+        self.keys = self.keys[:, rows]
         self.values = self.values[:, rows]
         self.starts = None if self.starts is None else self.starts[rows]

@@ -6,17 +6,8 @@ from math import sqrt
 import numpy as np
 
 NORMAL = 1.959964  # 95 % of a normal distribution are within this many standard deviations
-STUDENT = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-)  # likewise of Student's t with 1 to 9 degrees
+# Likewise of Student's t with 1 to 9 degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def half_width(values: Sequence[float] | np.ndarray) -> float:
