@@ -30,8 +30,7 @@ def train_command(
     A step is forward, backward, clipping and AdamW.
 
     Args:
-        configs: sizes of model and batch, and stages after pretraining; a stage is
-            compared with plain training and generation
+        configs: sizes of model and batch; stages, each compared with plain training
         rounds: timed steps of each, or bursts of short steps
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
