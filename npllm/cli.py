@@ -51,18 +51,13 @@ def generate(
 
     Args:
         run: folder of the run, or a checkpoint in it
-        prompt: text to continue or, for a chat model, to answer; empty = start a
-            document
-        max_tokens: greatest number of new tokens; past block_size the older half of the
-            text is forgotten
-        temperature: 0 = always the likeliest token, 1 = the model's own probabilities,
-            above 1 = more random
+        prompt: text to continue or, for a chat model, to answer; empty = a new document
+        max_tokens: most new tokens; past block_size the older half is forgotten
+        temperature: 0 = the likeliest token, 1 = as the model says, above = more random
         top_k: choose among the k likeliest tokens only; none = among all
-        top_p: choose among the fewest likeliest tokens that together have this
-            probability; 1 = among all
+        top_p: choose among the fewest tokens that together have this probability
         seed: same seed, same text
-        dtype: bf16 = weights rounded to bfloat16, half as many bytes to read; none = as
-            in training
+        dtype: bf16 = weights rounded to bfloat16, half the bytes; none = as in training
     """
     import npllm
     from npllm.data.prompt_format import PromptFormat
@@ -203,12 +198,9 @@ def chat(
 
     Args:
         run: folder of the run, or a checkpoint in it
-        max_tokens: longest answer, in tokens; past block_size the start of the
-            conversation is forgotten
-        temperature: 0 = always the likeliest token, 1 = the model's own
-            probabilities
-        top_p: choose among the fewest likeliest tokens that together have this
-            probability; 1 = among all
+        max_tokens: longest answer, in tokens; past block_size the start is forgotten
+        temperature: 0 = always the likeliest token, 1 = as the model says
+        top_p: choose among the fewest tokens that together have this probability
         seed: same seed and same questions, same answers
     """
     from npllm.finetuning.chat import chat as run_chat
@@ -220,14 +212,10 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
     """Run the whole pipeline on one task, from pretraining to a report card.
 
     Args:
-        task: paths (a few minutes), code (a quarter of an hour), or a Python file that
-            defines a Task
-        out: folder of the pipeline; none = runs/rlhf-TASK; a stopped pipeline is
-            continued
-        seeds: number of runs of the pipeline, each with a seed of its own; figures are
-            means over them
-        overoptimise: also optimise against reward models that learnt from few pairs,
-            until they are fooled; four times as long in all
+        task: paths (minutes), code (a quarter of an hour), or a Python file with Task
+        out: folder, new or of a pipeline that stopped; none = runs/rlhf-TASK
+        seeds: runs of the pipeline with a seed each; the figures are means over them
+        overoptimise: also fool reward models that learnt from few pairs; 4 times as long
     """
     from npllm.rlhf.report_card import run_and_report
 

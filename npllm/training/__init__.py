@@ -1,1 +1,1 @@
-"""Training: configuration, data preparation, the loop, checkpoints, evaluation, results."""
+"""Training: config, data preparation, stages, loop, recovery, evaluation, results."""

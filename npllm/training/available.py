@@ -1,4 +1,7 @@
-"""How much memory this process may still take: of the machine, of its cgroups (containers), and of its own limits."""
+"""How much memory this process may still take.
+
+The machine, the process's cgroups (containers) and its own limits each leave so much.
+"""
 
 import os
 import resource
@@ -12,34 +15,35 @@ MOST = 1 << 60  # bytes; cgroups of version 1 say "no limit" with a number beyon
 
 
 class Left(NamedTuple):
-    """So many bytes are left, by the word of `source`."""
+    """n_bytes: the bytes that are left. source: the limit that leaves them, for
+    messages."""
 
     n_bytes: int
     source: str
 
 
 def memory_left(root: Path = ROOT) -> Left:
-    """The least that any limit leaves. root: the folder where proc and sys lie."""
+    """The least that any limit leaves. root: the folder that holds proc and sys."""
     return min((_of_machine(root), *_of_cgroups(root), *_of_process(root)), key=lambda left: left.n_bytes)
 
 
 def resident_memory(root: Path = ROOT) -> int:
-    """Bytes of this process that are in memory; where the system does not say, the most that ever were."""
+    """Resident bytes of this process. Where the system does not tell them, the peak."""
     pages = _pages(root)
     return pages[1] * resource.getpagesize() if pages else peak_memory(root)
 
 
 def peak_memory(root: Path = ROOT) -> int:
-    """The most bytes of this process that were in memory at one time."""
+    """The most bytes of this process that were resident at one time."""
     if highest := _numbers(root / "proc/self/status").get("VmHWM:"):
         return 1024 * highest
-    # What Linux says here begins with the peak of the process that started this one.
+    # On Linux ru_maxrss includes the peak of the process that started this one.
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _of_machine(root: Path) -> Left:
-    """What Linux says can be had without swapping; elsewhere all that is built in."""
+    """What Linux can give without swapping; on other systems all physical memory."""
     available = _numbers(root / "proc/meminfo").get("MemAvailable:")
     if available is not None:
         return Left(1024 * available, "MemAvailable of this machine")
@@ -47,8 +51,8 @@ def _of_machine(root: Path) -> Left:
 
 
 def _of_cgroups(root: Path) -> Iterator[Left]:
-    """Of the process's cgroups and all above them, in both versions. Files that were read and are kept in memory count
-    as used, but give way."""
+    """What the process's cgroups and their parents leave, in cgroups of both versions.
+    Cached files count as used in a cgroup, but the system can drop them."""
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -58,7 +62,7 @@ def _of_cgroups(root: Path) -> Iterator[Left]:
         else:
             continue
         inside = PurePosixPath(path.lstrip("/"))
-        for group in (inside, *inside.parents):  # in a container the path may be the host's: those are not there
+        for group in (inside, *inside.parents):  # in a container some of these may not exist
             yield from _of_cgroup(root / folder / group, *names)
 
 
@@ -73,7 +77,7 @@ def _of_cgroup(folder: Path, limit_name: str, used_name: str, prefix: str) -> It
 
 
 def _of_process(root: Path) -> Iterator[Left]:
-    """Of `ulimit -v` and `ulimit -d`."""
+    """What `ulimit -v` and `ulimit -d` leave."""
     if pages := _pages(root):
         for name, column in (("RLIMIT_AS", 0), ("RLIMIT_DATA", 5)):
             limit, _ = resource.getrlimit(getattr(resource, name))
@@ -83,19 +87,21 @@ def _of_process(root: Path) -> Iterator[Left]:
 
 
 def _pages(root: Path) -> list[int]:
-    """Of this process: all, resident, shared, code, 0, data; empty where the system has no such file."""
+    """Pages of this process: all, resident, shared, code, 0, data. Empty where the
+    system has no such file."""
     lines = _lines(root / "proc/self/statm")
     return [int(word) for word in lines[0].split()] if lines else []
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The first number behind the name in each line."""
+    """Name -> number of each line `name number ...` of a file."""
     words = (line.split() for line in _lines(path))
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
 
 
 def _lines(path: Path) -> list[str]:
-    """None of them where there is no such file, or it may not be read: then it limits nothing that is known."""
+    """The lines of a file. Empty where there is no such file or it may not be read: it
+    then sets no limit."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Turning a time budget into a number of steps."""
+"""Calibration: the number of steps that fit into a time budget."""
 
 import time
 from dataclasses import replace
@@ -15,10 +15,12 @@ SHARE_OF_BUDGET = 0.03  # spent on the measurement
 
 
 def steps_in_budget(config: RunConfig, vocab_size: int, tokens: np.ndarray) -> int:
-    """How many updates fit into config.train.minutes on this machine, the batch ramp counted in.
+    """How many updates fit into config.train.minutes on this machine, batch ramp
+    included.
 
-    Times updates of full size on a model that is thrown away. An update takes time in proportion to its sequences, so
-    the time of one sequence is added up over the ramp.
+    tokens: the training tokens, (n_tokens,). Updates with the full batch are timed on a
+    model that is thrown away. The time of an update is taken as proportional to its
+    number of sequences, and added up over the ramp.
     """
     budget = 60.0 * config.train.minutes
     state = build_state(config, vocab_size)

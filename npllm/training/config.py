@@ -1,7 +1,9 @@
-"""Everything that decides a run: dataclasses, filled from a TOML file and from the command line.
+"""The config of a pretraining run: dataclasses, filled from a TOML file and from the
+command line.
 
-A recipe is a TOML file whose tables are the sections below and whose keys are their fields. Its values are parsed,
-typed and checked by the same code as command-line arguments, and then are the defaults of the user's own.
+A recipe is a TOML file. Its tables are the sections below and its keys are their
+fields. The same code parses and checks its values and command-line arguments. The
+values of the recipe are the defaults of the command line.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -16,38 +18,38 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.runs.config_file import load_config, nearest
 from npllm.training.spikes import SpikeConfig
 
-LARGEST_COUNT = 1 << 31  # of steps, samples, tokens: far from where sums of them leave 64 bits
+LARGEST_COUNT = 1 << 31  # of steps, samples, tokens: their sums stay far below 2^63
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to learn from."""
+    """The training and validation text."""
 
     source: tuple[str, ...] = ("stdlib",)
     """stdlib, pydoc, or files, folders and glob patterns"""
     tokenizer: str = "bpe"
-    """char, byte, bpe (trained on the training text), or the path of a tokenizer.json"""
+    """char, byte, bpe (trained on the text), or the path of a tokenizer.json"""
     vocab_size: int = 2048
     """tokens in a trained bpe vocabulary"""
     val_fraction: float = 0.05
-    """share held out for validation: of the files or, where they are few, of the characters in each"""
+    """share held out for validation: of the files or, if few, of each file"""
     separator: str | None = None
-    """what stands between two documents in a text file, such as <|endoftext|>; none = a file is one document"""
+    """text between documents, such as <|endoftext|>; none = one document per file"""
     field: str | None = None
-    """of each line of a .jsonl file, what holds the text of a document, such as text"""
+    """key that holds the text in each line of a .jsonl file, such as text"""
 
     def __post_init__(self):
         for name, value in (("separator", self.separator), ("field", self.field)):
             if value is None:
                 continue
-            if not value or value.startswith("-"):  # which as an argument would be an option
-                raise ConfigError(f"data.{name} is {value!r:.80}, but must have characters and not begin with -.")
+            if not value or value.startswith("-"):  # an argument like this is an option
+                raise ConfigError(f"data.{name} is {value!r:.80}, but must have characters and not start with -.")
             if value.encode(errors="ignore").decode() != value:
-                raise ConfigError(f"data.{name} is {value!r:.80}, which is not valid Unicode.")
+                raise ConfigError(f"data.{name} is {value!r:.80}, which is not valid Unicode; give valid text.")
         if not self.source:
             raise ConfigError("data.source is empty; name stdlib, pydoc, or at least one file.")
         for name in (*self.source, self.tokenizer):
-            if name.startswith("-"):  # as an argument it would be an option
+            if name.startswith("-"):  # an argument like this is an option
                 raise ConfigError(f"data names the file {name!r}, which looks like an option; write ./{name}")
             if name.encode(errors="ignore").decode() != name:
                 raise ConfigError(f"data names the file {name!r}, which is not valid Unicode; rename the file.")
@@ -57,22 +59,22 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how often, with what."""
+    """Length of a run, evaluation, checkpoints, seed, dtype and threads."""
 
     steps: int | None = None
     """updates; none = as many as fit into `minutes`"""
     minutes: float = 3.0
-    """time budget of the training loop, where steps is none; a calibration turns it into steps"""
+    """time budget of the training loop if steps is none; it is turned into steps"""
     eval_every: int = 100
-    """steps between looks at the validation text (a fixed sample of it; the whole of it at the end)"""
+    """steps between evaluations on a sample of the validation text (at the end: all)"""
     checkpoint_every: int = 200
     """steps between checkpoints"""
     keep: int = 2
-    """last checkpoints to keep, besides the best and one at least 100 steps old"""
+    """newest checkpoints to keep, besides the best and one at least 100 steps old"""
     seed: int = 0
-    """of the initial weights, the order of the data and dropout"""
+    """seed of the initial weights, the order of the data and dropout"""
     dtype: Literal["float32", "float64", "bf16"] = "float32"
-    """of weights and activations; bf16 = float32, but matrix products of bfloat16, on a CPU that has them"""
+    """of the arrays; bf16 = float32 with bfloat16 products where the CPU has them"""
     threads: int | None = None
     """threads of the kernels; none = one per core"""
 
@@ -90,10 +92,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What every kind of training has."""
+    """The sections that every stage has."""
 
     lengthened_by: ClassVar[str] = "train.steps"  # the fields that make a run longer
-    fits_batch: ClassVar[bool] = False  # whether batch.size may be none, until the run is made
+    fits_batch: ClassVar[bool] = False  # whether the stage chooses batch.size if it is None
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -107,16 +109,16 @@ class LoopConfig:
                 if isinstance(value, int) and name != "seed" and value > LARGEST_COUNT:
                     raise ConfigError(f"{section}.{name} is {value}, but must be at most {LARGEST_COUNT}.")
         if self.batch.size is None and not self.fits_batch:
-            raise ConfigError("batch.size is none, which sft, reward and dpo know only; set batch.size.")
+            raise ConfigError("batch.size is none, which only sft, reward and dpo accept; set batch.size.")
 
     def with_steps(self, steps: int) -> Self:
-        """The same run with its number of updates fixed."""
+        """This config with train.steps set."""
         return replace(self, train=replace(self.train, steps=steps))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(LoopConfig):
-    """A complete experiment in pretraining."""
+    """The config of a pretraining run."""
 
     lengthened_by = "train.steps or train.minutes"
     data: DataConfig = field(default_factory=DataConfig)
@@ -124,7 +126,8 @@ class RunConfig(LoopConfig):
 
 
 def load_recipe(recipe: str) -> RunConfig:
-    """The config of a recipe: the name of an embedded one, or a TOML file."""
+    """The config of a recipe. recipe: the name of an embedded recipe, or a TOML
+    file."""
     return load_config(_find_recipe(recipe), RunConfig)
 
 
@@ -136,5 +139,5 @@ def _find_recipe(recipe: str) -> Path:
     if Path(recipe).is_file():
         return Path(recipe)
     raise ConfigError(
-        f"{recipe} is neither a TOML file nor a recipe{nearest(recipe, names)}; recipes: {', '.join(names)}."
+        f"{recipe} is neither a TOML file nor a recipe{nearest(recipe, names)}; the recipes are {', '.join(names)}."
     )

@@ -1,4 +1,4 @@
-"""How well a model predicts a held-out text."""
+"""The loss of a model on a held-out text."""
 
 from math import exp, log, log2
 from typing import NamedTuple
@@ -11,12 +11,16 @@ from npllm.reference.lm_head_loss import IGNORED
 
 EVALUATION_ROWS = 16
 TOKENS_AT_ONCE = 1 << 15
-MOST_COUNTED = 1 << 22  # tokens of a table of pairs
+MOST_COUNTED = 1 << 22  # tokens that pair_table_loss counts
 PRIOR_PAIRS = 5.0
 
 
 class Evaluation(NamedTuple):
-    """Of a whole text. loss: nats per token. perplexity: exp(loss). bits_per_byte: of the text's UTF-8 bytes."""
+    """The result on a whole text.
+
+    loss: mean, nats per token. perplexity: exp(loss). bits_per_byte: the bits of all
+    tokens, per byte of the text in UTF-8.
+    """
 
     loss: float
     perplexity: float
@@ -26,16 +30,19 @@ class Evaluation(NamedTuple):
 
 
 def rows_at_once(T: int, most: int | None = None) -> int:
-    """Of T tokens each, in a pass without a backward: `most` (None = EVALUATION_ROWS), and of long ones fewer. Else a
-    model that learns from one long sequence at a time would be judged on many, in many times the memory."""
+    """How many rows of T tokens go into one forward pass: `most` (None =
+    EVALUATION_ROWS), or fewer if they are long, so that evaluation does not take more
+    memory than training."""
     return max(1, min(EVALUATION_ROWS if most is None else most, TOKENS_AT_ONCE // T))
 
 
 def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
-    """Evaluate on all of `tokens`, (n_tokens,), that stand for a text of n_bytes bytes.
+    """The loss of a model on all of `tokens`, (n_tokens,), the tokens of a text of
+    n_bytes bytes.
 
-    The text is cut into windows of block_size; every token but the first is predicted once, from what stands before it
-    in its window. In bits_per_byte the first token, which nothing predicts, costs log2(V).
+    The text is cut into windows of block_size tokens. Every token but the first is
+    predicted once, from the tokens before it in its window. The first token is not
+    predicted; in bits_per_byte it costs log2(V).
     """
     nll, n_targets = 0.0, 0
     T = model.config.block_size
@@ -48,11 +55,11 @@ def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
 
 
 def pair_table_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> float:
-    """Nats per token of `val`, (n_val,), for a table that knows only how often each token followed each other one in
-    `train`, (n_train,): what a model must beat to have learnt more than counting.
+    """The loss of a bigram model in nats per token: trained by counting on `train`,
+    (n_train,), and evaluated on `val`, (n_val,). A trained network should be better.
 
-    p(b | a) = (n(a, b) + k p(b)) / (n(a) + k) with k = PRIOR_PAIRS, and p(b) smoothed by one. (MacKay & Peto, "A
-    hierarchical Dirichlet language model", 1995.)
+    p(b | a) = (n(a, b) + k p(b)) / (n(a) + k) with k = PRIOR_PAIRS, and p(b) smoothed
+    by one. (MacKay & Peto, "A hierarchical Dirichlet language model", 1995.)
     """
     train, val = train[:MOST_COUNTED].astype(np.int64), val.astype(np.int64)
     single = np.bincount(train, minlength=vocab_size)  # (V,)
@@ -66,7 +73,8 @@ def pair_table_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> floa
 
 
 def quick_loss(model: GPT, tokens: np.ndarray, n_windows: int = 32) -> float:
-    """Loss on a fixed, evenly spread sample of windows of `tokens`, (n_tokens,): something to watch in training."""
+    """The loss, nats per token, on n_windows windows spread evenly over `tokens`,
+    (n_tokens,). It is measured during training."""
     T = min(model.config.block_size, len(tokens) - 1)
     rows = rows_at_once(T)
     positions = np.unique(np.linspace(0, len(tokens) - 1 - T, n_windows).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Stopping politely: the first Ctrl-C asks, the second insists."""
+"""Signals: the first Ctrl-C stops training after its update, the second at once."""
 
 import signal
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP only sets `requested`; the next one acts as it does outside."""
+    """In the block, the first SIGINT, SIGTERM or SIGHUP only sets `requested`. The next
+    one acts as it does outside the block."""
     request = StopRequest()
     outside = {number: signal.getsignal(number) for number in (signal.SIGINT, *_endings())}
 
@@ -35,8 +36,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does: what is half made
-    is cleared away, and the locks and folders of the process with it."""
+    """In the block, SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does. So the
+    process removes its unfinished files, its drafts and its locks before it ends."""
     outside = {number: signal.getsignal(number) for number in _endings()}
     for number in outside:
         signal.signal(number, _interrupt)
@@ -48,7 +49,8 @@ def signals_interrupt() -> Iterator[None]:
 
 
 def _endings() -> list[signal.Signals]:
-    """The signals that end a process by default. `nohup` has SIGHUP ignored, and so it stays."""
+    """The signals to handle besides SIGINT. One that is ignored, as SIGHUP under
+    `nohup`, stays ignored."""
     return [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
 
 

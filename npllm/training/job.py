@@ -1,4 +1,4 @@
-"""What the loop is given to train a run."""
+"""The job of a run: what the training loop needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from npllm.training.state import LoopState
 
 @dataclass(kw_only=True)
 class Job:
-    """All that the loop needs to train a run.
+    """What the training loop needs to train a run.
 
-    validate: None where there is no loss on held-out data. work, readers: what decides the
-    memory; readers are models that stay beside the one that is trained. description: what
-    is going to happen, in a line. tokens_per_byte: of the text, to show bits per byte; None
-    = show the figures of a batch that `shown` names instead.
+    validate: the validation loss; None where there is none. work, readers: what the
+    memory is computed from; readers are models that are used but not trained.
+    description: one line that says what will be trained. tokens_per_byte: of the text,
+    to show bits per byte; None = show the figures that `shown` names instead.
     """
 
     state: LoopState

@@ -1,4 +1,4 @@
-"""The training loop: sample, forward and backward, judge, clip and update, again."""
+"""The training loop: batch, forward and backward, spike check, clip, update."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,22 +19,27 @@ from npllm.training.state import LoopState
 
 
 class BatchResult(NamedTuple):
-    """What the gradients of a batch come with. loss: of the weights before the update; of a language model, in nats per
-    token. tokens: that the batch held. figures: whatever else is worth a place in metrics.jsonl."""
+    """The loss of a batch, computed together with its gradients.
+
+    loss: of the weights before the update; for a language model in nats per token.
+    tokens: number of tokens in the batch. figures: other values to write into
+    metrics.jsonl.
+    """
 
     loss: float
     tokens: int
     figures: Mapping[str, float] = MappingProxyType({})
 
 
-# Adds the gradient of a batch to the model's: gradients(model, ids, step). The batch: absolute sample ids, (rows,), of
-# update number `step`, which addresses the dropout masks. For one kind of model: Gradients[GPT].
+# gradients(model, ids, step) adds the gradients of a batch to those of the model. ids:
+# absolute sample ids, (rows,). step: the update's number, which keys the dropout masks.
+# For one type of model: Gradients[GPT].
 Gradients = Callable[[Model, np.ndarray, int], BatchResult]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did. loss: as in BatchResult. grad_norm: before clipping."""
+    """The record of one update. loss: as in BatchResult. grad_norm: before clipping."""
 
     step: int  # updates made, this one included
     loss: float
@@ -50,10 +55,11 @@ class Update:
 def accumulate(
     n_rows: int, micro_size: int, gradient: Callable[[slice], tuple[float, Mapping[str, float]]]
 ) -> tuple[float, dict[str, float]]:
-    """The gradient of a batch of n_rows, in micro-batches of micro_size rows.
+    """Compute the gradient of a batch of n_rows in micro-batches of micro_size rows.
 
-    gradient: adds the gradient of some rows to the model's, and returns their part of the
-    batch's loss and figures. Returns the sums of both, in the order of the rows.
+    gradient: adds the gradient of some rows to the model's gradients, and returns these
+    rows' part of the batch's loss and figures. Returns the loss and the figures of the
+    batch, summed in the order of the rows.
     """
     loss, figures = 0.0, {}
     for first in range(0, n_rows, micro_size):
@@ -65,7 +71,8 @@ def accumulate(
 
 
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
-    """Model and optimiser at the beginning of a run. Whether the memory is enough, `memory.py` knows before."""
+    """The initial state of a pretraining run. Check before that the memory is enough
+    (`memory.py`)."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
     model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
     detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
@@ -73,7 +80,8 @@ def build_state(config: RunConfig, vocab_size: int) -> LoopState:
 
 
 class NextTokenGradients:
-    """Pretraining: predict each next token in windows of `tokens`, (n_tokens,); micro-batches add up."""
+    """The gradients of pretraining: next-token prediction in windows of `tokens`,
+    (n_tokens,)."""
 
     def __init__(self, config: RunConfig, tokens: np.ndarray):
         self.tokens = tokens
@@ -94,11 +102,13 @@ class NextTokenGradients:
 def updates(
     state: LoopState, config: LoopConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
 ) -> Iterator[Update | Spike]:
-    """Make the updates that remain of config.train.steps; yield after each.
+    """Make the remaining updates up to config.train.steps. Yields the record of each.
 
-    Between two of them the state is complete: saved there and restored later, it goes on bit for bit. A spike is
-    yielded instead of an update, before the optimiser touched anything; whoever iterates then restores an earlier
-    state, and the loop goes on from that. skipped: ranges of sample ids to leave out, read anew for each batch.
+    Between two updates the state is complete: if it is saved there and restored later,
+    the run continues with the same bits. A spike is yielded in place of an update that
+    is not made; the optimiser has then changed nothing. The caller sets the state to
+    one that training can continue from, and the loop continues from there. skipped:
+    ranges of sample ids to leave out, [start, end); they are read again for each batch.
     """
     while state.step < config.train.steps:
         yield make_update(state, config, gradients, skipped)
@@ -107,7 +117,7 @@ def updates(
 def make_update(
     state: LoopState, config: LoopConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
 ) -> Update | Spike:
-    """One update, or the reason not to make it: see `updates`."""
+    """Make one update. Returns its record, or a Spike if it must not be made."""
     start = time.perf_counter()
     step = state.step
     rows = batch_size(step, config.batch)
@@ -130,7 +140,8 @@ def make_update(
 
 
 def _reason(state: LoopState, loss: float, grad_norm: float) -> str | None:
-    """Why an update from these must not be made: what the detector says, or broken moments of the optimiser."""
+    """Why an update must not be made (None = it may): the detector's reason, or a
+    moment of the optimiser that is not finite."""
     if reason := state.detector.reason(state.step, loss, grad_norm):
         return reason
     broken = state.not_finite(state.optimizer.state_names)

@@ -1,4 +1,4 @@
-"""What this machine is and how fast it could be."""
+"""The machine: its description, threads, usable dtypes and peak speed."""
 
 import platform
 import time
@@ -24,31 +24,36 @@ def cpu_model() -> str:
 
 
 def describe_machine(stage: str) -> dict[str, str]:
-    """The stage that a run belongs to, versions and processor: another one may give other bits for the same config."""
+    """The table [run] of config.toml: stage, versions and processor. Another version or
+    processor may give other bits for the same config."""
     packages = {name: version(name) for name in ("npllm", "numpy", "numba")}
     return {"stage": stage, **packages, "python": platform.python_version(), "cpu": cpu_model()}
 
 
 def limit_threads(threads: int | None) -> None:
-    """Let the kernels use so many threads; None = one per core. Raises ConfigError when there are not so many."""
+    """Set the number of threads of the kernels; None = one per core. Raises ConfigError
+    when the machine offers fewer."""
     if threads is None:
         return
     if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
-        raise ConfigError(f"train.threads is {threads}, but this machine offers 1 to {numba.config.NUMBA_NUM_THREADS}.")
+        raise ConfigError(f"train.threads is {threads}, but must be from 1 to {numba.config.NUMBA_NUM_THREADS} here.")
     numba.set_num_threads(threads)
 
 
 def usable_dtype(dtype: str) -> str:
-    """What a run trains in for its train.dtype: bf16 pays only where the CPU multiplies it."""
+    """The dtype that a run trains in: train.dtype, but float32 in place of bf16 on a
+    CPU without bfloat16 products."""
     return "float32" if dtype == "bf16" and not HAS_BFLOAT16_DOT else dtype
 
 
 def matmul_peak(dtype, size: int = 1024, seconds: float = 0.4) -> float:
-    """Operations per second of a large matrix product on all cores: the best within some tenths of a second, because
-    the system may take a while to give each thread a core of its own.
+    """Floating-point operations per second of a (size, size) matrix product on all
+    cores.
 
-    A training step consists almost wholly of matrix products, so this is the ceiling its speed is held against. The
-    product is the kernels' own: NumPy's would start a second pool of threads for the rest of the run.
+    It is the best of the products within `seconds`, because the system may need some
+    time to give each thread a core of its own. A training step consists almost wholly
+    of matrix products, so the speed of training is compared with this peak. The product
+    is the kernels' own: NumPy's would start a second pool of threads.
     """
     a = np.ones((size, size), dtype)
     out = np.empty_like(a)

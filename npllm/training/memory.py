@@ -1,9 +1,10 @@
-"""What a training takes of the machine's memory: known by its shapes, announced, and refused where there is too little.
+"""The memory that a training takes: computed from shapes, announced, and checked.
 
-The figure that is announced is the most that the process will have resident at one time,
-from its start to its end: what getrusage calls ru_maxrss. Its parts are those of `Memory`.
-`program` is measured, once the kernels are loaded or compiled (compiling leaves about
-25 MB behind, which are in it); all else follows from the shapes, see `model/footprint.py`.
+The figure that is announced is the most that the process will have resident at one
+time, from its start to its end: what getrusage calls ru_maxrss. Its parts are those of
+`Memory`. `program` is measured, once the kernels are loaded or compiled (compiling
+leaves about 25 MB behind, which are in it); all else follows from the shapes, see
+`model/footprint.py`.
 """
 
 from collections.abc import Sequence
@@ -110,14 +111,14 @@ def _size(n_bytes: int) -> str:
 
 
 def require_pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> None:
-    """Raise ResourceError where there is less memory than pretraining takes, of a process that has loaded its text.
-    val_bytes: of the validation text."""
+    """Raise ResourceError if there is less memory than pretraining takes. Called when
+    the process has loaded its text. val_bytes: length of the validation text."""
     load_kernels(config.model, usable_dtype(config.train.dtype), config.optim)
     check_memory(pretraining_memory(config, vocab_size, val_bytes))
 
 
 def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Memory:
-    """What pretraining takes, of a process with the kernels loaded."""
+    """The memory of pretraining. Called when the kernels are loaded."""
     model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
     params = parameter_bytes(model, dtype)
     moments = moment_count(config.optim) * params
@@ -133,7 +134,8 @@ def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Me
 
 
 def pretraining_work(config: RunConfig, vocab_size: int, val_bytes: int) -> Work:
-    """Micro-batches, of the largest batch that the ramp comes to, validation, and the report at the end."""
+    """The passes of pretraining: micro-batches of the largest batch in the ramp,
+    validation, and the report at the end."""
     steps, T = config.train.steps, config.model.block_size
     largest = config.batch.size if steps is None else batch_size(steps - 1, config.batch)
     model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
@@ -143,16 +145,19 @@ def pretraining_work(config: RunConfig, vocab_size: int, val_bytes: int) -> Work
 
 
 def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, work: Work) -> int:
-    """Of a training without checkpoints, beside everything else."""
+    """The bytes that a training without checkpoints takes in addition to the rest of
+    the process."""
     arrays = (2 + moment_count(optim)) * parameter_bytes(config, dtype)
     below_lora = 3 * weight_bytes(config, dtype) if config.lora_rank else 0  # frozen, merged, and their gradients
     return arrays + below_lora + fixed_bytes(config, dtype) + bytes_of_passes([config], [], dtype, work)
 
 
 def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory:
-    """What a later stage takes, from a process with its models built, its kernels loaded, and no step made yet.
+    """The memory of a stage. Called when its models are built and its kernels are
+    loaded, before the first step.
 
-    readers: models beside those that are trained; they may share weights with these and each other.
+    readers: models that are used but not trained. They may share weights with those
+    that are trained, and with each other.
     """
     model = state.model
     trained = list(model.parts().values())
@@ -180,24 +185,25 @@ def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory
 
 
 def frozen_of(model: Trainable) -> list[np.ndarray]:
-    """The flat buffer below LoRA."""
+    """The flat buffer of the frozen weights below LoRA; an empty list without LoRA."""
     return [] if model.frozen is None else [model.frozen.flat]
 
 
 def weights_of(model: Trainable) -> list[np.ndarray]:
-    """The flat buffers that the passes of all parts read."""
+    """The flat weight buffers that the passes of all parts read."""
     merged = [part.weights.flat for part in model.parts().values() if part.frozen is not None]
     return [model.params.flat, *frozen_of(model), *merged]
 
 
 def gradients_of(model: Trainable) -> list[np.ndarray]:
-    """The flat buffers that the backward passes of all parts add to."""
+    """The flat gradient buffers that the backward passes of all parts add to."""
     merged = [part.dweights.flat for part in model.parts().values() if part.frozen is not None]
     return [model.grads.flat, *merged]
 
 
 def bytes_of_passes(trained: Sequence[ModelConfig], readers: Sequence[Reader], dtype: str, work: Work) -> int:
-    """Of all that lives for a step. The first of the networks that are trained is the one that writes."""
+    """The bytes of everything that lives for one step. The first of the trained
+    networks is the one that generates text."""
     passes = [pass_of(config, dtype, work, writes=config is trained[0]) for config in trained]
     passes += [evaluation_pass(config, work.read_rows, work.width, of, policy=work.policy) for config, of in readers]
     policy, (responses, prompt) = trained[0], work.written
@@ -212,7 +218,8 @@ def bytes_of_passes(trained: Sequence[ModelConfig], readers: Sequence[Reader], d
 
 
 def pass_of(config: ModelConfig, dtype: str, work: Work, *, writes: bool = True) -> Pass:
-    """At the peak of all passes of a model that is trained."""
+    """The bytes at the peak of all passes of a trained model. writes: whether it
+    generates text."""
     kinds = [
         training_pass(config, work.rows, work.width, dtype, policy=work.policy),
         evaluation_pass(config, work.read_rows, work.width, dtype, policy=work.policy),
@@ -223,12 +230,13 @@ def pass_of(config: ModelConfig, dtype: str, work: Work, *, writes: bool = True)
 
 
 def cache_bytes(config: ModelConfig, responses: int, length: int, dtype: str) -> int:
-    """Of the keys and values of responses that are written at once."""
+    """The bytes of the keys and values of `responses` sequences of `length` tokens."""
     return 2 * config.n_layer * responses * config.kv_heads * length * config.head_width * itemsize_of(dtype)
 
 
 def reserve_arenas(model: GPT, work: Work, *, writes: bool = True) -> None:
-    """Before the first pass: let each arena take its memory in one piece, or it would be more than its peak."""
+    """Let each arena of a model reserve its peak in one piece. Called before the first
+    pass; without it the arenas would take more than their peak."""
     arena, scratch = pass_of(model.config, model.dtype_name, work, writes=writes)
     model.arena.reserve(arena)
     model.scratch.reserve(scratch)

@@ -1,4 +1,4 @@
-"""From raw text to token shards."""
+"""Data preparation: from raw text to token shards."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,11 @@ from npllm.training.config import DataConfig
 
 
 def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
-    """The tokenizer that the config names: made from the training text only, or loaded.
+    """The tokenizer that the config names: trained on the training text only, or
+    loaded.
 
-    A char vocabulary also takes in the validation text's characters: without them that text could not be written down.
+    A char vocabulary also has the characters of the validation text, which could not be
+    encoded without them.
     """
     if config.tokenizer == "bpe":
         return train_bpe((document.text for document in corpus.train), config.vocab_size)
@@ -24,25 +26,30 @@ def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
     if config.tokenizer == "char":
         return train_char(document.text for document in corpus.train + corpus.val)
     if not Path(config.tokenizer).exists():
-        raise DataError(f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file.")
+        raise DataError(
+            f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file; name one."
+        )
     return Tokenizer.load(config.tokenizer)
 
 
 def separator_hint(corpus: Corpus) -> list[str]:
-    """A line about documents that hold what often stands between documents, but would be learnt as letters."""
+    """A remark on documents that contain the usual separator as plain text. Empty if
+    there are none."""
     marked = {document.name for document in corpus.train + corpus.val if END_OF_TEXT in document.text}
     if not marked:
         return []
     return [
-        f"{len(marked):,} documents, such as {min(marked)}, hold the letters {END_OF_TEXT}: if these stand between "
-        f"texts, give --data.separator '{END_OF_TEXT}'"
+        f"{END_OF_TEXT} is plain text in {len(marked):,} of the documents, such as {min(marked)}; if it separates "
+        f"documents, give --data.separator '{END_OF_TEXT}'"
     ]
 
 
 def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], None]) -> Corpus:
-    """Read the corpus, make the tokenizer, write tokenizer.json and data/{train,val}.h5. Progress goes to `report`.
+    """Read the corpus, make the tokenizer, write tokenizer.json and
+    data/{train,val}.h5. Returns the corpus.
 
-    Raises DataError when there is too little text to validate on.
+    report: called with a line about each step. Raises DataError when there is too
+    little text to train or to validate on.
     """
     report(f"reading {', '.join(config.source)}")
     corpus = load_corpus(config.source, config.val_fraction, separator=config.separator, field=config.field)
@@ -67,7 +74,7 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
         )
         if n_tokens < 2:  # one token to predict, and one to predict it from
             raise DataError(
-                f"data.source {', '.join(config.source)} leaves less than 2 tokens for {path.name}; give more text or "
+                f"data.source {', '.join(config.source)} leaves fewer than 2 tokens for {path.name}; give more text or "
                 "another data.val_fraction."
             )
     return corpus

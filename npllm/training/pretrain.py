@@ -27,12 +27,13 @@ from npllm.training.warmup import kind_of
 
 @dataclass(frozen=True)
 class RawText:
-    """The text that the config names, to be made into tokens."""
+    """The inputs of pretraining: the text that the config names."""
 
     config: RunConfig
 
     def write(self, draft: RunFolder, console: Console) -> RunConfig:
-        """Write tokenizer and token shards; turn a time budget into a number of updates."""
+        """Write tokenizer and token shards; turn a time budget into a number of
+        updates."""
         config = self.config
         limit_threads(config.train.threads)
         kind = kind_of(config.model, usable_dtype(config.train.dtype), config.optim)
@@ -67,11 +68,11 @@ class Pretraining(Stage[RunConfig]):
     name, config_type = "pretrain", RunConfig
 
     def default_config(self, arguments: Sequence[str]) -> RunConfig:
-        """The recipe that the arguments name."""
+        """The config of the recipe that the arguments name."""
         return load_recipe(value_of("--recipe", arguments) or "default")
 
     def folder_name(self, config: RunConfig, *, recipe: str, **_) -> str:
-        """Of the recipe."""
+        """The name of the recipe."""
         return Path(recipe).stem
 
     def inputs(
@@ -88,7 +89,7 @@ class Pretraining(Stage[RunConfig]):
         return RawText(config)
 
     def job(self, run: RunFolder, config: RunConfig) -> Job:
-        """A model of random weights, and windows of the tokens."""
+        """A model with its initial weights, and windows of the training tokens."""
         train, val = run.load_shards()
         require_pretraining_memory(config, train.vocab_size, val.n_bytes)  # before there are weights
         state = build_state(config, train.vocab_size)
@@ -105,16 +106,17 @@ class Pretraining(Stage[RunConfig]):
         )
 
     def report(self, run: RunFolder, config: RunConfig, job: Job, console: Console) -> None:
-        """The loss on the whole validation text, samples, a plot."""
+        """Report the loss on the whole validation text, samples and a plot."""
         report_results(run, job.state, read_shard(run.val_shard), console)
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
-        """Token shards in place of models and records."""
+        """The two token shards, which pretraining has in place of models and
+        records."""
         return {path: lambda path: _check_shard(run, path) for path in (run.train_shard, run.val_shard)}
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """What the last `option VALUE` or `option=VALUE` says."""
+    """The value of the last `option VALUE` or `option=VALUE`; None if there is none."""
     value = None
     for argument, following in zip_longest(arguments, arguments[1:]):
         if argument == option:

@@ -10,12 +10,13 @@ from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig
 from npllm.training.loop import Update
 
-SMOOTHING = 0.95  # of the shown loss and speed: a memory of about 20 steps
-PLAIN_LINES = 10  # of a whole run, where the output is not a terminal
+SMOOTHING = 0.95  # of the shown loss and speed: a mean over about 20 steps
+PLAIN_LINES = 10  # lines for a whole run, where the output is not a terminal
 
 
 class ProgressView:
-    """A bar on a terminal, a few plain lines elsewhere. Shows smoothed figures; metrics.jsonl has the raw ones."""
+    """A bar on a terminal, a few plain lines elsewhere. It shows smoothed figures;
+    metrics.jsonl has the raw ones."""
 
     def __init__(
         self,
@@ -43,7 +44,8 @@ class ProgressView:
             console=console,
             disable=not console.is_terminal,
         )
-        # Sequences, not steps: with a growing batch the early steps take the least time.
+        # The bar counts sequences, not steps: with a growing batch the early steps are
+        # short.
         self._sequences = [batch_size(step, config.batch) for step in range(self.n_steps)]
         done = sum(self._sequences[:first_step])
         self._task = self._bar.add_task("", total=sum(self._sequences), completed=done, figures="")
@@ -56,7 +58,8 @@ class ProgressView:
         self._bar.stop()
 
     def show(self, update: Update, peak: float) -> None:
-        """Take in one update. peak: operations per second that the machine can do."""
+        """Show one update. peak: floating-point operations per second of the
+        machine."""
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
         speed = 1.0 / self._seconds_per_token
@@ -74,14 +77,15 @@ class ProgressView:
             self.console.print(f"{step} · {figures}", highlight=False, soft_wrap=True)
 
     def _others(self, update: Update) -> list[str]:
-        """Bits per byte, or the figures of this kind of training."""
+        """Bits per byte, or the stage's own figures, as text."""
         if self.tokens_per_byte is None:
             return [f"{name} {update.figures[name]:.3g}" for name in self.shown if name in update.figures]
         bits = self._loss * self.tokens_per_byte / log(2)  # nats per token -> bits per byte
         return [f"{bits:.3f} bits/byte"]
 
     def recovered(self, spike: Spike, done: str, step: int) -> None:
-        """Say what was seen and done, if it is new; the bar goes back to `step`."""
+        """Print a spike and what was done about it (empty = print nothing), and set the
+        bar back to `step`."""
         if done:
             line = f"Loss spike at step {spike.step}: {spike.reason}. {done}"
             self.console.print(line, highlight=False, soft_wrap=True)

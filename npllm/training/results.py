@@ -1,4 +1,5 @@
-"""What a run ends with: the full validation loss beside the compressors' figures, a plot, samples, the next command."""
+"""The report at the end of pretraining: the loss on the whole validation text beside
+the figures of compressors, samples, a plot, and the next command."""
 
 import codecs
 import re
@@ -30,7 +31,8 @@ SAMPLE_TOKENS = 160
 
 
 def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, console: Console) -> None:
-    """Evaluate on the whole validation text, write summary.json, samples.txt and loss.png, and show them."""
+    """Evaluate on the whole validation text; write summary.json, samples.txt and
+    loss.png; print the results."""
     tokenizer = run.load_tokenizer()
     with console.status("evaluating on the whole validation text"):
         result = evaluate(state.model, val_shard.tokens, val_shard.n_bytes)
@@ -63,11 +65,12 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     else:
         plot = f"No loss plot: {NEEDS_MATPLOTLIB}"
     for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)  # a command must stay in one line
+        console.print(line, markup=False, highlight=False, soft_wrap=True)  # keep a command on one line
 
 
 def learnt_too_little(run: RunFolder, model: GPT, val_shard: TokenShard, loss: float) -> str | None:
-    """A word about a model that counting pairs of tokens would beat: a rate too high ends so, and says nothing else."""
+    """A warning if a table of token pairs predicts the text better than the model; None
+    if it does not. Too high a learning rate may show in no other way."""
     table = pair_table_loss(read_shard(run.train_shard).tokens, val_shard.tokens, model.config.vocab_size)
     if loss <= table:
         return None
@@ -78,14 +81,17 @@ def learnt_too_little(run: RunFolder, model: GPT, val_shard: TokenShard, loss: f
 
 
 def next_command(path: Path, prompt: str) -> str:
-    """What to try now, ready to be pasted into a shell: text from the first word of a prompt, if it has one."""
+    """A shell command to try next: `npllm generate` with the first word of a prompt, if
+    it has one."""
     command = f"npllm generate {shlex.quote(str(path))}"
-    first_word = re.search(r"\S+ ?", prompt)  # with the space behind it, which not every vocabulary has
+    # With the space after it only if there is one: not every vocabulary has a space.
+    first_word = re.search(r"\S+ ?", prompt)
     return f"{command} --prompt={shlex.quote(first_word[0])}" if first_word else command
 
 
 def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: TokenShard) -> list[tuple[str, str]]:
-    """Continue three beginnings from the validation text. Returns (prompt, continuation) and writes samples.txt."""
+    """Continue three prompts from the validation text, and write samples.txt. Returns
+    the pairs (prompt, continuation)."""
     samples, length = [], min(SAMPLE_PROMPT_TOKENS, -(-model.config.block_size // 2))
     for seed, start in enumerate(sample_positions(val_shard)):
         beginning = val_shard.tokens[start : start + length].tolist()
@@ -99,13 +105,14 @@ def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: T
 
 
 def whole_characters(excerpt: bytes) -> str:
-    """Bytes out of the midst of a text as text, without the halves of characters at both ends."""
+    """An excerpt of UTF-8 bytes as text, without cut characters at its ends."""
     continuation = bytes(range(0x80, 0xC0))
     return codecs.getincrementaldecoder("utf-8")(errors="replace").decode(excerpt.lstrip(continuation))
 
 
 def sample_positions(shard: TokenShard) -> list[int]:
-    """Three places to begin: of documents where there are enough, else evenly spread."""
+    """Three positions in a shard's tokens: starts of documents if there are at least
+    three, else evenly spread."""
     starts = shard.document_starts
     if len(starts) >= 3:
         return [int(starts[i * len(starts) // 3]) for i in range(3)]
@@ -113,13 +120,14 @@ def sample_positions(shard: TokenShard) -> list[int]:
 
 
 def shard_text(shard: TokenShard, tokenizer: Tokenizer) -> bytes:
-    """The bytes that a shard's tokens stand for: exactly those of the text, without the marks between documents."""
+    """The bytes of a shard's text, without the end-of-text tokens between documents."""
     tokens = shard.tokens if shard.eot_id is None else shard.tokens[shard.tokens != shard.eot_id]
     return tokenizer.decode_bytes(tokens)
 
 
 def evaluate_run(path: Path, data: Path | None) -> Evaluation:
-    """Evaluate a run, or a checkpoint, on a text file or on the run's own validation text."""
+    """The result of a run or a checkpoint on a text file. data: None = on the run's own
+    validation text."""
     model, tokenizer = load(path)
     if data is None:
         if not run_of(path).val_shard.exists():

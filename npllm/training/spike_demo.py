@@ -1,16 +1,19 @@
-"""What a stretch of broken data does to a training, and what detection, rollback and skipping do about it.
+"""The spike demo: training on partly broken data, with and without recovery.
 
-Some batches of the training text are poisoned: their bytes are shuffled, few in the first batch and more in each one
-after it. So the first of them look nearly sound and are learnt from before the detector sees anything. From the same
-weights, on the same data, three trainings:
+Some consecutive batches are poisoned: a part of their bytes is shuffled. The share
+grows from batch to batch, so the first of them look nearly sound and are learnt from
+before the detector can see them. Three trainings start from the same weights, on the
+same data:
 
-    roll back and skip    as every run of this program: back to a checkpoint, then on without the poisoned samples
-    only skip updates     what OLMo-core does: a spiking batch is not learnt from, its loss enters the window that the
-                          next ones are compared with, and nothing is undone
+    roll back and skip    as in every run: back to a checkpoint, then on without the
+                          poisoned samples
+    only skip updates     as in OLMo-core: no update is made from a spiking batch, its
+                          loss enters the detector's window, and nothing is undone
     no detection          every batch is learnt from
 
-The poison is laid in the order of training, not of the text: the sampler spreads the text over the whole epoch, where
-a poisoned page would be a little noise in many batches.
+The poisoned batches are consecutive in the order of training, not in the text: the
+sampler spreads the text over the whole epoch, so a poisoned page would only add a
+little noise to many batches.
 
 (OLMo-core, optim/skip_step_optimizer.py.)
 """
@@ -42,15 +45,17 @@ from npllm.training.stage import create_run, prepare_memory
 from npllm.training.state import LoopState
 from npllm.training.train import train
 
-AVERAGED = 20  # batches whose mean loss is a level
+AVERAGED = 20  # batches in a mean of the loss
 
 
 @dataclass(frozen=True)
 class Poison:
-    """Which batches are poisoned, counted in the order of training, and over how many the share of shuffled bytes
-    grows to all of them."""
+    """The poisoned batches, counted in the order of training.
 
-    first: int = 510  # the loss falls slowly by then, and the limits of the detector are narrow
+    growth: number of batches over which the share of shuffled bytes grows to 1.
+    """
+
+    first: int = 510  # the loss falls slowly by then, so the detector's limit is narrow
     batches: int = 16
     growth: int = 8
 
@@ -59,12 +64,13 @@ class Poison:
         return self.first + self.batches
 
     def sample_ids(self, batch_size: int) -> tuple[int, int]:
-        """[first, end) in a run without ramp or skips."""
+        """The poisoned sample ids, [first, end), in a run without ramp or skipped
+        data."""
         return self.first * batch_size, self.end * batch_size
 
 
 POISON = Poison()
-CONFIG = RunConfig(  # the default recipe, smaller, and with checkpoints as close as the run is short
+CONFIG = RunConfig(  # the default recipe, but smaller and with more frequent checkpoints
     data=DataConfig(source=("stdlib",), tokenizer="byte"),
     model=Architecture(
         n_layer=2, n_head=4, n_embd=64, block_size=128, norm="rmsnorm", position="rotary", mlp="swiglu", bias=False
@@ -76,7 +82,10 @@ CONFIG = RunConfig(  # the default recipe, smaller, and with checkpoints as clos
 
 
 class Batch(NamedTuple):
-    """A batch whose loss and gradient were computed. step: updates made before it. poisoned: samples of it that are."""
+    """A batch whose loss and gradient were computed.
+
+    step: updates made before it. poisoned: number of its samples that are poisoned.
+    """
 
     step: int
     loss: float
@@ -85,7 +94,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class Recorder:
-    """Gradients that keep a record of every batch, also of those that no update is made from."""
+    """Gradients that record every batch, also those that no update is made from."""
 
     gradients: Gradients
     poisoned_ids: tuple[int, int]
@@ -100,7 +109,7 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Training:
-    """What one of the three came to. batches: in the order in which they were computed."""
+    """The record of one of the trainings. batches: in the order of computation."""
 
     name: str
     batches: list[Batch]
@@ -108,18 +117,19 @@ class Training:
 
     @property
     def made(self) -> dict[int, Batch]:
-        """By step, the batches that are in the final weights: a step that was refused or undone is computed again."""
+        """step -> the batch that the final weights learnt from. A step that was refused
+        or undone was computed again; the last batch counts."""
         return {batch.step: batch for batch in self.batches}
 
     @property
     def since_poison(self) -> list[Batch]:
-        """From the first poisoned batch on."""
+        """The batches from the first poisoned one on."""
         return self.batches[self._n_before :]
 
     @property
     def batches_until_back(self) -> int | None:
-        """From the first poisoned batch, how many until the loss on clean batches is again what it was before; None:
-        never."""
+        """How many batches after the first poisoned one the loss on clean batches is
+        back at its earlier level; None = never."""
         level = mean(batch.loss for batch in self.batches[: self._n_before][-AVERAGED:])
         clean = [(i, batch.loss) for i, batch in enumerate(self.since_poison) if not batch.poisoned]
         for first in range(len(clean) - AVERAGED + 1):
@@ -133,7 +143,8 @@ class Training:
 
 
 def run_demo(path: Path, seed: int, console: Console) -> None:
-    """The three trainings, a picture and a table. `path` becomes the run folder of the first, with spike.png in it."""
+    """Make the three trainings and report them. `path` becomes the run folder of the
+    first one, with spike.png in it."""
     config = replace(CONFIG, train=replace(CONFIG.train, seed=seed))
     run = create_run(PRETRAINING, PoisonedText(config), path, console)
     first, end = POISON.sample_ids(config.batch.size)
@@ -149,7 +160,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
 
 
 def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Console) -> None:
-    """What happened, as a text, a table and a picture."""
+    """Print what happened and a table, and plot the losses. T: block_size."""
     say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     ledger, picture = Ledger(run.ledger), run.path / "spike.png"
     say(f"\n{run.ledger}:")
@@ -175,7 +186,7 @@ class PoisonedText(RawText):
 
 
 def poison_run(run: RunFolder, config: RunConfig) -> None:
-    """Put poisoned training tokens in the place of the clean ones."""
+    """Replace the training tokens of a run by poisoned ones."""
     clean, _ = run.load_shards()
     tokens = poison(clean, config)
     write_shard(
@@ -190,10 +201,11 @@ def poison_run(run: RunFolder, config: RunConfig) -> None:
 
 
 def poison(shard: TokenShard, config: RunConfig) -> np.ndarray:
-    """A copy of the shard's tokens in which the windows of the poisoned batches are shuffled, each within itself.
+    """A copy of the shard's tokens, (n_tokens,), in which tokens of the poisoned
+    batches are shuffled, each window in itself.
 
-    The ends of documents stay, and so do both ends of a window: these are also the end of one neighbour and the
-    beginning of the other, which are clean.
+    The end-of-text tokens keep their places, and so do the first and last token of a
+    window: these belong to the neighbouring windows too, which are clean.
     """
     tokens, T = shard.tokens.copy(), config.model.block_size
     rng = np.random.default_rng(config.train.seed)
@@ -208,7 +220,8 @@ def poison(shard: TokenShard, config: RunConfig) -> np.ndarray:
 
 
 def train_three_times(run: RunFolder, config: RunConfig, console: Console) -> list[Training]:
-    """From the same weights, on the same data; the first in the run folder."""
+    """The three trainings, from the same weights on the same data. The first one uses
+    the run folder."""
     train_shard, val_shard = run.load_shards()
     job = PRETRAINING.job(run, config)
     prepare_memory(run, config, job, console)
@@ -240,7 +253,8 @@ def train_three_times(run: RunFolder, config: RunConfig, console: Console) -> li
 
 
 def skip_updates(state: LoopState, config: RunConfig, gradients: Gradients) -> None:
-    """Train to the last step. A spiking batch is thrown away and its loss remembered; nothing is restored."""
+    """Train to the last step. No update is made from a spiking batch, and its loss
+    enters the detector's window; nothing is restored."""
     for event in updates(state, config, gradients):
         if isinstance(event, Spike):
             state.model.grads.flat[:] = 0
@@ -249,7 +263,7 @@ def skip_updates(state: LoopState, config: RunConfig, gradients: Gradients) -> N
 
 
 def in_plain_words(ledger: Ledger) -> list[str]:
-    """What happened in the first training, one line an event."""
+    """What happened in the first training, one sentence per rollback."""
     lines = []
     for event in ledger.rollbacks:
         start, end = event["skipped"]
@@ -279,7 +293,7 @@ def comparison(trainings: list[Training], T: int) -> Table:
 
 
 def curves(trainings: list[Training], ledger: Ledger) -> list[DemoCurve]:
-    """The trainings as the plot wants them; only the first one goes back."""
+    """The curves of the trainings for the plot. Only the first one has rollbacks."""
     drawn = []
     for training, rollbacks in zip(trainings, (ledger.rollbacks, [], []), strict=True):
         made = training.made

@@ -1,35 +1,44 @@
-"""Loss spikes: seeing them before the optimiser does.
+"""The spike detector: it finds loss spikes before the optimiser makes the update.
 
-A batch of broken text, or weights that have begun to run away, show as a loss or a gradient far outside of what the
-last steps had. An update made from it would poison the weights and, for many steps more, Adam's moments; so each step
-is judged before the optimiser moves anything.
+Broken text in a batch, or weights that start to diverge, give a loss or a gradient far
+above those of the last steps. An update from them would damage the weights and, for
+many steps more, Adam's moments. So each step is judged before its update is made.
 
-A step is a spike when its loss, its gradient norm or the state is not finite, or when loss and norm together lie too
-far above a window of accepted steps, each counted in units of its own noise:
+A step is a spike if its loss, its gradient norm or the state is not finite, or if its
+loss and norm together are too far above a window of accepted steps. Both distances are
+measured in units of their noise:
 
-    z_loss = (loss - mean) / noise          z_norm = (log grad_norm - mean) / noise
-    max(z_loss, 0) + max(z_norm, 0) > sigma,        or the norm alone is 30 times the mean, and z_norm > sigma / 2
+    z_loss = (loss - mean) / noise
+    z_norm = (log grad_norm - mean) / noise
+    spike:   max(z_loss, 0) + max(z_norm, 0) > sigma,
+             or grad_norm > 30 times its geometric mean, and z_norm > sigma / 2
 
-Together, because small batches have heavy tails in each alone: at batch 1 one norm in a thousand is four times the
-mean, often with a loss below its mean, and clipping bounds what it does. A fault moves both, or one of them beyond any
-tail. Norms are judged by their logarithm, because they vary by factors. While the loss is up, a norm that falls counts
-like one that rises: weights that have saturated have a high loss and no gradient.
+The distances are added because at small batches each has heavy tails alone: at batch 1
+one norm in a thousand is four times the mean, often with a loss below its mean, and
+clipping bounds its effect. A fault moves both, or one of them far beyond its tail. The
+logarithm of the norm is used because norms vary by factors. While the loss is above its
+mean, a norm below its mean counts like one above it: saturated weights have a high loss
+and no gradient.
 
-The noise is the standard deviation, but estimated from the differences between one step and the next (von Neumann,
-1941: half their mean square is the variance), so that a loss that is still falling does not count as noisy; and never
-below a floor, so that a quiet run does not take a mild outlier for a spike. A spike never enters the
-window, so it cannot widen the limit for the next one.
+The noise is the standard deviation, estimated from the differences between consecutive
+steps (von Neumann, 1941: half their mean square is the variance). So a falling loss
+does not count as noise. The noise has a lower bound, so that in a quiet run a mild
+outlier is not a spike. A spike never enters the window, so it does not widen the limit
+for the next.
 
-The limit waits for a window of min_history steps and for the end of warm-up: while the learning rate climbs, norms jump
-sixfold in sound runs. While the batch grows the window holds the larger noise of smaller batches, and while the loss
-falls its mean lies higher; both make the limit wider for a while and never too narrow.
+The limit applies when the window has min_history steps and warm-up is over: while the
+learning rate rises, norms jump sixfold in sound runs. While the batch grows, the window
+holds the larger noise of smaller batches; while the loss falls, its mean is higher.
+Both make the limit wider for a time, never too narrow.
 
-Where sigma comes from: over 1.25 x 10^5 recorded steps at batches of 1, 4 and 32 windows, on
-three texts, the sum stays below 13, but for one table of accented letters. Of 3 x 10^6 steps
-drawn from them none is above 14 (tests/reliability/test_recorded_norms.py). What planted
-faults reach: tools/plant_faults.py.
+The value of sigma comes from recorded steps, at batches of 1, 4 and 32 windows, on
+three texts. Over 1.25 x 10^5 of them the sum stays below 13, but for one table of
+accented letters. Of 3 x 10^6 steps drawn from the others none is above 14
+(tests/reliability/test_recorded_norms.py). tools/plant_faults.py shows the sums that
+planted faults reach.
 
-(Chowdhery et al., "PaLM", 2022, section 5.1: go back about 100 steps, skip 200 to 500 batches; window as in OLMo-core.)
+(Chowdhery et al., "PaLM", 2022, section 5.1: go back about 100 steps, skip 200 to 500
+batches; window as in OLMo-core.)
 """
 
 from collections import deque
@@ -44,25 +53,25 @@ from npllm.errors import ConfigError
 LEAST_NOISE_OF_LOSS = 0.05  # nats
 LEAST_NOISE_OF_LOG_NORM = 0.25
 FAR_ALONE = log(30.0)  # of a log gradient norm
-ROLLBACK_PERIOD = 10_000  # updates over which rollbacks are counted: a long run may have more of them than a short one
+ROLLBACK_PERIOD = 10_000  # updates; max_rollbacks counts the rollbacks within the last ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpikeConfig:
-    """When a step counts as a loss spike, and what is done about it."""
+    """When a step is a loss spike, and how a run recovers from it."""
 
     enabled: bool = True
     """go back to a checkpoint and skip the data when the loss spikes"""
     window: int = 128
     """accepted steps that the next one is compared with"""
     sigma: float = 14.0
-    """units of their noise that loss and log gradient norm together must be above their means to make a spike"""
+    """units of noise that a spike's loss and log gradient norm exceed their means by"""
     min_history: int = 64
-    """accepted steps before anything but NaN and infinity counts as a spike (and warm-up must be over)"""
+    """accepted steps, and the end of warm-up, before a finite loss can be a spike"""
     margin: int = 128
-    """samples behind the spiking batch that are skipped too"""
+    """samples after the spiking batch that are skipped too"""
     max_rollbacks: int = 10
-    """rollbacks within 10,000 updates before it gives up"""
+    """rollbacks within 10,000 updates; one more ends the run"""
 
     def __post_init__(self):
         if self.min_history < 2:
@@ -80,9 +89,11 @@ class SpikeConfig:
 
 
 class SpikeDetector:
-    """The window of accepted steps. It is part of a loop's state: saved, restored and rolled back with it.
+    """The window of accepted steps. It is part of the loop's state: it is saved,
+    restored and rolled back with it.
 
-    levels: update number -> the window to begin anew with there. It comes from the ledger and is no part of the state.
+    levels: update number -> the losses and norms that replace the window there. They
+    come from the ledger and are not part of the state.
     """
 
     def __init__(self, config: SpikeConfig, warmup_steps: int):
@@ -93,7 +104,8 @@ class SpikeDetector:
         self.levels: Mapping[int, list[tuple[float, float]]] = {}
 
     def reason(self, step: int, loss: float, grad_norm: float) -> str | None:
-        """Why update 0, 1, ... is a spike, or None. Judges and does not record."""
+        """Why a step is a spike (None = it is not). step: 0 for the first update. The
+        step is not recorded."""
         if step in self.levels:
             self.restore([[loss, log_norm(grad_norm)] for loss, grad_norm in self.levels[step]])
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
@@ -115,7 +127,7 @@ class SpikeDetector:
         )
 
     def accept(self, loss: float, grad_norm: float) -> None:
-        """Take a step that was made into the window."""
+        """Add an accepted step to the window."""
         self.losses.append(loss)
         self.log_norms.append(log_norm(grad_norm))
 
@@ -124,7 +136,7 @@ class SpikeDetector:
         return [[loss, norm] for loss, norm in zip(self.losses, self.log_norms, strict=True)]
 
     def restore(self, history: list[list[float]]) -> None:
-        """Become the detector that `history` was taken from; of a longer history, the end."""
+        """Set the window to a saved `history`. Of a longer one the end is kept."""
         self.losses.clear()
         self.log_norms.clear()
         for loss, log_norm in history:
@@ -133,12 +145,12 @@ class SpikeDetector:
 
 
 def _level(window: deque[float]) -> tuple[float, float]:
-    """Mean and noise."""
+    """Mean and noise of a window."""
     values = np.fromiter(window, np.float64, len(window))
     steps = np.diff(values)
     return float(values.sum()) / len(values), sqrt(float(steps @ steps) / len(steps) / 2.0)
 
 
 def log_norm(grad_norm: float) -> float:
-    """What the window holds of a gradient norm."""
-    return log(max(grad_norm, 1e-300))  # a gradient of zero is no error
+    """The logarithm of a gradient norm, finite for a norm of zero too."""
+    return log(max(grad_norm, 1e-300))

@@ -1,10 +1,12 @@
-"""The contract of a stage: pretraining, SFT, a reward model, PPO ... are all one kind of object.
+"""The contract of a stage: pretraining, SFT, a reward model, PPO ... are objects of one
+class.
 
-    arguments ── stage.inputs ──> create_run ──> run folder ── stage.job ──> train ──> stage.report
-                                                     └───────── train_run, also to resume ────────┘
+   arguments ─ stage.inputs ─> create_run ─> folder ─ stage.job ─> train ─> stage.report
+                                               └──── train_run, also to resume ────┘
 
-A stage is one file: its config, what it copies into the folder of a run, how a run of it is
-trained, and what it reports. Everything else stands once, here. `stages.py` names them all.
+A stage is one file: its config, the inputs that it copies into the folder of a run, the
+job that is trained, and its report. What all stages share is here. `stages.py` lists
+them.
 """
 
 import shutil
@@ -36,56 +38,56 @@ C = TypeVar("C", bound=LoopConfig)
 
 
 class Inputs(Protocol):
-    """What a run starts from."""
+    """The inputs that a run starts from."""
 
     def write(self, draft: RunFolder, console: Console) -> LoopConfig:
-        """Put it into the folder of a run that is being made. Returns the run's config, with
-        its number of updates fixed."""
+        """Write the inputs into the folder of a new run. Returns the run's config, in
+        which train.steps is set."""
 
 
 class Stage(Generic[C]):
-    """One kind of training. A subclass stands in a file of its own, with its config."""
+    """One kind of training. Each subclass has a file of its own, with its config."""
 
     name: str  # in config.toml, and the verb of the command line
     config_type: type[C]
-    models: tuple[str, ...] = ()  # names of the copies that a run starts from, see runs/inputs.py
-    records: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # names of the run's copies of input models, see runs/inputs.py
+    records: tuple[str, ...] = ()  # names of the run's copies of input records
 
     def default_config(self, arguments: Sequence[str]) -> C:
-        """The config before the user's options. arguments: of the command line."""
+        """The config that the user's options change. arguments: of the command line."""
         return self.config_type()
 
     def folder_name(self, config: C, **arguments: Any) -> str:
-        """Name of a new run's folder below runs/, where --out says nothing. arguments: those
-        of `inputs`."""
+        """The name of a new run's folder below runs/, if --out is not given. arguments:
+        those of `inputs`."""
         return self.name
 
     def inputs(self, config: C, console: Console, **arguments: Any) -> Inputs:
-        """Read and check what a run starts from.
+        """Read and check the inputs of a new run.
 
-        A subclass names its arguments: they are those of the verb, and their descriptions
-        in its docstring are the verb's help.
+        A subclass names its arguments. They are the arguments of the verb, and their
+        descriptions in the docstring are the verb's help.
         """
         raise NotImplementedError
 
     def job(self, run: RunFolder, config: C) -> Job:
-        """What a run folder says is to be trained, in the initial state."""
+        """The job of a run, made from its folder, in the initial state."""
         raise NotImplementedError
 
     def report(self, run: RunFolder, config: C, job: Job, console: Console) -> None:
-        """After the last update: write summary.json, show the results."""
+        """Write summary.json and print the results. Called after the last update."""
         raise NotImplementedError
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
-        """How `npllm verify` checks each file that the run started from."""
+        """The input files of a run and the check of each, for `npllm verify`."""
         models = {model_file(run, name): load_checkpoint for name in self.models}
         records = {record_file(run, name): checked for name in self.records}
         return models | records | {run.path / "data" / NAME: check_list}
 
 
 def start_run(stage: Stage[C], config: C, out: Path | None, console: Console, **arguments: Any) -> None:
-    """Make a run and train it. A run that is refused before its first checkpoint is gone
-    again: what was wrong can be mended and the command repeated."""
+    """Make a run and train it. A run that fails before its first checkpoint is deleted,
+    so that the user can correct the error and repeat the command."""
     with claim_run(out, stage.folder_name(config, **arguments)) as path:
         run = create_run(stage, stage.inputs(config, console, **arguments), path, console)
         try:
@@ -96,7 +98,8 @@ def start_run(stage: Stage[C], config: C, out: Path | None, console: Console, **
 
 
 def create_run(stage: Stage, inputs: Inputs, path: Path, console: Console) -> RunFolder:
-    """A run folder at `path`, ready to train. Raises ConfigError when something is there."""
+    """Make a run folder at `path`, ready to train. Raises ConfigError when `path` is
+    taken."""
     with draft_run(path) as draft:
         config = inputs.write(draft, console)
         write_atomically(draft.config, config_text(config, describe_machine(stage.name)).encode())
@@ -104,7 +107,7 @@ def create_run(stage: Stage, inputs: Inputs, path: Path, console: Console) -> Ru
 
 
 def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
-    """Train a run to its last update, from wherever it stands, and report."""
+    """Train a run from its newest checkpoint to its last update, and report."""
     with run.lock():
         config = load_run_config(run, stage.config_type)
         limit_threads(config.train.threads)
@@ -120,7 +123,7 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
 
 
 def load_run_config(run: RunFolder, kind: type[C]) -> C:
-    """The config of a run. Raises ConfigError where it is not complete."""
+    """The config of a run. Raises ConfigError if it is not complete."""
     config = load_config(run.config, kind)
     for name, value in (("train.steps", config.train.steps), ("batch.size", config.batch.size)):
         if value is None:
@@ -129,8 +132,8 @@ def load_run_config(run: RunFolder, kind: type[C]) -> C:
 
 
 def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> None:
-    """Say how much memory the training takes, and reserve it. Raises ResourceError where
-    there is not so much, or no room on the disk for the checkpoints."""
+    """Print how much memory training takes, and reserve it. Raises ResourceError if
+    there is too little memory, or too little disk space for the checkpoints."""
     model = job.state.model
     load_kernels(model.config, model.dtype_name, config.optim, policy=job.work.policy)
     memory = stage_memory(job.state, job.readers, job.work)
@@ -143,8 +146,8 @@ def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Consol
 
 
 def check_disk(folder: Path, state: LoopState, keep: int) -> None:
-    """Raise ResourceError when the checkpoints would not fit: all that are kept, and the one
-    that is being written."""
+    """Raise ResourceError if the disk has no space for the checkpoints: all that are
+    kept, and the one that is being written."""
     count = keep + MOST_BESIDES_KEEP + 1
     needed = count * sum(array.nbytes for array in state.arrays().values())
     free = shutil.disk_usage(folder).free

@@ -1,4 +1,4 @@
-"""The state of a training loop: one object that can be saved, restored, and then goes on bit for bit."""
+"""The state of a training loop. Saved and restored, it continues with the same bits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +14,11 @@ from npllm.training.spikes import SpikeConfig, SpikeDetector
 
 @dataclass
 class LoopState:
-    """Weights, the optimiser's moments, the loop's counters and the window of the spike detector.
+    """Weights, the optimiser's moments, counters, and the window of the spike detector.
 
-    Nothing else changes from one update to the next, apart from what is in `extra`: the data order, the dropout masks,
-    the learning rate and the batch size are functions of these counters. The same object serves every kind of training.
+    Nothing else changes from one update to the next, apart from `extra`: the order of
+    the data, the dropout masks, the learning rate and the batch size are functions of
+    the counters. All stages use this class.
     """
 
     model: Trainable
@@ -25,10 +26,11 @@ class LoopState:
     detector: SpikeDetector = field(default_factory=lambda: SpikeDetector(SpikeConfig(), warmup_steps=0))
     next_sample: int = 0  # absolute id of the first sample not yet trained on or skipped
     tokens: int = 0  # trained on
-    seconds: float = 0.0  # spent in the loop, over all its starts
-    rollbacks: int = 0  # that lie behind this state: which part of the ledger it knows of
-    extra: dict[str, np.ndarray] = field(default_factory=dict)  # what else a stage carries from update to update
-    check_extra: Callable[[dict[str, np.ndarray]], None] | None = None  # ValueError for arrays that cannot be such
+    seconds: float = 0.0  # spent in the loop, in all processes together
+    rollbacks: int = 0  # made before this state: how many of the ledger's it includes
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # a stage's other arrays
+    # Raises ValueError for saved arrays that are not valid values of `extra`.
+    check_extra: Callable[[dict[str, np.ndarray]], None] | None = None
 
     @property
     def step(self) -> int:
@@ -36,18 +38,19 @@ class LoopState:
         return self.optimizer.updates
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The flat buffers, by name; the state's own, not copies."""
+        """The flat buffers by name. They are the state's own arrays, not copies."""
         frozen = {} if self.model.frozen is None else {"frozen": self.model.frozen.flat}
         return {"params": self.model.params.flat, **self.optimizer.state, **frozen, **self.extra}
 
     def not_finite(self, names: tuple[str, ...] | None = None) -> str | None:
-        """The first buffer (of those named) with a NaN or an infinity in it, if any."""
-        sum_of_squares = self.model.ops.gradient_norm  # not finite if any element is not, and a fast pass over all
+        """The name of the first buffer that holds a NaN or an infinity; None if there
+        is none. names: the buffers to look at, None = all."""
+        sum_of_squares = self.model.ops.gradient_norm  # not finite if any element is not
         arrays = self.arrays()
         return next((name for name in names or arrays if not isfinite(sum_of_squares(arrays[name]))), None)
 
     def counters(self) -> dict[str, Any]:
-        """The rest, for JSON."""
+        """The rest of the state, as values that JSON can hold."""
         return {
             "updates": self.optimizer.updates,
             "next_sample": self.next_sample,
@@ -58,9 +61,9 @@ class LoopState:
         }
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
-        """Become the state that `arrays` and `counters` were taken from.
+        """Set the state to saved `arrays` and `counters`.
 
-        Raises ValueError, before anything changes, when the counters cannot be those of a loop.
+        Raises ValueError, before anything changes, when they are not valid.
         """
         _check(counters)
         if self.check_extra is not None:

@@ -1,4 +1,5 @@
-"""Training that survives: the loop with its checkpoints, rollbacks, log and live view, for every kind of training."""
+"""Training a run of any stage: the loop with checkpoints, recovery, log and live
+view."""
 
 from typing import Any
 
@@ -18,13 +19,15 @@ from npllm.training.machine import matmul_peak
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, restore_newest
 
-FEWEST_UPDATES = 10  # of a run that can learn something
+FEWEST_UPDATES = 10  # a shorter run prints a warning
 
 
 def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> None:
-    """Go on from the newest sound checkpoint, or from the given state if the run has none, to the last step.
+    """Train to the last step, from the newest sound checkpoint or, if the run has none,
+    from the given state.
 
-    The caller holds the run's lock. Raises Interrupted after SIGINT, SIGTERM or SIGHUP, with the state saved.
+    The caller holds the run's lock. After SIGINT, SIGTERM or SIGHUP the state is saved
+    and Interrupted is raised.
     """
     state, validate = job.state, job.validate
     remove_temporary_files(run.path)
@@ -63,8 +66,8 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                 store.check()
                 stopping, is_last = stop.requested, event.step == config.train.steps
                 speed = flops_per_token * event.batch_tokens / event.seconds
-                # A machine that was busy while its peak was measured can do more: as much
-                # as it has just done. So speed / peak is never above 1, rounding included.
+                # A machine that was busy while its peak was measured may be faster now.
+                # The peak is then raised, so speed / peak is never above 1.
                 peak = max(peak, speed)
                 record = measurements(event, speed / peak)
                 if validate and (event.step % config.train.eval_every == 0 or is_last):
@@ -72,7 +75,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                 append_metrics(run.metrics, record)
                 view.show(event, peak)
                 if store.scheduled(event.step) or is_last or stopping:
-                    sync(run.metrics)  # the log must not end before the checkpoint
+                    sync(run.metrics)  # the log must reach the disk before the checkpoint
                     store.save(state, record.get("val_loss"))
                 if stopping and not is_last:
                     store.wait()
@@ -80,18 +83,19 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console: Console) -> None:
-    """A line about a run that goes on, or about one that is too short to learn much."""
+    """Print a line for a run that goes on, or for one that is too short to learn much."""
     steps = config.train.steps
     if step:
         line = f"{run.path}: going on after step {step} of {steps}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     elif steps < FEWEST_UPDATES:
-        line = f"{steps} updates are too few to learn much from; raise {config.lengthened_by}."
+        line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def measurements(update: Update, mfu: float) -> dict[str, Any]:
-    """The line of metrics.jsonl for an update. mfu: share of the machine's peak."""
+    """The record of an update in metrics.jsonl. mfu: model FLOPs utilisation, a share
+    of the machine's peak."""
     record = dict(vars(update))
     tokens_per_s = record.pop("batch_tokens") / update.seconds
     figures = record.pop("figures")

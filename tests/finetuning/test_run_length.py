@@ -125,7 +125,7 @@ def test_a_dozen_pairs_are_learnt(answers, tmp_path):
 def test_a_run_too_short_to_learn_says_so(base, tmp_path, capsys, steps, said):
     out = tmp_path / "run"
     learnt("sft", base, out, DEMONSTRATIONS, train__steps=steps)
-    note = f"{steps} updates are too few to learn much from; raise train.steps or sft.epochs.\n"
+    note = "Fewer than 10 updates teach a model little; raise train.steps or sft.epochs.\n"
     assert (note in capsys.readouterr().out) == said
     assert run("resume", out) == 0
     assert note not in capsys.readouterr().out  # at the start, and once
@@ -143,4 +143,4 @@ def test_a_config_that_lost_its_length_is_refused(answers, tmp_path, capsys, ver
 
 def test_pretraining_has_a_batch(tmp_path, capsys):
     words = ["pretrain", "--data.source", __file__, "--out", tmp_path / "run", "--batch.size", "None"]
-    assert "batch.size is none, which sft, reward and dpo know only" in refused(capsys, *words, exit_code=2)
+    assert "batch.size is none, which only sft, reward and dpo accept" in refused(capsys, *words, exit_code=2)

@@ -100,7 +100,7 @@ def test_no_prompt_is_on_both_sides(folder, stage):
 def test_an_unknown_stage_is_refused(copy, capsys, stage):
     config = copy / "config.toml"
     config.write_text(config.read_text().replace('stage = "sft"', f'stage = "{stage}"'))
-    expected = f"config.toml says that the stage is '{stage}'; restore the config.toml of the run."
+    expected = f"config.toml names the unknown stage '{stage}'; restore the config.toml of the run."
     assert expected in refused(capsys, "resume", copy, exit_code=2)
 
 

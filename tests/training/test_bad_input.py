@@ -27,7 +27,7 @@ BAD = {
     "Latin-1": ("Müller ".encode("latin-1") * 99, {}, 3, "text.txt is not UTF-8 (invalid byte 0xfc at offset 1)"),
     "absent": (None, {}, 3, "no file"),
     "shorter than a window": (TEXT.encode(), {"model__block_size": 5000}, 3, "smaller --model.block_size or more text"),
-    "nothing to validate on": (TEXT.encode(), {"data__val_fraction": 1e-9}, 3, "leaves less than 2 tokens for val.h5"),
+    "nothing to validate on": (TEXT.encode(), {"data__val_fraction": 1e-9}, 3, "leaves fewer than 2 tokens for val.h5"),
     "one character": (b"x", {}, 3, "single character"),
     "no such tokenizer": (TEXT.encode(), {"data__tokenizer": "gpt9.json"}, 3, "data.tokenizer gpt9.json is none of"),
     "vocabulary too large": (

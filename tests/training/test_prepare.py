@@ -31,7 +31,7 @@ def test_marks_between_documents_are_their_ends_and_no_letters(tmp_path, run_fol
     assert sum(int((shard.tokens == shard.eot_id).sum()) for shard in shards) == 40
     (remark,) = prepare_data(replace(config, separator=None), run_folder, lambda line: None).remarks
     assert remark == (
-        "1 documents, such as text.txt, hold the letters <|endoftext|>: if these stand between texts, give "
+        "<|endoftext|> is plain text in 1 of the documents, such as text.txt; if it separates documents, give "
         "--data.separator '<|endoftext|>'"
     )
 

@@ -216,7 +216,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, data):
         (["--data.source", "caf\udce9.txt"], "not valid Unicode"),
         (["--data.val_fraction", "1"], "data.val_fraction is 1"),
         (["--data.separator", ""], "data.separator is '', but must have characters"),
-        (["--data.separator=--"], "data.separator is '--', but must have characters and not begin with -"),
+        (["--data.separator=--"], "data.separator is '--', but must have characters and not start with -"),
         (["--data.field", "caf\udce9"], "data.field is 'caf\\udce9', which is not valid Unicode"),
         (["--recipe", "shakespear-char"], "did you mean shakespeare-char"),
         (["--recipe"], "--recipe"),
