@@ -41,13 +41,14 @@ COMPRESSION = 12  # bytes for each of the text that xz packs
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak.
+    """The bytes of a training at its peak.
 
-    program: the interpreter, libraries, compiled kernels, and the data in memory. weights:
-    parameters, frozen and merged weights, the same in bfloat16, those of other models.
-    moments: the optimiser's, and what else a checkpoint carries. passes: activations, with
-    everything that comes and goes in a step. aside: what is there for a while only, of which
-    the largest counts: the image of a checkpoint, the report at the end.
+    program: the interpreter, libraries, compiled kernels, and the data in memory.
+    weights: parameters, frozen and merged weights, their bfloat16 copies, and the
+    weights of other models. moments: the optimiser's, and whatever else a checkpoint
+    holds. passes: activations, and all other arrays that live for one step. aside: the
+    largest of the arrays that live at other times: the image of a checkpoint, the
+    report at the end.
     """
 
     program: int
@@ -63,18 +64,21 @@ class Memory:
 
     @property
     def announced(self) -> int:
-        """For people. More than the total where what came before, such as reading the text, took more."""
+        """The figure that is printed: the total, or the peak so far if that is higher,
+        as after reading a long text."""
         return max(self.total, peak_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What the passes of a training are like. Rows: sequences at once, of up to `width` tokens.
+    """The sizes of the passes of a training. A row is a sequence of up to `width`
+    tokens.
 
-    rows: in a micro-batch. read_rows: where there is no backward. policy: log-probabilities
-    instead of the loss. copies: arrays like the hidden rows of a micro-batch that NumPy makes
-    beside the arenas. temporaries: bytes that it takes at other times. written: responses at
-    once, and their longest prompt. aside: as in `Memory`, of the stage's own.
+    rows: rows of a micro-batch. read_rows: rows of a pass without a backward. policy:
+    whether log-probabilities are computed instead of the loss. copies: number of NumPy
+    arrays of the size of a micro-batch's hidden rows. temporaries: bytes that NumPy
+    takes at other times. written: number of responses generated at once, and the length
+    of their longest prompt. aside: the stage's own part of `Memory.aside`, in bytes.
     """
 
     rows: int
@@ -88,14 +92,14 @@ class Work:
 
 
 class Reader(NamedTuple):
-    """A model that is asked and not trained."""
+    """A model that is used but not trained."""
 
     config: ModelConfig
     dtype: str
 
 
 def check_memory(memory: Memory, root: Path = ROOT) -> None:
-    """Raise ResourceError for what cannot be trained here, before it takes all the memory there is."""
+    """Raise ResourceError if a training needs more memory than there is."""
     left = memory_left(root)
     room = left.n_bytes + resident_memory(root)  # what the process has is part of what it needs
     if memory.total > room:

@@ -81,8 +81,8 @@ class Pretraining(Stage[RunConfig]):
         """The text to learn.
 
         Args:
-            recipe: name of an embedded recipe (default, shakespeare-char), or a TOML file
-            minutes: time budget of the training loop, instead of the recipe's train.steps or train.minutes
+            recipe: an embedded recipe (default, shakespeare-char) or a TOML file
+            minutes: time budget of the loop, in place of train.steps and train.minutes
         """
         if minutes is not None:
             config = replace(config, train=replace(config.train, minutes=minutes, steps=None))

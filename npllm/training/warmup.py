@@ -1,8 +1,9 @@
 """Compiling every kernel that training, evaluation and generation use, but in float64.
 
-Numba compiles a kernel when it is first called with arguments of new types, and keeps it on disk. So it is enough to
-train each kind of model once: what differs between sizes is data. Batches are large enough to be split between threads
-and small enough to be not; both kinds of kernels are called.
+Numba compiles a kernel when it is first called with arguments of new types, and keeps
+it on disk. So it is enough to train each kind of model once, at any size. One batch is
+large enough to be split between threads and one is not, so that both kinds of kernels
+are called.
 """
 
 from dataclasses import asdict
@@ -56,7 +57,8 @@ def compile_kernels() -> None:
 
 
 def load_kernels(architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False) -> None:
-    """Call those that the training of such a model uses, whatever its size. policy: also those of log-probabilities."""
+    """Call the kernels that train a model of this architecture, whatever its size.
+    policy: also the kernels of log-probabilities."""
     _call(kind_of(architecture, dtype, optim, policy=policy))
 
 
