@@ -212,10 +212,10 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
     """Run the whole pipeline on one task, from pretraining to a report card.
 
     Args:
-        task: paths (minutes), code (a quarter of an hour), or a Python file with Task
+        task: paths (minutes), code (a quarter of an hour), or a Python file with a Task
         out: folder, new or of a pipeline that stopped; none = runs/rlhf-TASK
         seeds: runs of the pipeline with a seed each; the figures are means over them
-        overoptimise: also fool reward models that learnt from few pairs; 4 times as long
+        overoptimise: also fool reward models trained on few pairs; four times as long
     """
     from npllm.rlhf.report_card import run_and_report
 

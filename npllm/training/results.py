@@ -94,10 +94,10 @@ def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: T
     the pairs (prompt, continuation)."""
     samples, length = [], min(SAMPLE_PROMPT_TOKENS, -(-model.config.block_size // 2))
     for seed, start in enumerate(sample_positions(val_shard)):
-        beginning = val_shard.tokens[start : start + length].tolist()
-        if val_shard.eot_id in beginning:
-            beginning = beginning[: beginning.index(val_shard.eot_id)]
-        prompt = whole_characters(tokenizer.decode_bytes(beginning))
+        tokens = val_shard.tokens[start : start + length].tolist()
+        if val_shard.eot_id in tokens:
+            tokens = tokens[: tokens.index(val_shard.eot_id)]
+        prompt = whole_characters(tokenizer.decode_bytes(tokens))
         samples.append((prompt, "".join(generate(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, seed=seed))))
     lines = [f"=== sample {i}: prompt, then continuation ===\n{p}|{text}\n" for i, (p, text) in enumerate(samples, 1)]
     write_atomically(run.samples, "\n".join(lines).encode())

@@ -239,7 +239,7 @@ def train_three_times(run: RunFolder, config: RunConfig, console: Console) -> li
         with console.status("once more, only skipping updates"):
             skip_updates(state, config, recorder)
 
-    def undefended(state: LoopState, recorder: Recorder) -> None:
+    def without_detection(state: LoopState, recorder: Recorder) -> None:
         blind = replace(config, spikes=replace(config.spikes, enabled=False))
         with console.status("once more, without detection"):
             for _ in updates(state, blind, recorder):
@@ -248,7 +248,7 @@ def train_three_times(run: RunFolder, config: RunConfig, console: Console) -> li
     return [
         training("roll back and skip", in_the_run_folder),
         training("only skip updates", only_skipping),
-        training("no detection", undefended),
+        training("no detection", without_detection),
     ]
 
 
