@@ -201,7 +201,7 @@ def stopping(gradients, at: int):
 def test_rollbacks_are_counted_within_ten_thousand_updates(tmp_path):
     run = make_run(tmp_path / "run")
     ledger = Ledger(run.ledger, writable=True)
-    for step in (3, 10_010):
+    for step in (20, 10_010):  # the first lies just outside of them
         ledger.rolled_back(Spike(step, 9.0, 1.0, 0, (0, 1), "planted"), 0, (0, 0))
     state, config = build_state(CONFIG, V), with_spikes(CONFIG, max_rollbacks=2).spikes
     with CheckpointStore(run.checkpoints, keep=2, every=4) as store:
