@@ -69,6 +69,7 @@ def operation_cases(dtype) -> list[Case]:
             linear_flops,
         ),
         ("GELU", f"{N}×{F}", partial(_gelu, inputs)),
+        ("ReLU²", f"{N}×{F}", partial(_relu2, inputs)),
         ("LayerNorm", rows, partial(_layernorm, inputs)),
         ("RMSNorm", rows, partial(_rmsnorm, inputs)),
         ("add + LayerNorm", rows, partial(_add_norm, inputs)),
@@ -97,6 +98,10 @@ def _linear(x, weight, bias, ops, empty, epilogue="none", residual=None):
 
 def _gelu(inputs, ops, empty):
     return ops.gelu_forward(inputs.hidden, empty=empty), ops.gelu_backward(inputs.hidden, inputs.hidden, empty=empty)
+
+
+def _relu2(inputs, ops, empty):
+    return ops.relu2_forward(inputs.hidden, empty=empty), ops.relu2_backward(inputs.hidden, inputs.hidden, empty=empty)
 
 
 def _layernorm(inputs, ops, empty):

@@ -8,7 +8,7 @@ fast. The plain network of the same shape is `npllm/reference/block.py`; read it
 
 Memory. The cache of a block holds what its backward cannot compute cheaply from the
 rest of the cache: 11 numbers for each number of x, with an MLP four times as wide. The
-results of GELU, SwiGLU and the first norm are computed twice instead, in `scratch`.
+results of the activation and the first norm are computed twice instead, in `scratch`.
 "Lifetimes" in `threads.py` tells how long arrays of `empty` and `scratch` are valid.
 
 The backward goes through the same picture from right to left. Where the forward forks,
@@ -56,7 +56,7 @@ class BlockCache(NamedTuple):
     attended: np.ndarray  # (N, C)
     norm_2: Any
     normed_2: np.ndarray  # (N, C)
-    up: np.ndarray  # (N, F), before GELU or, with SwiGLU, to be multiplied with silu(gate)
+    up: np.ndarray  # (N, F), before GELU or ReLU² or, with SwiGLU, to be multiplied with silu(gate)
     gate: np.ndarray | None  # (N, F), with SwiGLU
 
 
@@ -100,8 +100,11 @@ def mlp_forward(context, w: Block, x, residual, *, empty_y):
     """
     ops, empty, scratch = context.ops, context.empty, context.scratch.empty
     gate = None
-    if w.gate is None:
+    if context.config.mlp == "gelu":
         hidden, up = ops.linear_forward(x, *w.up, epilogue="gelu", empty=empty, empty_y=scratch)
+    elif context.config.mlp == "relu2":
+        up, _ = ops.linear_forward(x, *w.up, empty=empty)
+        hidden = ops.relu2_forward(up, empty=scratch)
     else:
         up, _ = ops.linear_forward(x, *w.up, empty=empty)
         gate, _ = ops.linear_forward(x, *w.gate, empty=empty)
@@ -117,10 +120,15 @@ def mlp_backward(context, w: Block, dw: Block, dy, cache):
     The residual's gradient is dy. Adds to dw.
     """
     ops, scratch, x, up = context.ops, context.scratch.empty, cache.normed_2, cache.up
-    if w.gate is None:
+    if context.config.mlp == "gelu":
         hidden = ops.gelu_forward(up, empty=scratch)
         dhidden = ops.linear_backward(dy, hidden, w.down.weight, *dw.down, empty=scratch)
         return ops.linear_backward(dhidden, x, w.up.weight, *dw.up, pre_activation=up, empty=scratch)
+    if context.config.mlp == "relu2":
+        hidden = ops.relu2_forward(up, empty=scratch)
+        dhidden = ops.linear_backward(dy, hidden, w.down.weight, *dw.down, empty=scratch)
+        dup = ops.relu2_backward(dhidden, up, empty=scratch)
+        return ops.linear_backward(dup, x, w.up.weight, *dw.up, empty=scratch)
     hidden, swiglu = ops.swiglu_forward(cache.gate, up, empty=scratch)
     dhidden = ops.linear_backward(dy, hidden, w.down.weight, *dw.down, empty=scratch)
     dgate, dup = ops.swiglu_backward(dhidden, swiglu, empty=scratch)

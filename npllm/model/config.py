@@ -38,8 +38,8 @@ class Architecture:
     """norm of each branch's input"""
     position: Literal["learned", "rotary"] = "learned"
     """a learned vector per position (GPT-2), or rotated queries and keys (Llama)"""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """two matrices around a GELU (GPT-2), or three with a gate (Llama)"""
+    mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
+    """two matrices around a GELU (GPT-2), three with a gate (Llama), or two around a squared ReLU (Primer)"""
     bias: bool = True
     """add biases in linear layers and LayerNorm"""
     tie_embeddings: bool = True
@@ -85,12 +85,12 @@ class Architecture:
 
     @property
     def mlp_width(self) -> int:
-        """The width of the MLP, F: 4C with GELU, 8C/3 with SwiGLU.
+        """The width of the MLP, F: 4C, and 8C/3 with SwiGLU.
 
         8C/3 is rounded up to a multiple of 32. Three matrices of this width have as
         many weights as two of 4C.
         """
-        return 4 * self.n_embd if self.mlp == "gelu" else -(-8 * self.n_embd // 3 // 32) * 32
+        return -(-8 * self.n_embd // 3 // 32) * 32 if self.mlp == "swiglu" else 4 * self.n_embd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +145,6 @@ class ModelConfig(Architecture):
         """
         C, D = self.n_embd, self.head_width
         attention = C * (self.n_head + 2 * self.kv_heads) * D + C * C
-        mlp = (2 if self.mlp == "gelu" else 3) * C * self.mlp_width
+        mlp = (3 if self.mlp == "swiglu" else 2) * C * self.mlp_width
         head = self.vocab_size * C
         return 6.0 * (self.n_layer * (attention + mlp) + head) + 6.0 * self.n_layer * C * length

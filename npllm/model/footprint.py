@@ -101,10 +101,11 @@ class _Rows:
         """Return the bytes of a block's backward, which it frees at its end."""
         C, F, Q, up = self.C, self.F, self.Q, self.array(self.N, self.F)
         dropped = self.x if dropout else 0
+        second = up + self.linear_backward(F, C)
         if self.config.mlp == "gelu":
-            second = up + self.linear_backward(F, C) + self.linear_backward(C, F, gelu=True)
+            second += self.linear_backward(C, F, gelu=True)
         else:
-            second = up + self.linear_backward(F, C) + 2 * up + 2 * self.linear_backward(C, F)
+            second += (2 if self.config.mlp == "swiglu" else 1) * (up + self.linear_backward(C, F))
         turned = self.array(self.N, Q) if self.config.position == "rotary" else 0
         attention = self.array(self.N, Q) + self.attention(backward=True, dropout=dropout) + turned
         first = self.linear_backward(C, C) + attention + self.norm() + self.linear_backward(C, Q)

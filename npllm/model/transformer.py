@@ -5,7 +5,8 @@
 "Lifetimes" in `threads.py` tells how long the arrays of a pass are valid.
 
 Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
-2019; rmsnorm, rotary and swiglu as in Touvron et al., "LLaMA", 2023.
+2019; rmsnorm, rotary and swiglu as in Touvron et al., "LLaMA", 2023; relu2 as in So et
+al., "Primer", 2021.
 """
 
 import threading

@@ -9,7 +9,7 @@ Forward, from x to y:
       ┌► norm_1 ─► qkv ─► (rotary) ─► attention ─► out ─┐       ┌► norm_2 ─► MLP ─┐
   x ──┴─────────────────────────────────────────────────+─ mid ─┴─────────────────+─► y
 
-  MLP with GELU:     up ─► GELU ─► down               down(gelu(up(x)))
+  MLP with GELU:     up ─► GELU ─► down               down(gelu(up(x))); relu2 alike
   MLP with SwiGLU:   gate, up ─► SwiGLU ─► down       down(silu(gate(x)) · up(x))
 
 Backward, from dy to dx: the same picture with the arrows turned round.
@@ -29,7 +29,7 @@ Letters: B sequences of T tokens make N = B·T rows; C is the width of the strea
 number of query heads, K that of key/value heads, D the width of a head, F the MLP's.
 
 Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
-2019; rmsnorm, rotary and swiglu as in Touvron et al., "LLaMA", 2023.
+2019; rmsnorm, rotary, swiglu: Touvron et al., "LLaMA", 2023; relu2: "Primer", 2021.
 """
 
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from npllm.reference.attention import attention_backward, attention_forward
 from npllm.reference.gelu import gelu_backward, gelu_forward
 from npllm.reference.layernorm import layernorm_backward, layernorm_forward
 from npllm.reference.linear import linear_backward, linear_forward
+from npllm.reference.relu2 import relu2_backward, relu2_forward
 from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
 from npllm.reference.swiglu import swiglu_backward, swiglu_forward
@@ -113,6 +114,8 @@ def mlp_forward(config, p, name, x):
     up = linear(p, f"{name}.up", x)
     if config.mlp == "gelu":
         hidden, before = gelu_forward(up), up
+    elif config.mlp == "relu2":
+        hidden, before = relu2_forward(up), up
     else:
         hidden, before = swiglu_forward(linear(p, f"{name}.gate", x), up)
     return linear(p, f"{name}.down", hidden), MLPCache(x, before, hidden)
@@ -120,9 +123,9 @@ def mlp_forward(config, p, name, x):
 
 def mlp_backward(config, p, dp, name, dy, cache):
     dhidden = linear_gradient(p, dp, f"{name}.down", dy, cache.hidden)
-    if config.mlp == "gelu":
-        dup = gelu_backward(dhidden, cache.before)
-        return linear_gradient(p, dp, f"{name}.up", dup, cache.x)
+    if config.mlp != "swiglu":
+        backward = gelu_backward if config.mlp == "gelu" else relu2_backward
+        return linear_gradient(p, dp, f"{name}.up", backward(dhidden, cache.before), cache.x)
     dgate, dup = swiglu_backward(dhidden, cache.before)
     # x forks into gate and up, so their gradients add.
     dx = linear_gradient(p, dp, f"{name}.up", dup, cache.x)

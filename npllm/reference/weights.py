@@ -22,7 +22,7 @@ class TransformerConfig:
     mlp_width: int  # F
     norm: str = "layernorm"  # or "rmsnorm"
     position: str = "learned"  # or "rotary"
-    mlp: str = "gelu"  # or "swiglu"
+    mlp: str = "gelu"  # or "swiglu" or "relu2"
     bias: bool = True  # in linear layers and LayerNorm
     tie_embeddings: bool = True  # the head is the table of the embedding
 

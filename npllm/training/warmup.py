@@ -20,6 +20,7 @@ from npllm.optim import OptimConfig, build_optimizer
 TINY = {"n_layer": 1, "n_head": 4, "n_embd": 64, "block_size": 64, "vocab_size": 256}
 ARCHITECTURES = (
     {"norm": "layernorm", "position": "learned", "mlp": "gelu"},
+    {"norm": "layernorm", "position": "learned", "mlp": "relu2"},
     {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "tie_embeddings": False},
 )
 SHAPES = ((1, 8), (8, 64))  # (B, T) of the batches

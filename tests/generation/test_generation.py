@@ -19,7 +19,7 @@ T, V = 8, 13
 ARCHITECTURES = [
     {"norm": norm, "position": position, "mlp": mlp, "n_kv_head": n_kv_head}
     for norm, position, mlp, n_kv_head in product(
-        ("layernorm", "rmsnorm"), ("learned", "rotary"), ("gelu", "swiglu"), (1, 2, 4)
+        ("layernorm", "rmsnorm"), ("learned", "rotary"), ("gelu", "swiglu", "relu2"), (1, 2, 4)
     )
 ]
 

@@ -96,6 +96,11 @@ def gelu(ops, s, draw, empty):
     return {"y": ops.gelu_forward(x, empty=empty), "dx": ops.gelu_backward(dy, x, empty=empty)}
 
 
+def relu2(ops, s, draw, empty):
+    x, dy = 3 * draw(s.B, s.T, s.F), draw(s.B, s.T, s.F)
+    return {"y": ops.relu2_forward(x, empty=empty), "dx": ops.relu2_backward(dy, x, empty=empty)}
+
+
 def swiglu(ops, s, draw, empty):
     gate, up, dy = 3 * draw(s.N, s.F), draw(s.N, s.F), draw(s.N, s.F)
     y, cache = ops.swiglu_forward(gate, up, empty=empty)
@@ -216,8 +221,8 @@ def sgd(ops, s, draw, empty):
 CASES = {
     case.__name__: case
     for case in (
-        embedding, linear, linear_gelu, linear_residual, gelu, swiglu, layernorm, rmsnorm, add_norm, add_rmsnorm,
-        attention, attention_dropout, attention_packed_dropout, cached_attention, rotary, dropout, lm_head_loss,
-        lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, sgd,
+        embedding, linear, linear_gelu, linear_residual, gelu, relu2, swiglu, layernorm, rmsnorm, add_norm,
+        add_rmsnorm, attention, attention_dropout, attention_packed_dropout, cached_attention, rotary, dropout,
+        lm_head_loss, lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, sgd,
     )
 }  # fmt: skip

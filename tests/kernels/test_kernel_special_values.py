@@ -72,7 +72,8 @@ def test_elementwise():
 
     def call(ops):
         y, cache = ops.swiglu_forward(x, ones)
-        return ops.gelu_forward(x), ops.gelu_backward(ones, x), y, *ops.swiglu_backward(ones, cache)
+        activated = ops.gelu_forward(x), ops.relu2_forward(x), y
+        return *activated, ops.gelu_backward(ones, x), ops.relu2_backward(ones, x), *ops.swiglu_backward(ones, cache)
 
     for computed, expected in zip(*both(call), strict=True):
         assert_alike(computed, expected)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from order_one import fill_with_order_one
 
@@ -12,6 +13,9 @@ from npllm.model import GPT, ModelConfig
 GPT_2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu"}
 LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu"}
 LLAMA |= {"n_kv_head": 1, "bias": False, "tie_embeddings": False}
+RELU2 = GPT_2 | {"mlp": "relu2"}
+EVERY = {"gpt2": GPT_2, "llama": LLAMA, "relu2": RELU2}
+every_architecture = pytest.mark.parametrize("architecture", EVERY.values(), ids=EVERY.keys())
 
 
 def small_config(**changes) -> ModelConfig:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, check_split, gradients_of, random_batch, small_config
+from model_cases import check_split, every_architecture, gradients_of, random_batch, small_config
 
 from npllm.model import GPT
 
 
-@pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+@every_architecture
 @pytest.mark.parametrize("sizes", [(8,), (1,) * 8, (2,) * 4, (4, 4), (5, 3), (3, 5)], ids=str)
 def test_micro_batches_add_up_to_the_batch(backend, sizes, architecture):
     check_split(backend, sizes, **architecture)

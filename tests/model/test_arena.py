@@ -4,12 +4,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, random_batch, small_config
+from model_cases import every_architecture, random_batch, small_config
 
 from npllm.memory.arena import CHUNK, Arena
 from npllm.model import GPT
 
-both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)  # the reference lets NumPy allocate
 
 
@@ -80,7 +79,7 @@ def test_a_request_larger_than_a_chunk_is_served():
     assert array.size == CHUNK + 1
 
 
-@both_architectures
+@every_architecture
 @on_kernels
 def test_nothing_is_allocated_after_the_first_step(backend, architecture, monkeypatch):
     config = small_config(dropout=0.2, **architecture)
@@ -128,7 +127,7 @@ class PoisonedArena(Arena):
             chunk[: 1 << 20] = self.POISON
 
 
-@both_architectures
+@every_architecture
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @on_kernels
 def test_no_stale_memory_is_read(backend, architecture, dropout):
@@ -147,10 +146,11 @@ def test_no_stale_memory_is_read(backend, architecture, dropout):
     assert results[0] == results[1]
 
 
-@both_architectures
+@every_architecture
 @on_kernels
 def test_a_block_keeps_few_numbers_for_each_of_x(backend, architecture):
-    """qkv (3), attended, stream, normed stream, y, and what is before GELU (4) or SwiGLU (two); statistics are few."""
+    """qkv (3), attended, stream, normed stream, y, and the input of the activation: one array of the MLP's width, or
+    two with SwiGLU. Statistics are few."""
     peaks = []
     for n_layer in (2, 3):
         config = small_config(n_layer=n_layer, n_embd=32, block_size=64, **(architecture | {"n_kv_head": 2}))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, gradients_of, random_batch, set_weights_of_order_one, small_config
+from model_cases import every_architecture, gradients_of, random_batch, set_weights_of_order_one, small_config
 
 from npllm.errors import ConfigError
 from npllm.generation import KVCache, generate_tokens
@@ -10,7 +10,6 @@ from npllm.kernels.bfloat16 import rounded, widen
 from npllm.model import GPT
 from npllm.optim import AdamW
 
-both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 EIGHT_BITS = 2.0**-8  # the most that one rounding changes
 
 
@@ -18,7 +17,7 @@ def relative_distance(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@both_architectures
+@every_architecture
 def test_every_gradient_is_float32_s_up_to_rounding(architecture):
     """A forgotten term is off by its own size, roundings by some eighth bits."""
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
@@ -33,7 +32,7 @@ def test_every_gradient_is_float32_s_up_to_rounding(architecture):
         assert 0 < relative_distance(gradients["bf16"][name], exact) < 8 * EIGHT_BITS, name
 
 
-@both_architectures
+@every_architecture
 def test_the_logits_are_those_of_rounded_weights(architecture):
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
     model, already_rounded = GPT(config, dtype="bf16"), GPT(config, dtype="bf16")
@@ -46,7 +45,7 @@ def test_the_logits_are_those_of_rounded_weights(architecture):
     np.testing.assert_array_equal(model.logits(tokens), already_rounded.logits(tokens))
 
 
-@both_architectures
+@every_architecture
 def test_every_pass_takes_the_weights_as_they_are_then(architecture):
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
     batch = random_batch(config, B=4, T=16)
@@ -66,7 +65,7 @@ def test_every_pass_takes_the_weights_as_they_are_then(architecture):
         assert model.loss(*batch) != loss
 
 
-@both_architectures
+@every_architecture
 def test_the_cache_gives_the_full_forward_s_logits(architecture):
     """Of a prompt, in tiles, and of single tokens, in dot products: the same factors, summed in another order."""
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, random_batch, small_config
+from model_cases import EVERY, GPT_2, LLAMA, RELU2, random_batch, small_config
 
 from npllm.model import GPT, Parameters
 from npllm.model.footprint import (
@@ -16,7 +16,11 @@ from npllm.model.footprint import (
 )
 from npllm.model.parameters import weight_shapes
 
-ARCHITECTURES = {"gpt2": GPT_2, "llama": LLAMA, "no bias": {**GPT_2, "bias": False}, "bias": {**LLAMA, "bias": True}}
+ARCHITECTURES = EVERY | {
+    "no bias": {**GPT_2, "bias": False},
+    "bias": {**LLAMA, "bias": True},
+    "relu2, no bias": {**RELU2, "bias": False},
+}
 on_all = pytest.mark.parametrize(
     ("name", "dtype", "dropout"), list(product(ARCHITECTURES, ("float32", "float64", "bf16"), (0.0, 0.1)))
 )

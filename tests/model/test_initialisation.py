@@ -17,7 +17,7 @@ def test_first_loss_is_that_of_a_uniform_guess(backend, vocab_size, tie_embeddin
     assert model.loss(tokens, targets) == pytest.approx(log(vocab_size), abs=0.1)
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu", "relu2"])
 def test_distribution_of_every_parameter(mlp):
     """Mean and deviation within five standard errors: of n draws, 1/sqrt(n) and 1/sqrt(2n) of the deviation."""
     config = ModelConfig(n_layer=3, n_embd=96, vocab_size=50, block_size=32, mlp=mlp, tie_embeddings=False)

@@ -7,7 +7,16 @@ import pytest
 from gradient_check import check_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import GPT_2, LLAMA, gradients_of, random_batch, set_weights_of_order_one, shapes, small_config
+from model_cases import (
+    GPT_2,
+    LLAMA,
+    every_architecture,
+    gradients_of,
+    random_batch,
+    set_weights_of_order_one,
+    shapes,
+    small_config,
+)
 
 from npllm.errors import ConfigError
 from npllm.generation import KVCache, generate_tokens
@@ -16,7 +25,6 @@ from npllm.model import GPT, ModelConfig, Storage
 from npllm.model.lora import new_workspace
 from npllm.optim import AdamW
 
-both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 LORA = {"lora_rank": 3, "lora_alpha": 2.0}  # a scale of 2/3: neither 1 nor its own square
 
 
@@ -42,27 +50,27 @@ def plain_model(model: GPT) -> GPT:
     return plain
 
 
-@both_architectures
+@every_architecture
 def test_every_matrix_of_the_blocks_has_factors_and_nothing_else_is_trained(architecture):
     model = GPT(small_config(**architecture, **LORA))
     matrices = {name for name, array in model.frozen.items() if name.startswith("blocks.") and array.ndim == 2}
     assert set(model.params) == {f"{name}.lora_{factor}" for name in matrices for factor in "ab"}
-    assert len(matrices) == 2 * (4 if architecture is GPT_2 else 5)
+    assert len(matrices) == 2 * (5 if architecture is LLAMA else 4)
     for name in matrices:
         n_in, n_out = model.frozen[name].shape
         assert (model.params[f"{name}.lora_a"].shape, model.params[f"{name}.lora_b"].shape) == ((n_in, 3), (3, n_out))
 
 
-@both_architectures
+@every_architecture
 def test_new_tokens_have_rows_of_their_own(architecture):
     """In the head too, where it is not the embedding."""
     model = GPT(small_config(**architecture, **LORA, lora_new_tokens=4))
-    tables = {"token_embedding"} if architecture is GPT_2 else {"token_embedding", "lm_head"}
+    tables = {"token_embedding", "lm_head"} if architecture is LLAMA else {"token_embedding"}
     rows = {name: array.shape for name, array in model.params.items() if ".lora_" not in name}
     assert rows == {f"{name}.new_rows": (4, 8) for name in tables}
 
 
-@both_architectures
+@every_architecture
 @pytest.mark.parametrize("new", [0, 3])
 def test_the_forward_is_that_of_the_merged_weights(backend, architecture, new):
     config = small_config(dropout=0.3, n_outputs=2, **architecture, **LORA, lora_new_tokens=new)
@@ -174,7 +182,7 @@ def test_a_text_is_written_with_the_factors_as_they_are_then():
     np.testing.assert_allclose(model.extend(tokens[:, 4:], cache), model.logits(tokens)[:, -1], rtol=1e-9)
 
 
-@both_architectures
+@every_architecture
 def test_bf16_rounds_the_merged_weights(architecture):
     """Not the frozen ones: their roundings would swallow what the factors add."""
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture, **LORA)

@@ -37,7 +37,14 @@ def test_bad_value_is_refused_by_name(fields, message):
 
 @pytest.mark.parametrize(
     ("n_embd", "mlp", "width"),
-    [(128, "gelu", 512), (128, "swiglu", 352), (96, "swiglu", 256), (768, "swiglu", 2048), (8, "swiglu", 32)],
+    [
+        (128, "gelu", 512),
+        (128, "relu2", 512),
+        (128, "swiglu", 352),
+        (96, "swiglu", 256),
+        (768, "swiglu", 2048),
+        (8, "swiglu", 32),
+    ],
 )
 def test_mlp_width(n_embd, mlp, width):
     assert small_config(n_embd=n_embd, mlp=mlp).mlp_width == width
@@ -53,6 +60,7 @@ def test_flops_per_token_of_gpt_2():
     expected = 6 * (2 * 768 + 88) + 2 * 3 * (8 + 8) * 2 * 3
     assert small_config().flops_per_token(6) == expected == 10320
     assert small_config(tie_embeddings=False).flops_per_token(6) == expected
+    assert small_config(mlp="relu2").flops_per_token(6) == expected
 
 
 def test_flops_per_token_of_llama():

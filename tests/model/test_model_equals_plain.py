@@ -16,7 +16,7 @@ from npllm.reference.transformer import loss_and_gradients, mean_loss
 CHOICES = {
     "norm": ("layernorm", "rmsnorm"),
     "position": ("learned", "rotary"),
-    "mlp": ("gelu", "swiglu"),
+    "mlp": ("gelu", "swiglu", "relu2"),
     "n_kv_head": (2, 1),
     "bias": (True, False),
     "tie_embeddings": (True, False),

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, patched, random_batch, set_weights_of_order_one, small_config
+from model_cases import every_architecture, patched, random_batch, set_weights_of_order_one, small_config
 
 from npllm.errors import ConfigError, DataError
 from npllm.model import GPT
-
-both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 
 
 def model_of(backend, dtype="float64", **fields):
@@ -16,7 +14,7 @@ def model_of(backend, dtype="float64", **fields):
     return model
 
 
-@both_architectures
+@every_architecture
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_later_tokens_change_nothing(backend, architecture, dtype):
     model = model_of(backend, dtype, **architecture)
@@ -30,7 +28,7 @@ def test_later_tokens_change_nothing(backend, architecture, dtype):
         assert not np.allclose(after[:, t], before[:, t], rtol=1e-3)
 
 
-@both_architectures
+@every_architecture
 def test_every_earlier_token_counts(backend, architecture):
     model = model_of(backend, **architecture)
     tokens = random_batch(model.config, B=2, T=6).tokens
@@ -41,7 +39,7 @@ def test_every_earlier_token_counts(backend, architecture):
         assert not np.allclose(model.logits(changed)[:, -1], before, rtol=1e-6)
 
 
-@both_architectures
+@every_architecture
 def test_order_counts(backend, architecture):
     """Without positions, the last position would see its predecessors as a set."""
     model = model_of(backend, **(architecture | {"n_layer": 1}))
@@ -50,7 +48,7 @@ def test_order_counts(backend, architecture):
     assert not np.allclose(model.logits(tokens)[:, -1], model.logits(swapped)[:, -1], rtol=1e-4)
 
 
-@both_architectures
+@every_architecture
 def test_other_rows_change_nothing(backend, architecture):
     model = model_of(backend, **architecture)
     tokens = random_batch(model.config, B=3, T=5).tokens
@@ -59,7 +57,7 @@ def test_other_rows_change_nothing(backend, architecture):
     np.testing.assert_array_equal(model.logits(tokens)[[0, 2]], before[[0, 2]])
 
 
-@both_architectures
+@every_architecture
 def test_losses_are_those_of_the_softmax_of_the_logits(backend, architecture):
     model = model_of(backend, **architecture)
     batch = random_batch(model.config, B=3, T=5)

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, random_batch, set_weights_of_order_one, small_config
+from model_cases import EVERY, random_batch, set_weights_of_order_one, small_config
 
 from npllm.model import GPT
 
@@ -49,6 +49,8 @@ def plain_mlp(x, p, name, mlp):
     up = plain_linear(x, p, f"{name}.up")
     if mlp == "gelu":
         hidden = up * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+    elif mlp == "relu2":
+        hidden = np.where(up > 0, up**2, 0.0)
     else:
         gate = plain_linear(x, p, f"{name}.gate")
         hidden = gate / (1 + np.exp(-gate)) * up
@@ -70,7 +72,7 @@ def plain_logits(p, config, tokens):
 MIXED = {"norm": "layernorm", "position": "rotary", "mlp": "swiglu", "n_kv_head": 2}
 
 
-@pytest.mark.parametrize("architecture", [GPT_2, LLAMA, MIXED], ids=["gpt2", "llama", "mixed"])
+@pytest.mark.parametrize("architecture", [*EVERY.values(), MIXED], ids=[*EVERY, "mixed"])
 def test_logits_are_those_of_the_equations(backend, architecture):
     config = small_config(**({"n_head": 4, "n_embd": 16} | architecture))
     model = GPT(config, dtype="float64", backend=backend)

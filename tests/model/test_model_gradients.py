@@ -10,8 +10,7 @@ from gradient_check import check_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cases import (
-    GPT_2,
-    LLAMA,
+    every_architecture,
     gradients_of,
     random_batch,
     set_weights_of_order_one,
@@ -61,8 +60,9 @@ def test_gradient_of_every_parameter(backend, architecture, case, bias, tie_embe
     check_model(model, random_batch(config, B, T, seed), elementwise_up_to=0, step=seed % 7)
 
 
-@pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
+@every_architecture
 def test_gradient_of_every_element(backend, architecture):
+    """With this seed no input of ReLU² is within 0.004 of 0, where its second derivative jumps."""
     sizes = {"n_layer": 1, "n_embd": 4, "n_head": 2, "block_size": 4, "vocab_size": 5}
     config = small_config(**sizes, **architecture, dropout=0.2)
     model = GPT(config, dtype="float64", backend=backend)

@@ -3,16 +3,15 @@
 import numba
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, gradients_of, patched, random_batch, set_weights_of_order_one, small_config
+from model_cases import every_architecture, gradients_of, patched, random_batch, set_weights_of_order_one, small_config
 
 from npllm.model import GPT
 from npllm.optim import SGD, AdamW
 
-both_architectures = pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)
 
 
-@both_architectures
+@every_architecture
 def test_one_batch_is_learned_by_heart(backend, architecture):
     config = small_config(n_embd=32, block_size=16, vocab_size=20, **architecture)
     model = GPT(config, backend=backend)
@@ -47,7 +46,7 @@ def with_dtypes_asserted(ops):
     return patched(ops, **{name: asserting(name, function) for name, function in functions.items()})
 
 
-@both_architectures
+@every_architecture
 @pytest.mark.parametrize("rule", [AdamW, SGD])
 def test_float32_stays_float32(backend, architecture, rule):
     """Every array that passes between operations: float64 would halve the speed and nobody would notice."""
@@ -92,7 +91,7 @@ def update_three_times(config, rule, **model_options):
     return before, model.params.flat
 
 
-@both_architectures
+@every_architecture
 @pytest.mark.parametrize(
     "rule",
     [
@@ -111,7 +110,7 @@ def test_backends_agree_in_float32(ops, backend, architecture, rule):
     assert np.linalg.norm(ours - reference) <= 1e-5 * np.linalg.norm(reference - before)
 
 
-@both_architectures
+@every_architecture
 @on_kernels
 def test_backends_agree_in_float64(ops, backend, architecture):
     """Every gradient, at sizes beyond one tile of the kernels and a multiple of none."""
@@ -129,7 +128,7 @@ def test_backends_agree_in_float64(ops, backend, architecture):
         assert error <= 1e-11, f"the gradient of {name} differs by {error:.1e}"
 
 
-@both_architectures
+@every_architecture
 @on_kernels
 def test_same_bits_for_any_number_of_threads(ops, backend, architecture):
     config = small_config(n_embd=48, n_head=4, block_size=20, vocab_size=70, dropout=0.1, **architecture)

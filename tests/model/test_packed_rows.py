@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import GPT_2, LLAMA, random_batch, set_weights_of_order_one, small_config
+from model_cases import EVERY, GPT_2, random_batch, set_weights_of_order_one, small_config
 
 from npllm.errors import DataError
 from npllm.model import GPT
@@ -31,9 +31,7 @@ def order_one_model(backend, architecture, **fields):
     return model
 
 
-@pytest.mark.parametrize(
-    "architecture", [GPT_2, LLAMA, GPT_2 | {"position": "rotary"}], ids=["learned", "rotary llama", "rotary gpt2"]
-)
+@pytest.mark.parametrize("architecture", [*EVERY.values(), GPT_2 | {"position": "rotary"}], ids=[*EVERY, "rotary gpt2"])
 @settings(max_examples=4)
 @given(lengths=st.lists(lengths_in_a_row(), min_size=1, max_size=3), seed=st.integers(0, 2**32))
 def test_packed_documents_are_documents_alone(backend, architecture, lengths, seed):

@@ -106,6 +106,15 @@ def check_gelu(ops, N, F, seed):
     check_gradients(lambda: inner(ops.gelu_forward(x), R), {"x": x}, {"x": dx})
 
 
+def check_relu2(ops, N, F, seed):
+    draw = Draw(seed)
+    x, R = draw(N, F), draw(N, F)
+    x += np.copysign(0.01, x)  # differences across 0, where the second derivative jumps, are no derivatives
+    with untouched(x, R):
+        dx = ops.relu2_backward(R, x)
+    check_gradients(lambda: inner(ops.relu2_forward(x), R), {"x": x}, {"x": dx})
+
+
 def check_layernorm(ops, N, C, seed, *, bias=True):
     draw = Draw(seed)
     arrays = {"x": draw(N, C), "weight": draw(C)}

@@ -53,6 +53,12 @@ def test_gelu(ops, N, F, seed):
 
 @given(N=small, F=small, seed=seeds)
 @example(N=70, F=51, seed=0)
+def test_relu2(ops, N, F, seed):
+    op_checks.check_relu2(ops, N, F, seed)
+
+
+@given(N=small, F=small, seed=seeds)
+@example(N=70, F=51, seed=0)
 def test_swiglu(ops, N, F, seed):
     op_checks.check_swiglu(ops, N, F, seed)
 

@@ -65,6 +65,13 @@ def test_gelu_keeps_x_between_its_two_halves(ops):
     np.testing.assert_allclose(ops.gelu_forward(x) - ops.gelu_forward(-x), x, rtol=1e-14)
 
 
+def test_relu2_at_known_points(ops):
+    """At 0 the slope is 0 from both sides."""
+    x = np.array([-3.0, -0.0, 0.0, 0.5, 3.0])
+    np.testing.assert_array_equal(ops.relu2_forward(x), [0.0, 0.0, 0.0, 0.25, 9.0])
+    np.testing.assert_array_equal(ops.relu2_backward(np.full(5, 10.0), x), [0.0, 0.0, 0.0, 10.0, 60.0])
+
+
 def test_swiglu_at_known_points(ops):
     """sigma(ln 3) = 3/4 and sigma(-ln 3) = 1/4."""
     ln3 = math.log(3)

@@ -133,6 +133,10 @@ def gelu_without_the_inner_derivative_of_the_cube(dy, x):
     return dy * (0.5 * (1 + tanh_u) + 0.5 * x * (1 - tanh_u**2) * 0.7978845608028654 * (1 + 0.044715 * x**2))
 
 
+def relu2_with_the_slope_of_the_square_everywhere(dy, x):
+    return dy * 2 * x
+
+
 def layernorm_without_the_mean_of_the_gradient(dy, cache, weight, dweight, dbias=None):
     right = reference.layernorm_backward(dy, cache, weight, dweight, dbias)
     return right + cache.rstd[:, None] * (dy * weight).mean(axis=1, keepdims=True)
@@ -260,6 +264,10 @@ def gelu(ops):
     op_checks.check_gelu(ops, N=4, F=5, seed=0)
 
 
+def relu2(ops):
+    op_checks.check_relu2(ops, N=4, F=5, seed=0)
+
+
 def layernorm(ops):
     op_checks.check_layernorm(ops, N=4, C=6, seed=0)
 
@@ -319,6 +327,7 @@ CONTROLS = [
     (square_linear, "linear_backward", linear_that_overwrites_the_gradient, "'weight'"),
     (linear_gelu, "linear_backward", linear_with_gelu_of_the_output, "'x'"),
     (gelu, "gelu_backward", gelu_without_the_inner_derivative_of_the_cube, "'x'"),
+    (relu2, "relu2_backward", relu2_with_the_slope_of_the_square_everywhere, "'x'"),
     (layernorm, "layernorm_backward", layernorm_without_the_mean_of_the_gradient, "'x'"),
     (layernorm, "layernorm_backward", layernorm_without_the_variance_term, "'x'"),
     (layernorm, "layernorm_backward", layernorm_with_another_eps, "'x'"),

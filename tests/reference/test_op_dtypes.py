@@ -37,6 +37,10 @@ def run_gelu(ops, array):
     return ops.gelu_forward(array(N, F)), ops.gelu_backward(array(N, F), array(N, F))
 
 
+def run_relu2(ops, array):
+    return ops.relu2_forward(array(N, F)), ops.relu2_backward(array(N, F), array(N, F))
+
+
 def run_swiglu(ops, array):
     y, cache = ops.swiglu_forward(array(N, F), array(N, F))
     return y, cache, ops.swiglu_backward(y, cache)

@@ -47,7 +47,7 @@ def run_configs(draw):
             block_size=draw(st.integers(1, LONGEST_BLOCK)),
             norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
             position=draw(st.sampled_from(["learned", "rotary"])),
-            mlp=draw(st.sampled_from(["gelu", "swiglu"])),
+            mlp=draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
             bias=draw(st.booleans()),
             tie_embeddings=draw(st.booleans()),
             dropout=draw(st.floats(min_value=0, max_value=0.999)),
