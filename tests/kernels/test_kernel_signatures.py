@@ -2,7 +2,9 @@
 
 import inspect
 
+import numpy as np
 import pytest
+from kernel_cases import CASES, Draw, Sizes
 
 import npllm.kernels
 import npllm.reference
@@ -24,6 +26,25 @@ def test_signatures_are_equal_but_for_the_allocator(name):
     ours, theirs = parameters(npllm.kernels, name), parameters(npllm.reference, name)
     assert not ALLOCATORS & set(theirs)
     assert [ours[own] for own in ours if own not in ALLOCATORS] == list(theirs.values())
+
+
+class NotingCalls:
+    """The reference's operations, and the names of those that were asked for."""
+
+    def __init__(self):
+        self.called = set()
+
+    def __getattr__(self, name):
+        self.called.add(name)
+        return getattr(operations_of("reference"), name)
+
+
+def test_every_operation_has_a_case():
+    """Without one nothing compares the kernel with the reference."""
+    ops = NotingCalls()
+    for case in CASES.values():
+        case(ops, Sizes(), Draw(0, np.float64), np.empty)
+    assert set(npllm.reference.__all__) - ops.called == {"DropoutKey"}
 
 
 def test_the_adapter_offers_all_operations_and_drops_nothing_but_the_allocator():
