@@ -95,7 +95,7 @@ def describe_length(config: LoopConfig, n_rows: int, unit: str) -> str:
     steps, size = config.train.steps, config.batch.size
     times = f"each of the {n_rows:,} is learnt from {steps * size / n_rows:.3g} times"
     watch = "" if config.spikes.enabled else "; loss spikes are not looked for"
-    return f"{steps:,} updates of {size} {unit}: {times}{watch}"
+    return f"updates: {steps:,}, {unit} in each: {size}; {times}{watch}"
 
 
 def new_state(model: Trainable, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
