@@ -11,11 +11,14 @@ from npllm.rlhf.divergence import exact_kl
 from npllm.rlhf.ppo import Gold
 from npllm.rlhf.responses import decode_responses, respond
 from npllm.rlhf.reward_curves import best_of_divergence, best_of_mean, doubled
+from npllm.rlhf.scores import Scores, scale_of, score
 from npllm.rlhf.sequences import Sequences, join, rewards_of, width_of
 from npllm.rlhf.tasks import Response, Task
 from npllm.tokenizer import Tokenizer
 
 JUDGING_SEED = 2**32 + 1  # other random numbers than in training
+
+Round = tuple[list[Response], Sequences]  # one response to each prompt, as texts and as tokens
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,19 @@ class Verdict:
 class Judge:
     """The task's prompts, the reference and the reward model, held against one policy after another."""
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, reference: GPT, reward: GPT, *, max_tokens: int, n: int):
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Tokenizer,
+        reference: GPT,
+        reward: GPT,
+        *,
+        max_tokens: int,
+        missing_stop_score: float,
+        n: int,
+    ):
         self.task, self.tokenizer, self.reference, self.reward = task, tokenizer, reference, reward
-        self.max_tokens = max_tokens
+        self.max_tokens, self.missing_stop_score = max_tokens, missing_stop_score
         prompts = task.judged_prompts()
         self.prompts = [prompts[i % len(prompts)] for i in range(n)]
         asked = PromptFormat(tokenizer)
@@ -52,7 +65,7 @@ class Judge:
         self.width = width_of(longest, reference.config.block_size)
         self.baseline: np.ndarray | None = None  # gold of the first policy judged
 
-    def ask(self, policy: GPT, number: int = 0) -> tuple[list[Response], Sequences]:
+    def ask(self, policy: GPT, number: int = 0) -> Round:
         """One response to each prompt, also as tokens. Another number gives other ones."""
         first_id = number * len(self.prompts)
         answers = respond(
@@ -67,20 +80,32 @@ class Judge:
         return self._verdict(method, responses, rewards_of(self.reward, sequences), kl)
 
     def judge_best_of(self, n: int, policy: GPT) -> Verdict:
-        """Judge the one of n responses that the reward model likes best, and how gold grows with n up to there.
+        """Judge the response of n that PPO would reward most, for each prompt.
 
-        Of several that it likes equally the first is judged: they stand in a random order.
+        The verdict's curve says how the gold reward grows with n. Among responses with equal
+        rewards the first is judged; they stand in a random order.
         """
         rounds, gold = self.ask_often(policy, n)
-        proxies = np.stack([rewards_of(self.reward, sequences) for _, sequences in rounds])  # (n, prompts)
-        winners = proxies.argmax(axis=0)
+        raw_scores = np.stack([rewards_of(self.reward, sequences) for _, sequences in rounds])  # (n, prompts)
+        rewarded = self.scores(raw_scores, rounds).rewarded
+        winners = rewarded.argmax(axis=0)  # (prompts,)
         responses = [rounds[winner][0][i] for i, winner in enumerate(winners)]
-        verdict = self._verdict(f"best of {n}", responses, proxies.max(axis=0), best_of_divergence(n))
-        curve = ((best_of_divergence(m), best_of_mean(gold, proxies, m)) for m in doubled(n))
+        proxy = raw_scores[winners, np.arange(len(winners))]
+        verdict = self._verdict(f"best of {n}", responses, proxy, best_of_divergence(n))
+        curve = ((best_of_divergence(m), best_of_mean(gold, rewarded, m)) for m in doubled(n))
         return replace(verdict, curve=tuple(curve))
 
-    def ask_often(self, policy: GPT, n: int) -> tuple[list[tuple[list[Response], Sequences]], np.ndarray]:
-        """n rounds of one response to each prompt, and their gold, (n, prompts)."""
+    def scores(self, raw_scores: np.ndarray, rounds: Sequence[Round]) -> Scores:
+        """What PPO rewards the responses of these rounds with.
+
+        raw_scores: (n, prompts) float64, the reward model's outputs. They are calibrated to
+        mean 0 and deviation 1 over all responses. Returns arrays of shape (n, prompts).
+        """
+        stopped = np.array([[response.stopped for response in responses] for responses, _ in rounds])
+        return score(raw_scores, stopped, scale_of(raw_scores), self.missing_stop_score)
+
+    def ask_often(self, policy: GPT, n: int) -> tuple[list[Round], np.ndarray]:
+        """n rounds of one response to each prompt, and their gold rewards, (n, prompts)."""
         rounds = [self.ask(policy, number) for number in range(n)]
         return rounds, np.array([[self.task.gold(response) for response in responses] for responses, _ in rounds])
 

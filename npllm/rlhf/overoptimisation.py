@@ -93,9 +93,10 @@ def ppo_curve(pipeline: Pipeline, pairs: int, kl_coef: float, accuracy: float) -
 
 
 def best_of_curves(pipeline: Pipeline, accuracies: dict[int, float]) -> list[Curve]:
-    """Best-of-n with each reward model, n = 1, 2, 4 ... MOST_OF, from the same MOST_OF responses to each prompt.
+    """A curve of best-of-n for each reward model, with n = 1, 2, 4 ... MOST_OF.
 
-    The proxy is normalised as in PPO: mean 0 and deviation 1 over the fine-tuned model's responses.
+    All curves use the same MOST_OF responses to each prompt. Best-of-n picks the response
+    that PPO would reward most; the proxy is calibrated as in PPO (scores.py).
     """
     judge, reference = pipeline.new_judge(), load(pipeline.path / "sft")[0]
     rounds, gold = judge.ask_often(reference, MOST_OF)
@@ -104,9 +105,9 @@ def best_of_curves(pipeline: Pipeline, accuracies: dict[int, float]) -> list[Cur
     curves = []
     for pairs, accuracy in accuracies.items():
         model, _ = load(pipeline.path / reward_name(pairs))
-        proxy = np.stack([rewards_of(model, sequences) for _, sequences in rounds])  # (N, prompts)
-        proxy = (proxy - proxy.mean()) / proxy.std()
-        means = [[best_of_mean(of, proxy, n) for n in sizes] for of in (gold, proxy)]
+        raw_scores = np.stack([rewards_of(model, sequences) for _, sequences in rounds])  # (N, prompts)
+        scores = judge.scores(raw_scores, rounds)
+        means = [[best_of_mean(values, scores.rewarded, n) for n in sizes] for values in (gold, scores.proxy)]
         curves.append(Curve("best of n", pairs, 0.0, accuracy, distance, *map(np.array, means)))
     return curves
 

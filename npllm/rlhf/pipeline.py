@@ -139,8 +139,16 @@ class Pipeline:
         """A judge that scores with the pipeline's own reward model."""
         reference, tokenizer = load(self.path / "sft")
         reward, _ = load(self.path / "reward")
-        recipe = self.task.recipe
-        return Judge(self.task, tokenizer, reference, reward, max_tokens=recipe.ppo.ppo.max_tokens, n=recipe.n_judged)
+        settings = self.task.recipe.ppo.ppo
+        return Judge(
+            self.task,
+            tokenizer,
+            reference,
+            reward,
+            max_tokens=settings.max_tokens,
+            missing_stop_score=settings.missing_stop_score,
+            n=self.task.recipe.n_judged,
+        )
 
     def rollouts(self, name: str) -> list[dict[str, Any]]:
         """The metrics of each rollout of a PPO, RLOO or GRPO run, in order."""

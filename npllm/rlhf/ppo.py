@@ -52,10 +52,9 @@ from npllm.rlhf.divergence import Comparison, compare
 from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import RolloutBuffer, check_rollout, take
+from npllm.rlhf.scores import Scale, Scores, scale_of, score
 from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
 from npllm.training.loop import BatchResult, accumulate
-
-LEAST_DEVIATION = 1e-8  # of scores that differ
 
 Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  # prompt numbers, responses, stopped
 
@@ -85,17 +84,6 @@ class Written(NamedTuple):
     lengths: np.ndarray
     stopped: np.ndarray
     sequences: Sequences
-
-
-class Scores(NamedTuple):
-    """Of each response, (B,) float64.
-
-    proxy: the reward model's, calibrated. rewarded: what the policy is rewarded with: the
-    same, and missing_stop_score for a response without a stop token.
-    """
-
-    proxy: np.ndarray
-    rewarded: np.ndarray
 
 
 class PPOGradients:
@@ -205,9 +193,8 @@ class PPOGradients:
         scores, so its scalar head h·w + b becomes (h·w + b - mean) / deviation. This changes
         parameters outside of the optimiser, before its first update.
         """
-        buffer, deviation = self.buffer, raw_scores.std()
-        buffer.score_mean = raw_scores.mean()
-        buffer.score_std = deviation if deviation > LEAST_DEVIATION else 1.0  # equal scores have no scale
+        buffer = self.buffer
+        buffer.score_mean, buffer.score_std = scale_of(raw_scores)
         if critic is not None:
             weight, bias = critic.params["readout.weight"], critic.params["readout.bias"]
             weight[...] /= buffer.score_std
@@ -216,8 +203,8 @@ class PPOGradients:
 
     def score(self, raw_scores: np.ndarray, stopped: np.ndarray) -> Scores:
         """The scores on the scale of `calibrate`, all (B,)."""
-        proxy = (raw_scores - self.buffer.score_mean) / self.buffer.score_std
-        return Scores(proxy, np.where(stopped, proxy, self.settings.missing_stop_score))
+        scale = Scale(self.buffer.score_mean, self.buffer.score_std)
+        return score(raw_scores, stopped, scale, self.settings.missing_stop_score)
 
     def find_advantages(self, rewards: np.ndarray, critic: GPT | None, sequences: Sequences) -> None:
         """Step 4: from the rewards of the tokens, (B, W), to what the updates weight them with."""

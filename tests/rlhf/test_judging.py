@@ -42,7 +42,7 @@ def networks():
 @pytest.fixture
 def judge(networks):
     reference, _, reward = networks
-    return Judge(Letters(), TOKENIZER, reference, reward, max_tokens=MAX_TOKENS, n=N)
+    return Judge(Letters(), TOKENIZER, reference, reward, max_tokens=MAX_TOKENS, missing_stop_score=-1.0, n=N)
 
 
 def test_a_policy_is_judged_by_what_it_writes(judge, networks):
@@ -68,22 +68,30 @@ def test_a_policy_is_judged_by_what_it_writes(judge, networks):
     assert verdict.distinct_1 == len(set("".join(texts))) / len("".join(texts))
 
 
-def test_the_best_of_n_is_what_the_reward_model_likes_best(judge, networks):
+def proxies_of(reward, rounds) -> np.ndarray:
+    return np.stack([rewards_of(reward, join(each.prompts, each.tokens, 8)) for each in rounds])
+
+
+def test_the_best_of_n_is_what_ppo_rewards_most(judge, networks):
+    """It is not a response without a stop token, unless the others score below -1."""
     reference, _, reward = networks
     rounds = [answers(reference, number) for number in range(4)]
-    proxies = np.stack([rewards_of(reward, join(each.prompts, each.tokens, 8)) for each in rounds])
+    proxies = proxies_of(reward, rounds)
     golds = np.array([[Letters().gold(response) for response in each.responses] for each in rounds])
-    winners = proxies.argmax(axis=0)
+    stopped = np.array([[response.stopped for response in each.responses] for each in rounds])
+    rewarded = np.where(stopped, (proxies - proxies.mean()) / proxies.std(), -1.0)
+    winners = rewarded.argmax(axis=0)
+    favourites = proxies.argmax(axis=0)
     assert len(set(winners)) == 4
+    assert not stopped[favourites, np.arange(N)].all(), "the reward model likes no response best that has no end"
     verdict = judge.judge_best_of(4, reference)
     assert verdict.responses == [rounds[winner].responses[i] for i, winner in enumerate(winners)]
     np.testing.assert_array_equal(verdict.gold, golds[winners, np.arange(N)])
     np.testing.assert_allclose(verdict.proxy, proxies[winners, np.arange(N)], rtol=1e-12)
     assert verdict.kl == best_of_divergence(4)
-    curve = [(best_of_divergence(n), best_of_mean(golds, proxies, n)) for n in (1, 2, 4)]
+    curve = [(best_of_divergence(n), best_of_mean(golds, rewarded, n)) for n in (1, 2, 4)]
     np.testing.assert_allclose(verdict.curve, curve, rtol=1e-12)
     assert verdict.curve[0][1] == pytest.approx(golds.mean())
-    assert verdict.curve[-1][1] == pytest.approx(verdict.gold.mean())
 
 
 def test_gold_of_tokens_is_that_of_their_prompt_and_text():
