@@ -73,7 +73,7 @@ def _hold(path: Path, task: TaskRecord) -> Iterator[Path]:
         raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another --out.") from error
     with ExitStack() as lock:
         try:
-            busy = f"{path} is in use by another process; wait until it ends, or stop it."
+            busy = f"{path} is in use by another process; wait until it ends or stop it."
             lock.enter_context(hold_folder(path, busy))
         except ConfigError:
             _check_task(path, task)

@@ -39,7 +39,7 @@ def test_texts_must_be_the_same_and_rounded_weights_must_begin_alike():
     generate.check_same_text(contender(), ours, ours)
     generate.check_same_text(contender(mode="bfloat16"), later, ours)
     for wrong, mode in ((later, "float32"), (at_once, "bfloat16")):
-        with pytest.raises(SystemExit, match="peer writes"):
+        with pytest.raises(SystemExit, match="peer generates"):
             generate.check_same_text(contender(mode=mode), wrong, ours)
 
 

@@ -239,7 +239,7 @@ CASES = {
         lambda path: path.write_bytes(sealed(path.read_bytes()[:-99])),
         "truncated",
     ),
-    **{f"{kind}: pipe": (kind, pipe, "no ordinary file") for kind in ("checkpoint", "tokenizer", "config")},
+    **{f"{kind}: pipe": (kind, pipe, "ordinary file") for kind in ("checkpoint", "tokenizer", "config")},
     **{
         f"{kind}: {what}": (kind, written(text), message)
         for kind in ("tokenizer", "manifest")

@@ -120,8 +120,8 @@ def test_12_a_second_process_on_the_same_run_is_refused(tmp_path):
     first = Process(text, out, more_lines=1, steps=100_000)  # it is not done before the second is refused
     command = [*NPLLM, "resume", str(out)]
     second = subprocess.run(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL  # before anything that can fail: it would train for hours
     assert second.returncode == 2
-    assert second.stderr == f"npllm: {out} is being trained by another process; wait until it ends, or stop it.\n"
-    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert second.stderr == f"npllm: {out} is being trained by another process; wait until it ends or stop it.\n"
     third = Process(text, out, more_lines=1)  # the dead one's lock is no lock
     assert third.end(signal.SIGKILL)[0] == -signal.SIGKILL

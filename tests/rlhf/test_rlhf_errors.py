@@ -51,7 +51,7 @@ def test_the_longest_prompt_that_fits():
     [
         ({"method": "rloo", "group": 5}, "ppo.group = 5 must be at least 2 and divide ppo.rollout_size."),
         ({"method": "grpo", "group": 1}, "ppo.group = 1 must be at least 2"),
-        ({"method": "trpo"}, "ppo.method is 'trpo', but must be one of ppo, rloo, grpo."),
+        ({"method": "trpo"}, "ppo.method is 'trpo'; choose one of ppo, rloo, grpo."),
         ({"rollout_size": 0}, "ppo.rollout_size is 0, but must be at least 1."),
         ({"max_tokens": 0}, "ppo.max_tokens is 0, but must be at least 1."),
         ({"epochs": 0}, "ppo.epochs is 0, but must be at least 1."),

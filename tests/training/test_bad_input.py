@@ -25,7 +25,7 @@ BAD = {
     "empty": (b"", {}, 3, "text.txt is empty"),
     "binary": (b"\x89PNG\x00\x00", {}, 3, "text.txt is binary"),
     "Latin-1": ("Müller ".encode("latin-1") * 99, {}, 3, "text.txt is not UTF-8 (invalid byte 0xfc at offset 1)"),
-    "absent": (None, {}, 3, "no file"),
+    "absent": (None, {}, 3, "check the path"),
     "shorter than a window": (TEXT.encode(), {"model__block_size": 5000}, 3, "smaller --model.block_size or more text"),
     "nothing to validate on": (TEXT.encode(), {"data__val_fraction": 1e-9}, 3, "leaves fewer than 2 tokens for val.h5"),
     "one character": (b"x", {}, 3, "single character"),
@@ -42,7 +42,7 @@ BAD = {
         TEXT.encode(),
         {"model__position": "rotary", "model__n_embd": 6, "model__n_head": 2},
         2,
-        "the head width model.n_embd / model.n_head must be even",
+        "the head width model.n_embd / model.n_head is 3; make it even",
     ),
     "ramp down": (TEXT.encode(), {"batch__ramp_start": 9}, 2, "batch.ramp_start = 9 is not between 1 and batch.size"),
 }
