@@ -10,6 +10,7 @@ them.
 """
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -45,7 +46,7 @@ class Inputs(Protocol):
         which train.steps is set."""
 
 
-class Stage(Generic[C]):
+class Stage(ABC, Generic[C]):
     """One kind of training. Each subclass has a file of its own, with its config."""
 
     name: str  # in config.toml, and the verb of the command line
@@ -62,21 +63,21 @@ class Stage(Generic[C]):
         those of `inputs`."""
         return self.name
 
+    @abstractmethod
     def inputs(self, config: C, console: Console, **arguments: Any) -> Inputs:
         """Read and check the inputs of a new run.
 
         A subclass names its arguments. They are the arguments of the verb, and their
         descriptions in the docstring are the verb's help.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def job(self, run: RunFolder, config: C) -> Job:
         """The job of a run, made from its folder, in the initial state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def report(self, run: RunFolder, config: C, job: Job, console: Console) -> None:
         """Write summary.json and print the results. Called after the last update."""
-        raise NotImplementedError
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
         """The input files of a run and the check of each, for `npllm verify`."""
