@@ -1,17 +1,23 @@
-"""How much better than expected: advantages of tokens, from the scores of whole responses.
+"""Advantages: how much better each token of a response was than expected.
 
-A response is a row of columns; `mask`, (B, T), says which of them are its tokens (each is named by the column that
-predicts it). Nothing outside the mask is read, and there the results are zero.
+They are computed from the score of each whole response. A response is one row of T
+columns. `mask`, (B, T) bool, is true in the columns that predict a token of the
+response. Values outside the mask are not used, and the results are 0 there.
 """
 
 import numpy as np
 
 
 def token_rewards(scores, log_probability, reference_log_probability, mask, beta):
-    """r_t = -beta (log pi_t - log ref_t), and the score on top of it at the last token, which is the stop token.
+    """Return the reward of each token, (B, T).
 
-    scores: (B,). The others: (B, T). Returns (B, T).
-    (Ziegler et al., "Fine-tuning language models from human preferences", 2019, equation 2, token by token.)
+    r_t = -beta (log pi_t - log ref_t). The last token of a response gets its score in
+    addition.
+
+    scores: (B,). log_probability, reference_log_probability, mask: (B, T).
+
+    Source: Ziegler et al., "Fine-tuning language models from human preferences", 2019,
+    equation 2, which is split into tokens here.
     """
     rewards = np.where(mask, -beta * (log_probability - reference_log_probability), 0.0)
     rewards[np.arange(len(mask)), last_columns(mask)] += scores
@@ -19,15 +25,22 @@ def token_rewards(scores, log_probability, reference_log_probability, mask, beta
 
 
 def last_columns(mask):
-    """The column of each response's last token, (B,)."""
+    """Return the column that predicts each response's last token, (B,)."""
     return mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)
 
 
 def generalised_advantages(rewards, values, mask, gamma, lam):
-    """GAE: delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, with V = A = 0 at the end.
+    """Return the advantages of GAE and the returns A + V, both (B, T).
 
-    values[t] is of the state before token t. Returns advantages and returns A + V, both (B, T).
-    (Schulman et al., "High-dimensional continuous control using generalized advantage estimation", 2015.)
+    delta_t = r_t + gamma V_{t+1} - V_t
+    A_t     = delta_t + gamma lambda A_{t+1}
+
+    After the last token of a response, V and A are 0.
+
+    rewards, values, mask: (B, T). values[:, t]: of the state before token t.
+
+    Source: Schulman et al., "High-dimensional continuous control using generalized
+    advantage estimation", 2015.
     """
     advantages = np.zeros(rewards.shape)
     following, next_value = np.zeros(len(rewards)), np.zeros(len(rewards))
@@ -40,26 +53,41 @@ def generalised_advantages(rewards, values, mask, gamma, lam):
 
 
 def whitened(advantages, mask):
-    """Mean 0 and variance 1 over the tokens of the mask: (A - mean) / sqrt(var + 1e-8), with the biased variance."""
+    """Return (A - mean) / sqrt(var + 1e-8), which has mean 0 and variance 1, (B, T).
+
+    Mean and variance are those of the tokens of the mask. The variance is the biased
+    one: the sum of squares is divided by the number of tokens.
+    """
     tokens = advantages[mask]
     mean, variance = tokens.mean(), tokens.var()
     return np.where(mask, (advantages - mean) / np.sqrt(variance + 1e-8), 0.0)
 
 
 def leave_one_out(returns, group):
-    """RLOO: each response against the mean of the others to the same prompt. returns: (B,), groups in a row; (B,).
+    """RLOO: return the advantage of each response, (B,).
 
-    (Ahmadian et al., "Back to basics: revisiting REINFORCE-style optimization for learning from human feedback", 2024.)
+    It is the return of the response minus the mean return of the other responses to the
+    same prompt.
+
+    returns: (B,). The responses to one prompt are `group` neighbours.
+
+    Source: Ahmadian et al., "Back to basics: revisiting REINFORCE-style optimization
+    for learning from human feedback in LLMs", 2024.
     """
     grouped = returns.reshape(-1, group)
     return ((grouped - grouped.mean(axis=1, keepdims=True)) * (group / (group - 1))).reshape(-1)
 
 
 def group_relative(returns, group):
-    """GRPO: each response against the mean of its prompt's, in standard deviations. returns: (B,), groups in a row.
+    """GRPO: return the advantage of each response, (B,).
 
-    A group of equal returns says nothing: its advantages are 0.
-    (Shao et al., "DeepSeekMath", 2024, section 4.1.)
+    It is the return of the response minus the mean return of all responses to the same
+    prompt, divided by their standard deviation + 1e-6. If all of them have the same
+    return, the advantages are 0.
+
+    returns: (B,). The responses to one prompt are `group` neighbours.
+
+    Source: Shao et al., "DeepSeekMath", 2024, section 4.1.
     """
     grouped = returns.reshape(-1, group)
     deviation = grouped.std(axis=1, keepdims=True)

@@ -1,8 +1,15 @@
-"""The Kullback-Leibler divergence of the policy from the reference: estimated from samples, and exactly.
+"""The Kullback-Leibler divergence of the policy from the reference, KL(pi | ref).
 
-With samples from pi and l = log ref - log pi of each: k1 = -l and k3 = exp(l) - 1 - l both have the mean KL(pi | ref);
-k1 may be negative, k3 never is. Along a response the exact divergence is a sum over its tokens of one between two
-distributions over the vocabulary, which is cheap at this size and never negative.
+There are two ways to measure it:
+
+- Estimates from samples. A sample of pi has l = log ref - log pi. Both k1 = -l and
+  k3 = exp(l) - 1 - l have the mean KL(pi | ref). k1 can be negative, k3 cannot.
+- The exact divergence between the distributions of the next token, over the whole
+  vocabulary. The divergence of a response is the sum over its tokens. It is never
+  negative, and it is cheap with a small vocabulary.
+
+`ppo.py` logs k1 and the exact divergence of each rollout. `ppo_gradient.py` logs
+k3 between the policy that wrote the rollout and the present one.
 
 Source: Schulman, "Approximating KL divergence", 2020.
 """
@@ -15,12 +22,16 @@ from npllm.model import GPT
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.sequences import Sequences, in_parts, response_log_probability
 
-DISTRIBUTIONS_AT_ONCE = 64  # distributions in float64, of which a comparison makes several copies
+DISTRIBUTIONS_AT_ONCE = 64  # a comparison makes several copies of them in float64
 
 
 class Comparison(NamedTuple):
-    """Of a policy with the reference on responses. log_probability, reference: (B, W) float64, 0 outside the response.
-    kl: (B,), exact, in nats per response."""
+    """A policy and the reference on the same B responses.
+
+    log_probability, reference: (B, W) float64, the log-probability of each token under
+    the policy and under the reference; 0 outside the response. kl: (B,) float64, the
+    exact KL divergence in nats per response.
+    """
 
     log_probability: np.ndarray
     reference: np.ndarray
@@ -28,7 +39,10 @@ class Comparison(NamedTuple):
 
 
 def compare(policy: GPT, reference: GPT, sequences: Sequences, temperature: float = 1.0) -> Comparison:
-    """What both say of each token of the responses, and how far apart they are."""
+    """Return the log-probabilities under both models, and their exact divergence.
+
+    The logits of both are divided by the temperature.
+    """
     parts = []
     for part in in_parts(sequences):
         inside = part.targets != IGNORED
@@ -44,28 +58,38 @@ def compare(policy: GPT, reference: GPT, sequences: Sequences, temperature: floa
 
 
 def exact_kl(policy: GPT, reference: GPT, sequences: Sequences, temperature: float = 1.0) -> float:
-    """The mean over responses, in nats."""
+    """Return the exact KL divergence in nats per response, averaged over responses."""
     return float(compare(policy, reference, sequences, temperature).kl.mean())
 
 
 def in_chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """DISTRIBUTIONS_AT_ONCE of the rows at a time; one empty part where there are none."""
+    """Split the rows into parts of at most DISTRIBUTIONS_AT_ONCE rows.
+
+    No rows give one empty part.
+    """
     return np.split(rows, range(DISTRIBUTIONS_AT_ONCE, len(rows), DISTRIBUTIONS_AT_ONCE))
 
 
 def comparison_bytes(vocab_size: int, tokens: int, itemsize: int) -> int:
-    """What `compare` takes for rows with so many tokens of responses: the logits of both, six copies of some."""
+    """Return the bytes that `compare` takes for a pass with `tokens` response tokens.
+
+    They are the logits of both models, and six float64 copies of DISTRIBUTIONS_AT_ONCE
+    rows of logits. itemsize: bytes of a logit.
+    """
     return vocab_size * (2 * itemsize * tokens + 6 * 8 * min(tokens, DISTRIBUTIONS_AT_ONCE))
 
 
 def categorical_kl(logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:
-    """sum_v p(v) (log p(v) - log q(v)) for each row of logits, (n, V): (n,) float64, never negative."""
+    """Return sum_v p(v) (log p(v) - log q(v)) of each row, (n,) float64, at least 0.
+
+    logits, reference_logits: (n, V), those of p and those of q.
+    """
     ours, theirs = (log_softmax(array.astype(np.float64)) for array in (logits, reference_logits))
     divergence = (np.exp(ours) * (ours - theirs)).sum(axis=1)
-    return np.maximum(divergence, 0.0)  # rounding would leave -1e-16 between near equals, and -1e-7 in float32
+    return np.maximum(divergence, 0.0)  # rounding can leave -1e-16 where p and q are almost equal
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Return the log-softmax over the last axis, in the shape of the logits."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

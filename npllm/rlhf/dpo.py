@@ -1,7 +1,8 @@
-"""Direct preference optimisation: the policy learns from the pairs themselves, without a reward model or rollouts.
+"""`npllm dpo`: direct preference optimisation.
 
-See `losses.direct_preference`. The reference is the policy as it was; its log-probabilities never change, so they are
-computed once.
+The policy learns from the pairs directly, without a reward model and without rollouts.
+`losses.direct_preference` has the loss. The reference is the policy before training.
+Its log-probabilities never change, so they are computed once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,22 +45,24 @@ from npllm.training.stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class DPOSettings(RecordSettings):
-    """How the pairs are used."""
+    """How DPO uses the pairs."""
 
-    # With half as many updates again a small model no longer wrote what it preferred.
+    # With 1.5 times as many updates, a small model preferred the chosen responses but no
+    # longer wrote such responses itself.
     section, usual = "dpo", Usual(epochs=1.0, batch=32, least_batch=4, least_updates=32)
     beta: float = 0.1
-    """how much a nat of divergence from the reference costs (Rafailov et al., 2023: 0.1)"""
+    """beta: what a nat of divergence from the reference costs; a smaller one lets the
+    policy move further (Rafailov et al., 2023: 0.1)"""
 
     def __post_init__(self):
         super().__post_init__()
         if not self.beta > 0:
-            raise ConfigError(f"dpo.beta is {self.beta}, but must be above 0.")
+            raise ConfigError(f"dpo.beta is {self.beta}; set it above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig(StageConfig):
-    """A complete experiment in direct preference optimisation. batch.size counts pairs."""
+    """All settings of a DPO run. batch.size counts pairs."""
 
     lengthened_by, fits_batch = "train.steps or dpo.epochs", True
     dpo: DPOSettings = field(default_factory=DPOSettings)
@@ -70,7 +73,7 @@ class DPOConfig(StageConfig):
 
 
 class DPOGradients:
-    """The DPO loss of pairs; micro-batches add up."""
+    """Computes the DPO loss and its gradient for a batch of pairs, in micro-batches."""
 
     def __init__(self, pairs: Pairs, reference: GPT, config: DPOConfig):
         self.pairs, self.beta, self.micro_size = pairs, config.dpo.beta, config.batch.micro_size
@@ -95,8 +98,15 @@ class DPOGradients:
 def preference_gradient(
     model: GPT, pairs: Pairs, reference: np.ndarray, beta: float, *, n_pairs: int, first_row: int = 0
 ) -> tuple[float, np.ndarray]:
-    """Add the gradient of the loss of pairs, n_pairs of which make the batch. reference: (2, P) sums of
-    log-probabilities. Returns the loss and the implicit rewards' margins, (P,)."""
+    """Add the gradient of the DPO loss of P pairs to the model's gradients.
+
+    Returns the loss and the margins, (P,) float64: the implicit reward of the chosen
+    response minus that of the rejected one.
+
+    reference: (2, P), from `reference_log_probability`. n_pairs: the number of pairs in
+    the whole batch, of which these may be a part. first_row: the number of rows of the
+    batch before these.
+    """
     sequences = pairs.together()
     trace = model.trace(sequences.tokens, first_row=first_row)
     log_probability, _, cache = model.log_probability_forward(trace.hidden, sequences.targets.reshape(-1))
@@ -110,17 +120,27 @@ def preference_gradient(
 
 
 def reference_log_probability(reference: GPT, pairs: Pairs) -> np.ndarray:
-    """Of whole responses, (2, P): the chosen ones and the rejected ones."""
+    """Return the log-probability of each whole response, (2, P) float64.
+
+    Row 0 has the chosen responses, row 1 the rejected ones.
+    """
     return np.stack([sequence_log_probability(reference, side).sum(axis=1) for side in pairs])
 
 
 def dpo_loss(model: GPT, pairs: Pairs, reference: np.ndarray, beta: float) -> float:
-    """On held-out pairs, in nats."""
+    """Return the mean DPO loss of the pairs in nats, without any gradient.
+
+    reference: (2, P), from `reference_log_probability`.
+    """
     return direct_preference(*reference_log_probability(model, pairs), *reference, beta)[0]
 
 
 def dpo_inputs(config: DPOConfig, base: Path, preferences: Sequence[Preference]) -> Copies:
-    """Check and split the preferences, and fix the number of updates."""
+    """Return what the run copies: the config, the policy, and the split preferences.
+
+    The config gets the number of updates. Raises DataError if a preference does not fit
+    into the policy's context.
+    """
     checkpoint, tokenizer, model_config = policy_checkpoint(base)
     encode_pairs(preferences, tokenizer, model_config.block_size)  # raises where one does not fit
     train_records, val_records = split_records(preferences, config.dpo.val_fraction, config.train.seed)
@@ -129,22 +149,23 @@ def dpo_inputs(config: DPOConfig, base: Path, preferences: Sequence[Preference])
 
 
 class DPO(Stage[DPOConfig]):
-    """Direct preference optimisation."""
+    """The stage of `npllm dpo`."""
 
     name, config_type = "dpo", DPOConfig
     models, records = ("policy",), ("train", "val")
 
     def inputs(self, config: DPOConfig, console: Console, run: Positional[Path], *, data: Path) -> Copies:
-        """The policy and the preferences.
+        """Return the policy and the preferences.
 
         Args:
-            run: folder of the run to begin with (npllm sft), or a checkpoint in it
-            data: jsonl, or a list in a .json file, with prompt (a text, or messages), chosen and rejected
+            run: folder of the run to start from (npllm sft), or a checkpoint in it
+            data: jsonl, or a list in a .json file, with prompt (a text, or messages),
+                chosen and rejected
         """
         return dpo_inputs(config, run, preferences_of(data, config.dpo, run, console))
 
     def job(self, run: RunFolder, config: DPOConfig) -> Job:
-        """The policy, its reference, and the pairs."""
+        """Return the training job: the policy, its reference, and the encoded pairs."""
         base, tokenizer, dtype = load_model(run, "policy"), run.load_tokenizer(), usable_dtype(config.train.dtype)
         model = adapted(base, config.adapt, dropout=0.0, seed=config.train.seed, dtype=dtype)
         state = new_state(model, config)
@@ -165,7 +186,7 @@ class DPO(Stage[DPOConfig]):
         )
 
     def report(self, run: RunFolder, config: DPOConfig, job: Job, console: Console) -> None:
-        """The loss on the held-out pairs."""
+        """Write and print the loss on the held-out pairs."""
         val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)

@@ -1,4 +1,8 @@
-"""How a policy is judged: what it writes, what the gold reward and the reward model say of it, how far it has gone."""
+"""Judging: what a policy writes, and how it is scored.
+
+The gold reward and the reward model score the responses. The KL divergence measures how
+far the policy has moved from the reference.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +20,22 @@ from npllm.rlhf.sequences import Sequences, join, rewards_of, width_of
 from npllm.rlhf.tasks import Response, Task
 from npllm.tokenizer import Tokenizer
 
-JUDGING_SEED = 2**32 + 1  # other random numbers than in training
+JUDGING_SEED = 2**32 + 1  # so that the random numbers differ from those of training
 
 Round = tuple[list[Response], Sequences]  # one response to each prompt, as texts and as tokens
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one method: figures of its responses, one to each of the same prompts.
+    """The figures of one method. It writes one response to each of n prompts.
 
-    gold, proxy, won: (n,); won is 1 where gold is above that of the fine-tuned model's response, 1/2 where equal.
-    kl: exact, in nats per response. distinct_1, distinct_2: share of the words, and pairs of words, that occur once.
+    All methods are judged on the same prompts. gold, proxy: (n,) float64, the gold
+    reward and the reward model's output. won: (n,) float64, 1 where gold is above the
+    gold of the first policy that was judged (the fine-tuned model), 1/2 where they are
+    equal, else 0. kl: divergence from the reference in nats per response; it is exact,
+    except for best-of-n, where it is an upper bound. length: mean number of tokens of
+    the texts. stop_rate: share of the responses that ended by themselves. distinct_1,
+    distinct_2: the diversity of single tokens and of pairs of tokens (see `distinct`).
     """
 
     method: str
@@ -39,11 +48,16 @@ class Verdict:
     distinct_1: float
     distinct_2: float
     responses: list[Response]
-    curve: tuple[tuple[float, float], ...] = ()  # of best-of-n: (KL, mean gold) for n = 1, 2, 4 ...
+    curve: tuple[tuple[float, float], ...] = ()  # best-of-n only: (KL, mean gold) for n = 1, 2, 4 ...
 
 
 class Judge:
-    """The task's prompts, the reference and the reward model, held against one policy after another."""
+    """Judges policies on the same prompts, with the same reference and reward model.
+
+    max_tokens: length limit of a response. missing_stop_score: the reward of a response
+    that reaches it, in best-of-n. n: number of prompts; the task's prompts are repeated
+    if it has fewer.
+    """
 
     def __init__(
         self,
@@ -63,10 +77,13 @@ class Judge:
         asked = PromptFormat(tokenizer)
         longest = max(len(asked.encode(prompt)) for prompt in self.prompts) + max_tokens
         self.width = width_of(longest, reference.config.block_size)
-        self.baseline: np.ndarray | None = None  # gold of the first policy judged
+        self.baseline: np.ndarray | None = None  # (n,), the gold of the first policy judged
 
     def ask(self, policy: GPT, number: int = 0) -> Round:
-        """One response to each prompt, also as tokens. Another number gives other ones."""
+        """Return one response to each prompt, as texts and as tokens.
+
+        number: the number of the round. Each round has responses of its own.
+        """
         first_id = number * len(self.prompts)
         answers = respond(
             policy, self.tokenizer, self.prompts, max_tokens=self.max_tokens, seed=JUDGING_SEED, first_id=first_id
@@ -74,16 +91,18 @@ class Judge:
         return answers.responses, join(answers.prompts, answers.tokens, self.width)
 
     def judge(self, method: str, policy: GPT) -> Verdict:
-        """Judge what a policy writes."""
+        """Return the verdict on a policy."""
         responses, sequences = self.ask(policy)
         kl = exact_kl(policy, self.reference, sequences)
         return self._verdict(method, responses, rewards_of(self.reward, sequences), kl)
 
     def judge_best_of(self, n: int, policy: GPT) -> Verdict:
-        """Judge the response of n that PPO would reward most, for each prompt.
+        """Return the verdict on best-of-n with this policy.
 
-        The verdict's curve says how the gold reward grows with n. Among responses with equal
-        rewards the first is judged; they stand in a random order.
+        The policy writes n responses to each prompt. The one that PPO would reward most
+        is judged. If several have the same reward, that is the first of them; the order
+        of the n responses is random. The verdict's curve says how the gold reward grows
+        with n.
         """
         rounds, gold = self.ask_often(policy, n)
         raw_scores = np.stack([rewards_of(self.reward, sequences) for _, sequences in rounds])  # (n, prompts)
@@ -96,16 +115,20 @@ class Judge:
         return replace(verdict, curve=tuple(curve))
 
     def scores(self, raw_scores: np.ndarray, rounds: Sequence[Round]) -> Scores:
-        """What PPO rewards the responses of these rounds with.
+        """Return the scores that PPO would give to the responses of n rounds.
 
-        raw_scores: (n, prompts) float64, the reward model's outputs. They are calibrated to
-        mean 0 and deviation 1 over all responses. Returns arrays of shape (n, prompts).
+        raw_scores: (n, prompts) float64, the reward model's outputs. They are
+        calibrated to mean 0 and deviation 1 over all responses. The arrays that are
+        returned have the shape (n, prompts).
         """
         stopped = np.array([[response.stopped for response in responses] for responses, _ in rounds])
         return score(raw_scores, stopped, scale_of(raw_scores), self.missing_stop_score)
 
     def ask_often(self, policy: GPT, n: int) -> tuple[list[Round], np.ndarray]:
-        """n rounds of one response to each prompt, and their gold rewards, (n, prompts)."""
+        """Return n rounds of one response to each prompt, and their gold rewards.
+
+        The gold rewards are (n, prompts) float64.
+        """
         rounds = [self.ask(policy, number) for number in range(n)]
         return rounds, np.array([[self.task.gold(response) for response in responses] for responses, _ in rounds])
 
@@ -130,16 +153,23 @@ class Judge:
 
 
 def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
-    """Of all runs of n tokens in all texts, how many are different from one another, as a share.
+    """Return distinct-n, the share of different n-grams among all n-grams.
 
-    (Li et al., "A diversity-promoting objective function for neural conversation models", 2016.)
+    texts: token ids of each text. The n-grams of all texts are counted together. If
+    there are none, the result is 0.
+
+    Source: Li et al., "A diversity-promoting objective function for neural conversation
+    models", 2016.
     """
     runs = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(runs)) / len(runs) if runs else 0.0
 
 
 def gold_of(task: Task, prompts: Sequence[str], tokenizer: Tokenizer) -> Gold:
-    """The gold reward of responses in tokens, for the log of a run on these prompts."""
+    """Return the function with which a run logs the gold rewards of its rollouts.
+
+    prompts: the prompts of the run, to which the prompt numbers of the rollout refer.
+    """
 
     def gold(numbers, tokens, stopped) -> np.ndarray:
         responses = decode_responses([prompts[i] for i in numbers], tokens, stopped, tokenizer)

@@ -1,7 +1,8 @@
-"""The losses of learning from preferences and rewards, each with its gradient, on plain arrays.
+"""The losses of the reward model, DPO and PPO on plain arrays, each with its gradient.
 
-Every function returns the loss and the gradients of its first arguments. What produces those (log-probabilities of a
-policy, values of a critic, rewards) is differentiated by the model.
+Every function returns the loss and its gradients with respect to the outputs of a
+model: rewards, log-probabilities or values. The model's backward pass continues from
+there.
 """
 
 from typing import NamedTuple
@@ -10,18 +11,22 @@ import numpy as np
 
 
 def sigmoid(x):
-    """1 / (1 + exp(-x)), without overflow."""
+    """Return 1 / (1 + exp(-x)), computed without overflow."""
     return np.exp(-np.logaddexp(0.0, -x))
 
 
 def bradley_terry(chosen, rejected, n_pairs=None):
-    """Reward model: -log sigma(r_chosen - r_rejected), the mean over pairs.
+    """Reward model: the mean over pairs of -log sigma(r_chosen - r_rejected).
 
-    With z = r_chosen - r_rejected, d(-log sigma(z))/dz = sigma(z) - 1 = -sigma(-z): a pair that is ranked rightly by a
-    wide margin pulls no more. chosen, rejected: (P,) rewards. n_pairs: of the whole batch, when these are a
-    micro-batch. Returns loss, dchosen, drejected.
+    With z = r_chosen - r_rejected, d(-log sigma(z))/dz = sigma(z) - 1 = -sigma(-z). So
+    a pair that is ranked rightly by a wide margin has almost no gradient.
 
-    Source: Bradley & Terry, "Rank analysis of incomplete block designs", 1952; Stiennon et al., 2020, equation 1.
+    chosen, rejected: (P,) rewards. n_pairs: the number of pairs in the whole batch, if
+    these are a micro-batch of it. Returns loss, dchosen, drejected; the gradients are
+    (P,).
+
+    Source: Bradley & Terry, "Rank analysis of incomplete block designs", 1952; Stiennon
+    et al., "Learning to summarize from human feedback", 2020, equation 1.
     """
     z, n_pairs = chosen - rejected, n_pairs or len(chosen)
     dz = -sigmoid(-z) / n_pairs
@@ -29,11 +34,15 @@ def bradley_terry(chosen, rejected, n_pairs=None):
 
 
 def direct_preference(chosen, rejected, reference_chosen, reference_rejected, beta, n_pairs=None):
-    """DPO: -log sigma(beta [(log pi - log ref)(chosen) - (log pi - log ref)(rejected)]), the mean over pairs.
+    """DPO: the mean over pairs of -log sigma(r_chosen - r_rejected).
 
-    It is Bradley-Terry with the reward that the policy itself is optimal for, beta log(pi / ref). All: (P,), sums of
-    log-probabilities over a response. n_pairs: of the whole batch, when these are a micro-batch. Returns loss, dchosen,
-    drejected.
+    r = beta (log pi - log ref) is the implicit reward of a response. It is the reward
+    for which pi would be the optimal policy, up to a constant for each prompt.
+
+    chosen, rejected: (P,), log pi, summed over the tokens of each response.
+    reference_chosen, reference_rejected: (P,), log ref, summed likewise. n_pairs: the
+    number of pairs in the whole batch, if these are a micro-batch of it. Returns loss,
+    dchosen, drejected; the gradients are (P,).
 
     Source: Rafailov et al., "Direct preference optimization", 2023, equation 7.
     """
@@ -43,7 +52,12 @@ def direct_preference(chosen, rejected, reference_chosen, reference_rejected, be
 
 
 class PolicyLoss(NamedTuple):
-    """loss: of the tokens given. dlog_probability: (n,). ratio: (n,). clipped: (n,), where no gradient is left."""
+    """What `clipped_policy` returns for n tokens.
+
+    loss: the sum over the tokens, divided by n_tokens. dlog_probability: (n,), its
+    gradient. ratio: (n,), pi / pi_old. clipped: (n,) bool, the tokens whose gradient is
+    0 because of the clip.
+    """
 
     loss: float
     dlog_probability: np.ndarray
@@ -52,13 +66,17 @@ class PolicyLoss(NamedTuple):
 
 
 def clipped_policy(log_probability, old_log_probability, advantage, clip, n_tokens) -> PolicyLoss:
-    """PPO's policy loss: sum of max(-A rho, -A clip(rho, 1 - e, 1 + e)) / n_tokens, with rho = pi / pi_old.
+    """PPO's policy loss: the sum of max(-A rho, -A clip(rho, 1 - e, 1 + e)) / n_tokens.
 
-    d rho / d log pi = rho. The maximum takes the unclipped side unless the clipped one is larger: that is where rho has
-    gone beyond the clip in the direction that A rewards, and there the gradient is zero. All arrays: (n,). n_tokens: of
-    the whole batch, when these are a part of it.
+    rho = pi / pi_old, so d rho / d log pi = rho. The clipped term is larger only where
+    rho has passed the clip in the direction that A rewards. It is constant there, so
+    the gradient is 0. Elsewhere the gradient is that of -A rho.
 
-    Source: Schulman et al., "Proximal policy optimization algorithms", 2017, equation 7.
+    log_probability, old_log_probability, advantage: (n,). clip: e. n_tokens: the number
+    of tokens in the whole batch, of which these may be a part.
+
+    Source: Schulman et al., "Proximal policy optimization algorithms", 2017,
+    equation 7.
     """
     ratio = np.exp(log_probability - old_log_probability)
     unclipped, limited = -advantage * ratio, -advantage * np.clip(ratio, 1.0 - clip, 1.0 + clip)
@@ -68,7 +86,11 @@ def clipped_policy(log_probability, old_log_probability, advantage, clip, n_toke
 
 
 class ValueLoss(NamedTuple):
-    """loss: of the tokens given. dvalue: (n,). clipped: (n,), where the clipped value gave the larger error."""
+    """What `clipped_value` returns for n tokens.
+
+    loss: the sum over the tokens, divided by n_tokens. dvalue: (n,), its gradient.
+    clipped: (n,) bool, the tokens whose clipped value has the larger error.
+    """
 
     loss: float
     dvalue: np.ndarray
@@ -76,12 +98,17 @@ class ValueLoss(NamedTuple):
 
 
 def clipped_value(value, old_value, target, clip, n_tokens) -> ValueLoss:
-    """PPO's value loss: sum of max((V - R)^2, (V_old + clip(V - V_old, -e, e) - R)^2) / (2 n_tokens).
+    """PPO's value loss: the sum of max((V - R)^2, (V_clipped - R)^2) / (2 n_tokens).
 
-    The gradient is that of the larger error: V - R, or the clipped value's, which is zero where it is at its limit. All
-    arrays: (n,).
+    V_clipped = V_old + clip(V - V_old, -e, e). The gradient is that of the larger of
+    the two errors. If that is the clipped one, and V is further than e from V_old, the
+    gradient is 0.
 
-    Source: OpenAI baselines, ppo2; Ziegler et al., "Fine-tuning language models from human preferences", 2019.
+    value, old_value, target: (n,), which are V, V_old and R. clip: e. n_tokens: the
+    number of tokens in the whole batch, of which these may be a part.
+
+    Source: OpenAI baselines, ppo2; Ziegler et al., "Fine-tuning language models from
+    human preferences", 2019.
     """
     limited = old_value + np.clip(value - old_value, -clip, clip)
     error, limited_error = value - target, limited - target

@@ -1,5 +1,8 @@
-"""Preferences labelled by a gold reward: a policy answers each prompt several times, and gold says which answer is
-better. This takes the place of the people who compare answers elsewhere."""
+"""Preferences that are labelled by a gold reward.
+
+A policy answers each prompt several times, and the gold reward says which answer is
+better. It takes the place of people who compare answers.
+"""
 
 from collections.abc import Sequence
 
@@ -26,10 +29,11 @@ def sample_preferences(
     n_pairs: int,
     seed: int,
 ) -> list[Preference]:
-    """Up to n_pairs preferences between two responses to the same prompt that gold tells apart.
+    """Return up to n_pairs preferences between two responses to the same prompt.
 
-    Only responses that end by themselves are compared: a preference is one between texts, and does not say that a text
-    was cut off. Raises DataError when gold never tells two of them apart.
+    The two have different gold rewards. Responses that were cut off at max_tokens are
+    left out, because a record of two texts cannot say that one of them was cut off.
+    Raises DataError if there is no such pair at all.
     """
     pairs: list[Preference] = []
     prompts = task.prompts()
@@ -51,13 +55,20 @@ def sample_preferences(
         if len(pairs) >= n_pairs:
             return pairs[:n_pairs]
     if not pairs:
-        raise DataError(f"The gold reward of the task {task.name} told no two responses apart; change the task.")
+        raise DataError(
+            f"The gold reward of the task {task.name} told no two finished responses apart; change the task."
+        )
     return pairs
 
 
 def preference_pairs(task: Task, responses: Sequence[Response]) -> list[Preference]:
-    """Pairs of responses to one prompt, each in one pair at most: the worse half against the better half, both from
-    their worst on. So pairs are as far apart as responses are on average."""
+    """Return pairs of responses to one prompt; each response is in at most one pair.
+
+    The finished responses are ranked by gold. The i-th of the worse half is paired with
+    the i-th of the better half, so the two of every pair are half the ranking apart.
+    With an odd number, the one in the middle is left out. A pair with equal gold
+    rewards is left out too.
+    """
     scored = [(task.gold(response), i, response.text) for i, response in enumerate(responses) if response.stopped]
     scored.sort(key=lambda item: item[:2])
     half = len(scored) // 2

@@ -56,7 +56,7 @@ def test_sampled_preferences_are_golds():
     assert {pair.prompt for pair in pairs} <= set(Length().prompts())
     assert sampled(Length(), n_pairs=2) == pairs[:2]
     assert sampled(Length(), seed=1) != pairs
-    with pytest.raises(DataError, match="of the task length told no two responses apart"):
+    with pytest.raises(DataError, match="of the task length told no two finished responses apart"):
         sampled(Indifferent())
 
 

@@ -201,7 +201,7 @@ def test_wrong_tasks_are_refused(tmp_path, capsys):
 def test_a_gold_reward_that_says_nothing_is_refused(tmp_path, capsys):
     (tmp_path / "flat.py").write_text(TASK.replace("response.text.count(response.prompt) / 5", "0.5"))
     message = refused(capsys, "rlhf", "--task", tmp_path / "flat.py", "--out", tmp_path / "out", exit_code=3)
-    assert "told no two responses apart" in message
+    assert "told no two finished responses apart" in message
 
 
 def test_gold_of_paths():

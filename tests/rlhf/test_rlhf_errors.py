@@ -78,7 +78,7 @@ def test_settings_of_ppo_out_of_range(settings, message):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (DPOSettings, {"beta": 0.0}, "dpo.beta is 0.0, but must be above 0."),
+        (DPOSettings, {"beta": 0.0}, "dpo.beta is 0.0; set it above 0."),
         (DPOSettings, {"epochs": 0.0}, "dpo.epochs is 0.0, but must be above 0."),
         (DPOSettings, {"val_fraction": 1.0}, "dpo.val_fraction is 1.0, but must be between 0 and 1."),
         (RewardSettings, {"epochs": -1.0}, "reward.epochs is -1.0, but must be above 0."),
