@@ -47,8 +47,8 @@ from npllm.training.stage import Stage
 class DPOSettings(RecordSettings):
     """How DPO uses the pairs."""
 
-    # With 1.5 times as many updates, a small model preferred the chosen responses but no
-    # longer wrote such responses itself.
+    # With 1.5 times as many updates, a small model preferred the chosen responses, but
+    # no longer wrote such responses itself.
     section, usual = "dpo", Usual(epochs=1.0, batch=32, least_batch=4, least_updates=32)
     beta: float = 0.1
     """beta: what a nat of divergence from the reference costs; a smaller one lets the

@@ -1,8 +1,9 @@
-"""`npllm rlhf --overoptimise`: the gold reward as a policy over-optimises the proxy.
+"""`npllm rlhf --overoptimise`: what over-optimising the proxy does to the gold reward.
 
-Reward models learn from few preferences and from many. PPO maximises their rewards, with
-a penalty on the KL divergence and without one, and best-of-n picks the responses that
-they score highest. The runs lie in the folder `overoptimise` of the pipeline.
+The proxy is a reward model. Several reward models learn from different numbers of
+preferences. PPO maximises their rewards, with and without a penalty on the KL
+divergence. Best-of-n picks the responses that they score highest. The runs are in the
+folder `overoptimise` of each pipeline.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,32 +25,37 @@ from npllm.rlhf.sequences import rewards_of
 from npllm.runs.inputs import checked_records
 from npllm.runs.run_folder import load
 
-PAIRS = (64, 256, 1024, 4096)  # preferences that a reward model learns from
-PENALTIES = (0.02, 0.1, 0.3)  # kl_coef, besides 0, with the fewest pairs
-OVERTIME = 2  # times the updates of the recipe
+PAIRS = (64, 256, 1024, 4096)  # numbers of preferences that the reward models learn from
+PENALTIES = (0.02, 0.1, 0.3)  # values of kl_coef besides 0, with the smallest number of pairs
+OVERTIME = 2  # number of updates, in multiples of the recipe's
 MOST_OF = 64  # the largest n of best-of-n
 HEADINGS = ("method", "pairs", "coef", "acc", "gold", "proxy", "KL", "alpha", "beta", "R²")
 
 
 def study_overoptimisation(pipelines: Sequence[Pipeline]) -> list[tuple[Curve, ...]]:
-    """Run the study below each of the finished pipelines.
+    """Run the study in the folder of each finished pipeline, and return its curves.
 
-    Returns a tuple for each method, which holds its curve in each pipeline. Finished runs
-    are not repeated. Raises ConfigError where there are too few preferences.
+    The list has a tuple for each method, with one curve per pipeline. Finished runs are
+    not repeated. Raises ConfigError if a pipeline has fewer than PAIRS[0] preferences.
     """
     fewest = min(len(preferences_of(pipeline, "train")) for pipeline in pipelines)
     sizes = [size for size in PAIRS if size <= fewest]
     if not sizes:
-        raise ConfigError(f"--overoptimise needs {PAIRS[0]} preferences to learn from, but there are {fewest}.")
+        raise ConfigError(
+            f"--overoptimise needs {PAIRS[0]} preferences to learn from, and there are {fewest}; give the task more "
+            "prompts or a larger n_pairs."
+        )
     return list(zip(*(overoptimise(pipeline, sizes) for pipeline in pipelines), strict=True))
 
 
 def overoptimise(pipeline: Pipeline, sizes: Sequence[int]) -> list[Curve]:
-    """The curves of one pipeline: of PPO in every setting, then of best-of-n.
+    """Return the curves of one pipeline: PPO in every setting, then best-of-n.
 
-    PPO has the settings of the recipe, except that it is OVERTIME times as long and that
-    its penalty is fixed. The reward models learn from nested subsets of the training pairs
-    of the pipeline's own reward model, and are tested on its held-out pairs.
+    sizes: the numbers of pairs that the reward models learn from. Each set of pairs is
+    a subset of the next larger one. All are subsets of the training pairs of the
+    pipeline's own reward model. Its held-out pairs test all reward models. PPO has the
+    settings of the recipe, except that it makes OVERTIME times as many updates and its
+    kl_coef is fixed.
     """
     recipe, records, held_out = pipeline.task.recipe, preferences_of(pipeline, "train"), preferences_of(pipeline, "val")
     order = random_permutation(len(records), seed=pipeline.seed, stream=PREFERENCE_SUBSET)
@@ -67,36 +73,40 @@ def overoptimise(pipeline: Pipeline, sizes: Sequence[int]) -> list[Curve]:
 
 
 def preferences_of(pipeline: Pipeline, side: Literal["train", "val"]) -> list[Preference]:
-    """The training pairs or the held-out pairs of the pipeline's own reward model."""
+    """Return the training or the held-out pairs of the pipeline's own reward model."""
     return read_preferences(checked_records(pipeline.run_folder("reward"), side))
 
 
 def reward_name(pairs: int) -> str:
-    """The stage of the reward model that learns from so many preferences."""
+    """Return the stage name of the reward model for this number of pairs."""
     return f"overoptimise/reward-{pairs}"
 
 
 def policy_name(pairs: int, kl_coef: float) -> str:
-    """The stage of the policy that pleases it."""
+    """Return the stage name of the policy that PPO trains with that reward model."""
     return f"overoptimise/ppo-{pairs}-kl-{kl_coef:g}"
 
 
 def accuracy_of(pipeline: Pipeline, pairs: int, held_out: Sequence[Preference]) -> float:
-    """Share of the held-out pairs that a reward model ranks rightly."""
+    """Return the share of the held-out pairs that a reward model ranks rightly.
+
+    pairs: the number of preferences that the reward model learnt from.
+    """
     model, tokenizer = load(pipeline.path / reward_name(pairs))
     return evaluate_reward(model, encode_pairs(held_out, tokenizer, model.config.block_size)).accuracy
 
 
 def ppo_curve(pipeline: Pipeline, pairs: int, kl_coef: float, accuracy: float) -> Curve:
-    """From the log of a run, a point for each rollout."""
+    """Return the curve of a PPO run, with a point for each rollout in its log."""
     return Curve("ppo", pairs, kl_coef, accuracy, *distance_gold_proxy(pipeline.rollouts(policy_name(pairs, kl_coef))))
 
 
 def best_of_curves(pipeline: Pipeline, accuracies: dict[int, float]) -> list[Curve]:
-    """A curve of best-of-n for each reward model, with n = 1, 2, 4 ... MOST_OF.
+    """Return the best-of-n curve of each reward model, for n = 1, 2, 4 ... MOST_OF.
 
-    All curves use the same MOST_OF responses to each prompt. Best-of-n picks the response
-    that PPO would reward most; the proxy is calibrated as in PPO (scores.py).
+    accuracies: from the number of pairs of a reward model to its accuracy. All curves
+    use the same MOST_OF responses to each prompt. Best-of-n picks the response that PPO
+    would reward most. The proxy is calibrated as in PPO (scores.py).
     """
     judge, reference = pipeline.new_judge(), load(pipeline.path / "sft")[0]
     rounds, gold = judge.ask_often(reference, MOST_OF)
@@ -114,10 +124,13 @@ def best_of_curves(pipeline: Pipeline, accuracies: dict[int, float]) -> list[Cur
 
 @dataclass(frozen=True)
 class Figures:
-    """One method's, means over the seeds: gold of the first rollout, of the best one and of the last.
+    """The figures of one method, averaged over the seeds.
 
-    alpha, beta, r_squared: the law that gold follows where nothing holds the policy back (see reward_curves), and how
-    much of gold's variance it explains; None with a penalty.
+    gold_first, gold_best, gold_last: the gold reward of the first rollout, of the best
+    one and of the last one; with best-of-n, of the smallest n, the best n and the
+    largest n. proxy_last, kl_last: likewise of the last. alpha, beta: of the law that
+    was fitted to gold over all seeds (see reward_curves.py). r_squared: the share of
+    gold's variance that the law explains. These three are None if PPO had a penalty.
     """
 
     method: str
@@ -134,7 +147,7 @@ class Figures:
     r_squared: float | None
 
     def row(self) -> tuple[str, ...]:
-        """The cells below HEADINGS."""
+        """Return the cells of a table row, in the order of HEADINGS."""
         gold = f"{self.gold_first:.2f} {self.gold_best:.2f} {self.gold_last:.2f}"
         measured = f"{self.reward_accuracy:.0%}", gold, f"{self.proxy_last:.2f}", f"{self.kl_last:.2f}"
         law = ("" if value is None else f"{value:.2f}" for value in (self.alpha, self.beta, self.r_squared))
@@ -142,7 +155,7 @@ class Figures:
 
 
 def figures_of(same: Sequence[Curve]) -> Figures:
-    """One method on several seeds."""
+    """Return the figures of one method from its curves, one for each seed."""
 
     def mean(of: Callable[[Curve], float]) -> float:
         return float(np.mean([of(curve) for curve in same]))
@@ -165,7 +178,11 @@ def figures_of(same: Sequence[Curve]) -> Figures:
 
 
 def panels(curves: Sequence[Curve]) -> dict[str, list[Series]]:
-    """What the picture shows: gold and proxy of each method, and the law that gold follows."""
+    """Return the panels of the plot: title and series of each.
+
+    A series has the gold and the proxy reward of one curve and, without a penalty, the
+    fitted law.
+    """
     fewest = min(curve.pairs for curve in curves)
     ppo = [curve for curve in curves if curve.method == "ppo"]
 
@@ -188,16 +205,16 @@ def panels(curves: Sequence[Curve]) -> dict[str, list[Series]]:
 
 
 def study_section(table: Sequence[str]) -> list[str]:
-    """The part of the report on over-optimisation."""
+    """Return the report's section on over-optimisation. table: lines of its table."""
     return [
         "## Over-optimisation",
         "",
-        "PPO with and without a penalty on the KL (coef: what a nat costs), and best-of-n, with reward models that",
-        "learnt from so many pairs and rank so many of the same held-out ones rightly (acc).",
-        "Gold: at first, at best, at last.",
-        "alpha, beta: of the law that the lines in the plot follow, with d = √KL: gold grows by d (alpha - beta log d)",
+        "pairs: how many preferences the reward model learnt from. coef: what PPO pays for a nat of KL divergence.",
+        "acc: the share of the same held-out pairs that the reward model ranks rightly.",
+        "gold: the mean gold reward at first, at best and at last. proxy, KL: at last.",
+        "alpha, beta: of the law that the lines in the plot show. With d = √KL, gold grows by d (alpha - beta log d)",
         "with PPO without a penalty, and by d (alpha - beta d) with best-of-n (Gao, Schulman & Hilton, 2022).",
-        "R²: how much of gold's variance it explains; the law of PPO does not know that gold cannot fall below 0.",
+        "R²: the share of gold's variance that the law explains. The law of PPO ignores that gold cannot fall below 0.",
         "",
         *table,
         "",

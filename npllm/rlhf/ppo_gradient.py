@@ -1,4 +1,7 @@
-"""The gradient of PPO's loss on a minibatch: through the policy for its tokens, through the critic for its values."""
+"""The gradient of PPO's loss on a minibatch.
+
+The policy loss is differentiated through the policy, the value loss through the critic.
+"""
 
 import numpy as np
 
@@ -9,7 +12,7 @@ from npllm.rlhf.rollout import Minibatch
 
 
 def networks(model: Trainable) -> tuple[GPT, GPT | None]:
-    """The policy, and the critic if there is one."""
+    """Return the policy, and the critic or None."""
     policy, *critic = model.parts().values()
     return policy, critic[0] if critic else None
 
@@ -17,9 +20,12 @@ def networks(model: Trainable) -> tuple[GPT, GPT | None]:
 def policy_and_value_gradient(
     model: Trainable, batch: Minibatch, settings: PPOSettings, n_tokens: int
 ) -> tuple[float, dict[str, float]]:
-    """Add the gradient of PPO's loss for a `Minibatch`, or a part of one that has n_tokens in all.
+    """Add the gradient of PPO's loss on rows of a minibatch to the model's gradients.
 
-    Returns the shares in the loss, and in figures that are means over the tokens.
+    batch: (b, W), the whole minibatch or a part of it. n_tokens: the number of response
+    tokens in the whole minibatch. Returns the loss and its figures, each a sum over the
+    tokens of these rows, divided by n_tokens. So the results of the parts add up to the
+    means over the minibatch.
     """
     policy, critic = networks(model)
     mask, (b, W) = batch.mask, batch.tokens.shape
@@ -54,7 +60,10 @@ def policy_and_value_gradient(
 
 
 def value_gradient(critic: GPT, batch: Minibatch, settings: PPOSettings, n_tokens: int) -> dict[str, float]:
-    """Add the gradient of the value loss, times its coefficient, to the critic's."""
+    """Add the gradient of value_coef times the value loss to the critic's gradients.
+
+    Returns the figures of the value loss, which is not multiplied by value_coef there.
+    """
     trace = critic.trace(batch.tokens)
     values = critic.readout(trace.hidden)[:, 0].reshape(batch.mask.shape)[batch.mask].astype(np.float64)
     old, returns = batch.values[batch.mask], batch.returns[batch.mask]

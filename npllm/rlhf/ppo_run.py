@@ -1,4 +1,7 @@
-"""`npllm ppo`: a run folder for PPO, RLOO or GRPO, from a policy, a reward model and prompts."""
+"""`npllm ppo`: a run of PPO, RLOO or GRPO.
+
+It starts from a policy, a reward model and prompts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -42,7 +45,7 @@ from npllm.training.stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(StageConfig):
-    """A complete reinforcement learning run. batch.size counts responses in a minibatch."""
+    """All settings of a PPO, RLOO or GRPO run. batch.size counts responses."""
 
     ppo: PPOSettings = field(default_factory=PPOSettings)
     optim: OptimConfig = field(
@@ -52,24 +55,32 @@ class PPOConfig(StageConfig):
     )
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400))
-    # The loss of a policy neither falls nor stays, so there is nothing that a spike could be seen against.
+    # The policy loss has no trend and no steady level, so a spike would not stand out.
     spikes: SpikeConfig = field(default_factory=lambda: SpikeConfig(enabled=False))
 
 
 def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Console) -> list[PromptText]:
-    """Those of a jsonl file that leave the model of the run `base` room for a response."""
+    """Return the prompts of a jsonl file that leave room for a response.
+
+    The room is the context of the policy in the run `base`. settings.on_bad says what
+    happens to the other prompts. Raises ConfigError if a response alone does not fit.
+    """
     checkpoint, tokenizer = trained_checkpoint(base)
     T, longest = block_size_of(checkpoint), settings.max_tokens
     if longest >= T:
-        raise ConfigError(f"ppo.max_tokens is {longest}, but must be below model.block_size = {T}; lower it.")
+        raise ConfigError(f"ppo.max_tokens is {longest}; set it below model.block_size = {T}.")
     room = Room(T - longest, "model.block_size - ppo.max_tokens", "lower ppo.max_tokens")
     return fitting_records(scan(prompts, prompt), settings.on_bad, "ppo", tokenizer, room, console)
 
 
 def ppo_inputs(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[PromptText]) -> Copies:
-    """Policy, reward model and prompts."""
+    """Return what the run copies: config, policy, reward model and prompts.
+
+    Raises ConfigError if train.steps is none, and DataError if policy and reward model
+    have different tokenizers.
+    """
     if config.train.steps is None:
-        raise ConfigError("train.steps is none, but PPO has no epochs to count; set train.steps.")
+        raise ConfigError("train.steps is none, and PPO has no epochs that could replace it; set train.steps.")
     check_same_tokenizer(base, reward)
     policy_file, tokenizer, _ = policy_checkpoint(base)
     reward_file, _ = trained_checkpoint(reward)
@@ -79,7 +90,7 @@ def ppo_inputs(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[Pr
 
 @dataclass(frozen=True)
 class PPO(Stage[PPOConfig]):
-    """PPO, RLOO or GRPO. gold: a true score, to be logged, where there is one."""
+    """The stage of `npllm ppo`. gold: computes the true scores to log, or None."""
 
     gold: Gold | None = None
     name: ClassVar[str] = "ppo"
@@ -88,7 +99,7 @@ class PPO(Stage[PPOConfig]):
     records: ClassVar[tuple[str, ...]] = ("prompts",)
 
     def folder_name(self, config: PPOConfig, *, method: str | None = None, **_) -> str:
-        """Of the method."""
+        """Return the method: the folder of a run is named after it."""
         return method or config.ppo.method
 
     def inputs(
@@ -101,10 +112,10 @@ class PPO(Stage[PPOConfig]):
         prompts: Path,
         method: Literal["ppo", "rloo", "grpo"] | None = None,
     ) -> Copies:
-        """Policy, reward model and prompts.
+        """Return the policy, the reward model and the prompts.
 
         Args:
-            run: folder of the run to begin with (npllm sft), or a checkpoint in it
+            run: folder of the run to start from (npllm sft), or a checkpoint in it
             reward: folder of a run of npllm reward
             prompts: jsonl with prompt (a text, or messages)
             method: short for ppo.method
@@ -114,7 +125,7 @@ class PPO(Stage[PPOConfig]):
         return ppo_inputs(config, run, reward, prompts_of(prompts, config.ppo, run, console))
 
     def job(self, run: RunFolder, config: PPOConfig) -> Job:
-        """The networks, and a buffer for a rollout, which is part of the state."""
+        """Return the training job. The rollout buffer is part of its saved state."""
         asked = PromptFormat(run.load_tokenizer())
         policy, reward = load_model(run, "policy"), load_model(run, "reward")
         actors = build_actors(policy, reward, config.adapt, method=config.ppo.method, seed=config.train.seed)
@@ -142,13 +153,16 @@ class PPO(Stage[PPOConfig]):
         )
 
     def report(self, run: RunFolder, config: PPOConfig, job: Job, console: Console) -> None:
-        """The figures of the rollouts are in metrics.jsonl."""
+        """Write the summary. The figures of the rollouts are in metrics.jsonl."""
         write_summary(run, job.state, {})
         console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:
-    """A rollout is written and judged, and then learnt from in micro-batches."""
+    """Return the sizes of the passes of a run, from which its memory is computed.
+
+    The passes write a rollout, judge it, and then learn from it in micro-batches.
+    """
     (responses, width), V = gradients.buffer.tokens.shape, reference.config.vocab_size
     read_rows = min(responses, rows_in_part(width))
     compared = comparison_bytes(V, read_rows * config.ppo.max_tokens, reference.dtype.itemsize)
@@ -157,7 +171,7 @@ def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:
         width=width,
         read_rows=read_rows,
         policy=True,
-        copies=2,  # the hidden rows over the temperature, and their gradient
+        copies=2,  # the hidden rows divided by the temperature, and their gradient
         temporaries=max(sampling_bytes(responses, V), compared),
         written=(responses, max(map(len, gradients.prompts))),
     )

@@ -10,60 +10,69 @@ from npllm.model.config import check_choices
 
 @dataclass(frozen=True, kw_only=True)
 class PPOSettings:
-    """Defaults are those of lm-human-preferences (Ziegler et al., 2019) unless they say otherwise."""
+    """The settings of PPO, RLOO and GRPO.
+
+    The defaults are those of the sentiment experiment of lm-human-preferences, the code
+    of Ziegler et al., 2019. The exceptions are rollout_size (512 there), max_tokens
+    (24) and temperature (0.7). That code has no group, entropy_coef or max_update_kl.
+    """
 
     method: Literal["ppo", "rloo", "grpo"] = "ppo"
-    """ppo has a critic; rloo and grpo compare the responses to one prompt"""
+    """ppo has a critic; rloo and grpo compare responses to the same prompt instead"""
     rollout_size: int = 128
-    """responses per rollout; batch.size of them make one update (512, in a larger world)"""
+    """responses per rollout; each update uses batch.size of them"""
     group: int = 4
-    """responses per prompt in a rollout with rloo and grpo"""
+    """responses to each prompt of a rollout, with rloo and grpo"""
     max_tokens: int = 32
-    """longest response, the stop token included"""
+    """length limit of a response in tokens, including the stop token"""
     epochs: int = 4
-    """times that a rollout is learnt from"""
+    """number of times that each rollout is learnt from"""
     temperature: float = 1.0
-    """of the policy, the reference and the rollouts"""
+    """sampling temperature; the logits of policy and reference are divided by it too"""
     kl_coef: float = 0.15
-    """beta at first: what a nat of divergence from the reference costs"""
+    """initial beta: what a nat of KL divergence from the reference costs"""
     kl_target: float = 6.0
-    """nats per response that beta is adapted to; 0 = beta stays"""
+    """target of the KL divergence, in nats per response; beta is adapted to reach it;
+    0 = beta is fixed"""
     kl_horizon: int = 10000
-    """responses over which beta adapts"""
+    """number of responses over which beta is adapted; the more, the slower"""
     gamma: float = 1.0
-    """discount per token"""
+    """discount of the rewards per token, with ppo"""
     lam: float = 0.95
-    """lambda of the generalised advantage estimation"""
+    """lambda of generalised advantage estimation (GAE), with ppo"""
     clip: float = 0.2
-    """of the ratio of new to old probabilities"""
+    """how far the ratio of new to old probability may be from 1 before the policy loss
+    is clipped"""
     value_clip: float = 0.2
-    """of the change of a value in one rollout"""
+    """how far a value may be from that in the rollout before its loss is clipped"""
     value_coef: float = 0.1
-    """weight of the value loss"""
+    """weight of the value loss in the loss"""
     entropy_coef: float = 0.0
-    """weight of an entropy bonus"""
+    """weight of the entropy bonus in the loss"""
     missing_stop_score: float = -1.0
-    """score of a response without a stop token, instead of the reward model's"""
+    """score of a response without a stop token, in place of the reward model's"""
     max_update_kl: float = 0.1
-    """nats per token from the rollout's policy at which the rest of its minibatches is left out"""
+    """limit of the divergence from the policy that wrote the rollout, in nats per
+    token; above it, the rest of the rollout is dropped and a new one is written"""
 
     on_bad: OnBad = "stop"
-    """what becomes of prompts that are bad or too long: stop = all are named and nothing is trained; skip = they are
-    left out; truncate = those that are too long lose their beginnings, the others are left out"""
+    """what happens to bad and too long prompts: stop = they are listed and nothing is
+    trained; skip = they are left out; truncate = the beginnings of too long prompts are
+    cut off, and bad prompts are left out"""
 
     def __post_init__(self):
         check_choices("ppo", self)
         for field in ("rollout_size", "group", "max_tokens", "epochs", "kl_horizon"):
             if getattr(self, field) < 1:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must be at least 1.")
+                raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it to at least 1.")
         for field in ("temperature", "clip", "value_clip", "max_update_kl"):
             if not getattr(self, field) > 0:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must be above 0.")
+                raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it above 0.")
         for field in ("kl_coef", "kl_target", "value_coef", "entropy_coef"):
             if not getattr(self, field) >= 0:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must not be negative.")
+                raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it to at least 0.")
         for field in ("gamma", "lam"):
             if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}, but must be from 0 to 1.")
+                raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it from 0 to 1.")
         if self.method != "ppo" and (self.group < 2 or self.rollout_size % self.group):
-            raise ConfigError(f"ppo.group = {self.group} must be at least 2 and divide ppo.rollout_size.")
+            raise ConfigError(f"ppo.group is {self.group}; set it to a divisor of ppo.rollout_size, at least 2.")

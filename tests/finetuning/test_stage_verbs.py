@@ -135,7 +135,7 @@ REFUSED = {
     "dpo of a reward model": ("dpo", {}, "reward", 2, "reward is a reward model, which only judges texts"),
     "ppo of a reward model": ("ppo", {}, "reward", 2, "reward is a reward model, which only judges texts"),
     "ppo without steps": ("ppo", {"train__steps": None}, None, 2, "set train.steps"),
-    "responses that do not fit": ("ppo", {"ppo__max_tokens": 32}, None, 2, "must be below model.block_size = 32"),
+    "responses that do not fit": ("ppo", {"ppo__max_tokens": 32}, None, 2, "set it below model.block_size = 32"),
     "a prompt that does not fit": ("ppo", {"ppo__max_tokens": 22}, None, 3, "line 5: it has 14 tokens, more than"),
     "an unknown method": ("ppo", {"ppo__method": "a2c"}, None, 2, "a2c"),
     "an option of another verb": ("dpo", {"ppo__clip": 0.1}, None, 2, "--ppo.clip is not an option of npllm dpo"),
