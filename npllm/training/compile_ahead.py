@@ -4,12 +4,16 @@ Numba compiles one kernel at a time in a process, so it takes processes to use s
 cores. Each of them compiles the kernels of one of two parts, which take equally long
 and have no kernel in common, and leaves them in Numba's cache on the disk:
 
-    attention   attention and its cached form, and the products of a few rows
-    the rest    one training step of a tiny model, with NumPy's attention
+    attention   attention; of a kind that generates, also its cached form, and the
+                products of a few rows
+    all others  one training step of a tiny model, with NumPy's attention
 
-Whatever a process fails to compile, this one compiles when it first calls it.
+A training that generates at its end only leaves the kernels of generation out: they
+are compiled there, so that the first step need not wait for them. Whatever a process
+fails to compile, this one compiles when it first calls it.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -88,12 +92,19 @@ def _start(part: str, kinds: Sequence[Kind]) -> subprocess.Popen:
 
 def compile_attention(kind: Kind) -> None:
     """Call what `compile_rest` leaves out."""
-    H, K, C = kind.config.n_head, kind.config.kv_heads, kind.config.n_embd
+    H, K = kind.config.n_head, kind.config.kv_heads
     dtype = np.dtype("float32" if kind.dtype == "bf16" else kind.dtype)
     qkv = np.zeros((1, 64, (H + 2 * K) * kind.config.head_width), dtype)
     y, cache = kernels.attention_forward(qkv, H, K)
     kernels.attention_backward(y, cache, H, K)
-    keys, values = np.zeros((2, 1, K, 64, kind.config.head_width), dtype)
+    if kind.generates:
+        compile_generation(kind.config, qkv)
+
+
+def compile_generation(config: ModelConfig, qkv: np.ndarray) -> None:
+    """Call the kernels that only generation uses. qkv: (1, 64, (H+2K)·D)."""
+    H, K, C, dtype = config.n_head, config.kv_heads, config.n_embd, qkv.dtype
+    keys, values = np.zeros((2, 1, K, 64, config.head_width), dtype)
     for T in (1, 64):  # the second is large enough to be split between threads
         kernels.cached_attention_forward(qkv[:, :T], keys, values, 0, H, K)
     row, weight = np.zeros((1, C), dtype), np.zeros((C, C), dtype)
@@ -115,6 +126,7 @@ PARTS = {"attention": compile_attention, "all others": compile_rest}
 
 def _main(part: str, arguments: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()  # compiling makes millions of objects: a seventh of the time goes into looking for cycles
     for config, *others in json.loads(arguments):
         PARTS[part](Kind(ModelConfig(**config), *others))
 

@@ -33,9 +33,10 @@ from npllm.training.config import RunConfig
 from npllm.training.evaluation import rows_at_once
 from npllm.training.machine import usable_dtype
 from npllm.training.state import LoopState
-from npllm.training.warmup import load_kernels
+from npllm.training.warmup import kind_of, load_kernels
 
 PLOT = 36 << 20  # bytes: matplotlib and a picture
+GENERATION = 24 << 20  # bytes: compiling the kernels of generation, for the samples of a report
 COMPRESSION = 12  # bytes for each of the text that xz packs
 
 
@@ -117,7 +118,7 @@ def _size(n_bytes: int) -> str:
 def require_pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> None:
     """Raise ResourceError if there is less memory than pretraining takes. Called when
     the process has loaded its text. val_bytes: length of the validation text."""
-    load_kernels(config.model, usable_dtype(config.train.dtype), config.optim)
+    load_kernels(kind_of(config.model, usable_dtype(config.train.dtype), config.optim))
     check_memory(pretraining_memory(config, vocab_size, val_bytes))
 
 
@@ -144,7 +145,7 @@ def pretraining_work(config: RunConfig, vocab_size: int, val_bytes: int) -> Work
     largest = config.batch.size if steps is None else batch_size(steps - 1, config.batch)
     model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
     samples = cache_bytes(model, 1, T, dtype)
-    report = max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes, samples)
+    report = GENERATION + max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes, samples)
     return Work(rows=min(largest, config.batch.micro_size), width=T, read_rows=rows_at_once(T), aside=report)
 
 

@@ -33,7 +33,7 @@ from npllm.training.machine import describe_machine, limit_threads, usable_dtype
 from npllm.training.memory import check_memory, reserve_arenas, stage_memory
 from npllm.training.state import LoopState
 from npllm.training.train import train
-from npllm.training.warmup import load_kernels
+from npllm.training.warmup import kind_of, load_kernels
 
 C = TypeVar("C", bound=LoopConfig)
 
@@ -136,7 +136,8 @@ def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Consol
     """Print how much memory training takes, and reserve it. Raises ResourceError if
     there is too little memory, or too little disk space for the checkpoints."""
     model = job.state.model
-    load_kernels(model.config, model.dtype_name, config.optim, policy=job.work.policy)
+    generates = job.work.written != (0, 0)
+    load_kernels(kind_of(model.config, model.dtype_name, config.optim, policy=job.work.policy, generates=generates))
     memory = stage_memory(job.state, job.readers, job.work)
     check_memory(memory)
     for network in model.parts().values():

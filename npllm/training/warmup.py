@@ -33,42 +33,41 @@ class Kind(NamedTuple):
     dtype: str
     optimizer: str
     policy: bool  # also those of log-probabilities
+    generates: bool  # also those of generation
 
 
 def every_kind() -> list[Kind]:
     """Kinds that together call all kernels."""
     return [
-        Kind(ModelConfig(**TINY, **architecture, dropout=dropout), dtype, optimizer, policy=True)
+        Kind(ModelConfig(**TINY, **architecture, dropout=dropout), dtype, optimizer, policy=True, generates=True)
         for architecture, dropout, dtype in product(ARCHITECTURES, (0.0, 0.1), ("float32", "bf16"))
         for optimizer in ("adamw", "sgd")
     ]
 
 
-def kind_of(architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False) -> Kind:
+def kind_of(
+    architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False, generates: bool = False
+) -> Kind:
     """The kind of a training, whatever its size."""
     kept = ("norm", "position", "mlp", "bias", "tie_embeddings", "dropout")
     choices = {name: value for name, value in asdict(architecture).items() if name in kept}
-    return Kind(ModelConfig(**TINY, **choices), dtype, optim.name, policy)
+    return Kind(ModelConfig(**TINY, **choices), dtype, optim.name, policy, generates)
 
 
 def compile_kernels() -> None:
     """Call them all."""
     for kind in every_kind():
-        _call(kind)
-
-
-def load_kernels(architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False) -> None:
-    """Call the kernels that train a model of this architecture, whatever its size.
-    policy: also the kernels of log-probabilities."""
-    _call(kind_of(architecture, dtype, optim, policy=policy))
+        load_kernels(kind)
 
 
 @cache
-def _call(kind: Kind) -> None:
+def load_kernels(kind: Kind) -> None:
+    """Call the kernels of one kind of training."""
     model = GPT(kind.config, dtype=kind.dtype)
     train_once(model, kind)
-    for _, columns in SHAPES:
-        list(generate_tokens(model, [0] * columns, max_tokens=2))
+    if kind.generates:
+        for _, columns in SHAPES:
+            list(generate_tokens(model, [0] * columns, max_tokens=2))
 
 
 def train_once(model: GPT, kind: Kind) -> None:

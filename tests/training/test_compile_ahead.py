@@ -44,9 +44,9 @@ def record(kernel, *arguments, **none):
     return lambda *arguments: True
 
 Dispatcher._compile_for_args = record
-function = {"whole": warmup._call, **compile_ahead.PARTS}[sys.argv[1]]
+function = {"whole": warmup.load_kernels, **compile_ahead.PARTS}[sys.argv[1]]
 for architecture, dtype, name in product((GPT2, LLAMA), ("float32", "float64"), ("adamw", "sgd")):
-    function(warmup.kind_of(architecture, dtype, OptimConfig(name=name), policy=name == "adamw"))
+    function(warmup.kind_of(architecture, dtype, OptimConfig(name=name), policy=name == "adamw", generates=name == "adamw"))
 """
 
 

@@ -25,7 +25,7 @@ from npllm.training.memory import (
     require_pretraining_memory,
     reserve_arenas,
 )
-from npllm.training.warmup import load_kernels
+from npllm.training.warmup import kind_of, load_kernels
 
 TOKENS = np.zeros(2000, np.uint16)
 MODEL = Architecture(n_layer=2, n_head=2, n_embd=16, block_size=32, position="rotary")
@@ -116,7 +116,7 @@ def test_refused_before_anything_is_allocated(monkeypatch):
 def test_a_training_calls_no_kernel_that_was_not_loaded():
     """Or the figure would lack its memory, and the first step would wait for the compiler."""
     config = config_of()
-    load_kernels(config.model, "float32", config.optim)
+    load_kernels(kind_of(config.model, "float32", config.optim))
     before = compiled()
     state = build_state(config, 300)
     make_update(state, config, NextTokenGradients(config, TOKENS))

@@ -106,10 +106,10 @@ def _begin_row(m, row, addend, bias):
 
     An array without elements stands for none.
     """
-    if addend.size == 0:
-        row[:] = row.dtype.type(0.0)
-    else:
-        row[:] = addend[m]
+    # Not row[:] = addend[m]: Numba would compile the text of the error that it raises
+    # where the lengths differ, which takes longer than the rest of the kernel.
+    for j in range(len(row)):
+        row[j] = row.dtype.type(0.0) if addend.size == 0 else addend[m, j]
     if bias.size > 0:
         _add(bias, row)
 
