@@ -9,8 +9,8 @@ detector. Writes tests/reliability/recorded_norms.h5: one dataset for each train
 (steps, 2) float16, the loss in nats and the logarithm of the gradient norm. It takes
 some twenty minutes on two cores.
 
-The second form adds the log of a run under a name. So came default-4 and default-1, runs of
-the default model on bytes:
+The second form adds the log of a run under a name. In this way default-4 and default-1
+were made, runs of the default model on bytes:
 
     npllm pretrain --data.tokenizer byte --spikes.enabled False --batch.size 4 \\
         --batch.ramp_start None --batch.ramp_steps 0 --train.steps 300000

@@ -1,1 +1,1 @@
-"""Fine-tuning: a pretrained model learns to classify, or to answer."""
+"""Fine-tuning: a pretrained model learns to classify texts, or to answer prompts."""

@@ -1,4 +1,8 @@
-"""How a trained model becomes the beginning of another training: all of it, its upper blocks, or LoRA's factors."""
+"""Make the model of a later training from a trained one.
+
+`adapted` makes the model. `lr_scales` says which of its weights are trained: all, only
+the upper blocks, or LoRA's factors.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,22 +22,25 @@ class AdaptConfig:
     """Which weights are trained, and how fast."""
 
     lora_rank: int = 0
-    """rank of the factors that are trained in place of the weights (Hu et al., 2021); 0 = no LoRA"""
+    """rank of the factors that are trained instead of the weights (LoRA: Hu et al.,
+    2021); 0 = no LoRA"""
     lora_alpha: float = 16.0
-    """what the factors add is scaled by lora_alpha / lora_rank"""
+    """the product of the factors is multiplied by lora_alpha / lora_rank"""
     frozen_blocks: int = 0
-    """blocks that are not trained, from the first on, and the embedding with them; 0 = train everything"""
+    """number of blocks, counted from the first, that are not trained; the embedding is
+    not trained either; 0 = train everything"""
     layer_decay: float = 1.0
-    """learning rate of a layer over that of the one above it (Clark et al., "ELECTRA", 2020); 1 = one for all"""
+    """learning rate of each layer, divided by that of the layer above it (Clark et al.,
+    "ELECTRA", 2020); 1 = the same for all layers"""
 
     def __post_init__(self):
         for field in ("lora_rank", "frozen_blocks"):
             if getattr(self, field) < 0:
-                raise ConfigError(f"adapt.{field} is {getattr(self, field)}, but must not be negative.")
+                raise ConfigError(f"adapt.{field} is {getattr(self, field)}; set it to at least 0.")
         if not self.lora_alpha > 0:
-            raise ConfigError(f"adapt.lora_alpha is {self.lora_alpha}, but must be above 0.")
+            raise ConfigError(f"adapt.lora_alpha is {self.lora_alpha}; set it above 0.")
         if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"adapt.layer_decay is {self.layer_decay}, but must be above 0 and at most 1.")
+            raise ConfigError(f"adapt.layer_decay is {self.layer_decay}; set it above 0 and to at most 1.")
         if self.lora_rank and self.frozen_blocks:
             raise ConfigError("adapt.lora_rank freezes every block already; leave out adapt.frozen_blocks.")
 
@@ -50,12 +57,19 @@ def adapted(
     frozen: Parameters | None = None,
     workspace: Workspace | None = None,
 ) -> GPT:
-    """A model to train that computes what `base` does, with new parameters of its own.
+    """Return a model to train, which computes the same as `base`.
 
-    vocab_size: more than the base has for new special tokens; their rows begin at random about the mean of all, and are
-    trained with LoRA too (where it freezes the others).
-    n_outputs: of a second head, which begins at random (`seed`) unless the base has the same. dropout, dtype: None =
-    the base's. frozen, workspace: with LoRA, of a model that is to share them; its frozen weights must be the base's.
+    The parameters are copies: training the model does not change `base`.
+
+    vocab_size: the base's, or more for new special tokens. `copy_weights` says which
+    values their rows get. With LoRA the new rows are trained, the other rows are not.
+    n_outputs: outputs of a second head. It is copied if the base has one of this size,
+    else its weights are random (`seed`).
+    dropout, dtype: None = those of the base.
+    frozen, workspace: only with LoRA: those of another model, which the new one then
+    shares. The frozen weights must be those of the base.
+
+    Raises ConfigError if config.frozen_blocks is more than the blocks of the base.
     """
     check_blocks(config, base.config)
     vocab_size = vocab_size or base.config.vocab_size
@@ -85,10 +99,11 @@ def adapted(
 
 
 def copy_weights(base: GPT, into: Mapping[str, np.ndarray], seed: int) -> None:
-    """The weights of the language model, with LoRA's factors merged in.
+    """Copy the weights of the base's language model, with LoRA's factors merged in.
 
-    Rows of further tokens are drawn from a normal distribution with the mean and the spread of all rows: where tokens
-    lie, and unlike one another from the beginning.
+    `into` may have more rows for tokens than the base. These rows are drawn from a
+    normal distribution with the mean and the standard deviation of the base's rows, so
+    that new tokens look like other tokens and differ from one another from the start.
     """
     source = base.merged()
     for name in weight_shapes(base.config):
@@ -100,7 +115,7 @@ def copy_weights(base: GPT, into: Mapping[str, np.ndarray], seed: int) -> None:
 
 
 def check_blocks(config: AdaptConfig, model: ModelConfig) -> None:
-    """Raise ConfigError when more blocks are to be frozen than there are."""
+    """Raise ConfigError if config.frozen_blocks is more than the model's blocks."""
     if config.frozen_blocks > model.n_layer:
         raise ConfigError(
             f"adapt.frozen_blocks is {config.frozen_blocks}, but the model has {model.n_layer} blocks; lower it."
@@ -108,10 +123,10 @@ def check_blocks(config: AdaptConfig, model: ModelConfig) -> None:
 
 
 def lr_scales(config: AdaptConfig, model: Trainable) -> dict[str, float]:
-    """What the learning rate of each parameter is multiplied with; 0 = frozen.
+    """Return the factor of the learning rate for each parameter, by name; 0 = frozen.
 
-    In each network of the model layer 0 is the embedding, the blocks are 1 to L, and
-    L + 1 is what comes after them.
+    Layers are numbered in each network of the model: 0 is the embedding, 1 to L are the
+    blocks, and L + 1 is all that comes after them.
     """
     return {
         name_in_model(part, name): _lr_scale(config, _layer(name, network.config), network.config)

@@ -12,16 +12,19 @@ from npllm.runs.run_folder import RunFolder, load, run_of
 
 
 def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed: int) -> None:
-    """Read lines from standard input, answer each; an empty line or the end of the input ends it.
+    """Answer each line of standard input, until an empty line or the end of the input.
 
-    A model that learnt from conversations sees the whole one; a model that learnt from prompts and responses sees each
-    line alone, as a prompt.
+    A model that was trained on conversations reads the whole conversation each time. A
+    model that was trained on prompts and responses reads only the line, as a prompt.
+
+    Raises ConfigError for a sampling setting outside its range, for a model that judges
+    texts, and for one without a stop token; DataError for input that is not UTF-8.
     """
     check_sampling(max_tokens, temperature, None, top_p, seed)
     model, tokenizer = load(path)
     check_writes(model, path)
     asked = PromptFormat(tokenizer)
-    asked.stop_id()  # who cannot stop cannot talk
+    asked.stop_id()  # raises ConfigError: a model without a stop token cannot end an answer
     end = "" if asked.is_chat else prompt_end(run_of(path))
     messages: list[Message] = []
     while line := _ask():
@@ -44,7 +47,12 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
 
 
 def prompt_end(run: RunFolder) -> str:
-    """A line feed where the prompts that the model learnt from end in one, which a line of input never does."""
+    """What to append to a line of input: a line feed or "".
+
+    A line of input never ends in a line feed. If the prompts that the model was trained
+    on do, it needs one. The first record of data/train.jsonl decides, or that of
+    data/prompts.jsonl in a run of PPO.
+    """
     for path in (record_file(run, "train"), record_file(run, "prompts")):
         if path.exists():
             prompt = read_prompts(path)[0]
@@ -59,4 +67,4 @@ def _ask() -> str:
         print()
         return ""
     except UnicodeDecodeError as error:
-        raise DataError(f"Standard input is not UTF-8 ({error}).") from error
+        raise DataError(f"Standard input is not UTF-8 ({error}); convert it to UTF-8.") from error

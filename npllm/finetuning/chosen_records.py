@@ -1,4 +1,4 @@
-"""What a stage learns from, of a file with good and bad records."""
+"""Choose the records of a file that a stage uses, and report what is odd about them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,48 +19,58 @@ R = TypeVar("R")
 def fitting_records(
     file: RecordFile[R], on_bad: OnBad, section: str, tokenizer: Tokenizer, room: Room, console: Console
 ) -> list[R]:
-    """The records that a stage can learn from and has room for, and a line about those that are not as in the file.
+    """Return the records that a stage can use, each short enough for the room.
 
-    on_bad: "stop" raises DataError that lists the bad ones; "skip" leaves them out; "truncate" shortens the prompts of
-    those that are too long, and leaves the others out. section: of the stage's config, for the message.
+    Prints a line for each kind of change: prompts that were shortened, records that
+    were left out, and records that are repeated.
+
+    on_bad: "stop" raises DataError, which lists the bad records. "skip" leaves them
+    out. "truncate" cuts off the beginning of prompts that are too long, and leaves out
+    all other bad records.
+    section: of the stage's config; the error message names the option in it.
     """
     fitting = fit(file, tokenizer, room, shorten=on_bad == "truncate")
     if on_bad == "truncate":
         whole = dict(zip(file.places, file.records, strict=True))
         n_shorter = sum(whole[place] != record for place, record in zip(fitting.places, fitting.records, strict=True))
         if n_shorter:
-            _say(console, f"{file.path}: {n_shorter:,} prompts lose their beginnings, to fit into {room.name}.")
+            _say(console, f"{file.path}: the beginning of {n_shorter:,} prompts is cut off to fit into {room.name}.")
     return chosen_records(fitting, on_bad, section, console)
 
 
 def chosen_records(file: RecordFile[R], on_bad: OnBad, section: str, console: Console) -> list[R]:
-    """The usable records, and a line about the others and about those that are there twice."""
+    """Return the usable records of a file.
+
+    Prints a line about the records that are left out, and one about those that are
+    repeated. Raises DataError, which lists the bad records, if on_bad is "stop" or no
+    record is usable.
+    """
     if on_bad != "stop" and file.bad and file.records:
         _say(console, f"{file.path}: {file.left_out()}.")
         file = replace(file, bad=[])
     shortens = ", truncate shortens those that are too long" if TOO_LONG in {bad.kind for bad in file.bad} else ""
     records = file.checked(f"(--{section}.on_bad skip leaves bad records out{shortens}.)")
     if repeated := len(records) - len(set(records)):
-        _say(console, f"{file.path}: {repeated:,} records repeat others and count each time.")
+        _say(console, f"{file.path}: {repeated:,} records repeat others; every copy is used.")
     return records
 
 
 def say_contradictions(file: RecordFile[Labelled], console: Console) -> None:
-    """A line about texts that a file gives two labels, with the first of them."""
+    """Print a line if texts have more than one label; it names the first of them."""
     places: defaultdict[str, dict[str, str]] = defaultdict(dict)  # text -> label -> place
     for place, record in zip(file.places, file.records, strict=True):
         places[record.text.strip()].setdefault(record.label, place)
     twofold = [labels for labels in places.values() if len(labels) > 1]
     if twofold:
         first = ", ".join(f"{label!r:.80} in {place}" for label, place in twofold[0].items())
-        _say(console, f"{file.path}: {len(twofold):,} texts have more than one label; the first of them is {first}.")
+        _say(console, f"{file.path}: {len(twofold):,} texts have more than one label; the first one is {first}.")
 
 
 def say_shared_texts(learnt: Sequence[Labelled], tested: Sequence[Labelled], console: Console) -> None:
-    """A line about test texts that are learnt from too, which makes a test easier than what comes later."""
+    """Print a line if test texts are training texts too: new texts would be harder."""
     texts = {record.text.strip() for record in learnt}
     if shared := sum(record.text.strip() in texts for record in tested):
-        _say(console, f"{shared:,} of {len(tested):,} test texts are learnt from as well, which flatters the accuracy.")
+        _say(console, f"{shared:,} of {len(tested):,} test texts are training texts too; the accuracy is too high.")
 
 
 def _say(console: Console, line: str) -> None:

@@ -1,13 +1,18 @@
-"""A language model as a classifier: a second head reads the final hidden states of a text.
+"""A language model as a classifier: a second head reads a text's final hidden states.
 
-    L = -1/B sum_b log softmax(z_b)[class_b]  +  aux_lm * (mean negative log-likelihood of the texts' tokens)
+The loss of a batch of B texts is
 
-z_b is the head's output for text b. The second term keeps the network a language model while it learns from few labels.
-(Radford et al., "Improving language understanding by generative pre-training" (GPT-1), 2018, equation 5, with
-aux_lm = 0.5.)
+    L = -1/B sum_b log softmax(z_b)[class_b]  +  aux_lm * L_lm
 
-GPT-1's head reads the last token, whose state alone has seen the whole text. In a small model that state is about the
-next token and little else, which no few labels change; the mean over all tokens says what the text is about.
+z_b are the head's outputs for text b. L_lm is the mean negative log-likelihood of the
+tokens of all texts. This second term keeps the network a language model while it learns
+from few labels. (Radford et al., "Improving language understanding by generative
+pre-training" (GPT-1), 2018, equation 5, with aux_lm = 0.5.)
+
+GPT-1's head reads the state of the last token, the only one that depends on the whole
+text. In a small model that state says little besides what the next token is, and a few
+labels do not change this. The mean of the states of all tokens says what the text is
+about.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,39 +31,51 @@ from npllm.training.evaluation import rows_at_once
 from npllm.training.loop import BatchResult, accumulate
 
 Pool = Literal["last", "mean"]  # which positions of a text the head reads
-WIDTH_STEP = 8  # rows are padded to a multiple of it
-TEXTS_AT_ONCE = 32
+WIDTH_STEP = 8  # rows are padded to a multiple of this many tokens
+TEXTS_AT_ONCE = 32  # most texts in one pass of an evaluation
 
 
 class Texts(NamedTuple):
-    """Texts as tokens, each (length,) int32, and their classes, (n,) int64."""
+    """n texts and their classes.
+
+    tokens: of each text, (length,) int32. labels: class numbers, (n,) int64.
+    """
 
     tokens: list[np.ndarray]
     labels: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Texts":
-        """Some of the texts."""
+        """Return the texts with these numbers, in their order. rows: (k,) integers."""
         return Texts([self.tokens[row] for row in rows], self.labels[rows])
 
 
 def encode_texts(records: Sequence[Labelled], classes: Sequence[str], tokenizer: Tokenizer, block_size: int) -> Texts:
-    """Of a text with more tokens than block_size the last ones are kept, among them the one that a head reads.
+    """Return the records as tokens and class numbers.
 
-    A record's class is the place of its label in `classes`. Raises DataError for a text without tokens.
+    A text with more than block_size tokens keeps the last ones, because the head may
+    read the last token. The class number of a record is the index of its label in
+    `classes`.
+
+    Raises DataError for a text without tokens.
     """
     tokens = [np.array(tokenizer.encode(record.text)[-block_size:], np.int32) for record in records]
     for record, ids in zip(records, tokens, strict=True):
         if not len(ids):
-            raise DataError(f"A text of the class {record.label!r:.80} is empty; write it or remove the record.")
+            raise DataError(f"A text of the class {record.label!r:.80} is empty; write it, or remove the record.")
     numbers = {label: number for number, label in enumerate(classes)}
     return Texts(tokens, np.array([numbers[record.label] for record in records], np.int64))
 
 
 class Rows(NamedTuple):
-    """A text a row, padded on the right, where no token of the text can see it.
+    """B texts, one in each row.
 
-    tokens, targets: (B, W) int32; a target is the next token, or -1. shares: (B, W), of each position in what the head
-    reads of a text. labels: (B,).
+    Rows are padded on the right, so attention from a text's tokens never reaches the
+    padding.
+
+    tokens: (B, W) int32. targets: (B, W) int32, the next token of each position, or -1
+    where the text has none. shares: (B, W) float64, the weight of each position's state
+    in what the head reads; the weights of a row add up to 1. labels: class numbers,
+    (B,) int64.
     """
 
     tokens: np.ndarray
@@ -68,12 +85,16 @@ class Rows(NamedTuple):
 
 
 def width_of(texts: Texts, block_size: int) -> int:
-    """W: what the longest text takes, in steps of WIDTH_STEP, but at most block_size."""
+    """Return the width of the rows, W, in tokens.
+
+    It is the length of the longest text, rounded up to a multiple of WIDTH_STEP, and at
+    most block_size.
+    """
     return min(block_size, -(-max(map(len, texts.tokens)) // WIDTH_STEP) * WIDTH_STEP)
 
 
 def pad_texts(texts: Texts, block_size: int, pool: Pool) -> Rows:
-    """A row for each text."""
+    """Return a row for each text. pool: which positions the head reads."""
     tokens = np.zeros((len(texts.tokens), width_of(texts, block_size)), np.int32)
     targets = np.full_like(tokens, IGNORED)
     shares = np.zeros(tokens.shape)
@@ -85,14 +106,20 @@ def pad_texts(texts: Texts, block_size: int, pool: Pool) -> Rows:
 
 
 def pooled(hidden: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """What the head reads of each text, (B, C). hidden: (B W, C). shares: (B, W)."""
+    """Return what the head reads of each text, (B, C): the weighted sum of its states.
+
+    hidden: final hidden states, (B W, C). shares: their weights, (B, W).
+    """
     return (hidden.reshape(*shares.shape, -1) * shares[..., None].astype(hidden.dtype)).sum(axis=1)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-log softmax(z)[label] of each row, (n,), and its gradient softmax(z) - onehot(label), (n, classes), in float64.
+    """Return the cross-entropy of each row and its gradient by the logits, in float64.
 
-    logits: (n, classes). labels: (n,).
+    The cross-entropy is -log softmax(z)[label], (n,). Its gradient is
+    softmax(z) - onehot(label), (n, classes).
+
+    logits: z, (n, classes). labels: (n,) integers.
     """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -103,7 +130,12 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 class Losses(NamedTuple):
-    """Parts of the means over a batch: the classes' cross-entropy, the tokens', and how many classes were right."""
+    """What a micro-batch adds to the figures of its batch.
+
+    of_classes: its part of the mean cross-entropy of the classes, in nats per text.
+    of_tokens: its part of the mean negative log-likelihood of the tokens, in nats per
+    token; 0 without aux_lm. right: how many of its texts were classified correctly.
+    """
 
     of_classes: float
     of_tokens: float
@@ -113,16 +145,19 @@ class Losses(NamedTuple):
 def classification_loss_and_grad(
     model: GPT, rows: Rows, *, aux_lm: float, n_texts: int, n_targets: int, step: int = 0, first_row: int = 0
 ) -> Losses:
-    """Add the gradient of a micro-batch's part of L to the model's.
+    """Add the gradient of a micro-batch's part of L to model.grads. Return its losses.
 
-    n_texts, n_targets: of the whole batch. The parts of its micro-batches add up to
-    L = of_classes + aux_lm of_tokens. step and first_row are as in `GPT.trace`. Without aux_lm of_tokens is 0.
+    Over the micro-batches of a batch, of_classes + aux_lm * of_tokens adds up to L.
+
+    n_texts, n_targets: texts and targets in the whole batch. step, first_row: as in
+    `GPT.trace`.
     """
     trace = model.trace(rows.tokens, step=step, first_row=first_row)
     dhidden, of_tokens = np.zeros_like(trace.hidden), 0.0  # (N, C)
     if aux_lm and n_targets:
         log_probability, _, cache = model.log_probability_forward(trace.hidden, rows.targets.reshape(-1))
-        dlog_probability = np.full_like(log_probability, -aux_lm / n_targets)  # not read where the target is -1
+        # Where the target is -1, this is not read.
+        dlog_probability = np.full_like(log_probability, -aux_lm / n_targets)
         dhidden[...] = model.log_probability_backward(dlog_probability, None, cache)
         of_tokens = -float(log_probability.sum(dtype=np.float64)) / n_targets
     read = pooled(trace.hidden, rows.shares)
@@ -136,7 +171,11 @@ def classification_loss_and_grad(
 
 
 class ClassifierGradients:
-    """L of a batch of texts; micro-batches add up."""
+    """Adds the gradient of L over a batch of texts, one micro-batch after the other.
+
+    Calling it with the sample ids of a batch returns the batch's L, and its figures
+    accuracy (share of the texts) and lm_loss (nats per token).
+    """
 
     def __init__(self, texts: Texts, aux_lm: float, pool: Pool, config: LoopConfig):
         self.texts = texts
@@ -160,14 +199,21 @@ class ClassifierGradients:
 
 
 class ClassifierEvaluation(NamedTuple):
-    """loss: nats per text. accuracy: share of the texts whose likeliest class is theirs."""
+    """The results of a classifier on texts.
+
+    loss: the mean cross-entropy, in nats per text. accuracy: the share of the texts
+    whose most probable class is the correct one.
+    """
 
     loss: float
     accuracy: float
 
 
 def evaluate_classifier(model: GPT, texts: Texts, pool: Pool) -> ClassifierEvaluation:
-    """How well the classes of texts are told. Texts of like lengths go together, which saves padding."""
+    """Return the loss and the accuracy of a classifier on texts.
+
+    Texts of similar lengths are read together, which saves padding.
+    """
     order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
     nll, right, T = 0.0, 0, model.config.block_size
     at_once = rows_at_once(width_of(texts, T), TEXTS_AT_ONCE)

@@ -1,10 +1,15 @@
-"""Transfer: a pretrained model becomes a classifier, and is held against one that begins at random.
+"""`npllm classify`: a pretrained model becomes a classifier.
 
-The run's own classifier learns from all training texts and lies in the run's checkpoints. After it comes the learning
-curve, `curve.jsonl`: many short trainings on few labels and on more; see `learning_curve.py`.
+A run does two things:
 
-Of the embedded texts a model that was pretrained on the standard library has read the test's files too, though not
-their labels: what it transfers there is also what it knows about these files.
+1. It trains a classifier on all training texts and saves it in checkpoints.
+2. It measures a learning curve, `curve.jsonl`: the accuracy of many short trainings, on
+   few labels and on more. With compare_scratch it measures the same for classifiers
+   that start from random weights. See `learning_curve.py`.
+
+Beware with the embedded texts: a model that was pretrained on the standard library has
+read the files of the test texts, though not their labels. Part of its advantage is then
+that it knows these files.
 """
 
 from collections.abc import Sequence
@@ -45,14 +50,18 @@ EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4
 
 
 class Sides(NamedTuple):
-    """What is learnt from, and what is tested on."""
+    """The texts to train on, and the texts to test on."""
 
     train: Texts
     test: Texts
 
 
 def labelled_of(path: Path, config: ClassifyConfig, console: Console) -> list[Labelled]:
-    """The texts of a file, and a line about those that it gives two labels."""
+    """Return the labelled texts of a file.
+
+    Prints a line about texts with more than one label, and those of `chosen_records`.
+    Raises DataError for bad records, unless classify.on_bad leaves them out.
+    """
     file = scan_labelled(path)
     records = chosen_records(file, config.classify.on_bad, "classify", console)
     say_contradictions(file, console)
@@ -62,7 +71,13 @@ def labelled_of(path: Path, config: ClassifyConfig, console: Console) -> list[La
 def classify_inputs(
     config: ClassifyConfig, base: Path, records: Sequence[Labelled], test_records: Sequence[Labelled] | None
 ) -> Copies:
-    """Split and check the texts, and fix the number of updates. test_records: None = a share of the records."""
+    """Split and check the texts, and set train.steps. Return the inputs of the run.
+
+    test_records: texts to test on; None = a share of the records is held out.
+
+    Raises DataError if there are fewer than two classes, if a class has too few texts,
+    or if the test has a class that the training texts lack.
+    """
     checkpoint, tokenizer = trained_checkpoint(base)
     settings, seed = config.classify, config.train.seed
     check_classes(records)
@@ -77,7 +92,10 @@ def classify_inputs(
 
 @dataclass(kw_only=True)
 class ClassifyJob(Job):
-    """What the learning curve takes too."""
+    """The training of the run's own classifier, and the inputs of the learning curve.
+
+    base: the pretrained model. classes: their names, sorted.
+    """
 
     base: GPT
     classes: list[str]
@@ -85,7 +103,7 @@ class ClassifyJob(Job):
 
 
 class Classify(Stage[ClassifyConfig]):
-    """A classifier, and the learning curve beside it."""
+    """Train a classifier, and measure a learning curve."""
 
     name, config_type = "classify", ClassifyConfig
     models, records = ("pretrained",), ("train", "test")
@@ -100,12 +118,14 @@ class Classify(Stage[ClassifyConfig]):
         test: Path | None = None,
         compare_scratch: bool = False,
     ) -> Copies:
-        """The model and the texts.
+        """Read and check the model and the texts.
 
         Args:
-            run: folder of the run to begin with, or a checkpoint in it
-            data: csv, tsv or jsonl with text and label, or lines of a label and a text; or stdlib-topics
-            test: texts to test on; none = a share of the data, by whole files where it says which text is from which
+            run: folder of the run to start from, or a checkpoint in it
+            data: csv, tsv or jsonl with text and label, or lines of a label and a text;
+                or stdlib-topics
+            test: file of texts to test on; none = hold out a share of the data, in
+                whole groups if the texts name their group
             compare_scratch: short for classify.compare_scratch
         """
         if compare_scratch:
@@ -117,7 +137,7 @@ class Classify(Stage[ClassifyConfig]):
         return classify_inputs(config, run, records, test_records)
 
     def job(self, run: RunFolder, config: ClassifyConfig) -> ClassifyJob:
-        """The run's own classifier, which learns from all texts."""
+        """The training of the run's own classifier, on all training texts."""
         base = load_model(run, "pretrained")
         classes, sides = read_sides(run, base)
         state, pool = initial_state(base, config, len(classes)), config.classify.pool
@@ -128,7 +148,7 @@ class Classify(Stage[ClassifyConfig]):
             work=work_of(config, state.model, sides),
             readers=[base],
             description=(
-                f"{len(classes)} classes; {len(sides.train.tokens):,} texts to learn from, {len(sides.test.tokens):,} "
+                f"{len(classes)} classes; {len(sides.train.tokens):,} texts to train on, {len(sides.test.tokens):,} "
                 f"to test on; {config.train.steps:,} steps of {config.batch.size} texts, then the learning curve"
             ),
             shown=("accuracy", "lm_loss"),
@@ -138,21 +158,25 @@ class Classify(Stage[ClassifyConfig]):
         )
 
     def report(self, run: RunFolder, config: ClassifyConfig, job: ClassifyJob, console: Console) -> None:
-        """Finish the learning curve, from wherever it stands; a table and a plot of it."""
+        """Finish the learning curve, then write summary.json, a table and a plot."""
         points = finish_curve(run, config, job.base, job.sides, console)
         result = evaluate_classifier(job.state.model, job.sides.test, config.classify.pool)
         report_classify(run, job.state, job.classes, result, points, console)
 
 
 def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
-    """The run's own classifier stays in memory while those of the learning curve are trained."""
+    """Return the work of the run, for the estimate of its memory.
+
+    The run's own classifier stays in memory while those of the learning curve are
+    trained, so what the largest of these takes is added (`aside`).
+    """
     width = max(width_of(side, model.config.block_size) for side in sides)
     work = Work(
         rows=micro_batch(config),
         width=width,
         read_rows=rows_at_once(width, TEXTS_AT_ONCE),
         policy=config.classify.aux_lm > 0,
-        copies=2,  # the gradient of the hidden rows, and what the pooling multiplies
+        copies=2,  # the gradient of the hidden states, and the weighted states of `pooled`
     )
     if next(planned(config, sides.train.labels), None) is None:
         return work
@@ -162,7 +186,10 @@ def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
 
 
 def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:
-    """The names of the classes, sorted, and the texts of a run."""
+    """Return the names of the classes, sorted, and the texts of a run.
+
+    Raises DataError for a file of texts that has changed since the run was made.
+    """
     records = {name: read_labelled(checked_records(run, name)) for name in Sides._fields}
     classes = sorted({record.label for record in records["train"]})
     tokenizer, T = run.load_tokenizer(), base.config.block_size
@@ -170,15 +197,19 @@ def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:
 
 
 def finish_curve(run: RunFolder, config: ClassifyConfig, base: GPT, sides: Sides, console: Console) -> list[Point]:
-    """Train what is missing of the learning curve. Raises Interrupted after SIGINT or SIGTERM, with what is done
-    saved."""
+    """Train the points that the learning curve lacks. Return all of its points.
+
+    Each point is saved when it is done. Raises Interrupted after SIGINT or SIGTERM.
+    """
     path = run.path / "curve.jsonl"
     points = read_curve(path)
     plans = list(planned(config, sides.train.labels))
     with stop_on_signals() as stop, console.status("") as status:
         for plan in plans[len(points) :]:
             method, labels, seed = plan
-            status.update(f"training {len(points) + 1} of {len(plans)}: {method}, {labels} labels a class, seed {seed}")
+            status.update(
+                f"training {len(points) + 1} of {len(plans)}: {method}, {labels} labels per class, seed {seed}"
+            )
             point = train_point(base, config, *sides, plan, stop)
             if point is None:
                 raise Interrupted(f"Stopped after {len(points)} trainings; go on with: npllm resume {run.path}")

@@ -1,4 +1,4 @@
-"""What a transfer experiment ends with: a table, a plot, and figures for programs."""
+"""The results of `npllm classify`: a table, a plot, and summary.json."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -25,7 +25,14 @@ def report_classify(
     points: Sequence[Point],
     console: Console,
 ) -> None:
-    """Write summary.json and accuracy.png, and show the table. The intervals are half as wide as 95 % confidence."""
+    """Write summary.json and accuracy.png, and print the table.
+
+    accuracy.png needs matplotlib. Each interval in summary.json is half the width of a
+    95 % confidence interval.
+
+    classes: their names, sorted. result: the run's own classifier on the test texts.
+    points: the learning curve.
+    """
     curves = {
         method: {labels: (float(np.mean(values)), half_width(values)) for labels, values in by_labels.items()}
         for method, by_labels in accuracies(points).items()
@@ -49,7 +56,13 @@ def report_classify(
 
 
 def accuracy_table(curves: Mapping[str, Mapping[int, tuple[float, float]]], points: Sequence[Point]) -> Table:
-    """A row for each number of labels: the updates, and the accuracy of each method with its interval."""
+    """Return the table of the learning curve, with a row for each number of labels.
+
+    A row has the number of updates, and the accuracy of each method with its confidence
+    interval.
+
+    curves: method -> labels per class -> (mean accuracy, half the interval's width).
+    """
     table = Table("labels per class", "updates", *curves, title="accuracy on the test texts, mean ± 95 % confidence")
     n_updates = {point.labels: point.updates for point in points}
     for labels in n_updates:

@@ -1,4 +1,4 @@
-"""Which labelled texts a classifier learns from, and which it is tested on."""
+"""Choose the labelled texts that a classifier is trained on, and those for its test."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,37 +13,49 @@ from npllm.reference.random_streams import CLASS_SUBSETS, TEST_CAP, TEST_SPLIT
 
 
 def check_classes(records: Sequence[Labelled]) -> None:
-    """Raise DataError unless there are two classes."""
+    """Raise DataError unless there are at least two classes."""
     if len({record.label for record in records}) < 2:
         raise DataError(f"All texts have the label {records[0].label!r:.80}; give texts of at least two classes.")
 
 
 def check_labels(train: Sequence[Labelled], test: Sequence[Labelled], least: int) -> None:
-    """Raise DataError unless each class has `least` texts to learn from, and the test no other class."""
+    """Raise DataError if a class has too few training texts, or only test texts.
+
+    least: how many training texts each class needs.
+    """
     counts = Counter(record.label for record in train)
     label, count = min(counts.items(), key=lambda item: item[1])
     if count < least:
         raise DataError(
-            f"The class {label!r:.80} has {count} texts to learn from, but classify.labels begins at {least}; give "
-            "more of it, or lower the first of classify.labels."
+            f"The class {label!r:.80} has {count} training texts, fewer than the first number of classify.labels, "
+            f"{least}; give more texts of it, or lower that number."
         )
     if unknown := sorted({record.label for record in test} - set(counts)):
-        raise DataError(f"The test has the class {unknown[0]!r:.80}, which the training texts lack; add some of it.")
+        raise DataError(f"No training text has the class {unknown[0]!r:.80}, which the test has; give some.")
 
 
 def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """(train, test): in every class whole groups, in a random order, as far as they fit into the test's share.
+    """Return (train, test), with all records of a group on the same side.
 
-    A group is the records of one file, and those with the same text, whatever their labels; see `data/splitting.py`.
-    Where all groups of a class are larger than the share, the smallest is the test's. The order of the records is kept,
-    and does not matter. Raises DataError for a class that is one group.
+    Records with the same `group`, such as one source file, are in one group. So are
+    records with the same text, whatever their labels (see `data/splitting.py`).
+
+    The test's share of a class is `fraction` of its records. The groups of the class
+    are tried in a random order, and each one that still fits into the share goes to the
+    test. If none fits and the test has nothing of this class yet, the smallest group
+    goes to the test.
+
+    Both lists keep the order of the records. Which side a record is on does not depend
+    on that order. Raises DataError for a class that has only one group.
     """
     group_of = {number: name for name, members in grouped(records).items() for number in members}
-    in_test: dict[str, bool] = {}  # of the groups that are decided; one with several labels by the first of them
+    in_test: dict[str, bool] = {}  # name of a group -> its side, decided with the first of its labels
     for label in sorted({record.label for record in records}):
         sizes = Counter(group_of[number] for number, record in enumerate(records) if record.label == label)
         if len(sizes) == 1:
-            raise DataError(f"The class {label!r:.80} has one text or file only, but needs one on each side; add more.")
+            raise DataError(
+                f"The class {label!r:.80} has only one text or file, so none is left for the test; add more of it."
+            )
         room = fraction * sizes.total() - sum(sizes[name] for name in sizes if in_test.get(name))
         open_groups = sorted(name for name in sizes if name not in in_test)
         chosen = []
@@ -61,14 +73,18 @@ def split_by_group(records: Sequence[Labelled], fraction: float, seed: int) -> t
 
 
 def capped(records: Sequence[Labelled], most: int, seed: int) -> list[Labelled]:
-    """At most so many of the records, chosen at random, in their order."""
+    """Return at most `most` of the records, chosen at random, in their order."""
     order = random_permutation(len(records), seed=seed, stream=TEST_CAP)[:most]
     return [records[number] for number in sorted(order)]
 
 
 def balanced_subset(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """The rows of `per_class` texts of each class, chosen at random. With the same seed a larger subset holds a
-    smaller one. labels: (n,) class numbers, of each at least per_class."""
+    """Return the numbers of `per_class` random texts of each class, in one array.
+
+    With the same seed, a larger subset contains every smaller one.
+
+    labels: (n,) class numbers; each class has at least per_class texts.
+    """
     chosen = []
     for number in range(int(labels.max()) + 1):
         rows = np.flatnonzero(labels == number)

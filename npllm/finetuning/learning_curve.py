@@ -1,10 +1,17 @@
-"""How accurate classifiers are that learnt from few labels, and from more: pretrained, and from random weights.
+"""The learning curve: accuracy against the number of labels that a classifier has.
 
-Every point of the curve is a training of its own: a method, a number of labels per class, and a seed, which decides the
-subset of the labels, the order of training and the initial values of the head (of all weights, from scratch). Both
-methods get the same subsets and the same number of updates, of the same batches, with the same schedule up to its
-height: each has a learning rate of its own. They are short, so none keeps checkpoints; each result is written down, and
-a stopped curve goes on with the first that is missing.
+Each point of the curve is one training. It has
+
+- a method: "pretrained", or "scratch" (from random weights);
+- a number of labels per class;
+- a seed, which decides the subset of the texts, the order of training, and the initial
+  weights of the head (with "scratch", of the whole model).
+
+Both methods get the same subsets, the same batches and the same number of updates.
+Their schedules have the same shape, but each method has its own learning rate.
+
+The trainings are short, so they save no checkpoints. Each result is saved when it is
+there, and a curve that was stopped continues with the first point that is missing.
 """
 
 import json
@@ -34,7 +41,11 @@ LARGEST_CURVE = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Point:
-    """One training. method: "pretrained" or "scratch". labels: per class. accuracy: on the test texts."""
+    """The result of one training.
+
+    method: "pretrained" or "scratch". labels: per class. accuracy: on the test texts,
+    from 0 to 1.
+    """
 
     method: str
     labels: int
@@ -44,9 +55,11 @@ class Point:
 
 
 def planned(config: ClassifyConfig, train_labels: np.ndarray) -> Iterator[tuple[str, int, int]]:
-    """(method, labels, seed) of every point that every class has enough texts for, the cheap ones first.
+    """Yield (method, labels, seed) of each point of the curve, fewest labels first.
 
-    train_labels: the class number of each text, (n,).
+    Numbers of labels for which a class has too few texts are left out.
+
+    train_labels: the class number of each training text, (n,) integers.
     """
     fewest = int(np.bincount(train_labels).min())
     for labels in (labels for labels in config.classify.labels if labels <= fewest):
@@ -58,7 +71,12 @@ def planned(config: ClassifyConfig, train_labels: np.ndarray) -> Iterator[tuple[
 def train_point(
     base: GPT, config: ClassifyConfig, train: Texts, test: Texts, plan: tuple[str, int, int], stop: StopRequest
 ) -> Point | None:
-    """Train one classifier and test it; None when asked to stop before its end."""
+    """Train one classifier and test it.
+
+    Returns None if a stop is requested before the training ends.
+
+    plan: (method, labels, seed) of the point.
+    """
     method, labels, seed = plan
     subset = train.take(balanced_subset(train.labels, labels, seed))
     config = replace(config, train=replace(config.train, seed=seed), spikes=SpikeConfig(enabled=False))
@@ -75,7 +93,11 @@ def train_point(
 
 
 def initial_state(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scratch: bool = False) -> LoopState:
-    """A classifier before its first update, and its optimiser. From scratch nothing is frozen: it would stay random."""
+    """Return the state of a classifier before its first update.
+
+    From scratch all weights are trained, whatever config.adapt says: frozen weights
+    would stay random.
+    """
     seed, dtype = config.train.seed, config.train.dtype
     if not from_scratch:
         return new_state(adapted(base, config.adapt, n_outputs=n_classes, seed=seed, dtype=dtype), config)
@@ -84,21 +106,24 @@ def initial_state(base: GPT, config: ClassifyConfig, n_classes: int, *, from_scr
 
 
 def read_curve(path: Path) -> list[Point]:
-    """The points that are done. Raises DataError for what is none."""
+    """Return the points that are done, in order; none if there is no file yet.
+
+    Raises DataError for a line that is not a point.
+    """
     lines = read_bounded(path, LARGEST_CURVE).splitlines() if path.exists() else []
     try:
         return [Point(**parse_json(line)) for line in lines]
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it, and resume the run.") from error
+        raise DataError(f"{path} is damaged ({error}); delete it and resume the run.") from error
 
 
 def write_curve(path: Path, points: list[Point]) -> None:
-    """All points, whole or not at all."""
+    """Write all points, one JSON object per line. The file is replaced as a whole."""
     write_atomically(path, "".join(json.dumps(asdict(point)) + "\n" for point in points).encode())
 
 
 def accuracies(points: list[Point]) -> dict[str, dict[int, list[float]]]:
-    """method -> labels per class -> the accuracy of each seed."""
+    """Return {method: {labels per class: the accuracy of each seed}}."""
     table: dict[str, dict[int, list[float]]] = {}
     for point in points:
         table.setdefault(point.method, {}).setdefault(point.labels, []).append(point.accuracy)

@@ -1,8 +1,14 @@
-"""Supervised fine-tuning: a language model learns to answer, from demonstrations.
+"""Supervised fine-tuning: a language model learns to answer from demonstrations.
 
-The loss is the negative log-likelihood of the responses and of the token that ends each of them, per token of these in
-the whole batch; prompts are read and not learnt. Several demonstrations share a row without seeing one another: see
-`data/packing.py`. (Ouyang et al., "Training language models to follow instructions with human feedback", 2022.)
+The targets are the tokens of each response and the token that ends it. The loss is the
+mean negative log-likelihood of all targets of a batch. The tokens of prompts are read,
+but are not targets.
+
+Several demonstrations share a row. Attention does not reach from one to another: see
+`data/packing.py`.
+
+Source: Ouyang et al., "Training language models to follow instructions with human
+feedback", 2022.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,12 +65,13 @@ class SFTSettings(RecordSettings):
 
     section, usual = "sft", Usual(epochs=3.0, batch=16, least_batch=1, least_updates=200)
     val_fraction: float = 0.05
-    """share of the demonstrations that is held out, all with the same prompt together"""
+    """share of the demonstrations that is held out for validation; those with the same
+    prompt stay together"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(StageConfig):
-    """A complete experiment in supervised fine-tuning."""
+    """The config of `npllm sft`."""
 
     lengthened_by, fits_batch = "train.steps or sft.epochs", True
     sft: SFTSettings = field(default_factory=SFTSettings)
@@ -75,7 +82,11 @@ class SFTConfig(StageConfig):
 
 
 class PackedGradients:
-    """The loss of packed rows, per target of the whole batch; micro-batches add up."""
+    """Adds the gradient of a batch of packed rows, one micro-batch after the other.
+
+    Calling it with the sample ids of a batch returns the batch's loss, in nats per
+    target.
+    """
 
     def __init__(self, rows: PackedRows, config: LoopConfig):
         self.packed = rows
@@ -95,7 +106,7 @@ class PackedGradients:
 
 
 def packed_loss(model: GPT, rows: PackedRows) -> float:
-    """Nats per target over all rows."""
+    """Return the mean negative log-likelihood of the targets of all rows, in nats."""
     nll = 0.0
     at_once = rows_at_once(rows.tokens.shape[1])
     for first in range(0, len(rows.tokens), at_once):
@@ -107,7 +118,12 @@ def packed_loss(model: GPT, rows: PackedRows) -> float:
 def demonstrations_of(
     data: str, settings: SFTSettings, base: Path, console: Console
 ) -> list[Demonstration | Conversation]:
-    """Those of a jsonl file that the model of the run `base` can learn from, or the embedded ones."""
+    """Return the demonstrations that fit the model of the run `base`.
+
+    data: a jsonl file, or stdlib-docstrings for the embedded demonstrations.
+
+    Raises DataError for bad records of a file, unless sft.on_bad leaves them out.
+    """
     _, tokenizer, model_config = policy_checkpoint(base)
     T = model_config.block_size
     if data == EMBEDDED:
@@ -118,7 +134,11 @@ def demonstrations_of(
 
 
 def embedded_demonstrations(tokenizer: Tokenizer, block_size: int) -> list[Demonstration]:
-    """Signatures and docstrings, those that the model has room for. Of a user's file none would be left out."""
+    """Return signatures and docstrings of the standard library that fit the model.
+
+    Those that are too long are left out without a message. In a user's file they would
+    be bad records.
+    """
     demonstrations = stdlib_docstrings()
     examples = encode(demonstrations, with_special_tokens(tokenizer, [END_OF_TEXT]))
     fits = [len(example.tokens) <= block_size + 1 for example in examples]
@@ -126,10 +146,14 @@ def embedded_demonstrations(tokenizer: Tokenizer, block_size: int) -> list[Demon
 
 
 def sft_inputs(config: SFTConfig, base: Path, demonstrations: Sequence[Demonstration | Conversation]) -> Copies:
-    """Check and split the demonstrations, and fix the number of updates."""
+    """Check and split the demonstrations, and set train.steps.
+
+    Returns the inputs of the run.
+    """
     checkpoint, tokenizer, model_config = policy_checkpoint(base)
     tokenizer, T = tokenizer_for(demonstrations, tokenizer), model_config.block_size
-    pack(encode(demonstrations, tokenizer), T)  # before the split, so that a complaint counts as the caller does
+    # Before the split, so that error messages number the examples as the caller does.
+    pack(encode(demonstrations, tokenizer), T)
     train_records, val_records = split_records(demonstrations, config.sft.val_fraction, config.train.seed)
     rows = pack(encode(train_records, tokenizer), T)
     config = fix_length(config, config.sft, len(rows.tokens))
@@ -137,35 +161,35 @@ def sft_inputs(config: SFTConfig, base: Path, demonstrations: Sequence[Demonstra
 
 
 def tokenizer_for(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer with the special tokens that such records take."""
+    """Return the tokenizer with the special tokens that the records need."""
     chat = any(isinstance(record, Conversation) for record in records)
     return with_special_tokens(tokenizer, [END_OF_TEXT, *(CHAT_TOKENS if chat else [])])
 
 
 def encode(records: Sequence[Demonstration | Conversation], tokenizer: Tokenizer) -> list[Example]:
-    """Demonstrations as tokens, those to learn marked."""
+    """Return the records as tokens, in which the targets are marked."""
     encoders = {Demonstration: encode_demonstration, Conversation: encode_conversation}
     return [encoders[type(record)](tokenizer, record) for record in records]
 
 
 class SFT(Stage[SFTConfig]):
-    """Supervised fine-tuning: the tokens of the responses are learnt, those of the prompts only read."""
+    """Supervised fine-tuning: the model learns the responses, given the prompts."""
 
     name, config_type = "sft", SFTConfig
     models, records = ("policy",), ("train", "val")
 
     def inputs(self, config: SFTConfig, console: Console, run: Positional[Path], *, data: str = EMBEDDED) -> Copies:
-        """The model and the demonstrations.
+        """Read and check the model and the demonstrations.
 
         Args:
-            run: folder of the run to begin with, or a checkpoint in it
-            data: jsonl with prompt and response (or instruction, input and output), or with messages; or
-                stdlib-docstrings
+            run: folder of the run to start from, or a checkpoint in it
+            data: jsonl with prompt and response (or instruction, input and output), or
+                with messages; or stdlib-docstrings
         """
         return sft_inputs(config, run, demonstrations_of(data, config.sft, run, console))
 
     def job(self, run: RunFolder, config: SFTConfig) -> Job:
-        """The base model, with rows for new tokens, and packed rows."""
+        """The training of the base model, with new special tokens, on packed rows."""
         tokenizer, dtype = run.load_tokenizer(), usable_dtype(config.train.dtype)
         model = adapted(
             load_model(run, "policy"),
@@ -188,7 +212,7 @@ class SFT(Stage[SFTConfig]):
         )
 
     def report(self, run: RunFolder, config: SFTConfig, job: Job, console: Console) -> None:
-        """The loss on the held-out demonstrations."""
+        """Write and print the loss on the held-out demonstrations."""
         val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)

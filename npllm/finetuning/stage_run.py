@@ -1,4 +1,4 @@
-"""What the stages after pretraining share: their settings, how long they learn, their initial state."""
+"""What the stages after pretraining share: settings, length and initial state."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, TypeVar
@@ -17,13 +17,13 @@ from npllm.training.state import LoopState
 
 C = TypeVar("C", bound=LoopConfig)
 
-FEWEST_LOOKS = 4  # at the held-out records, in a run whose length nobody set
-MOST_PASSES = 4  # over its records, of a run that looks for spikes
+FEWEST_LOOKS = 4  # least evaluations on held-out records, if train.steps was not set
+MOST_PASSES = 4  # with more passes over its records, a run has no spike detector
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(LoopConfig):
-    """What every later stage has: the loop's settings, and which weights it trains."""
+    """The config of a later stage: the loop's settings, and which weights it trains."""
 
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
@@ -34,44 +34,53 @@ class StageConfig(LoopConfig):
 
 
 class Usual(NamedTuple):
-    """How long a stage learns where it is not told, and how short it may become where records are few."""
+    """A stage's length if the user sets none, and the lower limits for few records."""
 
     epochs: float
     batch: int
-    least_batch: int  # the gradient of fewer records is little but noise
-    least_updates: int  # at the stage's learning rate fewer change too little
+    least_batch: int  # the gradient of fewer records is mostly noise
+    least_updates: int  # at the stage's learning rate, fewer change the model too little
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-    """How a stage uses its records. A subclass names its section, which the complaints name."""
+    """How a stage uses its records.
+
+    A subclass sets `section`, its name in the config, which error messages use.
+    """
 
     section: ClassVar[str]
     usual: ClassVar[Usual]
     epochs: float | None = None
-    """times that each record is learnt from, where train.steps is none; none = 3 in sft and 1 in reward and dpo, and
-    more where records are few"""
+    """passes over the records, if train.steps is none; none = 3 in sft, 1 in reward and
+    dpo, and more if there are few records"""
     val_fraction: float = 0.1
-    """share of the records that is held out, all with the same prompt together"""
+    """share of the records that is held out for validation; those with the same prompt
+    stay together"""
     on_bad: OnBad = "stop"
-    """what becomes of records that are bad or too long: stop = all are named and nothing is trained; skip = they are
-    left out; truncate = of those that are too long the prompt loses its beginning, the others are left out"""
+    """records that are bad or too long: stop = list all of them and train nothing;
+    skip = leave them out; truncate = cut off the beginning of prompts that are too long,
+    and leave the others out"""
 
     def __post_init__(self):
         check_choices(self.section, self)
         if self.epochs is not None and not self.epochs > 0:
-            raise ConfigError(f"{self.section}.epochs is {self.epochs}, but must be above 0.")
+            raise ConfigError(f"{self.section}.epochs is {self.epochs}; set it above 0.")
         if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"{self.section}.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+            raise ConfigError(f"{self.section}.val_fraction is {self.val_fraction}; set it between 0 and 1.")
 
 
 def fix_length(config: C, settings: RecordSettings, n_rows: int) -> C:
-    """The config of a run on n_rows records (of SFT: packed rows), with its batch, epochs and updates as numbers.
+    """Return the config with batch size, epochs and number of updates set.
 
-    What was set stays. The rest is the usual, but where that makes fewer than
-    least_updates the batch is smaller, and where that is not enough there are more epochs.
-    A run over the same few records again and again has no detector of spikes: its losses
-    fall to nearly nothing, and beside such a window every harder record would count as one.
+    What the user has set stays. The other values are the stage's usual ones. If these
+    make fewer than least_updates, the batch becomes smaller, and if that is not enough,
+    there are more epochs.
+
+    A run with many passes over the same records gets no spike detector. Its losses fall
+    to nearly 0, and compared with such a window every harder record would be a spike.
+
+    n_rows: the number of training records; in SFT, of packed rows.
     """
     usual, size, epochs, steps = settings.usual, config.batch.size, settings.epochs, config.train.steps
     if size is None:
@@ -91,20 +100,23 @@ def fix_length(config: C, settings: RecordSettings, n_rows: int) -> C:
 
 
 def describe_length(config: LoopConfig, n_rows: int, unit: str) -> str:
-    """What is going to happen, in a line. unit: what a batch holds, as "pairs"."""
+    """Return a line about the length of a run. unit: what a batch holds, as "pairs"."""
     steps, size = config.train.steps, config.batch.size
-    times = f"each of the {n_rows:,} is learnt from {steps * size / n_rows:.3g} times"
-    watch = "" if config.spikes.enabled else "; loss spikes are not looked for"
+    times = f"passes over all {n_rows:,}: {steps * size / n_rows:.3g}"
+    watch = "" if config.spikes.enabled else "; no detection of loss spikes"
     return f"updates: {steps:,}, {unit} in each: {size}; {times}{watch}"
 
 
 def new_state(model: Trainable, config: StageConfig, extra: dict[str, np.ndarray] | None = None) -> LoopState:
-    """Before the first update of a stage. extra: what the stage carries besides weights and moments."""
+    """Return the state before the first update.
+
+    extra: arrays that the stage saves besides weights and moments.
+    """
     optimizer = build_optimizer(model, config.optim, lr_scales(config.adapt, model))
     detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
     return LoopState(model, optimizer, detector, extra=extra or {})
 
 
 def micro_batch(config: LoopConfig) -> int:
-    """Samples at once."""
+    """Return the number of samples in a micro-batch, at most those of a batch."""
     return min(config.batch.size, config.batch.micro_size)

@@ -76,7 +76,7 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, block_size:
     Raise ConfigError when max_tokens is below 1.
     """
     if max_tokens < 1:
-        raise ConfigError(f"max_tokens is {max_tokens}, but must be at least 1.")
+        raise ConfigError(f"max_tokens is {max_tokens}; set it to at least 1.")
     if not prompts:
         raise DataError("There is no prompt; give at least one.")
     for number, prompt in enumerate(prompts, 1):

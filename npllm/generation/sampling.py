@@ -8,15 +8,15 @@ from npllm.errors import ConfigError
 def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p: float, seed: int) -> None:
     """Raise ConfigError for a setting outside its range."""
     if max_tokens < 0:
-        raise ConfigError(f"max_tokens is {max_tokens}, but must not be negative.")
+        raise ConfigError(f"max_tokens is {max_tokens}; set it to at least 0.")
     if not temperature >= 0:
-        raise ConfigError(f"temperature is {temperature}, but must be 0 (always the likeliest token) or above.")
+        raise ConfigError(f"temperature is {temperature}; set it to 0 (always the likeliest token) or above.")
     if top_k is not None and top_k < 1:
-        raise ConfigError(f"top_k is {top_k}, but must be at least 1.")
+        raise ConfigError(f"top_k is {top_k}; set it to at least 1.")
     if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p is {top_p}, but must be above 0 and at most 1.")
+        raise ConfigError(f"top_p is {top_p}; set it above 0 and to at most 1.")
     if not 0 <= seed < 2**64:
-        raise ConfigError(f"seed is {seed}, but must be at least 0 and below 2^64.")
+        raise ConfigError(f"seed is {seed}; set it to at least 0 and below 2^64.")
 
 
 def probabilities(logits, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> np.ndarray:

@@ -39,7 +39,8 @@ class Architecture:
     position: Literal["learned", "rotary"] = "learned"
     """a learned vector per position (GPT-2), or rotated queries and keys (Llama)"""
     mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
-    """two matrices around a GELU (GPT-2), three with a gate (Llama), or two around a squared ReLU (Primer)"""
+    """two matrices around a GELU (GPT-2), three with a gate (Llama), or two around a
+    squared ReLU (Primer)"""
     bias: bool = True
     """add biases in linear layers and LayerNorm"""
     tie_embeddings: bool = True

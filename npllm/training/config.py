@@ -43,7 +43,7 @@ class DataConfig:
             if value is None:
                 continue
             if not value or value.startswith("-"):  # an argument like this is an option
-                raise ConfigError(f"data.{name} is {value!r:.80}, but must have characters and not start with -.")
+                raise ConfigError(f"data.{name} is {value!r:.80}; give at least one character, and no - at the start.")
             if value.encode(errors="ignore").decode() != value:
                 raise ConfigError(f"data.{name} is {value!r:.80}, which is not valid Unicode; give valid text.")
         if not self.source:
@@ -54,7 +54,7 @@ class DataConfig:
             if name.encode(errors="ignore").decode() != name:
                 raise ConfigError(f"data names the file {name!r}, which is not valid Unicode; rename the file.")
         if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"data.val_fraction is {self.val_fraction}, but must be between 0 and 1.")
+            raise ConfigError(f"data.val_fraction is {self.val_fraction}; set it between 0 and 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +80,14 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"train.steps is {self.steps}, but must be at least 1.")
+            raise ConfigError(f"train.steps is {self.steps}; set it to at least 1.")
         if not self.minutes > 0:
-            raise ConfigError(f"train.minutes is {self.minutes}, but must be above 0.")
+            raise ConfigError(f"train.minutes is {self.minutes}; set it above 0.")
         for name in ("eval_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be at least 1.")
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; set it to at least 1.")
         if not 0 <= self.seed < 2**64:
-            raise ConfigError(f"train.seed is {self.seed}, but must be at least 0 and below 2^64.")
+            raise ConfigError(f"train.seed is {self.seed}; set it to at least 0 and below 2^64.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,9 @@ class LoopConfig:
         for section, table in asdict(self).items():
             for name, value in table.items():
                 if isinstance(value, float) and not isfinite(value):
-                    raise ConfigError(f"{section}.{name} is {value}, but must be a finite number.")
+                    raise ConfigError(f"{section}.{name} is {value}; set it to a finite number.")
                 if isinstance(value, int) and name != "seed" and value > LARGEST_COUNT:
-                    raise ConfigError(f"{section}.{name} is {value}, but must be at most {LARGEST_COUNT}.")
+                    raise ConfigError(f"{section}.{name} is {value}; set it to at most {LARGEST_COUNT}.")
         if self.batch.size is None and not self.fits_batch:
             raise ConfigError("batch.size is none, which only sft, reward and dpo accept; set batch.size.")
 

@@ -75,17 +75,17 @@ class SpikeConfig:
 
     def __post_init__(self):
         if self.min_history < 2:
-            raise ConfigError(f"spikes.min_history is {self.min_history}, but must be at least 2.")
+            raise ConfigError(f"spikes.min_history is {self.min_history}; set it to at least 2.")
         if self.window < self.min_history:
             raise ConfigError(
                 f"spikes.window = {self.window} is below spikes.min_history = {self.min_history}, so it would never "
                 "be full enough; raise spikes.window."
             )
         if not self.sigma > 0:
-            raise ConfigError(f"spikes.sigma is {self.sigma}, but must be above 0.")
+            raise ConfigError(f"spikes.sigma is {self.sigma}; set it above 0.")
         for name in ("margin", "max_rollbacks"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"spikes.{name} is {getattr(self, name)}, but must not be negative.")
+                raise ConfigError(f"spikes.{name} is {getattr(self, name)}; set it to at least 0.")
 
 
 class SpikeDetector:
