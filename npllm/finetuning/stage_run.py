@@ -59,8 +59,8 @@ class RecordSettings:
     stay together"""
     on_bad: OnBad = "stop"
     """records that are bad or too long: stop = list all of them and train nothing;
-    skip = leave them out; truncate = cut off the beginning of prompts that are too long,
-    and leave the others out"""
+    skip = leave them out; truncate = cut off the beginning of prompts that are too
+    long, and leave the others out"""
 
     def __post_init__(self):
         check_choices(self.section, self)

@@ -68,7 +68,8 @@ def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
 
 
 def cache_is_empty() -> bool:
-    """Whether attention's backward, one of the two kernels that take longest, was never compiled."""
+    """Whether Numba's cache lacks attention's backward. That is one of the two kernels
+    that take longest to compile."""
     statistics = getattr(attention._backward, "stats", None)
     if statistics is None:  # NUMBA_DISABLE_JIT: a plain function
         return False

@@ -36,7 +36,9 @@ def limit_threads(threads: int | None) -> None:
     if threads is None:
         return
     if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
-        raise ConfigError(f"train.threads is {threads}; set it from 1 to {numba.config.NUMBA_NUM_THREADS} on this machine.")
+        raise ConfigError(
+            f"train.threads is {threads}; set it from 1 to {numba.config.NUMBA_NUM_THREADS} on this machine."
+        )
     numba.set_num_threads(threads)
 
 

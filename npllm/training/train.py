@@ -83,7 +83,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console: Console) -> None:
-    """Print a line for a run that goes on, or for one that is too short to learn much."""
+    """Print a line for a run that goes on, or one that is too short to learn much."""
     steps = config.train.steps
     if step:
         line = f"{run.path}: going on after step {step} of {steps}"

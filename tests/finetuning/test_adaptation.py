@@ -174,11 +174,11 @@ def test_an_update_moves_what_is_not_frozen():
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"lora_rank": -1}, "adapt.lora_rank is -1, but must not be negative"),
-        ({"lora_alpha": 0.0}, "adapt.lora_alpha is 0.0, but must be above 0"),
-        ({"frozen_blocks": -1}, "adapt.frozen_blocks is -1, but must not be negative"),
-        ({"layer_decay": 0.0}, "adapt.layer_decay is 0.0, but must be above 0 and at most 1"),
-        ({"layer_decay": 1.1}, "adapt.layer_decay is 1.1, but"),
+        ({"lora_rank": -1}, "adapt.lora_rank is -1; set it to at least 0"),
+        ({"lora_alpha": 0.0}, "adapt.lora_alpha is 0.0; set it above 0"),
+        ({"frozen_blocks": -1}, "adapt.frozen_blocks is -1; set it to at least 0"),
+        ({"layer_decay": 0.0}, "adapt.layer_decay is 0.0; set it above 0 and to at most 1"),
+        ({"layer_decay": 1.1}, "adapt.layer_decay is 1.1; set"),
         ({"lora_rank": 2, "frozen_blocks": 1}, "adapt.lora_rank freezes every block already"),
     ],
 )

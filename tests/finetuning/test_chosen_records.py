@@ -53,7 +53,7 @@ def test_skip_leaves_them_out_and_says_how_many_of_each_kind(path, console):
     assert found == [Preference("abc", "de", "fg"), Preference("xyz", "de", "fg"), Preference("abc", "de", "fg")]
     assert console.file.getvalue().splitlines() == [
         f"{path}: 3 of 6 records are left out: 1 too long (line 2), 2 equal pairs (the first line 3).",
-        f"{path}: 1 records repeat others and count each time.",
+        f"{path}: 1 records repeat others; every copy is used.",
     ]
 
 
@@ -62,7 +62,7 @@ def test_truncate_shortens_prompts_and_leaves_the_others_out(path, console):
     assert found[1] == Preference("a" * 29, "de", "fg")
     assert len(found) == 4
     assert console.file.getvalue().splitlines()[:2] == [
-        f"{path}: 1 prompts lose their beginnings, to fit into model.block_size.",
+        f"{path}: the beginning of 1 prompts is cut off to fit into model.block_size.",
         f"{path}: 2 of 6 records are left out: 2 equal pairs (the first line 3).",
     ]
 
@@ -87,9 +87,9 @@ def test_labels_that_contradict_each_other_and_texts_on_both_sides(tmp_path, con
     say_contradictions(file, console)
     say_shared_texts(records, [Labelled("fine ", "good"), Labelled("new", "good")], console)
     assert console.file.getvalue().splitlines() == [
-        f"{path}: 1 records repeat others and count each time.",
-        f"{path}: 1 texts have more than one label; the first of them is 'good' in line 2, 'bad' in line 4.",
-        "1 of 2 test texts are learnt from as well, which flatters the accuracy.",
+        f"{path}: 1 records repeat others; every copy is used.",
+        f"{path}: 1 texts have more than one label; the first one is 'good' in line 2, 'bad' in line 4.",
+        "1 of 2 test texts are training texts too; the accuracy is too high.",
     ]
 
 

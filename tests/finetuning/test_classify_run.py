@@ -200,11 +200,11 @@ def test_refusals_about_texts(base, tmp_path):
     write_records(tmp_path / "one.jsonl", of_one_class)
     with pytest.raises(DataError, match="at least two classes"):
         classify(CONFIG, base, str(tmp_path / "one.jsonl"), None, tmp_path / "refused", Console())
-    with pytest.raises(DataError, match="The class 'd' has 2 texts to learn from, but classify.labels begins at 3"):
+    with pytest.raises(DataError, match="The class 'd' has 2 training texts, fewer than .* classify.labels, 3;"):
         create(base, tmp_path, [*of_one_class, *[Labelled("dog", "d")] * 2], records(), labels=(3,))
-    with pytest.raises(DataError, match="The class 'c' has one text or file only"):
+    with pytest.raises(DataError, match="The class 'c' has only one text or file"):
         create(base, tmp_path, [Labelled("cat", "c", "one.py")] * 5 + [Labelled("dog", "d")] * 5)
-    with pytest.raises(DataError, match="The test has the class 'm', which the training texts lack"):
+    with pytest.raises(DataError, match="No training text has the class 'm', which the test has"):
         create(base, tmp_path, records(), [Labelled("mat", "m")])
     assert not (tmp_path / "refused").exists()
 

@@ -75,10 +75,10 @@ def test_over_the_same_records_again_and_again_no_spike_is_looked_for():
 
 def test_the_length_is_said():
     _, config = fixed(RewardConfig(), 32)
-    line = "updates: 50, pairs in each: 4; each of the 32 is learnt from 6.25 times; loss spikes are not looked for"
+    line = "updates: 50, pairs in each: 4; passes over all 32: 6.25; no detection of loss spikes"
     assert describe_length(config, 32, "pairs") == line
     _, config = fixed(DPOConfig(), 3200)
-    line = "updates: 100, pairs in each: 32; each of the 3,200 is learnt from 1 times"
+    line = "updates: 100, pairs in each: 32; passes over all 3,200: 1"
     assert describe_length(config, 3200, "pairs") == line
 
 

@@ -224,10 +224,10 @@ def test_bad_demonstrations_are_named_and_leave_nothing(base, tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"sft__epochs": 0}, "sft.epochs is 0.0, but must be above 0"),
-        ({"sft__val_fraction": 1}, "sft.val_fraction is 1.0, but must be between 0 and 1"),
+        ({"sft__epochs": 0}, "sft.epochs is 0.0; set it above 0"),
+        ({"sft__val_fraction": 1}, "sft.val_fraction is 1.0; set it between 0 and 1"),
         ({"adapt__frozen_blocks": 2}, "adapt.frozen_blocks is 2, but the model has 1 blocks; lower it"),
-        ({"adapt__lora_rank": -1}, "adapt.lora_rank is -1, but must not be negative"),
+        ({"adapt__lora_rank": -1}, "adapt.lora_rank is -1; set it to at least 0"),
         ({"optim__lr": "nan"}, "optim.lr is nan"),
     ],
 )

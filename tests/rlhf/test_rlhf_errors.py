@@ -24,7 +24,7 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT
         ([[1], [2] * 13], 4, "Prompt 2 has 13 tokens; with 4 of a response it is longer than model.block_size = 16;"),
         ([[1], []], 4, "Prompt 2 has no tokens; leave it out."),
         ([], 4, "There is no prompt; give at least one."),
-        ([[1]], 0, "max_tokens is 0, but must be at least 1."),
+        ([[1]], 0, "max_tokens is 0; set it to at least 1."),
     ],
 )
 def test_prompts_that_cannot_be_answered(prompts, max_tokens, message):
@@ -79,10 +79,10 @@ def test_settings_of_ppo_out_of_range(settings, message):
     ("kind", "settings", "message"),
     [
         (DPOSettings, {"beta": 0.0}, "dpo.beta is 0.0; set it above 0."),
-        (DPOSettings, {"epochs": 0.0}, "dpo.epochs is 0.0, but must be above 0."),
-        (DPOSettings, {"val_fraction": 1.0}, "dpo.val_fraction is 1.0, but must be between 0 and 1."),
-        (RewardSettings, {"epochs": -1.0}, "reward.epochs is -1.0, but must be above 0."),
-        (RewardSettings, {"val_fraction": 0.0}, "reward.val_fraction is 0.0, but must be between 0 and 1."),
+        (DPOSettings, {"epochs": 0.0}, "dpo.epochs is 0.0; set it above 0."),
+        (DPOSettings, {"val_fraction": 1.0}, "dpo.val_fraction is 1.0; set it between 0 and 1."),
+        (RewardSettings, {"epochs": -1.0}, "reward.epochs is -1.0; set it above 0."),
+        (RewardSettings, {"val_fraction": 0.0}, "reward.val_fraction is 0.0; set it between 0 and 1."),
     ],
 )
 def test_settings_of_dpo_and_reward_out_of_range(kind, settings, message):
