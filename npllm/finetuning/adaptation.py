@@ -22,16 +22,16 @@ class AdaptConfig:
     """Which weights are trained, and how fast."""
 
     lora_rank: int = 0
-    """rank of the factors that are trained instead of the weights (LoRA: Hu et al.,
-    2021); 0 = no LoRA"""
+    """rank of the factors that are trained instead of the weights (Hu et al., 2021);
+    0 = no LoRA"""
     lora_alpha: float = 16.0
     """the product of the factors is multiplied by lora_alpha / lora_rank"""
     frozen_blocks: int = 0
-    """number of blocks, counted from the first, that are not trained; the embedding is
-    not trained either; 0 = train everything"""
+    """number of blocks that are not trained, from the first on, with the embedding;
+    0 = train everything"""
     layer_decay: float = 1.0
-    """learning rate of each layer, divided by that of the layer above it (Clark et al.,
-    "ELECTRA", 2020); 1 = the same for all layers"""
+    """learning rate of each layer, divided by that of the layer above it
+    (Clark et al., "ELECTRA", 2020); 1 = the same for all layers"""
 
     def __post_init__(self):
         for field in ("lora_rank", "frozen_blocks"):

@@ -124,8 +124,8 @@ class Classify(Stage[ClassifyConfig]):
             run: folder of the run to start from, or a checkpoint in it
             data: csv, tsv or jsonl with text and label, or lines of a label and a text;
                 or stdlib-topics
-            test: file of texts to test on; none = hold out a share of the data, in
-                whole groups if the texts name their group
+            test: file of texts to test on;
+                none = hold out a share of the data, in whole groups if texts have any
             compare_scratch: short for classify.compare_scratch
         """
         if compare_scratch:

@@ -15,34 +15,33 @@ class ClassifySettings:
     """How the classifier is trained and tested."""
 
     labels: tuple[int, ...] = (8, 32, 128, 512)
-    """labels per class at which the accuracy is measured; a number is left out if a
-    class has fewer texts"""
+    """labels per class at which the accuracy is measured;
+    a number is left out if a class has fewer texts"""
     seeds: int = 5
     """trainings for each number of labels, at least 2"""
     compare_scratch: bool = False
-    """also train the same network from random weights, on the same labels and for as
-    many updates"""
+    """also train the same network from random weights,
+    on the same labels and for as many updates"""
     scratch_lr: float = 3e-3
-    """learning rate from random weights, which have to change more than pretrained ones
-    (their rate is optim.lr)"""
+    """learning rate from random weights, which have to change more than pretrained
+    ones; optim.lr is that of pretrained weights"""
     epochs: float = 3.0
     """passes over the texts (GPT-1: 3); more if these make fewer than min_updates"""
     min_updates: int = 60
     """least number of updates, however few the labels"""
     aux_lm: float = 0.5
-    """weight of the language-model loss of the texts, added to the loss of the classes
-    (GPT-1: 0.5)"""
+    """weight of the texts' language-model loss, added to the classes' (GPT-1: 0.5)"""
     pool: Literal["last", "mean"] = "mean"
-    """what the head reads: the final state of the last token (GPT-1), or the mean of
-    the final states of all tokens"""
+    """what the head reads: the final state of the last token (GPT-1),
+    or the mean of the final states of all tokens"""
     test_fraction: float = 0.2
     """share of each class that is held out for the test, if there is no --test"""
     test_texts: int = 1000
     """most texts to test on; if there are more, they are chosen at random"""
 
     on_bad: Literal["stop", "skip"] = "stop"
-    """bad records: stop = list all of them and train nothing; skip = leave them out. A
-    text that is too long is not bad: only its end is read"""
+    """bad records: stop = list all of them and train nothing; skip = leave them out;
+    a text that is too long is not bad: only its end is read"""
 
     def __post_init__(self):
         check_choices("classify", self)

@@ -65,8 +65,8 @@ class SFTSettings(RecordSettings):
 
     section, usual = "sft", Usual(epochs=3.0, batch=16, least_batch=1, least_updates=200)
     val_fraction: float = 0.05
-    """share of the demonstrations that is held out for validation; those with the same
-    prompt stay together"""
+    """share of the demonstrations that is held out for validation;
+    those with the same prompt stay together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +183,8 @@ class SFT(Stage[SFTConfig]):
 
         Args:
             run: folder of the run to start from, or a checkpoint in it
-            data: jsonl with prompt and response (or instruction, input and output), or
-                with messages; or stdlib-docstrings
+            data: jsonl with prompt and response (or instruction, input and output),
+                or with messages; or stdlib-docstrings
         """
         return sft_inputs(config, run, demonstrations_of(data, config.sft, run, console))
 

@@ -52,15 +52,15 @@ class RecordSettings:
     section: ClassVar[str]
     usual: ClassVar[Usual]
     epochs: float | None = None
-    """passes over the records, if train.steps is none; none = 3 in sft, 1 in reward and
-    dpo, and more if there are few records"""
+    """passes over the records, if train.steps is none;
+    none = 3 in sft, 1 in reward and dpo, and more if there are few records"""
     val_fraction: float = 0.1
-    """share of the records that is held out for validation; those with the same prompt
-    stay together"""
+    """share of the records that is held out for validation;
+    those with the same prompt stay together"""
     on_bad: OnBad = "stop"
     """records that are bad or too long: stop = list all of them and train nothing;
-    skip = leave them out; truncate = cut off the beginning of prompts that are too
-    long, and leave the others out"""
+    skip = leave them out;
+    truncate = cut off the beginning of prompts that are too long, skip the others"""
 
     def __post_init__(self):
         check_choices(self.section, self)

@@ -1,4 +1,4 @@
-"""What the loss is on, exactly, and that nothing that is typed can pass for a role or a stop token."""
+"""Which tokens of a prompt and response are targets. Typed text is never special."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,8 @@ def test_the_supervised_tokens_are_exactly_the_response_and_the_stop_token():
 
 
 def test_prompt_and_response_meet_between_two_tokens():
-    """ "retu" + "rn" is one token when encoded together, and the model that answers a prompt never sees it."""
+    """Encoded together, "retu" + "rn" would be one token. A model that answers a prompt
+    never sees it, so they are encoded apart."""
     example = encode_demonstration(PLAIN, Demonstration(" retu", "rn"))
     assert len(PLAIN.encode(" return")) < len(PLAIN.encode(" retu")) + len(PLAIN.encode("rn"))
     assert PLAIN.decode(supervised(example)) == "rn<|endoftext|>"
@@ -73,7 +74,7 @@ def test_the_supervised_tokens_of_a_conversation_are_what_the_assistant_says_and
 
 
 def test_the_loss_begins_where_the_prompt_of_a_chat_ends():
-    """Generation continues the very ids that training put before the assistant's words."""
+    """Generation continues the same ids that come before the response in training."""
     example = encode_conversation(TOKENIZER, TALK)
     prompt = PromptFormat(TOKENIZER).encode(TALK.messages[:-1])
     assert prompt == example.tokens[: len(prompt)].tolist()
@@ -84,7 +85,7 @@ def test_the_loss_begins_where_the_prompt_of_a_chat_ends():
 
 
 def test_to_a_model_of_conversations_a_prompt_is_what_the_user_says():
-    """In a demonstration, in a preference, in a rollout: the model is asked as it learnt to be asked."""
+    """A demonstration, a preference and a rollout put the prompt in the same form."""
     talk = Conversation((Message("user", "return?"), Message("assistant", "x")))
     for_training = encode_conversation(TOKENIZER, talk)
     example = encode_demonstration(TOKENIZER, Demonstration("return?", "x"))

@@ -1,4 +1,4 @@
-"""Bits per byte of the compressors that the model is measured against."""
+"""Bits per byte of the compressors that the model is compared with."""
 
 import lzma
 
@@ -25,7 +25,7 @@ def test_empty_data_has_no_ratio():
 
 @pytest.mark.parametrize(("length", "window"), [(100, LEAST_XZ_WINDOW), (50_000, 50_000)])
 def test_xz_looks_as_far_back_as_the_data_goes_and_packs_as_tightly_as_at_level_9(monkeypatch, length, window):
-    data = np.random.default_rng(0).bytes(length // 2) * 2  # a repeat as far away as there can be one
+    data = np.random.default_rng(0).bytes(length // 2) * 2  # the second half repeats the first
     whole_window, windows, compress = len(lzma.compress(data, preset=9)), [], lzma.compress
 
     def watched(text, *, filters):

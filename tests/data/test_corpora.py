@@ -1,4 +1,4 @@
-"""Raw text: what is read, what is refused, and which side of the split it falls on."""
+"""Raw text: what is read, what is refused, and on which side of the split it is."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_split_is_fixed_by_the_path_alone(tmp_path):
 
 
 def test_frozen_split(tmp_path):
-    """A change of the rule would move validation files of old runs into training."""
+    """If the rule changed, validation files of old runs would become training files."""
     write_files(tmp_path, [f"{i}.txt" for i in range(40)])
     held_out = ["1.txt", "18.txt", "20.txt", "27.txt", "39.txt"]
     assert names(load_corpus(str(tmp_path), 0.1).val) == held_out
@@ -129,7 +129,8 @@ def test_a_folder_passes_over_what_is_no_text_and_says_so(tmp_path):
 
 
 def test_linked_folders_are_read_and_every_file_once(tmp_path):
-    """Also where a link leads back, and under its own name where a folder lies below the source itself."""
+    """This holds for a link that leads back too. A folder below the source is read with
+    its own name, not with that of a link."""
     write_files(tmp_path / "data", ["own/1.txt", "own/2.txt"])
     write_files(tmp_path / "elsewhere", ["3.txt", "deep/4.txt"])
     (tmp_path / "data" / "a link").symlink_to(tmp_path / "elsewhere")
@@ -155,7 +156,7 @@ def test_equal_texts_are_on_one_side(tmp_path):
 
 @pytest.mark.parametrize("sizes", [(6000, 4000), (4000, 6000), (9000, 500, 500), (1000,) * 8])
 def test_of_few_files_the_ends_are_held_out(tmp_path, sizes):
-    """A whole one would be more than a tenth where a twentieth was asked for."""
+    """A whole file would be more than a tenth, but the share is a twentieth."""
     letters = "abcdefghij"
     for letter, size in zip(letters, sizes, strict=False):
         (tmp_path / f"{letter}.txt").write_text(letter * size)
@@ -174,7 +175,8 @@ def test_what_is_held_out_is_said(tmp_path):
 
 
 def test_a_separator_parts_documents_and_is_no_text(tmp_path):
-    """Each is held out or not by its own text: an insertion moves no other one, and equal ones stay together."""
+    """The text of a document decides its side. So inserting a document does not move
+    others, and equal documents are on the same side."""
     texts = [f"document {i}\n" for i in range(200)]
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(texts))
     corpus = load_corpus(str(tmp_path / "a.txt"), 0.1, separator="<|endoftext|>")
@@ -220,7 +222,7 @@ def test_an_option_that_nothing_answers_to(tmp_path, options, complaint):
 
 
 def test_a_binary_file_is_read_no_further_than_its_first_zero_byte(tmp_path, monkeypatch):
-    """However large it is."""
+    """So a large binary file takes no more time and memory than a small one."""
     path = tmp_path / "model.bin"
     with path.open("wb") as file:
         file.write(b"letters")
@@ -236,14 +238,14 @@ def test_a_binary_file_is_read_no_further_than_its_first_zero_byte(tmp_path, mon
     monkeypatch.setattr(text_files, "open_bounded", watched)
     write_files(tmp_path, ["a.txt", "b.txt"])
     assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 binary ({path})"]
-    assert 0 <= min(asked) <= max(asked) <= 1 << 20  # and not -1, all of it
+    assert 0 <= min(asked) <= max(asked) <= 1 << 20  # never -1, which reads all of it
     assert sum(asked) < 8 << 20
     monkeypatch.setattr(text_files, "LARGEST_TEXT", 1 << 20)
     assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 too large ({path})"]
 
 
 class Watched:
-    """A file that writes down how much is asked of it."""
+    """A file that records the size of each read."""
 
     def __init__(self, file, asked):
         self.file, self.asked = file, asked

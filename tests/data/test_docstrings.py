@@ -1,4 +1,4 @@
-"""Demonstrations from source code: the parts of a function, exactly, and which functions are left out."""
+"""Demonstrations from source code: their parts, and which functions are left out."""
 
 import ast
 
@@ -12,7 +12,7 @@ from npllm.data.records import Demonstration
 
 @pytest.fixture
 def library(monkeypatch):
-    """Takes the place of the standard library: one module with the source given."""
+    """Replaces the standard library by modules with the given source texts."""
 
     def use(*sources: str) -> None:
         documents = [Document(f"{place}.py", source) for place, source in enumerate(sources)]
@@ -115,7 +115,7 @@ def test_functions_that_are_left_out(library, source):
 
 
 def test_the_standard_library_itself(monkeypatch):
-    """A tenth of it: every function is whole, and there are enough to learn from."""
+    """In a tenth of it, each function is whole, and there are enough to learn from."""
     corpus = load_corpus("stdlib", val_fraction=0.1)
     tenth = Corpus([], corpus.val, 0, 0, "", [])
     monkeypatch.setattr(docstrings, "load_corpus", lambda source: tenth)

@@ -1,4 +1,4 @@
-"""Which records a model has room for, and what is left of those that are shortened."""
+"""Which records fit a model, and how longer prompts are shortened."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def file_of(*records) -> RecordFile:
 
 
 def test_a_record_is_as_long_as_its_prompt_and_its_longer_response():
-    """And the stop token; 9 tokens here."""
+    """The stop token counts too. Here the record has 9 tokens."""
     records = [Preference("abc", "defgh", "d"), Preference("abc", "d", "defgh"), Demonstration("abc", "defgh")]
     assert fit(file_of(*records), BYTES, Room(9, "room"), shorten=False).records == records
     found = fit(file_of(*records), BYTES, Room(8, "model.block_size"), shorten=False)
@@ -79,7 +79,7 @@ def test_characters_that_the_tokenizer_lacks():
 @given(st.text(st.sampled_from("the cat, ï東京"), max_size=40), st.integers(-1, 30))
 @pytest.mark.parametrize("tokenizer", [BYTES, WORDS, CHAT], ids=["bytes", "words", "chat"])
 def test_what_is_left_fits_and_is_the_end(tokenizer, prompt, most):
-    """Though a tokenizer may take an end apart in another way than within the text."""
+    """A tokenizer may encode the end of a text differently when it stands alone."""
     left = shortened(prompt, tokenizer, most)
     least = len(PromptFormat(tokenizer).encode(""))
     if most < least:

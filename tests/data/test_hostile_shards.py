@@ -1,5 +1,8 @@
-"""Files that claim to be token shards. Each of the hostile ones differs from a good shard in one respect only, so that
-the rule named in the message is the one that stops it."""
+"""Hostile files that claim to be token shards.
+
+Each differs from a good shard in one respect only, so the rule that the message names
+is the one that refuses it.
+"""
 
 import os
 import subprocess
@@ -69,7 +72,8 @@ def enumerated(file):
 
 
 def stored(**options):
-    """A dataset made with these options, with the right values unless they say otherwise."""
+    """Make a dataset with these options; the values are right unless the options change
+    them."""
     return lambda file: file.create_dataset("tokens", **({"data": TOKENS} | options))
 
 
@@ -195,7 +199,8 @@ def test_a_file_that_is_no_hdf5(tmp_path, data):
 
 
 def test_storage_that_reaches_behind_the_end_of_the_file(shard):
-    """A sparse gigabyte cut down to its first 4 kB, with the end of file in the superblock set to match."""
+    """The file is a sparse gigabyte, cut after 4 kB. The end of file in its superblock
+    is set to match."""
     with h5py.File(shard, "r+") as file:
         del file["tokens"]
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -251,7 +256,8 @@ print(refused)
 
 
 def test_mutated_files_are_refused_or_mean_the_same(shard):
-    """In a process of its own: a crash of the HDF5 library must fail this test and not end the others."""
+    """The files are read in another process, so that a crash of the HDF5 library fails
+    this test and does not end the others."""
     command = [sys.executable, "-c", FUZZ, str(shard)]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Packed rows hold every example once and whole, and no position has a target in another example."""
+"""Packed rows hold each example once and whole. No target is in another example."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,11 @@ def example(tokens: list[int], is_target: list[int]) -> Example:
 
 
 def unpack(rows: PackedRows) -> list[tuple]:
-    """(first token, ...) and (target, ...) of every run of positions that share a start, in reading order; padding
-    left out. Checks on the way that padding comes last and is alone."""
+    """Return the tokens and the targets of each run of positions with the same start.
+
+    The runs are in reading order, without padding. Also asserts that padding comes last
+    in a row and that its positions see no others.
+    """
     found = []
     for tokens, targets, starts in zip(*(array.tolist() for array in rows), strict=True):
         begin = 0
@@ -98,7 +101,8 @@ def test_short_examples_fill_the_gaps_of_long_ones():
 
 
 def test_an_example_goes_where_it_leaves_the_least_room():
-    """5 fills up the row of 7, and 3 and 3 that of 6. In the emptier row, 5 would leave no room for the second 3."""
+    """5 fills the row that has 7, and 3 + 3 fill the row that has 6. In the emptier
+    row, 5 would leave no room for the second 3."""
     made = [example(list(range(1, n + 2)), [0, *[1] * n]) for n in (7, 6, 5, 3, 3)]
     assert len(pack(made, BLOCK_SIZE).tokens) == 2
 

@@ -1,4 +1,4 @@
-"""How a model is asked where the prompt is too long, and what of the tokens that it writes is text."""
+"""Prompts that are too long for the model, and the text of the tokens it writes."""
 
 import pytest
 from hypothesis import given
@@ -36,19 +36,19 @@ TALK = "<|user|>ab<|end|><|assistant|>cd<|end|><|user|>efg<|end|><|assistant|>" 
     ],
 )
 def test_a_conversation_loses_its_oldest_turns_and_then_the_beginning_of_the_question(room, expected):
-    """It always begins with a role token, as every conversation that the model has seen."""
+    """What is left starts with a role token, as every training conversation does."""
     assert kept(TALK, room) == expected
 
 
 def test_an_answer_without_room_for_its_question_is_still_the_assistants():
-    """When the window slides in the midst of an answer."""
+    """This happens when the window slides within an answer."""
     assert kept(f"{TALK}hijkl", 8) == "<|user|><|end|><|assistant|>hijkl"
     assert kept(f"{TALK}hijkl", 6) == "<|assistant|>hijkl", "cut at the role itself"
     assert kept(f"{TALK}hijkl", 5) == "<|assistant|>ijkl"
 
 
 def test_the_system_message_is_no_turn():
-    """It stays, unless it takes more than half of the room."""
+    """It is kept, unless it takes more than half of the room."""
     talk = f"<|system|>s<|end|>{TALK}"
     assert kept(talk, 16) == "<|system|>s<|end|><|user|>efg<|end|><|assistant|>"
     assert kept(talk, 8) == "<|system|>s<|end|><|user|>fg<|end|><|assistant|>"

@@ -1,4 +1,4 @@
-"""Fine-tuning records: what is read, that it is written back equal, and that every bad record is named."""
+"""Fine-tuning records: reading them, writing them back, and naming the bad ones."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_preferences_and_the_prompts_in_them(tmp_path):
 
 
 def test_a_prompt_may_be_a_conversation(tmp_path):
-    """So far: its last message is the user's."""
+    """The last message of such a prompt is the user's."""
     talk = [*CHAT, {"role": "user", "content": "well?"}]
     path = write_lines(
         tmp_path,
@@ -299,7 +299,8 @@ def test_records_that_say_nothing(tmp_path, read, name, text, sentence):
 
 
 def test_every_bad_line_is_named_at_once(tmp_path):
-    """Of every kind; a user who mends them one message at a time has as many tries as there are bad lines."""
+    """One message names bad lines of every kind. With a message for each, a user would
+    need as many tries as there are bad lines."""
     good = {"prompt": "p", "chosen": "a", "rejected": "b"}
     path = write_lines(tmp_path, good, {**good, "rejected": "a"}, {"prompt": "p"}, [], good)
     path.write_bytes(path.read_bytes() + b'{"prompt": \xe9}\n{"prompt"\n')
@@ -330,7 +331,7 @@ def test_a_file_of_another_kind_is_named_in_one_line(tmp_path):
 
 
 def test_white_space_around_a_label_is_no_part_of_it(tmp_path):
-    """Or "spam" and "spam " would be two classes."""
+    """Otherwise "spam" and "spam " would be two classes."""
     lines = write_lines(tmp_path, {"text": "a", "label": "spam"}, {"text": "b", "label": " spam \t"})
     table = write(tmp_path, "text,label\na,spam\nb, spam\nc,ham\n", "a.csv")
     assert [record.label for record in read_labelled(lines)] == ["spam", "spam"]
@@ -338,7 +339,7 @@ def test_white_space_around_a_label_is_no_part_of_it(tmp_path):
 
 
 def test_a_list_of_records_with_instructions(tmp_path):
-    """The form in which such sets are published."""
+    """Sets of instructions are published in this form."""
     records = [
         {"instruction": "add", "input": "1 2", "output": "3", "chosen": "3", "rejected": "4"},
         {"instruction": "greet", "input": "", "output": "hello", "chosen": "hello", "rejected": "hello"},

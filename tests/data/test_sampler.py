@@ -1,4 +1,4 @@
-"""The order of training data: every window once an epoch, and a pure function of sample ids."""
+"""The order of training data. Each window comes once an epoch; ids decide the order."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,8 @@ def test_every_offset_occurs_in_an_epoch_and_no_window_keeps_its_own():
 
 @pytest.mark.parametrize("period", [10, 16, 17, 32])
 def test_lines_of_equal_length_are_seen_in_every_phase_alike(period):
-    """Windows in step with the lines would show one epoch another part of the phases than the next."""
+    """If windows kept step with the lines, one epoch would show some phases and the
+    next epoch others."""
     sampler = WindowSampler(n_tokens=17_000 * period, block_size=16, seed=0)
     starts = sampler.positions(np.arange(sampler.windows_per_epoch))
     counts = np.bincount(starts % period, minlength=period)
@@ -74,7 +75,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_frozen_positions():
-    """The order of data is part of the file format of a run: a change here breaks every run under way."""
+    """The order of data is part of the run format: a change breaks unfinished runs."""
     ids = [0, 1, 2, 58, 59, 60, 1000, 10**9]
     assert WindowSampler(1000, 16, seed=7).positions(ids).tolist() == [688, 606, 705, 555, 879, 29, 201, 971]
     assert WindowSampler(1000, 16, seed=8).positions(ids).tolist() == [562, 829, 513, 329, 893, 811, 523, 265]
@@ -128,7 +129,7 @@ def test_evaluation_covers_each_target_once(n_tokens, block_size, rows):
     counted = y != -1
     np.testing.assert_array_equal(y[counted], tokens[1:])
     np.testing.assert_array_equal(x[counted], tokens[:-1])
-    assert not counted[n_tokens - 1 :].any()  # the filling stands at the end
+    assert not counted[n_tokens - 1 :].any()  # padding comes last
     assert len(y) - (n_tokens - 1) < block_size
     assert x[~counted].sum() == 0
 
@@ -144,7 +145,7 @@ def test_evaluation_needs_a_target():
     ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=5),
 )
 def test_the_next_ids_are_those_in_no_range(first, count, ranges):
-    """Ranges in any order, which may be empty, overlap or lie before the first id."""
+    """Ranges come in any order. They may be empty, overlap, or be before the first id."""
     skipped = [(start, start + length) for start, length in ranges]
     left = [i for i in range(first, 200) if not any(start <= i < end for start, end in skipped)]
     assert next_ids(first, count, skipped).tolist() == left[:count]
@@ -157,7 +158,8 @@ def test_every_epoch_has_each_row_once(n_rows, epoch, seed):
 
 
 def test_the_order_of_rows_is_one_of_its_epoch_and_seed():
-    """A constant order, or that of the file, shows a stage neighbours that always come together."""
+    """With a constant order, or that of the file, the same records would always be in
+    one batch."""
     ids = np.arange(100)
     orders = [RowSampler(100, seed).rows(ids + 100 * epoch) for seed, epoch in ((7, 0), (7, 1), (8, 0))]
     for a, b in ((0, 1), (0, 2), (1, 2)):
@@ -168,6 +170,6 @@ def test_the_order_of_rows_is_one_of_its_epoch_and_seed():
 
 
 def test_frozen_rows():
-    """Part of the file format of a run, like the order of windows."""
+    """Like the order of windows, this order is part of the run format."""
     assert RowSampler(7, seed=4).rows(np.arange(14)).tolist() == [4, 5, 3, 0, 2, 6, 1, 2, 4, 3, 0, 1, 6, 5]
     assert RowSampler(7, seed=5).rows(np.arange(7)).tolist() == [5, 2, 1, 0, 6, 4, 3]

@@ -1,4 +1,4 @@
-"""What is held out: never anything that is learnt from as well."""
+"""The split: no record is held out that shares something with a training record."""
 
 import random
 
@@ -20,7 +20,10 @@ conversations = st.lists(few, min_size=2, max_size=4).map(
 
 
 def shared(record) -> set[str]:
-    """What must not be on both sides, written down once more."""
+    """What a record shares with others, so that they must be on the same side.
+
+    It is computed here independently of the module.
+    """
     match record:
         case Demonstration(prompt, response):
             return {f"p{prompt.strip()}"} if prompt.strip() else {f"r{response.strip()}"}
@@ -40,7 +43,7 @@ def shared(record) -> set[str]:
     st.integers(0, 2**64 - 1),
 )
 def test_nothing_is_on_both_sides_and_nothing_is_lost(records, val_fraction, seed):
-    """In whatever order the records come."""
+    """This holds for every order of the records."""
     if len(grouped(records)) < 2:
         with pytest.raises(DataError, match="the same prompt, or responses in common, so that none"):
             split_records(records, val_fraction, seed)
@@ -74,7 +77,7 @@ def test_of_groups_of_many_sizes_the_share_is_met_nearly():
 
 
 def test_one_prompt_for_all_tells_nothing_apart():
-    """A task may have a single prompt; what must not be on both sides is then a response."""
+    """A task may have a single prompt. Then a response must not be on both sides."""
     records = [Preference("write a poem", f"good {i // 2}", f"bad {i // 2}") for i in range(40)]
     train, val = split_records(records, 0.1, 0)
     assert len(val) == 4
@@ -82,7 +85,7 @@ def test_one_prompt_for_all_tells_nothing_apart():
 
 
 def test_one_large_group_is_learnt_from():
-    """And not held out, though it might come first."""
+    """It is not held out, even when it comes first."""
     records = [Demonstration("often", f"{i}") for i in range(90)] + [Demonstration(f"{i}", "once") for i in range(10)]
     for seed in range(20):
         assert len(split_records(records, 0.1, seed)[1]) == 10 or len(split_records(records, 0.1, seed)[1]) == 9

@@ -1,4 +1,4 @@
-"""The snippets of the built-in classification task: no answer in the text, no file on both sides."""
+"""The snippets of the built-in classification task. No text names its own class."""
 
 import re
 from collections import Counter, defaultdict
@@ -53,7 +53,7 @@ def test_no_snippet_holds_the_answer_and_none_occurs_twice(snippets):
 
 
 def test_a_split_by_file_is_possible(snippets):
-    """Each file belongs to one class, and no class is little more than one file."""
+    """Each file belongs to one class, and no class is mostly one file."""
     sizes: defaultdict[str, Counter] = defaultdict(Counter)
     for snippet in snippets:
         assert snippet.group.startswith(snippet.label + "/")

@@ -1,4 +1,4 @@
-"""A base model as the beginning of another: the same outputs, rows for new tokens, who is trained and how fast."""
+"""A model made from a base: its outputs, its new tokens, and its learning rates."""
 
 from types import SimpleNamespace
 
@@ -36,10 +36,10 @@ def test_it_computes_what_the_base_does(config, of_base, architecture):
     tokens = random_batch(base.config, B=2, T=6).tokens
     expected = base.logits(tokens)
     np.testing.assert_array_equal(model.logits(tokens), expected)
-    model.params.flat[:] += 1.0  # parameters of its own: the base stays as it was
+    model.params.flat[:] += 1.0  # the parameters are copies, so the base does not change
     np.testing.assert_array_equal(base.logits(tokens), expected)
     assert (model.config.lora_rank, model.config.lora_alpha) == (config.lora_rank, config.lora_alpha)
-    assert model.config.lora_new_tokens == 0  # these are no longer new
+    assert model.config.lora_new_tokens == 0  # the base's new tokens are no longer new
 
 
 @both_ways
@@ -57,7 +57,7 @@ def test_new_tokens_change_nothing_for_the_old_ones(config, tie_embeddings):
 @both_ways
 @pytest.mark.parametrize("name", ["token_embedding", "lm_head"])
 def test_new_tokens_differ_and_lie_where_tokens_lie(config, name):
-    """Equal rows could not be told apart at first."""
+    """New rows are distributed like the old ones. Equal rows would be equal tokens."""
     base = base_model(tie_embeddings=False, vocab_size=400)
     old, new = np.split(adapted(base, config, vocab_size=800, seed=1).merged()[name], 2)
     assert len(np.unique(new, axis=0)) == 400
@@ -69,8 +69,11 @@ def test_new_tokens_differ_and_lie_where_tokens_lie(config, name):
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_with_lora_a_new_token_can_become_certain(tie_embeddings):
-    """It is what comes next, always. With a row at random that nothing trains it never was: the final norm bounds the
-    hidden states, and so its logit, the more the shorter the rows are."""
+    """A new token that always comes next is learnt, because LoRA trains its row.
+
+    Without training, its logit is bounded: the final norm bounds the hidden states, and
+    the row is short.
+    """
     base = GPT(small_config(tie_embeddings=tie_embeddings), seed=3, dtype="float64")
     V = base.config.vocab_size
     model = adapted(base, LORA, vocab_size=V + 2)
@@ -92,7 +95,7 @@ def test_a_second_head_is_kept_where_the_base_has_the_same(config):
     assert fresh.params["readout.weight"].shape == (8, 3)
     assert fresh.params["readout.weight"].any()
     assert not fresh.params["readout.bias"].any()
-    other = adapted(base, config, n_outputs=3, seed=8)  # a seed of its own, for dropout and LoRA's factors too
+    other = adapted(base, config, n_outputs=3, seed=8)  # the seed decides dropout and LoRA's factors too
     assert not (other.params["readout.weight"] == fresh.params["readout.weight"]).any()
     assert (fresh.seed, other.seed) == (9, 8)
     assert "readout.weight" not in adapted(base, config).params
@@ -139,7 +142,7 @@ HALVED = {"frozen_blocks": 1, "layer_decay": 0.5}
 
 
 def test_actor_and_critic_each_have_the_layers_of_a_model():
-    """Also where one has fewer blocks than the other."""
+    """They count their own layers, even if one has fewer blocks than the other."""
     configs = {"policy": small_config(n_layer=3), "critic": small_config(n_layer=2, n_outputs=1)}
     found = scales_of(ActorCritic(*configs.values()), **HALVED)
     for part, config in configs.items():

@@ -1,4 +1,4 @@
-"""`npllm chat`: what the model is shown, when its answer ends, and who can talk at all."""
+"""`npllm chat`: what the model reads, when an answer ends, and which models chat."""
 
 import io
 from importlib import import_module
@@ -27,7 +27,7 @@ def tuned(base, out, records, **changes):
 
 @pytest.fixture(scope="module")
 def talker(base, tmp_path_factory):
-    """Learnt from conversations with LoRA."""
+    """A run of npllm sft on conversations, with LoRA."""
     learning = {"optim__lr": 2e-2, "optim__warmup_steps": 10, "train__steps": 250, "train__eval_every": 250}
     lora = {"adapt__lora_rank": 16, "adapt__lora_alpha": 32}
     with pytest.MonkeyPatch.context() as patch:
@@ -37,7 +37,7 @@ def talker(base, tmp_path_factory):
 
 
 def turns_learnt(talker) -> list[tuple[str, str]]:
-    """Question and answer of each conversation that was not held out."""
+    """The question and the answer of each training conversation."""
     records = read_demonstrations(talker / "data" / "train.jsonl")
     turns = {tuple(message.content for message in record.messages) for record in records}
     assert len(turns) == len(DEMONSTRATIONS) - 1
@@ -45,7 +45,7 @@ def turns_learnt(talker) -> list[tuple[str, str]]:
 
 
 def talk(monkeypatch, capsys, path, *lines, options=()) -> list[str]:
-    """What `npllm chat` answers to these lines of standard input."""
+    """The answers of `npllm chat` to these lines of standard input."""
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     capsys.readouterr()
     assert run("chat", path, "--temperature", 0, *options) == 0
@@ -53,7 +53,7 @@ def talk(monkeypatch, capsys, path, *lines, options=()) -> list[str]:
 
 
 def shown_to_the_model(monkeypatch) -> list[list[int]]:
-    """The prompts of all answers from now on, each of which is one token."""
+    """The prompts that the model reads from now on. Each answer is one token long."""
     prompts = []
 
     def one_token(model, prompt, **how):
@@ -71,7 +71,7 @@ def test_it_answers_as_it_learnt_to_and_stops(talker, monkeypatch, capsys):
 
 
 def test_generate_asks_and_stops_as_chat_does(talker, capsys):
-    """And prints the answer alone: to a model of conversations it does not continue the question."""
+    """It also prints the answer alone, without the question before it."""
     for question, answer in turns_learnt(talker):
         capsys.readouterr()
         assert run("generate", talker, "--prompt", question, "--temperature", 0) == 0
@@ -94,7 +94,8 @@ def test_the_whole_conversation_is_seen(talker, monkeypatch, capsys):
 
 
 def test_a_user_cannot_write_special_tokens(talker, monkeypatch, capsys):
-    """Their letters are not in this vocabulary, so they are refused, and not taken as the token."""
+    """A special token that is typed is text. This vocabulary lacks its letters, so it
+    is refused."""
     monkeypatch.setattr("sys.stdin", io.StringIO("on<|end|>\n"))
     assert "'<'" in refused(capsys, "chat", talker, exit_code=3)
 
@@ -106,7 +107,7 @@ def test_a_long_answer_takes_no_room_from_the_question(talker, monkeypatch, caps
 
 
 def test_what_the_window_has_no_room_for_is_left_out_with_a_word(talker, monkeypatch, capsys):
-    """Each time, in one line: first the oldest turns, then the beginning of the question."""
+    """The oldest turns go first, then the beginning of the question. A line says so."""
     prompts = shown_to_the_model(monkeypatch)
     lines = "under the roof", "on a mat and a roof", "the cat and the dog and the roof"
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
@@ -120,7 +121,7 @@ def test_what_the_window_has_no_room_for_is_left_out_with_a_word(talker, monkeyp
 
 @pytest.mark.parametrize("end", ["", "\n"], ids=["as it is", "with a line feed"])
 def test_a_line_is_a_prompt_of_the_form_that_was_learnt(base, tmp_path, monkeypatch, capsys, end):
-    """Of the questions before it nothing is seen, as it was in the demonstrations."""
+    """Earlier questions are not in the prompt, as in the demonstrations."""
     records = [{"prompt": d["prompt"] + end, "response": d["response"]} for d in DEMONSTRATIONS]
     out = tuned(base, tmp_path / "run", records)
     prompts = shown_to_the_model(monkeypatch)

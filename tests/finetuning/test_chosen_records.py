@@ -1,4 +1,4 @@
-"""What becomes of a file with bad records, and what is said about those that are left out or repeated."""
+"""Files with bad records: which records are used, and what is said of the others."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def path(tmp_path):
 
 
 def test_stop_names_every_bad_record_by_its_line(path, console):
-    """Those that are too long too, and not by their number on one side of a split."""
+    """Records that are too long are listed too. Lines are those of the file."""
     with pytest.raises(DataError) as refused:
         chosen(path, "stop", console)
     head, *lines = str(refused.value).split("\n  ")

@@ -1,4 +1,8 @@
-"""The classifier's loss and gradient: by differences, and under padding, micro-batches, freezing and LoRA."""
+"""The classifier's loss and gradient.
+
+They are compared with finite differences, and under padding, micro-batches, frozen
+blocks and LoRA.
+"""
 
 from types import SimpleNamespace
 
@@ -30,7 +34,7 @@ from npllm.training.loop import make_update
 
 
 def random_texts(config: ModelConfig, n: int, seed: int) -> Texts:
-    """Of all lengths that there are, with classes in turn."""
+    """Texts of every length up to block_size, with the classes in turn."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, config.block_size + 1, n)
     lengths[0] = config.block_size
@@ -51,7 +55,7 @@ def log_softmax(logits):
 
 
 def forward_loss(model: GPT, texts: Texts, rows: Rows, pool: Pool, *, aux_lm: float, **how) -> float:
-    """The equation at the top of classifier.py, text by text, from the hidden states of the padded rows."""
+    """The loss of classifier.py's docstring, text by text, from the hidden states."""
     hidden = model.trace(rows.tokens, **how).hidden.reshape(*rows.tokens.shape, -1)
     head = model.merged()[model.head_name]
     of_classes, of_tokens = [], []
@@ -162,7 +166,7 @@ def test_micro_batches_add_up(micro_size):
 
 
 def updated(adapt: AdaptConfig, *, from_scratch: bool = False):
-    """A base, and a classifier before and after one update from it; copies of its parameters."""
+    """A base, and copies of a classifier's parameters before and after one update."""
     base = order_one_model(small_config(n_layer=3), 6)
     config = config_of(adapt=adapt)
     state = initial_state(base, config, 3, from_scratch=from_scratch)
@@ -198,7 +202,8 @@ def test_lora_leaves_the_weights_alone_and_trains_its_factors_and_the_head():
 
 
 def test_layers_further_down_learn_more_slowly():
-    """Adam's first step is the learning rate times the gradient's sign; L + 1 layers lie below the head."""
+    """Adam's first step is the learning rate times the sign of the gradient. There are
+    L + 1 layers below the head."""
     *_, moved = updated(AdaptConfig(layer_decay=0.5))
     for name, distance in moved.items():
         layer = 0 if "embedding" in name else int(name.split(".")[1]) + 1 if name.startswith("blocks") else 4

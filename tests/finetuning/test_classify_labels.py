@@ -1,4 +1,4 @@
-"""Which texts are learnt from and which are tested on."""
+"""Which texts a classifier is trained on, and which it is tested on."""
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def test_a_long_text_keeps_its_end():
 
 
 def test_equal_texts_lie_on_one_side_whatever_their_labels():
-    """A model that has learnt a text knows it in the test too, also under another label."""
+    """A model that was trained on a text knows it in the test, whatever its label."""
     records = [Labelled(f"text {i % 20}{' ' * (i // 40)}", "ab"[i // 20 % 2]) for i in range(80)]
     for seed in range(5):
         train, test = split_by_group(records, 0.25, seed)

@@ -1,4 +1,4 @@
-"""The command from labelled texts to table, plot and summary; stopped and resumed; and everything that it refuses."""
+"""`npllm classify` from texts to table, plot and summary; resuming; and its errors."""
 
 import io
 import json
@@ -37,7 +37,7 @@ CONFIG = ClassifyConfig(
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A language model of the letters that the texts below are made of."""
+    """A language model whose vocabulary has the letters of the texts below."""
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
@@ -48,7 +48,8 @@ def base(tmp_path_factory):
 
 
 def records(n: int = 12) -> list[Labelled]:
-    """Of each class n texts, half of them longer than the model's block_size of 8, told apart by their last word."""
+    """n texts of each class, which differ in their last word. Half of them are longer
+    than the model's block_size of 8."""
     beginnings = ["a mat ", "under the roof ", "on ", "and the "]
     return [
         Labelled(f"{beginnings[i % 4]}{'a ' * (i // 4)}{word}", word[0]) for i in range(n) for word in ("cat", "dog")
@@ -56,12 +57,12 @@ def records(n: int = 12) -> list[Labelled]:
 
 
 def classify(config, base, data, test, out, console):
-    """What `npllm classify` does."""
+    """Do what `npllm classify` does."""
     start_run(STAGE, config, out, console, run=base, data=str(data), test=test)
 
 
 def shown(out: Path, action) -> str:
-    """What an action prints."""
+    """The output of an action."""
     console = Console(file=io.StringIO(), width=120)
     action(console)
     return console.file.getvalue()
@@ -69,7 +70,7 @@ def shown(out: Path, action) -> str:
 
 @pytest.fixture
 def finished(base, tmp_path, quick):
-    """A run with its texts from one file, and what it printed."""
+    """A finished run on one file of texts, and its output."""
     write_records(tmp_path / "texts.jsonl", records())
     out = tmp_path / "run"
     text = shown(out, lambda console: classify(CONFIG, base, tmp_path / "texts.jsonl", None, out, console))

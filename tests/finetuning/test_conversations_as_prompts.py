@@ -1,4 +1,7 @@
-"""A model that learnt from conversations, and is improved: it is asked, and it stops, as it learnt to."""
+"""A model that was trained on conversations, in PPO, `reward` and `dpo`.
+
+Its prompts have the form of the conversations, and its responses end as their turns do.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +21,10 @@ SPACIOUS = {"model__block_size": 64}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run that learnt from conversations, and records whose prompts are a conversation and a text."""
+    """A run of npllm sft on conversations, and records for later stages.
+
+    One prompt of the records is a conversation, the other is a text.
+    """
     folder = tmp_path_factory.mktemp("talks")
     write_jsonl(folder / "talks.jsonl", conversations(DEMONSTRATIONS))
     write_jsonl(folder / "preferences.jsonl", [PREFERENCES[0] | {"prompt": TALK}, *PREFERENCES[1:]])
@@ -51,7 +57,7 @@ def test_a_rollout_asks_and_stops_as_the_model_learnt_to(folder, tmp_path, monke
 
 @pytest.mark.parametrize("verb", ["reward", "dpo"])
 def test_pairs_are_turns_of_a_conversation(folder, tmp_path, monkeypatch, verb):
-    """Of the file's pairs, with their prompts as a conversation and as a text."""
+    """Pairs become turns, whether their prompt is a conversation or a text."""
     from npllm.rlhf import dpo, reward
 
     module, seen = {"reward": reward, "dpo": dpo}[verb], []

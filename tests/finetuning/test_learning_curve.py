@@ -1,4 +1,4 @@
-"""A point of the learning curve, against the same training written out: its texts, seed, head, rate and test."""
+"""A point of the learning curve is the same as the training written out here."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def test_a_point_is_a_training_of_its_own(monkeypatch, method):
     if method == "pretrained":
         model = adapted(base, AdaptConfig(), n_outputs=3, seed=SEED)
         scales = lr_scales(config.adapt, model)
-    else:  # nothing is adapted, and the rate is its own
+    else:  # config.adapt is ignored, and the learning rate is scratch_lr
         model = GPT(replace(base.config, n_outputs=3), seed=SEED, dtype="float64")
         optim = replace(optim, lr=0.02)
     subset = train.take(balanced_subset(train.labels, LABELS, SEED))

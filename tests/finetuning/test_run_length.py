@@ -1,4 +1,4 @@
-"""How long a stage learns from few records and from many, and that it learns from few."""
+"""The length of a stage on few records and on many, and that few are learnt."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ TO_THE_STAGE = {"batch__size": None, "batch__micro_size": 32, "train__steps": No
 
 
 def fixed(config, n_rows):
-    """(batch, updates) of a run on so many records, and its config."""
+    """(batch size, updates) of a run on n_rows records, and its config."""
     done = fix_length(config, getattr(config, SECTIONS[type(config)]), n_rows)
     return (done.batch.size, done.train.steps), done
 
@@ -30,7 +30,7 @@ def fixed(config, n_rows):
         (SFTConfig, 10_000, (16, 1875)),  # 3 epochs
         (SFTConfig, 1067, (16, 200)),
         (SFTConfig, 500, (7, 214)),  # more updates by smaller batches
-        (SFTConfig, 21, (1, 200)),  # and, where they cannot be smaller, by more epochs
+        (SFTConfig, 21, (1, 200)),  # and, if the batches cannot be smaller, by more epochs
         (SFTConfig, 1, (1, 200)),
         (DPOConfig, 3200, (32, 100)),
         (DPOConfig, 500, (15, 33)),
@@ -67,7 +67,8 @@ def test_a_short_run_looks_at_the_held_out_records_too():
 
 
 def test_over_the_same_records_again_and_again_no_spike_is_looked_for():
-    """A small run of 12 demonstrations gave up: of losses near nothing each harder row was a spike, ten times."""
+    """With the detector, a small run on 12 demonstrations gave up after ten rollbacks:
+    its losses were nearly 0, so every harder row was a spike."""
     assert [fixed(SFTConfig(), n_rows)[1].spikes.enabled for n_rows in (21, 1000)] == [False, True]
     config = SFTConfig(batch=BatchConfig(size=4), train=TrainConfig(steps=200))
     assert [fixed(config, n_rows)[1].spikes.enabled for n_rows in (4, 200)] == [False, True]
@@ -89,7 +90,7 @@ def base(tmp_path_factory):
 
 
 def learnt(verb, base, out, records, **changes) -> list[dict]:
-    """The log of a run whose batch and length are the stage's own."""
+    """The log of a run whose batch size and length are chosen by the stage."""
     data = write_jsonl(out.with_suffix(".jsonl"), records)
     assert run(*stage_arguments(verb, base, out, data=data, **TO_THE_STAGE | changes)) == 0
     return untimed_metrics(out)
@@ -105,7 +106,8 @@ def answers(base, tmp_path_factory):
 
 
 def test_a_dozen_demonstrations_are_learnt(answers):
-    """With 20 updates of warm-up and batches of 16 rows a run ended before it had learnt anything."""
+    """With 20 updates of warm-up and batches of 16 rows, a run would end before it has
+    learnt anything."""
     losses = [record["loss"] for record in untimed_metrics(answers)]
     assert (len(losses), load_config(answers / "config.toml", SFTConfig).batch.size) == (200, 1)
     assert losses[0] > 2.0

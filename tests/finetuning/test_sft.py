@@ -1,4 +1,4 @@
-"""Supervised fine-tuning from files to a model that answers: what is learnt, what the run holds, what is refused."""
+"""Supervised fine-tuning: its targets, run folder and errors, and what it learns."""
 
 from dataclasses import astuple
 
@@ -34,7 +34,7 @@ def data(tmp_path):
 
 
 def documents(tokens, targets, starts) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """What each document in a row shows, and which of its positions' targets count."""
+    """The tokens and the targets of each document in the rows; -1 is no target."""
     found = []
     for start in np.unique(starts):
         here = starts == start
@@ -45,7 +45,7 @@ def documents(tokens, targets, starts) -> list[tuple[tuple[int, ...], tuple[int,
 
 @pytest.mark.parametrize("chat", [False, True], ids=["responses", "messages"])
 def test_the_loss_is_on_responses_and_their_end_only(base, tmp_path, monkeypatch, chat):
-    """Seen at the model: every demonstration of the training side, and no token more."""
+    """The model reads every training demonstration, and no other token."""
     seen, real = set(), GPT.loss_and_grad
 
     def spy(model, tokens, targets, *, starts, **how):
@@ -108,7 +108,7 @@ def test_the_tokenizer_gains_what_is_missing(base, tmp_path, chat):
 
 @pytest.mark.parametrize(("steps", "expected"), [(None, 4), (7, 7)])
 def test_epochs_are_counted_in_rows(base, data, tmp_path, steps, expected):
-    """Without train.steps: the 3 rows that hold the demonstrations, 5 times, in batches of 4."""
+    """Without train.steps, 5 epochs of 3 packed rows are made, in batches of 4."""
     out = tmp_path / "run"
     settings = {"train__steps": steps, "sft__epochs": 5, "sft__val_fraction": 0.01}
     assert run(*stage_arguments("sft", base, out, data=data, **settings)) == 0
@@ -129,7 +129,8 @@ def test_any_dtype_goes_on_from_a_base_in_float32(base, data, tmp_path, dtype, l
 
 
 def uneven_rows():
-    """Documents with one target and with many, so that a mean of micro-batches' means is not the mean."""
+    """Rows with few targets and with many, so that the mean of the micro-batches' means
+    is not the mean of the batch."""
     rng = np.random.default_rng(0)
     examples = []
     for n, n_targets in [(9, 1), (9, 8), (5, 4), (4, 1), (9, 2), (8, 7), (9, 4), (3, 1), (6, 5), (9, 8), (7, 3)]:
@@ -139,8 +140,11 @@ def uneven_rows():
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_eight_rows_at_once_or_one_after_the_other(lora_rank):
-    """The loss is per target of the whole batch, whatever share of them a micro-batch has; dropout is on. The rows are
-    those that the sampler names: a part of an epoch is not the first rows of the file."""
+    """The loss is per target of the whole batch, however the micro-batches divide it.
+
+    Dropout is on. The sampler chooses the rows, so a part of an epoch is not the first
+    rows of the file.
+    """
     rows, ids = uneven_rows(), np.arange(3, 11)
     rows = type(rows)(*(np.concatenate([array, array[::-1]]) for array in rows))  # far more than the batch has
     config = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=8, vocab_size=11, dropout=0.2, lora_rank=lora_rank)
@@ -167,7 +171,7 @@ def test_eight_rows_at_once_or_one_after_the_other(lora_rank):
 
 
 def test_the_held_out_loss_is_per_target_of_all_rows():
-    """More rows than go at once; of rows with few targets and with many."""
+    """There are more rows than one pass reads, with few targets and with many."""
     rows = uneven_rows()
     rows = type(rows)(*(np.tile(array, (3, 1)) for array in rows))
     rows.targets[: len(rows.targets) // 2, 1:] = -1
@@ -181,7 +185,10 @@ LEARNING = {"optim__lr": 2e-2, "optim__warmup_steps": 10, "train__steps": 150, "
 
 
 def test_it_learns_to_answer_and_to_stop(tmp_path, capsys):
-    """What it has learnt from; each demonstration stands there twice, and so lies twice on one side."""
+    """The model answers the prompts that it was trained on.
+
+    Each demonstration is in the file twice, and both copies are on the same side.
+    """
     base = pretrained(tmp_path, model__n_embd=32)
     data = write_jsonl(tmp_path / "data.jsonl", DEMONSTRATIONS * 2)
     out = tmp_path / "run"
@@ -213,7 +220,7 @@ def test_it_learns_to_answer_and_to_stop(tmp_path, capsys):
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_bad_demonstrations_are_named_and_leave_nothing(base, tmp_path, capsys, lines, complaint):
-    """Wherever the split would have put them."""
+    """Bad records are found on both sides of the split."""
     out, data = tmp_path / "run", write_jsonl(tmp_path / "data.jsonl", lines)
     for seed in (0, 1):
         words = stage_arguments("sft", base, out, data=data, train__seed=seed, sft__val_fraction=0.5)

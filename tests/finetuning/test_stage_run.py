@@ -1,4 +1,4 @@
-"""How much memory a stage is said to need."""
+"""The memory that a stage is computed to need."""
 
 from dataclasses import replace
 
@@ -34,7 +34,8 @@ def memory_of(model, readers=(), work=WORK):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_models_own_arrays_and_those_of_other_models(dtype):
-    """Parameters, gradients, two moments, and of three of these a copy to be written."""
+    """The memory of parameters, gradients and two moments. A checkpoint copies three of
+    them: all but the gradients."""
     model, other = GPT(PLAIN, dtype=dtype), GPT(HEAD, dtype=dtype)
     for readers in ([], [other], [other, other]):
         memory = memory_of(model, readers)
@@ -50,7 +51,10 @@ def test_policy_and_critic_share_one_buffer():
 
 
 def test_frozen_weights_are_counted_once_for_all_that_share_them():
-    """Themselves, the merged weights and their gradients; of the models the factors. A checkpoint holds them too."""
+    """The shared memory is the frozen weights, the merged weights and their gradients.
+
+    Each model adds its factors. A checkpoint holds the frozen weights too.
+    """
     config, base = AdaptConfig(lora_rank=2), GPT(PLAIN)
     model = adapted(base, config)
     workspace = model._lora.workspace
@@ -65,7 +69,8 @@ def test_frozen_weights_are_counted_once_for_all_that_share_them():
 
 
 def test_what_passes_keep():
-    """Of policy and critic each, of their judges what reads; hidden rows that NumPy copies; keys and values."""
+    """The passes take: a training pass of policy and of critic, an evaluation pass of
+    the readers, copies of hidden rows, and the cached keys and values."""
     pair, reader = ActorCritic(PLAIN, HEAD), GPT(PLAIN)
     work = replace(WORK, policy=True, copies=2, written=(5, 3))
     one_pass = sum(training_pass(PLAIN, 3, 4, "float32", policy=True))

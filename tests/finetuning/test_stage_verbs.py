@@ -1,4 +1,4 @@
-"""The later stages on the command line: help, resuming, checking a run's files, and everything that is refused."""
+"""The later stages on the command line: help, `resume`, `verify` and error messages."""
 
 import hashlib
 import shutil
@@ -25,7 +25,7 @@ SMALL_PPO = {"ppo__rollout_size": 4, "ppo__max_tokens": 4, "ppo__group": 2, "tra
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One run of each kind, and records for all."""
+    """One run of each stage, and records for all of them."""
     folder = tmp_path_factory.mktemp("stages")
     write_jsonl(folder / "demonstrations.jsonl", DEMONSTRATIONS)
     write_jsonl(folder / "preferences.jsonl", PREFERENCES)
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def words_of(verb, folder, out, **changes) -> list[str]:
-    """The command line of a verb that works."""
+    """A command line of the verb that works."""
     if verb == "sft":
         files = {"data": folder / "demonstrations.jsonl"}
         return stage_arguments(verb, folder / "pretrained", out, **files | changes)
@@ -64,7 +64,7 @@ def test_the_list_of_verbs_has_those_of_the_later_stages(capsys):
 
 @pytest.mark.parametrize("verb", STAGES)
 def test_every_verb_explains_itself(verb, capsys):
-    """In the words of the list of verbs."""
+    """The help of a verb starts with its line in the list of verbs."""
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
     assert stop.value.code == 0
@@ -77,7 +77,7 @@ def test_every_verb_explains_itself(verb, capsys):
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_resume_goes_to_the_stage_that_made_the_run(folder, tmp_path, stage):
-    """Back to the first checkpoint, and on with the losses of that stage."""
+    """From its first checkpoint the run goes on, with the losses of its stage."""
     out = shutil.copytree(folder / stage, tmp_path / "run")
     for name in ("metrics.jsonl", "summary.json", "checkpoints/manifest.json"):
         (out / name).unlink()
@@ -89,7 +89,7 @@ def test_resume_goes_to_the_stage_that_made_the_run(folder, tmp_path, stage):
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
 def test_no_prompt_is_on_both_sides(folder, stage):
-    """Each of the prompts has two pairs."""
+    """Each prompt has two pairs, and both are on the same side."""
     sides = [read_preferences(folder / stage / "data" / f"{name}.jsonl") for name in ("train", "val")]
     train, val = ({preference.prompt for preference in side} for side in sides)
     assert (len(train), len(val)) == (5, 1)
@@ -144,7 +144,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("verb", "changes", "base", "exit_code", "complaint"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_is_refused_in_one_sentence(folder, tmp_path, capsys, verb, changes, base, exit_code, complaint):
-    """And leaves no folder in the way of another try."""
+    """No folder is left, so the command can be repeated."""
     files = {name: folder / changes[name] for name in ("data", "prompts", "reward") if name in changes}
     words = words_of(verb, folder, tmp_path / "run", **changes | files)
     if base:
@@ -171,7 +171,7 @@ def test_a_run_is_never_written_over(folder, capsys):
 
 @pytest.mark.parametrize("what", ["a run", "notes"])
 def test_a_run_that_is_refused_takes_nothing_else_with_it(folder, tmp_path, capsys, monkeypatch, what):
-    """Something that comes to lie in its place, while it reads its records, is not what it made."""
+    """A file or folder that appears at the run's path meanwhile is not deleted."""
     out, real = tmp_path / "run", npllm.finetuning.sft.scan
 
     def read(path, record):
@@ -188,7 +188,7 @@ def test_a_run_that_is_refused_takes_nothing_else_with_it(folder, tmp_path, caps
 
 
 def verified(capsys, path) -> dict[str, str]:
-    """What `npllm verify` says of each file."""
+    """The verdict of `npllm verify` on each file."""
     capsys.readouterr()
     run("verify", path)
     lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
@@ -265,7 +265,8 @@ def test_the_list_of_hashes_is_one_that_sha256sum_reads(folder):
 
 @pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "ppo"])
 def test_what_the_machine_has_no_room_for_is_refused(folder, tmp_path, capsys, monkeypatch, verb):
-    """Before the first step, and leaves no folder in the way of another try."""
+    """It is refused before the first step. No folder is left, so the command can be
+    repeated."""
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(1000))
@@ -280,7 +281,8 @@ def test_what_the_machine_has_no_room_for_is_refused(folder, tmp_path, capsys, m
 
 
 def test_ppo_needs_memory_for_all_that_it_holds(folder, tmp_path, capsys, monkeypatch):
-    """Policy, critic, reference and reward model, and the keys and values of all responses at once."""
+    """These are policy, critic, reference and reward model, and the keys and values of
+    all responses at once."""
     counted = []
 
     def refuse(memory):

@@ -1,4 +1,4 @@
-"""The optimisers on a real model, against loops that know only the published algorithms."""
+"""The optimisers on a real model, compared with loops from the published algorithms."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def copies(parameters):
 
 
 def clipped(gradients, longest):
-    """The gradients, together no longer than `longest`."""
+    """The gradients, scaled so that their norm is at most `longest`."""
     norm = np.sqrt(sum(np.sum(g * g) for g in gradients.values()))
     return {name: g * min(1.0, longest / norm) for name, g in gradients.items()}
 
@@ -53,7 +53,7 @@ class PlainAdam:
 
 
 class PlainSGD:
-    """Heavy ball."""
+    """SGD with heavy-ball momentum."""
 
     def __init__(self, params):
         self.velocity = {name: np.zeros_like(p) for name, p in params.items()}
@@ -85,8 +85,8 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_five_updates_follow_the_published_algorithm(model, rule):
-    """With decay on matrices only, a new learning rate in one of them, clipping in some, and for some parameters a
-    share of the learning rate, whoever gives it."""
+    """Weight decay is on matrices only. One update has its own learning rate, some are
+    clipped, and some parameters have a part of the learning rate."""
     make, make_plain = RULES[rule]
     optimizer, params = make(model, lr_scales=SCALES), copies(model.params)
     plain = make_plain(params)
@@ -113,7 +113,7 @@ def test_five_updates_follow_the_published_algorithm(model, rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_parameter_without_gradient_stays(model, rule):
-    """Positions that no sequence reached, where Adam divides zero by eps."""
+    """No sequence reaches some positions. For them Adam divides 0 by eps."""
     optimizer = RULES[rule][0](model)
     optimizer.weight_decay = 0.0
     table = model.params["position_embedding"]
@@ -151,7 +151,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model, rule, bad):
 
 
 def test_a_gradient_as_long_as_the_limit_is_not_clipped(model):
-    """Clipping begins above the limit and then leaves the direction as it was: SGD shows it undistorted."""
+    """Only longer gradients are clipped, and clipping keeps the direction. SGD shows it:
+    its update is the learning rate times the gradient."""
     optimizer = SGD(model, lr=1.0, momentum=0.0)
     add_gradient(model, seed=0)
     gradient = model.grads.flat.copy()
@@ -164,7 +165,8 @@ def test_a_gradient_as_long_as_the_limit_is_not_clipped(model):
 
 
 def test_a_norm_that_is_known_is_not_computed_again(model, monkeypatch):
-    """It is the one that is clipped by; a pass over the gradients is a noticeable part of an update."""
+    """The given norm is used for clipping. Computing it again would take a noticeable
+    part of an update."""
     optimizer = SGD(model, lr=1.0, momentum=0.0)
     model.grads.flat[:] = 1.0
     before = model.params.flat.copy()

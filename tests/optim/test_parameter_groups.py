@@ -1,4 +1,4 @@
-"""Parts of the buffer with learning rates of their own: where they lie, how far they move, and what stays frozen."""
+"""Parameter groups: their places in the buffer, their learning rates, and freezing."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_every_element_is_in_one_stretch_with_what_its_parameter_says(lr_scales)
         assert len(inside) == 1
         assert offset + params[name].size <= inside[0].where.stop, name
         assert inside[0][1:] == (lr_scales.get(name, 1.0), name in "abc"), name
-    for before, after in zip(found, found[1:], strict=False):  # as few as there can be: each is a pass of its own
+    for before, after in zip(found, found[1:], strict=False):  # as few groups as possible: each takes a pass
         assert before[1:] != after[1:]
 
 
@@ -72,7 +72,8 @@ def test_scales_of_one_change_no_bit(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_scale_multiplies_the_learning_rate(ops, rule):
-    """Of each parameter: it moves as with that learning rate for all. Weight decay is among what is scaled."""
+    """A parameter moves as it does when all have the scaled learning rate. The weight
+    decay is scaled too."""
     backend = ops.__name__.removeprefix("npllm.")
     scales = {"token_embedding": 0.25, "blocks.0.mlp.up.weight": 2.0, "blocks.1.norm_2.bias": 0.5}
     model = new_model(backend)
@@ -107,7 +108,7 @@ def test_frozen_parameters_stay_and_do_not_count(ops, rule):
 
 
 def test_the_gradient_is_clipped_to_what_moves():
-    """A huge gradient of what is frozen must not shorten that of the rest."""
+    """A huge gradient of frozen parameters must not shorten that of the others."""
     moved = []
     for factor in (1.0, 1e6):
         model = new_model()

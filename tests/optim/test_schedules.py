@@ -1,4 +1,4 @@
-"""Learning rate and batch size against numbers worked out by hand."""
+"""Learning rate and batch size, compared with numbers computed by hand."""
 
 from math import cos, radians, sqrt
 
@@ -18,7 +18,8 @@ def rates(n_updates, **fields):
 
 HALF_ROOT_3 = sqrt(3) / 2
 
-# Peak 8, end 2, two updates of warm-up: 4, 8. Then 19 updates, the first at the peak and the last at the end.
+# Peak 8, end 2, two updates of warm-up: 4, 8. Then 19 updates, the first at the peak and
+# the last at the end.
 AFTER_WARMUP = {
     "linear": [8.0 - k / 3 for k in range(19)],
     # 5 + 3 cos of 0, 10, 20, ... 180 degrees
@@ -26,7 +27,7 @@ AFTER_WARMUP = {
     "constant": [8.0] * 19,
     # 8 sqrt(2 / n) of the update n = 3, 4, ... 21
     "inverse_sqrt": [8.0 * sqrt(2.0 / n) for n in range(3, 22)],
-    # a fifth of 21 updates is 4: the peak up to update 16 of 0 ... 20, then four equal stairs
+    # a fifth of 21 updates is 4: the peak up to update 16 of 0 ... 20, then 4 equal steps
     "wsd": [8.0] * 15 + [6.5, 5.0, 3.5, 2.0],
 }
 
@@ -80,7 +81,7 @@ def test_of_a_run_without_a_length_no_warm_up_is_cut():
     share=st.sampled_from([0.0, 0.1, 1.0]) | st.floats(0.0, 1.0),
 )
 def test_a_run_of_any_length_has_its_learning_rate(decay, n_updates, warmup_steps, lr, share):
-    """Also one of a single update; and the last of several has min_lr, to the last bit."""
+    """So has a run of one update. The last of several updates has exactly min_lr."""
     schedule = rates(n_updates, lr=lr, min_lr=lr * share, warmup_steps=warmup_steps, decay=decay)
     assert max(schedule) == lr
     assert schedule[0] > 0.0
@@ -101,7 +102,7 @@ def test_wsd_decays_over_the_last_fifth():
 
 
 def test_beyond_the_last_update_the_rate_stays():
-    """A run that is made longer by hand neither climbs again nor goes below the end."""
+    """In a run that a user makes longer, the rate neither rises nor falls at the end."""
     for decay in ("cosine", "linear", "wsd"):
         config = OptimConfig(lr=1.0, min_lr=0.1, warmup_steps=2, decay=decay)
         assert learning_rate(500, 20, config) == pytest.approx(0.1, rel=1e-15)
@@ -137,7 +138,8 @@ def test_a_batch_without_a_ramp_is_constant():
 
 
 def test_ramp():
-    """From 4 to 20 in 8 updates: 2 more in each; rounded down to whole micro-batches, but never below the start."""
+    """From 4 to 20 in 8 updates, the batch grows by 2 in each. It is rounded down to
+    whole micro-batches, but never below the start."""
     assert sizes(10, size=20, micro_size=1, ramp_start=4, ramp_steps=8) == [4, 6, 8, 10, 12, 14, 16, 18, 20, 20]
     assert sizes(10, size=20, micro_size=4, ramp_start=4, ramp_steps=8) == [4, 4, 8, 8, 12, 12, 16, 16, 20, 20]
     assert sizes(10, size=20, micro_size=6, ramp_start=4, ramp_steps=8) == [4, 6, 6, 6, 12, 12, 12, 18, 20, 20]

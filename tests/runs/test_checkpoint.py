@@ -1,4 +1,4 @@
-"""What a checkpoint holds, what is no checkpoint, and what a full disk leaves behind."""
+"""What a checkpoint holds, and which files are refused as checkpoints."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ GRADIENTS = NextTokenGradients(CONFIG, TOKENS)
 
 @pytest.fixture
 def state():
-    """After three updates."""
+    """The state after three updates."""
     state = build_state(CONFIG, V)
     assert len(list(islice(updates(state, CONFIG, GRADIENTS), 3))) == 3
     return state
@@ -42,7 +42,7 @@ def saved(tmp_path, state):
 
 def test_round_trip(saved, state):
     again = build_state(CONFIG, V)
-    again.model.grads.flat[:] = 1  # of an update that was under way
+    again.model.grads.flat[:] = 1  # left over from an unfinished update
     restore_checkpoint(saved, again)
     assert again.counters() == state.counters()
     counted = {"updates": 3, "next_sample": 6, "tokens": 24, "seconds": state.seconds, "rollbacks": 0}
@@ -62,7 +62,7 @@ def test_the_model_alone(saved, state):
 
 
 def test_the_file_says_where_each_parameter_lies(saved, state):
-    """Enough for a program without npllm: HDF5 and JSON."""
+    """A program without npllm can read the parameters: it needs HDF5 and JSON only."""
     with h5py.File(saved) as file:
         description = json.loads(file.attrs["state"])
         flat = file["params"][:]
@@ -78,7 +78,7 @@ def test_the_file_says_where_each_parameter_lies(saved, state):
 
 
 def test_a_deep_model_has_a_long_table(tmp_path):
-    """An HDF5 attribute must not be stored where 64 KiB is the limit."""
+    """The table is not stored in a way that limits an HDF5 attribute to 64 KiB."""
     deep = replace(CONFIG, model=replace(CONFIG.model, n_layer=130))
     state = build_state(deep, V)
     path = write_checkpoint(tmp_path, state)

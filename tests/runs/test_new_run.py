@@ -1,4 +1,4 @@
-"""Two starts at once, starts that were killed, and starts that are told to stop: what lies there afterwards."""
+"""The folder of a new run after two starts at once, a kill, and a stop signal."""
 
 import signal
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from npllm.training import pretrain
 
 
 def make(path, text="mine"):
-    """A run as far as this module goes."""
+    """Make a run folder, without training it."""
     with draft_run(path) as draft:
         draft.config.write_text(text)
 
@@ -43,7 +43,8 @@ def test_what_comes_to_lie_there_meanwhile_is_not_overwritten(tmp_path):
 
 
 def test_the_draft_of_a_killed_process_is_thrown_away(tmp_path):
-    """Also the claim. A killed process holds no lock: its files are as those of one that ended."""
+    """Its claim is deleted too. A killed process holds no lock, so its files look like
+    those of a process that ended."""
     draft = tmp_path / ".run.draft"
     (draft / "data").mkdir(parents=True)
     for file in (draft / LOCK, draft / "data" / "train.h5", draft / "config.toml", tmp_path / ".run.claim"):
@@ -64,7 +65,8 @@ def test_a_folder_that_only_has_the_name_of_a_draft_stays(tmp_path):
 
 
 def test_starts_without_a_name_get_names_of_their_own(tmp_path, monkeypatch):
-    """At once, and not when they are prepared; a name that was not used in the end is free again."""
+    """They get the names before they prepare the run. A name that is not used in the
+    end becomes free again."""
     monkeypatch.chdir(tmp_path)
     with ExitStack() as starts:
         first, second = (starts.enter_context(claim_run(None, "default")) for _ in range(2))
@@ -91,7 +93,7 @@ def test_any_folder_with_something_in_it_takes_a_name(tmp_path, monkeypatch):
 
 
 def test_a_second_start_is_refused_before_it_prepares_anything(tmp_path, capsys):
-    """It would have found that there is no text."""
+    """Preparing would have failed with another error: there is no text."""
     out = tmp_path / "run"
     with claim_run(out, "run"):
         arguments = pretrain_arguments(tmp_path / "absent.txt", out)
@@ -111,7 +113,7 @@ def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, mon
     def die(*_):
         raise AssertionError("The signal did what it does outside.")
 
-    # The data is there by then.
+    # By then the data has been written.
     monkeypatch.setattr(pretrain, "held_out_line", lambda *_: signal.raise_signal(number))
     outside = signal.signal(number, die)
     try:
@@ -126,7 +128,7 @@ def test_a_signal_ends_the_preparation_and_nothing_is_left(tmp_path, capsys, mon
 
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path, monkeypatch, capsys):
-    """As `nohup` has it with SIGHUP."""
+    """For example, `nohup` lets a process ignore SIGHUP."""
     outside = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     monkeypatch.setattr(pretrain, "held_out_line", lambda *_: signal.raise_signal(signal.SIGHUP))
     monkeypatch.setattr(pretrain, "build_state", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -138,7 +140,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path, monkeypatch, capsys):
 
 
 def test_only_a_run_that_this_process_made_is_discarded(tmp_path):
-    """Not one that another process made in its place, nor one that is trained already."""
+    """A run that another process made in its place is kept, and so is a trained one."""
     foreign, own, trained = (tmp_path / name for name in ("foreign", "own", "trained"))
     for path in (foreign, own, trained):
         make(path)

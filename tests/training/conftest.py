@@ -1,4 +1,4 @@
-"""A run that is finished, for the tests that only look at one."""
+"""A finished run, for tests that only read it."""
 
 import pytest
 from small_runs import pretrain_arguments, run, write_text
@@ -6,7 +6,10 @@ from small_runs import pretrain_arguments, run, write_text
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """12 steps with a ramp, dropout and checkpoints after steps 5, 10 and 12, of which two are kept. Do not change."""
+    """A run of 12 steps with a ramp and dropout. Do not change it.
+
+    Checkpoints are saved after steps 5, 10 and 12, and two of them are kept.
+    """
     folder = tmp_path_factory.mktemp("finished")
     text = write_text(folder)
     out = folder / "run"

@@ -1,4 +1,4 @@
-"""How much memory is said to be left, read from hand-made files of the system."""
+"""How much memory is left, read from hand-made copies of the system's files."""
 
 import resource
 from pathlib import Path
@@ -11,7 +11,7 @@ MEMINFO = "MemTotal:       16000 kB\nMemFree:          200 kB\nMemAvailable:    
 
 
 def system(folder: Path, **files) -> Path:
-    """A root folder; proc__meminfo stands for proc/meminfo, a dot for itself."""
+    """Make a root folder. proc__meminfo is the file proc/meminfo; other dots stay dots."""
     for name, text in ({"proc/meminfo": MEMINFO} | files).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,7 @@ def system(folder: Path, **files) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_limits(monkeypatch):
-    """Whoever runs the tests may have some."""
+    """Remove the limits of the process that runs the tests."""
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
@@ -39,7 +39,7 @@ def test_where_the_system_does_not_say_all_memory_counts(tmp_path):
 
 @pytest.mark.parametrize("tight", ["a/b", "a", ""])
 def test_the_tightest_cgroup_on_the_way_up(tmp_path, tight):
-    """Of version 2: a container's own limit may be none, and that of the slice above it small."""
+    """In version 2, a container may have no limit, and the slice above it a small one."""
     files = {"proc/self/cgroup": "0::/a/b\n"}
     for group in ("a/b", "a", ""):
         folder = f"sys/fs/cgroup/{group}".rstrip("/")
@@ -57,14 +57,15 @@ def test_files_kept_in_memory_give_way(tmp_path):
 
 
 def test_a_path_of_the_host_in_a_container(tmp_path):
-    """Its cgroup is mounted as the root, and the path that the process is said to have is not there."""
+    """The cgroup is mounted as the root, so the path that the process is said to have
+    does not exist."""
     files = {"sys/fs/cgroup/memory.max": "4000000", "sys/fs/cgroup/memory.current": "1000000"}
     assert memory_left(system(tmp_path, **{"proc/self/cgroup": "0::/docker/0a1b\n"}, **files)).n_bytes == 3_000_000
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("6000000", 5_500_000), (str(2**63 - 4096), 9000 * 1024)])
 def test_cgroups_of_version_1(tmp_path, limit, expected):
-    """Where none is set the limit is a huge number."""
+    """If no limit is set, version 1 has a huge number."""
     group = "sys/fs/cgroup/memory/job"
     files = {
         "proc/self/cgroup": "12:cpu,cpuacct:/elsewhere\n7:memory:/job\n0::/\n",

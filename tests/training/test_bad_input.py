@@ -1,4 +1,4 @@
-"""What `npllm pretrain` cannot use: one sentence, the right exit code, and nothing left behind."""
+"""What `npllm pretrain` cannot use: one sentence, the right exit code, no files left."""
 
 import os
 import shutil
@@ -95,7 +95,7 @@ def test_not_enough_disk(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_a_model_or_a_batch_that_no_memory_holds(tmp_path, capsys, settings):
-    """Refused, and not begun until the system ends the process."""
+    """It is refused. Otherwise the system would end the process later."""
     message = refused(
         capsys, *pretrain_arguments(write_text(tmp_path, 9000), tmp_path / "run", **settings), exit_code=5
     )
@@ -122,7 +122,7 @@ def test_a_preparation_that_breaks_off_leaves_nothing(tmp_path, capsys, monkeypa
 
     arguments = pretrain_arguments(write_text(tmp_path), tmp_path / "out" / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "held_out_line", break_off)  # the tokenizer and the data are there by then
+        patch.setattr(pretrain, "held_out_line", break_off)  # by then tokenizer and data exist
         refused(capsys, *arguments, exit_code=130 if error is KeyboardInterrupt else 5)
     assert not list(tmp_path.glob("out/*"))
     assert run(*arguments) == 0
@@ -140,7 +140,7 @@ def test_an_existing_run_is_left_as_it_is(tmp_path, capsys, finished_run, broken
 
 
 def test_a_folder_with_other_things_is_left_as_it_is(tmp_path, capsys):
-    """Its own tokenizer.json or data/train.h5 would be lost."""
+    """Otherwise its own tokenizer.json or data/train.h5 would be lost."""
     folder, file = tmp_path / "project", tmp_path / "file"
     (folder / "data").mkdir(parents=True)
     (folder / "tokenizer.json").write_text("mine")

@@ -1,4 +1,4 @@
-"""train.dtype = bf16: in bfloat16 on a CPU that multiplies it, in float32 and saying so on another."""
+"""train.dtype = bf16: in bfloat16 if the CPU multiplies it, else in float32."""
 
 import json
 

@@ -18,7 +18,10 @@ MODEL = Architecture(n_layer=1, n_head=1, n_embd=4, block_size=4)
 
 @pytest.fixture
 def updates_of(monkeypatch):
-    """Let updates take these seconds, and the last of them for ever; on a clock that only they move."""
+    """Let updates take these seconds; after them each takes the last figure.
+
+    Only updates move the clock.
+    """
 
     def install(*seconds):
         clock, made = [100.0], []
@@ -48,7 +51,8 @@ def test_without_a_ramp(updates_of):
 
 
 def test_with_a_ramp(updates_of):
-    """Updates of 1, 1, 2, 2, 3, 3 sequences take 0.5 s each: 6 s. The other 54 s are for 27 updates of 2 s."""
+    """Updates of 1, 1, 2, 2, 3, 3 sequences take 0.5 s for each sequence: 6 s. In the
+    other 54 s, 27 updates of 2 s are made."""
     made = updates_of(50.0, 2.0)
     assert steps(size=4, micro_size=1, ramp_start=1, ramp_steps=6) == 33
     assert {batch.size for batch in made} == {4}  # measured at full size: a small batch is not a fair sample
@@ -77,7 +81,7 @@ def test_at_least_one_step_and_not_endlessly_many(updates_of, monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 def test_the_number_of_steps_is_fixed_once(tmp_path, monkeypatch):
-    """It is written down before training, and resuming does not measure again."""
+    """It is saved before training, so resuming does not measure again."""
     out = tmp_path / "run"
     monkeypatch.setattr(pretrain, "steps_in_budget", lambda config, V, tokens: 7)
     stop_after(monkeypatch, 3)

@@ -25,8 +25,8 @@ LLAMA = Architecture(
 )  # fmt: skip
 KIND = kind_of(GPT2, "float32", OptimConfig())
 
-# Prints each kernel that a function calls, with the types of the arguments. The kernels only fill their arrays with
-# zeros, so nothing is compiled.
+# Prints each kernel that a function calls, with the types of the arguments. The kernels
+# only fill their arrays with zeros, so nothing is compiled.
 PROGRAM = """
 import sys
 from itertools import product
@@ -64,8 +64,8 @@ def kernels_of(part: str) -> set[str]:
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
 def test_the_parts_are_all_kernels_and_share_none():
-    """A kernel that no part calls would be compiled afterwards; one in both would be compiled twice, and the two
-    processes would write the same file."""
+    """A kernel that no part calls would be compiled later. One in both parts would be
+    compiled twice, and the two processes would write the same file."""
     attention, rest = kernels_of("attention"), kernels_of("all others")
     assert attention
     assert not attention & rest
@@ -74,7 +74,7 @@ def test_the_parts_are_all_kernels_and_share_none():
 
 @pytest.fixture
 def children(monkeypatch):
-    """An empty cache, and processes that wait for their parent in place of those that compile."""
+    """An empty cache, and processes that wait for their parent instead of compiling."""
     started = []
 
     def start(part, kinds):
@@ -115,7 +115,7 @@ def test_where_no_process_can_be_started_nothing_is_announced(children, monkeypa
 
 
 def test_without_memory_for_them_no_process_starts(children, monkeypatch):
-    """Two more processes must not get a small container's main process killed."""
+    """In a small container, two more processes would get the main process killed."""
     monkeypatch.setattr(compile_ahead, "memory_left", lambda: Left(500 << 20, "a container"))
     with compiling_ahead([KIND], Console(quiet=True)):
         pass
@@ -123,7 +123,7 @@ def test_without_memory_for_them_no_process_starts(children, monkeypatch):
 
 
 def test_a_process_ends_when_its_parent_is_gone(monkeypatch):
-    """A parent that is killed cannot end it; its end of the pipe is closed for it."""
+    """A killed parent cannot end the process. The system closes the parent's pipe."""
     child = compile_ahead._start("all others", [KIND])
     child.stdin.close()
     assert child.wait() == 1

@@ -1,4 +1,4 @@
-"""The figures of a held-out text, against sums over single tokens."""
+"""The figures of a held-out text, compared with sums over single tokens."""
 
 from math import exp, log, log2
 
@@ -24,14 +24,14 @@ TOKENS = np.random.default_rng(0).integers(0, V, 43).astype(np.uint16)
 
 @pytest.fixture(scope="module")
 def model():
-    """With weights so large that its predictions differ from token to token."""
+    """A model with weights so large that its predictions differ from token to token."""
     model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=T, vocab_size=V, dropout=0.5), dtype="float64")
     model.params["token_embedding"][:] *= 50
     return model
 
 
 def nll_of_each_token(model, tokens):
-    """From the logits of each prefix of each window."""
+    """The loss of each token, from the logits of each prefix of each window."""
     for place in range(1, len(tokens)):
         start = (place - 1) // T * T
         logits = model.logits(tokens[None, start:place])[0, -1]
@@ -52,7 +52,7 @@ def test_every_token_but_the_first_counts_once(model, n_tokens):
 
 
 def test_an_untrained_model_needs_the_bits_of_its_vocabulary():
-    """On bytes and with uniform predictions that is log2(V) per token, the first included."""
+    """On bytes, uniform predictions need log2(V) bits per token, the first included."""
     model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=T, vocab_size=V), dtype="float64")
     model.params["token_embedding"][:] = 0
     result = evaluate(model, TOKENS, n_bytes=len(TOKENS))
@@ -112,7 +112,8 @@ def test_the_table_of_pairs_counts_a_part_of_a_long_text(monkeypatch):
 
 
 def test_of_long_rows_fewer_are_read_at_once():
-    """Or the validation of a model with long sequences would take many times the memory of its training."""
+    """Otherwise the validation of a model with long sequences would take many times the
+    memory of its training."""
     assert [rows_at_once(T) for T in (1, 256, TOKENS_AT_ONCE // 16)] == [16, 16, 16]
     assert [rows_at_once(T, most=32) for T in (256, TOKENS_AT_ONCE // 4, 10 * TOKENS_AT_ONCE)] == [32, 4, 1]
 

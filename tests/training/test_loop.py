@@ -1,4 +1,4 @@
-"""One update after the other: what they count, and what accumulation does not change."""
+"""The training loop: its counters, its updates, and gradient accumulation."""
 
 from itertools import islice
 from math import log
@@ -78,7 +78,8 @@ def test_every_sample_is_trained_on_once_and_in_order(monkeypatch):
 
 
 def test_an_update_is_loss_and_grad_then_the_optimiser():
-    """Against the same composition written out, for a second update with its own rate, samples and masks."""
+    """The second update equals the same steps written out, with its own learning rate,
+    samples and dropout masks."""
     optim, train = OptimConfig(lr=1e-2, warmup_steps=4, grad_clip=0.05), TrainConfig(steps=40, dtype="float64")
     config = tiny_config(optim=optim, train=train)
     state, plain = build_state(config, V), build_state(config, V)
@@ -90,13 +91,13 @@ def test_an_update_is_loss_and_grad_then_the_optimiser():
         loss = plain.model.loss_and_grad(windows[:, :-1], windows[:, 1:], step=step)
         norm = plain.optimizer.step(grad_clip=0.05, lr=1e-2 * (step + 1) / 4)
         assert (update.loss, update.grad_norm) == pytest.approx((loss, norm), rel=1e-12)
-        assert norm > 0.05  # else the test would not see a missing clip
+        assert norm > 0.05  # otherwise the test would not notice missing clipping
     np.testing.assert_array_equal(state.model.params.flat, plain.model.params.flat)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(8, 0), (35, 3), (1000, 5)])
 def test_limits_wait_for_the_warm_up_that_there_is(steps, expected):
-    """The detector's, as the learning rate's: at most a tenth of the run."""
+    """The detector's warm-up is that of the learning rate: at most a tenth of the run."""
     config = tiny_config(optim=OptimConfig(warmup_steps=5)).with_steps(steps)
     assert build_state(config, V).detector.warmup_steps == expected
 
@@ -125,7 +126,8 @@ def test_a_loss_that_is_not_finite_stops_training_that_may_not_roll_back():
 
 
 def test_a_model_learns_what_letter_counts_cannot_tell():
-    """On a text that repeats, the next token is certain, but its unigram distribution has log(V) nats."""
+    """In a text that repeats, the next token is certain, but the unigram distribution has
+    an entropy of log(V) nats."""
     tokens = np.tile(np.random.default_rng(1).permutation(V), 40).astype(np.uint16)
     model = Architecture(n_layer=1, n_head=2, n_embd=16, block_size=8)
     optim = OptimConfig(lr=3e-2, min_lr=3e-3, warmup_steps=5)

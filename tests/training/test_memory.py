@@ -1,4 +1,4 @@
-"""What pretraining is said to take: what it takes, and refused where there is less."""
+"""The computed memory of pretraining is what it takes; less memory is refused."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def config_of(dtype="float32", optimizer="adamw", model=MODEL, steps=5, **batch)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bf16"])
 @pytest.mark.parametrize("micro_size", [2, 20])  # validation takes 16 rows at once
 def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_size):
-    """A float64 that is counted as a float32, or a moment that is not there, is a wrong part."""
+    """A float64 counted as a float32, or a moment that does not exist, would show."""
     monkeypatch.setattr(memory_module, "product_scratch_bytes", lambda *_: 0)
     monkeypatch.setattr(memory_module, "find_spec", lambda name: None)
     config = config_of(dtype, optimizer, size=24, micro_size=micro_size)
@@ -68,7 +68,7 @@ def test_the_report_may_take_more_than_a_checkpoint(monkeypatch):
 
 
 def test_the_largest_micro_batch_counts():
-    """Not a larger batch; and of a ramp what it comes to."""
+    """A larger batch takes no more memory. Of a ramp, the largest micro-batch counts."""
     ramp = {"ramp_start": 1, "ramp_steps": 100, "micro_size": 64}
     micro_batch, larger_batch, ended, without_end, whole, begun = (
         pretraining_memory(config_of(**({"size": 64} | changes)), 300, 0).passes
@@ -79,7 +79,7 @@ def test_the_largest_micro_batch_counts():
 
 
 def system(folder: Path, limit: int, used: int, pages: int) -> Path:
-    """A machine with much memory, and a cgroup with little."""
+    """The files of a machine with much memory and a cgroup with little."""
     files = {
         "proc/meminfo": "MemAvailable: 900000000 kB\n",
         "proc/self/cgroup": "0::/\n",
@@ -95,7 +95,7 @@ def system(folder: Path, limit: int, used: int, pages: int) -> Path:
 
 
 def test_refused_where_one_byte_is_missing(tmp_path):
-    """What the process has already is part of what it needs."""
+    """The memory that the process has already is part of what it needs."""
     page = os.sysconf("SC_PAGE_SIZE")
     memory = Memory(program=3 * page, weights=1000, gradients=200, moments=30, passes=4, aside=5)
     used, own = 10 * page, 3 * page
@@ -106,7 +106,7 @@ def test_refused_where_one_byte_is_missing(tmp_path):
 
 
 def test_refused_before_anything_is_allocated(monkeypatch):
-    """These weights would take four billion bytes."""
+    """These weights would take four billion bytes if they were allocated."""
     monkeypatch.setattr(memory_module, "load_kernels", lambda *_: None)
     monkeypatch.setattr("npllm.model.transformer.Parameters", None)
     with pytest.raises(ResourceError, match=r"Training needs [\d,]+\.\d GB of memory"):
@@ -114,7 +114,8 @@ def test_refused_before_anything_is_allocated(monkeypatch):
 
 
 def test_a_training_calls_no_kernel_that_was_not_loaded():
-    """Or the figure would lack its memory, and the first step would wait for the compiler."""
+    """Otherwise the figure would lack the kernel's memory, and the first step would wait
+    for the compiler."""
     config = config_of()
     load_kernels(kind_of(config.model, "float32", config.optim))
     before = compiled()
@@ -144,7 +145,7 @@ print("peak", peak_memory())
 
 
 def test_the_announced_figure_is_the_peak_of_the_process(tmp_path):
-    """Whether the kernels are compiled or found on the disk."""
+    """This holds whether the kernels are compiled or read from the disk."""
     text, sizes = write_text(tmp_path, 300), {"model__n_embd": 128, "model__n_layer": 2, "model__block_size": 64}
     batch = {"batch__size": 48, "batch__micro_size": 48, "train__steps": 1}
     process = subprocess.run(

@@ -1,4 +1,4 @@
-"""A stage is one file and one line: such a one has a verb, help, kill, resume and verify."""
+"""A stage is one file and one line. It has a verb, help, `resume` and `verify`."""
 
 import pytest
 from small_runs import content, run, state_digests, summary
@@ -23,7 +23,7 @@ def test_it_trains_is_killed_and_resumes_to_the_same_bits(tmp_path, monkeypatch,
     def updates(*arguments, real=train.updates):
         for update in real(*arguments):
             if update.step > 5:
-                raise SystemExit  # as a process that is killed: nothing is saved
+                raise SystemExit  # like a killed process: nothing is saved
             yield update
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What a run says of its speed."""
+"""What a run prints about its speed."""
 
 import re
 from dataclasses import replace
@@ -10,10 +10,10 @@ from npllm.training import train
 
 
 def test_a_share_of_the_peak_is_never_above_it(tmp_path, capsys, monkeypatch, quick):
-    """As where other work held the machine up while its peak was measured.
+    """The measured peak is too low, as if other work had slowed the machine down.
 
-    Every update but the last is faster than those before it, so it is the peak itself:
-    1, whatever its seconds round to. The last takes twice as long.
+    Each update but the last is faster than all before it, so it is the peak itself. Its
+    share is 1, however its seconds are rounded. The last update takes twice as long.
     """
     seconds = [0.1 / n for n in range(3, 42)]
     seconds.append(2 * seconds[-1])

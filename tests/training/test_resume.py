@@ -1,4 +1,4 @@
-"""A run that was stopped goes on bit for bit: the weights, the optimiser's moments and the log."""
+"""A stopped run goes on bit for bit: weights, the optimiser's moments and the log."""
 
 import hashlib
 from contextlib import nullcontext
@@ -53,7 +53,10 @@ def assert_same_run(one, other):
 
 
 def kill_after(monkeypatch, step, out):
-    """A run that ended after this step without a word: with the checkpoints that were due until then, and no other."""
+    """Make a run and end it after this step, as if it were killed.
+
+    It has the checkpoints that were due until then, and no others.
+    """
 
     class Killed(BaseException):
         pass
@@ -96,7 +99,8 @@ def test_stopped_ten_times_in_a_row(tmp_path, monkeypatch, uninterrupted):
 
 @pytest.mark.usefixtures("quick")
 def test_killed_between_checkpoints(tmp_path, monkeypatch, uninterrupted):
-    """The steps since the last checkpoint come again, each once, and the line that was cut off is healed."""
+    """The steps since the last checkpoint are made again, and each is in the log once. A
+    line that was cut off is completed."""
     out = tmp_path / "run"
     kill_after(monkeypatch, 6, out)
     assert [path.name for path in checkpoints(out)] == ["step-00000000.h5", "step-00000004.h5"]
@@ -126,7 +130,8 @@ def test_a_finished_run_stays_as_it_is(tmp_path, uninterrupted):
 
 @pytest.mark.usefixtures("quick")
 def test_what_the_message_calls_saved_is_saved(tmp_path, monkeypatch, capsys):
-    """Ctrl-C at any moment, also between the place where a step decides to save and the place where it stops."""
+    """Ctrl-C may come at any moment, even between the line of code that decides to save
+    and the line that stops."""
 
     class Request:
         asked = 0
@@ -147,7 +152,7 @@ def test_what_the_message_calls_saved_is_saved(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_saved_and_rebuilt_after_every_step(tmp_path, optimizer, dtype):
-    """Nothing of a run lives outside its files: after each step all objects are thrown away."""
+    """A run's whole state is in its files: after each step all objects are made anew."""
     config = RunConfig(
         model=Architecture(
             n_layer=1, n_head=2, n_kv_head=1, n_embd=8, block_size=4, dropout=0.3,

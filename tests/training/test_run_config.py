@@ -27,7 +27,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda text: n
 
 @st.composite
 def run_configs(draw):
-    """Any config: what is not drawn from its whole range is bound by another field."""
+    """Any config. Fields that are not drawn from their whole range depend on others."""
     size, n_kv_head, groups = draw(st.integers(1, LARGEST_BATCH)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     n_head, lr = n_kv_head * groups, draw(positive)
     config = RunConfig()
@@ -90,7 +90,7 @@ def run_configs(draw):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The config with which `npllm pretrain ARGUMENTS` would begin."""
+    """The config with which `npllm pretrain ARGUMENTS` would start."""
     configs = []
 
     def start_run(stage, config, out, console, **arguments):
@@ -134,7 +134,7 @@ def test_every_recipe_is_read_completely(name):
 def test_an_option_wins_over_the_recipe_and_the_recipe_over_the_default(started):
     config = started("--recipe", "shakespeare-char", "--optim.lr", "0.5", "--data.source", "mine.txt", "b.txt")
     assert config.optim.lr == 0.5
-    assert config.data.source == ("mine.txt", "b.txt")  # in place of the recipe's list, not behind it
+    assert config.data.source == ("mine.txt", "b.txt")  # replaces the recipe's list
     assert config.optim.beta2 == 0.99  # the recipe's; the default is 0.95
     assert config.optim.eps == 1e-8  # the default
     assert started("--batch.ramp_start", "None").batch.ramp_start is None  # 8 in the default recipe

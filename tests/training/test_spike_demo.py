@@ -1,4 +1,4 @@
-"""The spike demo at a tiny size: what is poisoned, and what each of the three trainings does about it."""
+"""The spike demo at a tiny size: its poison, and what each of three trainings does."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def demo(tmp_path_factory):
 
 
 def spy(patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list:
-    """What a function of a module returns from now on."""
+    """A list of what the function returns from now on."""
     real, returned = getattr(module, name), []
 
     def call(*args, **more):
@@ -80,7 +80,8 @@ def a_shard(n_tokens: int = 2000) -> TokenShard:
 
 
 def poisoned_windows(monkeypatch, growth: int) -> tuple[TokenShard, np.ndarray, np.ndarray]:
-    """A shard, its poisoned tokens, and the windows of all samples of the first epoch, (windows, T + 1)."""
+    """A shard, its poisoned tokens, and the windows of the samples of the first epoch,
+    (windows, T + 1)."""
     monkeypatch.setattr(spike_demo, "POISON", Poison(first=5, batches=4, growth=growth))
     config = RunConfig(model=Architecture(block_size=T), batch=BatchConfig(size=ROWS), train=TrainConfig(seed=1))
     shard = a_shard()
@@ -183,7 +184,7 @@ def test_what_is_told_is_what_happened(demo):
 
 
 def test_the_run_folder_holds_the_data_that_was_trained_on(demo):
-    """So that the run can be resumed: its shard is the clean text with the poison in it."""
+    """The shard of the run is the poisoned text, so the run can be resumed."""
     train_shard, _ = demo.run.load_shards()
     text = (demo.run.path.parent / "text.txt").read_text()
     clean = np.array(demo.run.load_tokenizer().encode(text[: int(len(text) * 0.9)]))
@@ -223,5 +224,5 @@ def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch):
 
 
 def test_the_run_of_the_demo_is_one_of_pretraining(demo):
-    """So `npllm resume` goes on with it."""
+    """So `npllm resume` can continue it."""
     assert stage_of(demo.run.config) == "pretrain"

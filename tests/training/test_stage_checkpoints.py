@@ -1,4 +1,4 @@
-"""Checkpoints of LoRA and of an actor with its critic: what comes back, and what files of others cannot do."""
+"""Checkpoints of LoRA, and of policy and critic: what is read back or refused."""
 
 import json
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ CRITIC = {"plain": replace(PLAIN, n_outputs=1), "lora": replace(LORA, n_outputs=
 TOKENS = np.random.default_rng(0).integers(0, 11, (3, 6))
 KINDS = ("lora", "actor-critic", "actor-critic with lora")
 of_every_kind = pytest.mark.parametrize("kind", KINDS)
-MOST_BYTES = 1 << 20  # that any buffer of these tests takes
+MOST_BYTES = 1 << 20  # the most that a buffer of these tests takes
 
 
 def frozen_weights(seed: int):
@@ -29,7 +29,7 @@ def frozen_weights(seed: int):
 
 
 def new_state(kind: str, seed: int = 0) -> LoopState:
-    """At the beginning, with what a stage carries along."""
+    """The initial state, with the extra arrays of a stage."""
     if kind == "lora":
         model = GPT(LORA, seed=seed, storage=Storage(frozen=frozen_weights(seed)))
     elif kind == "actor-critic":
@@ -41,7 +41,8 @@ def new_state(kind: str, seed: int = 0) -> LoopState:
 
 
 def trained_state(kind: str) -> LoopState:
-    """After two updates from arbitrary gradients; no array of it is as it began."""
+    """The state after two updates from arbitrary gradients. Each of its arrays differs
+    from the initial state."""
     state, rng = new_state(kind, seed=4), np.random.default_rng(1)
     for _ in range(2):
         state.model.grads.flat[:] = rng.standard_normal(len(state.model.grads.flat))
@@ -98,7 +99,7 @@ def test_a_checkpoint_from_before_new_tokens_had_rows_is_still_read(tmp_path):
 
 @with_critic
 def test_the_critic_is_in_the_file(saved):
-    """By name, for a program without npllm."""
+    """A program without npllm finds it by name."""
     _, state, path = saved
     with h5py.File(path) as file:
         description, flat = json.loads(file.attrs["state"]), file["params"][:]
@@ -119,7 +120,7 @@ def test_the_frozen_weights_are_in_the_file_once(saved):
 
 @every_kind
 def test_the_checkpoint_of_another_stage_is_refused(saved):
-    """With the state as it was."""
+    """The state does not change."""
     kind, _, path = saved
     others = [new_state(other) for other in KINDS if other != kind]
     others.append(LoopState(model := GPT(PLAIN), AdamW(model)))
@@ -159,7 +160,7 @@ def with_config(name, **changes):
 
 
 def refuse(path, complaint):
-    """By the loader, before it has taken memory for what the file says."""
+    """The loader refuses the file before it allocates the memory that the file claims."""
 
     def small_zeros(n_bytes, real=aligned.aligned_zeros):
         assert n_bytes <= MOST_BYTES

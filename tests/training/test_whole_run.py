@@ -1,4 +1,4 @@
-"""From a text file to a finished run: the files, the figures in them, and that the next command works."""
+"""From a text file to a finished run: its files and figures, and the next command."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def held_out(text) -> bytes:
 
 
 def brute_force_bits_per_byte(run_folder) -> float:
-    """In float64, from the logits, for windows of block_size that follow one another."""
+    """Bits per byte in float64, from the logits of consecutive windows of block_size."""
     model, tokenizer = npllm.load(run_folder)
     exact = GPT(model.config, dtype="float64")
     exact.params.flat[:] = 0
@@ -71,7 +71,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
     ]
     figures = summary(out)
     assert figures["val_bits_per_byte"] == pytest.approx(brute_force_bits_per_byte(out), rel=1e-5)
-    assert figures["val_bits_per_byte"] < 3.9  # it has learnt something: log2 of 18 characters is 4.17
+    assert figures["val_bits_per_byte"] < 3.9  # it has learnt: log2 of 18 characters is 4.17
     n_bytes = len(held_out(text))  # a character is a byte is a token here
     expected_loss = (figures["val_bits_per_byte"] * n_bytes - log2(18)) * log(2) / (n_bytes - 1)
     assert figures["val_loss"] == pytest.approx(expected_loss, rel=1e-12)
@@ -102,7 +102,8 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
 
 
 def test_a_model_that_counting_would_beat_is_told_so(tmp_path, capsys):
-    """A learning rate a thousand times too high: the run comes to its end, and its figures alone look like figures."""
+    """With a learning rate a thousand times too high the run finishes, and its figures
+    alone do not show that it failed."""
     text, out = write_text(tmp_path), tmp_path / "run"
     assert run(*pretrain_arguments(text, out, **SETTINGS | {"optim__lr": 20.0})) == 0
     assert "predicts this text better" in capsys.readouterr().out
@@ -114,7 +115,8 @@ def test_a_model_that_counting_would_beat_is_told_so(tmp_path, capsys):
 
 
 def check_evaluate(out, text, figures, capsys):
-    """`npllm evaluate` prints the figures of the summary, for the run's own text and for the same text as a file."""
+    """`npllm evaluate` prints the figures of the summary, for the run's own text and for
+    the same text in a file."""
 
     def shown(*arguments):
         assert run("evaluate", *arguments) == 0
@@ -147,7 +149,8 @@ def tokenizer_file_settings(folder):
 )
 @pytest.mark.usefixtures("quick")
 def test_every_kind_of_tokenizer(tmp_path, settings):
-    """Two documents of several bytes a character, so that tokens, characters and bytes are three different numbers."""
+    """Two documents with characters of several bytes, so that the numbers of tokens,
+    characters and bytes differ."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for name in ("a", "b"):
@@ -188,7 +191,8 @@ def test_a_char_vocabulary_can_write_down_the_validation_text(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_text_of_nothing_but_spaces_in_the_prompt(tmp_path, capsys):
-    """The beginning of the validation text, of which the samples and the next command are made, can be blank."""
+    """The samples and the next command use the start of the validation text, which can be
+    blank."""
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("a b\n" * 300 + " \n" * 300)
     assert run(*pretrain_arguments(text, out, data__val_fraction=0.2)) == 0
@@ -245,7 +249,7 @@ def test_an_excerpt_loses_the_halves_of_characters_at_its_ends():
 
 @pytest.mark.usefixtures("quick")
 def test_samples_have_whole_characters(tmp_path):
-    """The prompts are 16 bytes from anywhere in the text; each character has 3."""
+    """The prompts are 16 bytes from any place of the text. A character has 3 bytes."""
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("".join(chr(0x4E00 + i) for i in range(999)), encoding="utf-8")
     assert run(*pretrain_arguments(text, out, data__tokenizer="byte", model__block_size=32)) == 0
@@ -283,7 +287,7 @@ def test_evaluating_what_the_vocabulary_lacks(tmp_path, capsys, finished_run):
 
 
 def test_evaluating_what_is_no_file(tmp_path, capsys, finished_run):
-    """A pipe would make it wait, and a device fill the memory."""
+    """With a pipe it would wait, and with a device it would fill the memory."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
         assert f"{path} is no ordinary file" in refused(capsys, "evaluate", finished_run, "--data", path, exit_code=3)
@@ -296,7 +300,8 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
 
 
 def test_a_tokenizer_of_another_size_says_so(tmp_path, capsys, finished_run):
-    """Or the first token beyond the embedding would be a crash, or worse another token."""
+    """Otherwise a token beyond the embedding would cause a crash, or be read as another
+    token."""
     out = shutil.copytree(finished_run, tmp_path / "run")
     train_char(["a few letters"]).save(out / "tokenizer.json")
     for verb in ("generate", "evaluate"):
