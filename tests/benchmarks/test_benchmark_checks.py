@@ -1,4 +1,4 @@
-"""Nothing wrong is timed: every check of the benchmarks can fail."""
+"""The benchmarks time nothing that is wrong: each of their checks can fail."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every sub-command on tiny sizes, from its arguments to the figures in its JSON."""
+"""Every sub-command at tiny sizes, from its arguments to the figures in its JSON."""
 
 import json
 import os
@@ -35,7 +35,10 @@ has_torch = pytest.mark.skipif(TORCH_PYTHON not in os.environ, reason=f"{TORCH_P
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run `benchmarks ARGUMENTS` in this process on a machine of known speed; its rows and what it printed."""
+    """Run `benchmarks ARGUMENTS` in this process, on a machine of known speed.
+
+    Returns the rows and the printed text.
+    """
     monkeypatch.setattr(cli, "machine_facts", lambda dtype: FACTS)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("benchmarks.race.BURST", 0.01)
@@ -66,7 +69,7 @@ def test_train(run, monkeypatch):
 
 @has_torch
 def test_pytorch_trains_as_we_do():
-    """And a PyTorch that is told to do something else is found out."""
+    """If PyTorch is told to do something else, the check fails."""
 
     def with_rate(contender, lr):  # a large one, so that every part of the update shows
         return contender._replace(settings={**contender.settings, "optimizer": {**train.UPDATE["optimizer"], "lr": lr}})
@@ -207,7 +210,7 @@ def test_the_time_of_the_python_loop_is_scaled_up_by_the_work(monkeypatch):
 
 
 def test_the_machine_is_measured(monkeypatch):
-    """On a clock by which everything takes 1 ms: the work is what is counted."""
+    """On this clock everything takes 1 ms, so the figures show the work."""
     monkeypatch.setattr(machine, "STREAM_BYTES", 1 << 22)
     monkeypatch.setattr(machine, "timed", lambda function: lambda: (function(), 1e-3)[1])
     facts = machine.machine_facts()

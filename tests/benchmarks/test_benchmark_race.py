@@ -1,4 +1,4 @@
-"""Workers in other processes: what they answer, how they fail, and the rows that are made of it."""
+"""Workers in other processes: their answers, their errors, and the rows of both."""
 
 import sys
 from contextlib import nullcontext

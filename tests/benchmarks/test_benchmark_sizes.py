@@ -1,4 +1,4 @@
-"""What is counted: products, weights, operations, bytes; and that the loops of the ladder are right."""
+"""The counts of products, weights, operations and bytes, and the ladder's loops."""
 
 import numpy as np
 import pytest

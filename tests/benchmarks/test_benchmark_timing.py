@@ -1,4 +1,4 @@
-"""Taking turns, and what is made of the seconds."""
+"""Taking turns, and the figures that are computed from the seconds."""
 
 import pytest
 

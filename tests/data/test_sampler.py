@@ -145,7 +145,7 @@ def test_evaluation_needs_a_target():
     ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=5),
 )
 def test_the_next_ids_are_those_in_no_range(first, count, ranges):
-    """Ranges come in any order. They may be empty, overlap, or be before the first id."""
+    """Ranges come in any order. They may be empty, overlap or precede the first id."""
     skipped = [(start, start + length) for start, length in ranges]
     left = [i for i in range(first, 200) if not any(start <= i < end for start, end in skipped)]
     assert next_ids(first, count, skipped).tolist() == left[:count]

@@ -1,4 +1,4 @@
-"""One process a run: what an editor, `mv` and `rm` do to the files of a run that is being trained."""
+"""One process per run, whatever an editor, `mv` and `rm` do to its files."""
 
 import errno
 import fcntl
@@ -30,7 +30,7 @@ def assert_refused(run):
 
 
 def test_12_an_edited_config_does_not_let_a_second_process_in(run):
-    """Editors, and `sed -i`, write a new file and give it the name of the old one."""
+    """Editors and `sed -i` write a new file and give it the name of the old one."""
     with run.lock():
         assert_refused(run)
         (run.path / "config.toml~").write_text("edited")
@@ -41,12 +41,12 @@ def test_12_an_edited_config_does_not_let_a_second_process_in(run):
 
 
 def nothing(path):
-    """The name stays free."""
+    """Leave the name free. Returns what is at the path: nothing."""
     return content(path)
 
 
 def another_run(path):
-    """A run of another process takes the name. Returns what is in it."""
+    """Give the name to a run of another process. Returns what is in it."""
     make_run(path)
     (path / LOCK).touch()
     (path / "metrics.jsonl").write_text("theirs\n")
@@ -91,7 +91,7 @@ def test_12_everything_that_writes_notices(run, tmp_path):
 
 
 def test_12_a_deleted_lock_does_not_let_two_processes_write(run):
-    """The second one makes itself another lock, and the first one stops."""
+    """The second process makes a new lock, and the first one stops."""
     with run.lock():
         (run.path / LOCK).unlink()
         os.close(lock_file(run.path / LOCK))
@@ -100,7 +100,7 @@ def test_12_a_deleted_lock_does_not_let_two_processes_write(run):
 
 
 def test_a_lock_on_a_file_that_was_deleted_before_it_was_locked_is_none(tmp_path, monkeypatch):
-    """Between the opening and the locking another process releases its claim."""
+    """Another process releases its claim between the opening and the locking."""
     file, real, n_calls = tmp_path / "claim", fcntl.flock, 0
 
     def flock(descriptor, operation):
@@ -137,7 +137,7 @@ def test_a_disk_without_locks_is_no_other_process(run, monkeypatch, number, kind
 
 
 def test_a_run_without_a_lock_gets_one(run):
-    """As one that an older version made, or that was copied without hidden files."""
+    """An older version made such a run, or it was copied without hidden files."""
     assert not (run.path / LOCK).exists()
     with run.lock():
         assert_refused(run)

@@ -1,4 +1,4 @@
-"""JSON that Python's own parser reads and two readers would not agree on, or that would break who walks through it."""
+"""JSON that Python's own parser accepts, but that is ambiguous or nested too deeply."""
 
 import json
 

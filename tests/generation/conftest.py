@@ -1,4 +1,4 @@
-"""The backend by the name that GPT takes: each test that asks for it runs once with either."""
+"""The backend by its name in GPT. A test that asks for it runs once with each."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Text token by token: the cache against the full forward pass, the seed, whole characters, the end."""
+"""Text token by token: the KV cache, the seed, whole characters, and where it ends."""
 
 from importlib import import_module
 from itertools import product
@@ -25,7 +25,8 @@ ARCHITECTURES = [
 
 
 def lively_model(backend, seed=0, **changes) -> GPT:
-    """With weights of order one and a head of its own: its greedy text is not one token again and again."""
+    """A model with weights of order one and an untied head. Its greedy text varies: it
+    does not repeat one token."""
     sizes = {"n_layer": 2, "n_head": 4, "n_embd": 16, "block_size": T, "vocab_size": V, "dropout": 0.5}
     changes = {"tie_embeddings": False} | changes
     model = GPT(ModelConfig(**(sizes | changes)), dtype="float64", backend=backend)
@@ -37,7 +38,8 @@ def lively_model(backend, seed=0, **changes) -> GPT:
 
 
 def plain_greedy(model, prompt, n):
-    """The likeliest token of the full forward pass over the window, as generate_tokens documents the window."""
+    """The likeliest token of a full forward pass over the window of generate_tokens, n
+    times."""
     window, text = list(prompt)[-model.config.block_size :], []
     for _ in range(n):
         text.append(int(np.argmax(model.logits(np.array([window]))[0, -1])))
@@ -49,7 +51,7 @@ def plain_greedy(model, prompt, n):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(map(str, a.values())))
 def test_greedy_text_is_the_argmax_of_the_full_forward(backend, architecture):
-    """Inside block_size and far beyond it."""
+    """This holds within block_size and far beyond it."""
     model = lively_model(backend, **architecture)
     written = set()
     for prompt in ([3, 1, 4], [11, 5, 9], [2, 6, 5]):
@@ -70,7 +72,7 @@ def test_any_prompt_in_any_window(block_size, n_prompt):
 
 @pytest.mark.parametrize("pieces", [[6], [1] * 6, [2, 3, 1]])
 def test_extend_gives_the_logits_of_the_full_forward(backend, pieces):
-    """However the tokens are cut, and for a batch."""
+    """This holds however the tokens are divided into calls, and for a batch."""
     model = lively_model(backend, n_kv_head=2, position="rotary", tie_embeddings=True)
     tokens = np.random.default_rng(2).integers(0, V, (3, 6))
     cache = KVCache(model, batch=3)
@@ -105,7 +107,8 @@ def test_a_full_cache_takes_no_more():
 
 @pytest.mark.parametrize(("dtype", "lora_rank"), [("bf16", 0), ("float64", 2)], ids=["bf16", "lora"])
 def test_a_text_goes_on_with_the_weights_that_it_began_with(dtype, lora_rank):
-    """They are rounded, or LoRA's factors merged, once a text and not once a token; the next text has the new ones."""
+    """Weights are rounded, or LoRA's factors merged, once for each text and not for
+    each token. The next text uses the new weights."""
     sizes = {"n_layer": 1, "n_head": 1, "n_embd": 32, "block_size": T, "vocab_size": V}
     model = GPT(ModelConfig(**sizes, lora_rank=lora_rank), dtype=dtype)
     set_weights_of_order_one(model, seed=4)
@@ -121,7 +124,7 @@ def test_a_text_goes_on_with_the_weights_that_it_began_with(dtype, lora_rank):
 
 
 def constant_model(p) -> GPT:
-    """The probabilities p for the next token, whatever the text."""
+    """A model that gives the next token the probabilities p, whatever the text."""
     model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=16, vocab_size=len(p), tie_embeddings=False))
     for array in model.params.values():
         array[:] = 0
@@ -153,14 +156,14 @@ def test_the_seed_decides():
 
 
 def test_dropout_is_off():
-    """lively_model has a dropout of one half: with it the cached keys could not be right."""
+    """lively_model has a dropout of 0.5, with which the cached keys would be wrong."""
     model = lively_model("kernels")
     np.testing.assert_array_equal(model.logits(np.array([[1, 2]])), model.logits(np.array([[1, 2]])))
 
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """scripted(tokenizer, ids): what `generate` gives where the model says these ids."""
+    """scripted(tokenizer, ids) is the output of `generate` if the model writes ids."""
 
     def script(tokenizer, ids, prompt="x"):
         module = import_module("npllm.generation.generate")  # the package has a function of this name
@@ -181,7 +184,7 @@ def test_no_piece_ends_inside_a_character(scripted):
 
 
 def test_the_pieces_are_the_text_of_all_tokens():
-    """Random bytes, most of them not UTF-8."""
+    """The tokens are random bytes, most of them not UTF-8."""
     tokenizer = byte_tokenizer()
     model = lively_model("kernels", vocab_size=tokenizer.vocab_size)
     ids = list(generate_tokens(model, tokenizer.encode("é"), max_tokens=60, temperature=0.8, seed=2))
@@ -201,14 +204,15 @@ CHAT = with_special_tokens(byte_tokenizer(), CHAT_TOKENS)
 
 
 def test_an_answer_ends_with_its_turn_and_shows_no_special_token(scripted):
-    """A model that learnt from conversations also stops where a document ends, or where it would speak for the user."""
+    """A model that was trained on conversations also stops at the end of a document,
+    and at the role token of the user."""
     for end in ("<|end|>", "<|endoftext|>", "<|user|>"):
         ids = CHAT.encode(f"yes{end}no", allowed_special=True)
         assert "".join(scripted(CHAT, ids)) == "yes"
 
 
 def test_a_question_longer_than_the_window_is_cut_with_a_word(monkeypatch):
-    """What the model is shown begins with a role token, at first and whenever the window slides."""
+    """What the model reads starts with a role token, also after the window slides."""
     model = lively_model("kernels", vocab_size=CHAT.vocab_size)
     extend, shown = model.extend, []
 
@@ -237,7 +241,7 @@ def test_a_question_that_fits_is_asked_without_a_word():
 
 
 def test_pieces_come_one_by_one(scripted):
-    """Streaming: a piece is there before the next token is asked for."""
+    """Streaming: a piece is yielded before the next token is computed."""
     tokenizer = byte_tokenizer()
     asked = []
 
@@ -267,7 +271,8 @@ def test_an_empty_prompt_is_the_beginning_of_a_document():
 
 
 def test_what_is_wrong_is_said_at_once():
-    """Before the first piece is asked for: a caller may have printed the prompt by then."""
+    """Errors come before the first piece: a caller prints the prompt before it asks for
+    one."""
     model, tokenizer = lively_model("kernels", vocab_size=3), train_char("ab\n")
     with pytest.raises(ConfigError, match="temperature is -1"):
         generate(model, tokenizer, "a", temperature=-1)

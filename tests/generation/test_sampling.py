@@ -68,7 +68,7 @@ def test_the_token_lies_at_its_place_of_the_cumulated_probabilities():
 
 
 def test_a_token_without_probability_is_never_chosen():
-    """Not even at the edges, where cumulated probabilities are equal."""
+    """Not even at the edges, where the cumulated probabilities are equal."""
     logits = [-np.inf, 0.0, -np.inf, 0.0, -np.inf]
     chosen = {choose_token(logits, uniform, 1.0) for uniform in (0.0, 0.25, 0.5, 0.75, 1 - 2.0**-32)}
     assert chosen == {1, 3}

@@ -151,8 +151,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model, rule, bad):
 
 
 def test_a_gradient_as_long_as_the_limit_is_not_clipped(model):
-    """Only longer gradients are clipped, and clipping keeps the direction. SGD shows it:
-    its update is the learning rate times the gradient."""
+    """Only longer gradients are clipped, and clipping keeps the direction. SGD shows
+    it: its update is the learning rate times the gradient."""
     optimizer = SGD(model, lr=1.0, momentum=0.0)
     add_gradient(model, seed=0)
     gradient = model.grads.flat.copy()

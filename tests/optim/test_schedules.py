@@ -18,8 +18,8 @@ def rates(n_updates, **fields):
 
 HALF_ROOT_3 = sqrt(3) / 2
 
-# Peak 8, end 2, two updates of warm-up: 4, 8. Then 19 updates, the first at the peak and
-# the last at the end.
+# Peak 8, end 2, two updates of warm-up: 4, 8. Then 19 updates, the first at the peak
+# and the last at the end.
 AFTER_WARMUP = {
     "linear": [8.0 - k / 3 for k in range(19)],
     # 5 + 3 cos of 0, 10, 20, ... 180 degrees
@@ -27,7 +27,7 @@ AFTER_WARMUP = {
     "constant": [8.0] * 19,
     # 8 sqrt(2 / n) of the update n = 3, 4, ... 21
     "inverse_sqrt": [8.0 * sqrt(2.0 / n) for n in range(3, 22)],
-    # a fifth of 21 updates is 4: the peak up to update 16 of 0 ... 20, then 4 equal steps
+    # a fifth of 21 updates is 4: the peak up to update 16 of 0 ... 20, then equal steps
     "wsd": [8.0] * 15 + [6.5, 5.0, 3.5, 2.0],
 }
 
@@ -102,7 +102,7 @@ def test_wsd_decays_over_the_last_fifth():
 
 
 def test_beyond_the_last_update_the_rate_stays():
-    """In a run that a user makes longer, the rate neither rises nor falls at the end."""
+    """In a run that a user makes longer, the rate neither rises nor falls again."""
     for decay in ("cosine", "linear", "wsd"):
         config = OptimConfig(lr=1.0, min_lr=0.1, warmup_steps=2, decay=decay)
         assert learning_rate(500, 20, config) == pytest.approx(0.1, rel=1e-15)

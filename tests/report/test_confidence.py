@@ -1,4 +1,4 @@
-"""Confidence intervals of means, against the published quantiles of Student's t."""
+"""Confidence intervals of means, compared with published quantiles of Student's t."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_quantiles(freedom, expected):
 
 
 def test_half_the_width():
-    """Two values a standard deviation of sqrt(1/2) apart; one value says nothing of chance."""
+    """Two values have a standard deviation of sqrt(1/2). One value has no interval."""
     assert half_width([0.0, 1.0]) == pytest.approx(12.706 * np.sqrt(0.5) / np.sqrt(2))
     values = np.array([0.0, 1.0] * 50)
     assert half_width(values) == pytest.approx(1.984 * values.std(ddof=1) / 10, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The plots: what the figures hold, by their artists."""
+"""The plots: the content of the figures, read from their artists."""
 
 import pytest
 
@@ -22,7 +22,7 @@ ROLLBACK = {
 
 
 def marks(events: list[dict]) -> tuple[list, list, list[str]]:
-    """In the loss plot: the crosses, the ends of the arrows (from, to), and the labels."""
+    """The marks of the loss plot: crosses, ends of arrows (from, to), and labels."""
     (axes,) = loss_figure(RunHistory(METRICS, events)).axes
     crosses = [line.get_xydata()[0].tolist() for line in axes.lines if line.get_marker() == "x"]
     arrows = [(tuple(text.xyann), tuple(text.xy)) for text in axes.texts if text.arrow_patch]

@@ -1,4 +1,4 @@
-"""Counts the lines of Python that a piece of code runs: a measure of work that does not depend on the machine."""
+"""Counts the lines of Python that code runs: work, measured alike on every machine."""
 
 import sys
 from contextlib import contextmanager
@@ -10,7 +10,10 @@ class LineCount:
 
 @contextmanager
 def count_lines(file_name):
-    """Count the lines executed in functions of the files with this name, comprehensions' turns among them."""
+    """Count the lines executed in functions of the files with this name.
+
+    Each turn of a comprehension counts too.
+    """
     count = LineCount()
 
     def trace_lines(_frame, event, _argument):

@@ -22,7 +22,8 @@ hell o\nðŁ ĳ\nr l\nĠðŁ ĳ"""
 
 @st.composite
 def rank_tables(draw):
-    """(ranks, products) over the ids 0 ... 3 and up, in any order: a product may rank before its own parts."""
+    """(ranks, products) over the ids 0 ... 3 and up, in any order: the rank of a
+    product may be lower than those of its parts."""
     pairs = []
     for product in range(4, 4 + draw(st.integers(1, 8))):
         pair = draw(st.tuples(st.integers(0, product - 1), st.integers(0, product - 1)))

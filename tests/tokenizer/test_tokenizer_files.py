@@ -24,7 +24,7 @@ TOKENIZERS = {
 
 @pytest.fixture
 def document():
-    """The parsed tokenizer.json of the bpe tokenizer, to be spoilt."""
+    """The parsed tokenizer.json of the bpe tokenizer, for tests to damage."""
     return json.loads(to_json(TOKENIZERS["bpe"].vocabulary))
 
 

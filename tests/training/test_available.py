@@ -11,7 +11,7 @@ MEMINFO = "MemTotal:       16000 kB\nMemFree:          200 kB\nMemAvailable:    
 
 
 def system(folder: Path, **files) -> Path:
-    """Make a root folder. proc__meminfo is the file proc/meminfo; other dots stay dots."""
+    """Make a root folder with these files, {path: text}, and a proc/meminfo."""
     for name, text in ({"proc/meminfo": MEMINFO} | files).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def test_where_the_system_does_not_say_all_memory_counts(tmp_path):
 
 @pytest.mark.parametrize("tight", ["a/b", "a", ""])
 def test_the_tightest_cgroup_on_the_way_up(tmp_path, tight):
-    """In version 2, a container may have no limit, and the slice above it a small one."""
+    """In version 2, a container may have no limit, but the slice above it has one."""
     files = {"proc/self/cgroup": "0::/a/b\n"}
     for group in ("a/b", "a", ""):
         folder = f"sys/fs/cgroup/{group}".rstrip("/")

@@ -1,4 +1,4 @@
-"""What `npllm pretrain` cannot use: one sentence, the right exit code, no files left."""
+"""What `npllm pretrain` cannot use: one sentence, its exit code, and no files left."""
 
 import os
 import shutil

@@ -33,7 +33,7 @@ def tiny_config(**changes) -> RunConfig:
 
 @pytest.mark.parametrize("micro_size", [1, 3, 5])
 def test_micro_batches_change_nothing_but_rounding(micro_size):
-    """The gradients of the parts add up to that of the whole, dropout masks included."""
+    """The gradients of the parts add up to the batch's, with the same dropout masks."""
 
     def after_three_updates(micro_size):
         config = tiny_config(batch=BatchConfig(size=8, micro_size=micro_size, ramp_start=4, ramp_steps=1))
@@ -97,7 +97,7 @@ def test_an_update_is_loss_and_grad_then_the_optimiser():
 
 @pytest.mark.parametrize(("steps", "expected"), [(8, 0), (35, 3), (1000, 5)])
 def test_limits_wait_for_the_warm_up_that_there_is(steps, expected):
-    """The detector's warm-up is that of the learning rate: at most a tenth of the run."""
+    """The detector has the warm-up of the learning rate: at most a tenth of the run."""
     config = tiny_config(optim=OptimConfig(warmup_steps=5)).with_steps(steps)
     assert build_state(config, V).detector.warmup_steps == expected
 
@@ -126,8 +126,8 @@ def test_a_loss_that_is_not_finite_stops_training_that_may_not_roll_back():
 
 
 def test_a_model_learns_what_letter_counts_cannot_tell():
-    """In a text that repeats, the next token is certain, but the unigram distribution has
-    an entropy of log(V) nats."""
+    """In a text that repeats, the next token is certain, but the unigram distribution
+    has an entropy of log(V) nats."""
     tokens = np.tile(np.random.default_rng(1).permutation(V), 40).astype(np.uint16)
     model = Architecture(n_layer=1, n_head=2, n_embd=16, block_size=8)
     optim = OptimConfig(lr=3e-2, min_lr=3e-3, warmup_steps=5)

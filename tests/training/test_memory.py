@@ -68,7 +68,7 @@ def test_the_report_may_take_more_than_a_checkpoint(monkeypatch):
 
 
 def test_the_largest_micro_batch_counts():
-    """A larger batch takes no more memory. Of a ramp, the largest micro-batch counts."""
+    """A larger batch takes no more. With a ramp, its largest micro-batch counts."""
     ramp = {"ramp_start": 1, "ramp_steps": 100, "micro_size": 64}
     micro_batch, larger_batch, ended, without_end, whole, begun = (
         pretraining_memory(config_of(**({"size": 64} | changes)), 300, 0).passes
@@ -114,8 +114,8 @@ def test_refused_before_anything_is_allocated(monkeypatch):
 
 
 def test_a_training_calls_no_kernel_that_was_not_loaded():
-    """Otherwise the figure would lack the kernel's memory, and the first step would wait
-    for the compiler."""
+    """Otherwise the figure would lack the kernel's memory, and the first step would
+    wait for the compiler."""
     config = config_of()
     load_kernels(kind_of(config.model, "float32", config.optim))
     before = compiled()

@@ -19,8 +19,8 @@ def run_folder(tmp_path):
 
 
 def test_marks_between_documents_are_their_ends_and_no_letters(tmp_path, run_folder):
-    """This needs the option data.separator. Without it, the run prints that the text has
-    such characters."""
+    """This needs the option data.separator. Without it, the run prints that the text
+    has such characters."""
     texts = [f"document {i}" for i in range(40)]
     path = tmp_path / "text.txt"
     path.write_text("<|endoftext|>".join(texts))
@@ -39,8 +39,8 @@ def test_marks_between_documents_are_their_ends_and_no_letters(tmp_path, run_fol
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
 def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, kind):
-    """Memory holds the text, its two parts, and tokens of four and of two bytes. It does
-    not hold arrays of eight bytes."""
+    """Memory holds the text, its two parts, and tokens of four and of two bytes. It
+    does not hold arrays of eight bytes."""
     n_bytes = 4 << 20
     path = tmp_path / "text.txt"
     path.write_bytes(b"sixteen letters\n" * (n_bytes // 16))
@@ -52,7 +52,7 @@ def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, kind):
 
 
 def test_pieces_are_not_kept_while_a_text_is_encoded():
-    """A list of all pieces would take more than four times the memory of their tokens."""
+    """A list of all pieces would take over four times the memory of their tokens."""
     tokenizer = train_bpe(["a b " * 10], 258)
     text = "a b " * 150_000
     tokenizer.encode_documents([text[:100]])

@@ -99,8 +99,8 @@ def test_stopped_ten_times_in_a_row(tmp_path, monkeypatch, uninterrupted):
 
 @pytest.mark.usefixtures("quick")
 def test_killed_between_checkpoints(tmp_path, monkeypatch, uninterrupted):
-    """The steps since the last checkpoint are made again, and each is in the log once. A
-    line that was cut off is completed."""
+    """The steps since the last checkpoint are made again, and each is in the log once.
+    A line that was cut off is replaced."""
     out = tmp_path / "run"
     kill_after(monkeypatch, 6, out)
     assert [path.name for path in checkpoints(out)] == ["step-00000000.h5", "step-00000004.h5"]
@@ -152,7 +152,7 @@ def test_what_the_message_calls_saved_is_saved(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_saved_and_rebuilt_after_every_step(tmp_path, optimizer, dtype):
-    """A run's whole state is in its files: after each step all objects are made anew."""
+    """A run's state is all in its files: after each step all objects are made anew."""
     config = RunConfig(
         model=Architecture(
             n_layer=1, n_head=2, n_kv_head=1, n_embd=8, block_size=4, dropout=0.3,

@@ -160,7 +160,7 @@ def with_config(name, **changes):
 
 
 def refuse(path, complaint):
-    """The loader refuses the file before it allocates the memory that the file claims."""
+    """The loader refuses the file before it allocates memory that the file claims."""
 
     def small_zeros(n_bytes, real=aligned.aligned_zeros):
         assert n_bytes <= MOST_BYTES

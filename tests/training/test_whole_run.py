@@ -33,7 +33,7 @@ def held_out(text) -> bytes:
 
 
 def brute_force_bits_per_byte(run_folder) -> float:
-    """Bits per byte in float64, from the logits of consecutive windows of block_size."""
+    """Bits per byte in float64, from the logits of windows that follow one another."""
     model, tokenizer = npllm.load(run_folder)
     exact = GPT(model.config, dtype="float64")
     exact.params.flat[:] = 0
@@ -115,8 +115,8 @@ def test_a_model_that_counting_would_beat_is_told_so(tmp_path, capsys):
 
 
 def check_evaluate(out, text, figures, capsys):
-    """`npllm evaluate` prints the figures of the summary, for the run's own text and for
-    the same text in a file."""
+    """`npllm evaluate` prints the figures of the summary, for the run's own text and
+    for the same text in a file."""
 
     def shown(*arguments):
         assert run("evaluate", *arguments) == 0
@@ -191,8 +191,8 @@ def test_a_char_vocabulary_can_write_down_the_validation_text(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_text_of_nothing_but_spaces_in_the_prompt(tmp_path, capsys):
-    """The samples and the next command use the start of the validation text, which can be
-    blank."""
+    """The samples and the next command use the start of the validation text, which can
+    be blank."""
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("a b\n" * 300 + " \n" * 300)
     assert run(*pretrain_arguments(text, out, data__val_fraction=0.2)) == 0
