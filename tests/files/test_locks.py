@@ -85,9 +85,9 @@ def test_12_everything_that_writes_notices(run, tmp_path):
                 write()
         assert content(run.path) == before
         shutil.rmtree(run.path)
-        with pytest.raises(ResourceError, match=TAKEN_AWAY):  # and speaks of no disk
+        with pytest.raises(ResourceError, match=TAKEN_AWAY):  # and does not mention the disk
             sync(run.metrics)
-    append(tmp_path / "moved" / "metrics.jsonl", b"ours")  # who holds nothing writes where he likes
+    append(tmp_path / "moved" / "metrics.jsonl", b"ours")  # allowed: this process holds no lock
 
 
 def test_12_a_deleted_lock_does_not_let_two_processes_write(run):

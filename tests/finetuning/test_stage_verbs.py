@@ -230,7 +230,7 @@ def test_a_damaged_file_is_named(copy, capsys, name, damage, complaint):
     found = verified(capsys, copy)
     assert found[name].startswith("damaged ")
     assert complaint in found[name]
-    belonging = {"summary.json"} if "checkpoints" in name else set()  # which is checked against it
+    belonging = {"summary.json"} if "checkpoints" in name else set()  # it is checked against the checkpoint
     assert {other for other, verdict in found.items() if verdict != "ok"} == {name} | belonging
     assert run("verify", copy) == 3
 
