@@ -70,7 +70,7 @@ def say_shared_texts(learnt: Sequence[Labelled], tested: Sequence[Labelled], con
     """Print a line if test texts are training texts too: new texts would be harder."""
     texts = {record.text.strip() for record in learnt}
     if shared := sum(record.text.strip() in texts for record in tested):
-        _say(console, f"{shared:,} of {len(tested):,} test texts are training texts too; expect less accuracy on new ones.")
+        _say(console, f"{shared:,} of {len(tested):,} test texts are training texts too; new texts are harder.")
 
 
 def _say(console: Console, line: str) -> None:

@@ -89,7 +89,7 @@ def test_labels_that_contradict_each_other_and_texts_on_both_sides(tmp_path, con
     assert console.file.getvalue().splitlines() == [
         f"{path}: 1 records repeat others; every copy is used.",
         f"{path}: 1 texts have more than one label; the first one is 'good' in line 2, 'bad' in line 4.",
-        "1 of 2 test texts are training texts too; expect less accuracy on new ones.",
+        "1 of 2 test texts are training texts too; new texts are harder.",
     ]
 
 
