@@ -46,7 +46,8 @@ def record(kernel, *arguments, **none):
 Dispatcher._compile_for_args = record
 function = {"whole": warmup.load_kernels, **compile_ahead.PARTS}[sys.argv[1]]
 for architecture, dtype, name in product((GPT2, LLAMA), ("float32", "float64"), ("adamw", "sgd")):
-    function(warmup.kind_of(architecture, dtype, OptimConfig(name=name), policy=name == "adamw", generates=name == "adamw"))
+    also = dict.fromkeys(("policy", "generates"), name == "adamw")
+    function(warmup.kind_of(architecture, dtype, OptimConfig(name=name), **also))
 """
 
 

@@ -44,6 +44,7 @@ def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_si
     """A float64 counted as a float32, or a moment that does not exist, would show."""
     monkeypatch.setattr(memory_module, "product_scratch_bytes", lambda *_: 0)
     monkeypatch.setattr(memory_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(memory_module, "GENERATION", 0)
     config = config_of(dtype, optimizer, size=24, micro_size=micro_size)
     memory = pretraining_memory(config, 300, val_bytes=0)
     state = build_state(config, 300)
@@ -63,8 +64,9 @@ def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_si
 def test_the_report_may_take_more_than_a_checkpoint(monkeypatch):
     monkeypatch.setattr(memory_module, "find_spec", lambda name: "it is there")
     small = pretraining_memory(config_of(), 300, val_bytes=10)
-    assert small.aside == memory_module.PLOT
-    assert pretraining_memory(config_of(), 300, val_bytes=10**8).aside == 12 * 10**8
+    assert small.aside == memory_module.GENERATION + memory_module.PLOT
+    large = pretraining_memory(config_of(), 300, val_bytes=10**8)
+    assert large.aside == memory_module.GENERATION + 12 * 10**8
 
 
 def test_the_largest_micro_batch_counts():
