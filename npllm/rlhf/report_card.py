@@ -1,6 +1,7 @@
 """`npllm rlhf`: run the pipeline of a task and write its report card.
 
-The report card compares all methods: figures with confidence intervals, samples, plots.
+The report card compares all methods. It has figures with confidence intervals, samples
+and plots.
 """
 
 import json
@@ -28,15 +29,16 @@ from npllm.rlhf.pipeline_folder import hold_pipeline, record_of
 from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
 from npllm.rlhf.tasks import Task, load_task
 
-N_SAMPLES = 4  # responses shown, of the model before and of each method
+N_SAMPLES = 4  # prompts whose responses are shown, those of every method
 HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "tokens", "ends", "dist1", "dist2")
 
 
 @dataclass(frozen=True)
 class Grade:
-    """One method's figures: means, and half widths of 95 % confidence intervals.
+    """The figures of one method: means, and half widths of 95 % confidence intervals.
 
-    The intervals are over prompts where there is one seed, over seeds where there are several.
+    The intervals are over responses if there is one seed, and over seeds if there are
+    several. The fields are those of `Verdict`; win_rate is the mean of won.
     """
 
     gold: float
@@ -52,9 +54,12 @@ class Grade:
 
 
 def run_and_report(name: str, out: Path | None, seeds: int, console: Console, *, overoptimise: bool = False) -> None:
-    """Run the pipeline of a task for each seed; write report_card.md, summary.json, plots.
+    """Run the pipeline of a task once per seed, then write and print the report card.
 
-    out: the pipeline's folder; None = the folder of the task below runs/.
+    The files are report_card.md, summary.json and, with matplotlib, plots as PNG.
+
+    name: an embedded task or a Python file. out: the pipeline's folder; None = the
+    folder of the task below runs/. seeds: the number of seeds, which count from 0.
     overoptimise: also study over-optimisation at the end (overoptimisation.py).
     """
     task = load_task(name)
@@ -96,7 +101,7 @@ def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overop
 
 
 def console_table(heading: str, headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> Table:
-    """As narrow as a terminal."""
+    """Return a table for the console, with little padding, to fit into a terminal."""
     columns = [Column(name, no_wrap=True) for name in headings]
     table = Table(*columns, title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in cells:
@@ -105,12 +110,12 @@ def console_table(heading: str, headings: Sequence[str], cells: Sequence[tuple[s
 
 
 def markdown_table(headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> list[str]:
-    """Its lines."""
+    """Return the lines of a table in Markdown."""
     return ["| " + " | ".join(row) + " |" for row in (headings, ["---"] * len(headings), *cells)]
 
 
 def grade(verdicts: Sequence[Verdict]) -> Grade:
-    """The verdicts of several seeds on one method, in figures."""
+    """Return the figures of one method. verdicts: one for each seed."""
 
     def mean(name: str) -> float:
         return float(np.mean([np.mean(getattr(verdict, name)) for verdict in verdicts]))
@@ -134,7 +139,7 @@ def grade(verdicts: Sequence[Verdict]) -> Grade:
 
 
 def rows(grades: dict[str, Grade]) -> list[tuple[str, ...]]:
-    """The table's cells."""
+    """Return the cells of the table: one row per method, columns as in HEADINGS."""
     return [
         (
             method,
@@ -152,7 +157,7 @@ def rows(grades: dict[str, Grade]) -> list[tuple[str, ...]]:
 
 
 def title(task: Task, verdicts: Sequence[Sequence[Verdict]]) -> str:
-    """What was judged, on how much."""
+    """Return the title: task, responses per method, and seeds if there are several."""
     n_seeds, n = len(verdicts), len(verdicts[0][0].gold)
     return f"{task.name}: {n} responses each" + (f", {n_seeds} seeds" if n_seeds > 1 else "")
 
@@ -164,7 +169,12 @@ def report(
     accuracy: float,
     study_figures: Sequence[Figures],
 ) -> str:
-    """The report card in Markdown."""
+    """Return the report card in Markdown.
+
+    verdicts: for each seed, one for each method. accuracy: the mean share of held-out
+    pairs that the reward models rank rightly. study_figures: of the over-optimisation
+    study; empty if there was none.
+    """
     section = (
         study_section(markdown_table(STUDY_HEADINGS, [figures.row() for figures in study_figures]))
         if study_figures
@@ -173,9 +183,9 @@ def report(
     lines = [
         f"# {title(task, verdicts)}",
         "",
-        f"The reward model ranks {accuracy:.1%} of held-out pairs rightly. KL: exact, from the fine-tuned model, in",
-        "nats per response (of best-of-n its upper bound); win-rate: gold over the fine-tuned model's, half for a tie;",
-        "dist-n (dist1, dist2): different runs of n tokens as a share of all; ±: 95 % confidence.",
+        f"The reward model ranks {accuracy:.1%} of held-out pairs rightly. KL: exact, from the fine-tuned model,",
+        "in nats per response (of best-of-n an upper bound); win-rate: the share of responses with more gold than the",
+        "fine-tuned model's, a tie counts half; dist1, dist2: distinct n-grams as a share of all; ±: 95 % confidence.",
         "",
         *markdown_table(HEADINGS, rows(grades)),
         "",
@@ -193,7 +203,7 @@ def report(
 
 
 def samples(verdicts: Sequence[Verdict]) -> list[str]:
-    """The same prompts, answered before and after."""
+    """Return the lines with every method's responses to the first N_SAMPLES prompts."""
     lines = []
     for i in range(min(N_SAMPLES, len(verdicts[0].responses))):
         for verdict in verdicts:
@@ -205,12 +215,16 @@ def samples(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def reward_accuracy(pipeline: Pipeline) -> float:
-    """The share of held-out pairs that a pipeline's reward model ranks rightly."""
+    """Return the share of held-out pairs that the reward model ranks rightly."""
     return float(parse_json(read_bounded(pipeline.run_folder("reward").summary, 1 << 20))["accuracy"])
 
 
 def rollout_series(pipeline: Pipeline, best_of: Verdict) -> list[Series]:
-    """PPO, RLOO and GRPO with a point per rollout; best-of-n with a point per n."""
+    """Return the curves of the plot.
+
+    PPO, RLOO and GRPO have a point for each rollout, best-of-n has one for each n.
+    best_of: the verdict on best-of-n.
+    """
     series = [Series(name, *distance_gold_proxy(pipeline.rollouts(name))) for name in IMPROVED]
     kl, gold = np.array(best_of.curve).T
     return [*series, Series("best of n", np.sqrt(kl), gold)]

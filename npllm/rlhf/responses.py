@@ -1,4 +1,4 @@
-"""Texts in, texts out: what a policy answers to prompts, as words and as tokens."""
+"""The responses of a policy to prompts, as texts and as tokens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from npllm.tokenizer import Tokenizer
 
 
 class Response(NamedTuple):
-    """A prompt and what the model answered. stopped: it ended by itself, before the longest length allowed."""
+    """A prompt and the model's response to it, as texts.
+
+    stopped: whether the response ended with the stop token, within the length limit.
+    """
 
     prompt: str
     text: str
@@ -20,9 +23,10 @@ class Response(NamedTuple):
 
 
 class TokenizedResponses(NamedTuple):
-    """Responses as texts and as tokens.
+    """B responses as texts and as tokens.
 
-    prompts: ids of each. tokens: of each response, the stop token included.
+    prompts: the token ids of each prompt. tokens: the token ids of each response,
+    (length,) int32, with the stop token if there is one.
     """
 
     responses: list[Response]
@@ -40,7 +44,11 @@ def respond(
     first_id: int,
     temperature: float = 1.0,
 ) -> TokenizedResponses:
-    """One answer to each prompt; the same for the same seed and ids, first_id and those after it."""
+    """Return one response to each prompt.
+
+    The response to prompt i has the id first_id + i. Its random numbers depend on the
+    seed and this id only. max_tokens: the length limit.
+    """
     asked = PromptFormat(tokenizer)
     ids = [asked.encode(prompt) for prompt in prompts]
     written = generate_batch(
@@ -59,7 +67,10 @@ def respond(
 def decode_responses(
     prompts: Sequence[str], tokens: Sequence[np.ndarray], stopped: np.ndarray, tokenizer: Tokenizer
 ) -> list[Response]:
-    """Responses as texts: what `generate` would print of them."""
+    """Return the responses as texts, as `npllm generate` would print them.
+
+    tokens: the token ids of each response. stopped: (B,) bool.
+    """
     asked = PromptFormat(tokenizer)
     return [
         Response(prompt, asked.decode(ids.tolist()), bool(ended))

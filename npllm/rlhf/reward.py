@@ -1,7 +1,9 @@
-"""The reward model: a language model whose second head, at a response's last token, says how good the response is.
+"""`npllm reward`: the reward model, a language model with a scalar head.
 
-It learns from pairs of which one is preferred; see `losses.bradley_terry`. Dropout is off: with it the two responses of
-a pair would be judged by two different networks.
+The output of the head at the last token of a response is the score of the response. The
+model learns from pairs of responses of which one is preferred; `losses.bradley_terry`
+has the loss. Dropout is off: with it, two different networks would score the two
+responses of a pair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,19 +46,23 @@ from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.stage import Stage
 
-CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
+CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges, of probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSettings(RecordSettings):
-    """How the pairs are used: once each, as in Ziegler et al., 2019."""
+    """How the pairs are used.
+
+    By default each pair is used once, as in Ziegler et al., 2019, and more often if
+    that makes too few updates.
+    """
 
     section, usual = "reward", Usual(epochs=1.0, batch=32, least_batch=4, least_updates=50)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(StageConfig):
-    """A complete training of a reward model. batch.size counts pairs."""
+    """All settings of the training of a reward model. batch.size counts pairs."""
 
     lengthened_by, fits_batch = "train.steps or reward.epochs", True
     reward: RewardSettings = field(default_factory=RewardSettings)
@@ -67,27 +73,33 @@ class RewardConfig(StageConfig):
 
 
 class Pairs(NamedTuple):
-    """Preferred and other responses to the same prompts; their rows are equally wide."""
+    """P preferred and P rejected responses to the same prompts.
+
+    All rows have the same width W.
+    """
 
     chosen: Sequences
     rejected: Sequences
 
     @property
     def width(self) -> int:
-        """Columns of each row."""
+        """W, the number of columns of each row."""
         return self.chosen.tokens.shape[1]
 
     def take(self, rows: np.ndarray | slice) -> "Pairs":
-        """Some of the pairs."""
+        """Return the pairs with these numbers."""
         return Pairs(*(Sequences(*(array[rows] for array in side)) for side in self))
 
     def together(self) -> Sequences:
-        """All of the chosen, then all of the rejected."""
+        """Return 2P sequences: all chosen ones, then all rejected ones."""
         return Sequences(*(np.concatenate(arrays) for arrays in zip(*self, strict=True)))
 
 
 def encode_pairs(records: Sequence[Preference], tokenizer: Tokenizer, block_size: int) -> Pairs:
-    """Preferences as tokens; each response ends in the stop token."""
+    """Return preferences as tokens. Each response ends with the stop token.
+
+    Raises DataError if one does not fit into block_size tokens.
+    """
     asked = PromptFormat(tokenizer)
     prompts = [asked.encode(record.prompt) for record in records]
     sides = [
@@ -100,7 +112,10 @@ def encode_pairs(records: Sequence[Preference], tokenizer: Tokenizer, block_size
 
 
 class RewardGradients:
-    """The Bradley-Terry loss of pairs; micro-batches add up."""
+    """Computes the Bradley-Terry loss of a batch of pairs and its gradient.
+
+    The batch is split into micro-batches, whose losses and gradients add up.
+    """
 
     def __init__(self, pairs: Pairs, config: LoopConfig):
         self.pairs = pairs
@@ -132,8 +147,14 @@ class RewardGradients:
 
 
 class RewardEvaluation(NamedTuple):
-    """On held-out pairs. by_confidence: for each range of the model's own probability of its choice, how many pairs
-    fell into it, and the share of them that was right."""
+    """The figures of a reward model on held-out pairs.
+
+    loss: mean, in nats. accuracy: share of the pairs that are ranked rightly. margin:
+    mean score of the chosen response minus that of the rejected one. by_confidence:
+    the accuracy by how sure the model is of its choice, which is the probability
+    sigma(|difference of the scores|). Each entry is a range of CONFIDENCE_BINS with its
+    upper edge (up_to), the number of pairs in it, and the accuracy on them.
+    """
 
     loss: float
     accuracy: float
@@ -142,7 +163,7 @@ class RewardEvaluation(NamedTuple):
 
 
 def evaluate_reward(model: GPT, pairs: Pairs) -> RewardEvaluation:
-    """How well a reward model ranks pairs."""
+    """Return how well a reward model ranks the pairs."""
     chosen, rejected = rewards_of(model, pairs.chosen), rewards_of(model, pairs.rejected)
     loss, dchosen, _ = bradley_terry(chosen, rejected)
     right = chosen > rejected
@@ -157,16 +178,24 @@ def evaluate_reward(model: GPT, pairs: Pairs) -> RewardEvaluation:
 
 
 def preferences_of(data: Path, settings: RecordSettings, base: Path, console: Console) -> list[Preference]:
-    """Those of a jsonl file that the model of the run `base` can learn from."""
+    """Return the preferences of a file that fit into the context of a model.
+
+    base: the run of the model. settings.on_bad says what happens to preferences that
+    are invalid or too long. Raises DataError if it is "stop" and there are any.
+    """
     checkpoint, tokenizer = trained_checkpoint(base)
     room = Room(block_size_of(checkpoint), "model.block_size")
     return fitting_records(scan(data, preference), settings.on_bad, settings.section, tokenizer, room, console)
 
 
 def reward_inputs(config: RewardConfig, base: Path, preferences: Sequence[Preference]) -> Copies:
-    """Check and split the preferences, and fix the number of updates."""
+    """Return what the run copies: the config, the model, and the split preferences.
+
+    The config gets the number of updates. Raises DataError if a preference does not fit
+    into the model's context.
+    """
     checkpoint, tokenizer = trained_checkpoint(base)
-    encode_pairs(preferences, tokenizer, block_size_of(checkpoint))  # raises where one does not fit
+    encode_pairs(preferences, tokenizer, block_size_of(checkpoint))  # raises if one does not fit
     train_records, val_records = split_records(preferences, config.reward.val_fraction, config.train.seed)
     config = fix_length(config, config.reward, len(train_records))
     return Copies(config, tokenizer, {"policy": checkpoint}, {"train": train_records, "val": val_records})
@@ -174,28 +203,29 @@ def reward_inputs(config: RewardConfig, base: Path, preferences: Sequence[Prefer
 
 @dataclass(kw_only=True)
 class RewardJob(Job):
-    """val_pairs: what the model is judged by."""
+    """The training job of a reward model. val_pairs: the held-out pairs."""
 
     val_pairs: Pairs
 
 
 class Reward(Stage[RewardConfig]):
-    """A reward model, from pairs of which one is preferred."""
+    """The stage of `npllm reward`."""
 
     name, config_type = "reward", RewardConfig
     models, records = ("policy",), ("train", "val")
 
     def inputs(self, config: RewardConfig, console: Console, run: Positional[Path], *, data: Path) -> Copies:
-        """The model and the preferences.
+        """Return the model and the preferences.
 
         Args:
-            run: folder of the run to begin with (npllm sft), or a checkpoint in it
-            data: jsonl, or a list in a .json file, with prompt (a text, or messages), chosen and rejected
+            run: folder of the run to start from (npllm sft), or a checkpoint in it
+            data: jsonl, or a list in a .json file, with prompt (a text, or messages),
+                chosen and rejected
         """
         return reward_inputs(config, run, preferences_of(data, config.reward, run, console))
 
     def job(self, run: RunFolder, config: RewardConfig) -> RewardJob:
-        """The base model with a second head, and the pairs."""
+        """Return the training job: the model with a scalar head, and the pairs."""
         base, dtype = load_model(run, "policy"), usable_dtype(config.train.dtype)
         model = adapted(base, config.adapt, n_outputs=1, dropout=0.0, seed=config.train.seed, dtype=dtype)
         tokenizer, T = run.load_tokenizer(), model.config.block_size
@@ -214,7 +244,7 @@ class Reward(Stage[RewardConfig]):
         )
 
     def report(self, run: RunFolder, config: RewardConfig, job: RewardJob, console: Console) -> None:
-        """How many of the held-out pairs it ranks rightly."""
+        """Write and print the figures on the held-out pairs."""
         result = evaluate_reward(job.state.model, job.val_pairs)
         write_summary(run, job.state, result._asdict())
         console.print(

@@ -1,11 +1,15 @@
-"""Gold and proxy reward along the way that a policy goes to please a reward model, and the law that gold follows.
+"""Curves of gold and proxy reward in over-optimisation, and the law of the gold reward.
 
-With d = sqrt(KL from the fine-tuned model) and R = gold - gold of the fine-tuned model,
+A policy that maximises the proxy moves away from the fine-tuned model. Its distance is
+d = sqrt(KL from the fine-tuned model). R is the gold reward minus that of the
+fine-tuned model. The law is
 
     R_rl(d) = d (alpha - beta log d)         R_best_of_n(d) = d (alpha - beta d)
 
-alpha says how much the reward model is worth, beta how much of it is an illusion.
-(Gao, Schulman & Hilton, "Scaling laws for reward model overoptimization", 2022.)
+A large alpha means that gold grows fast with the distance, a large beta that it soon
+falls again because the proxy is wrong.
+
+Source: Gao, Schulman & Hilton, "Scaling laws for reward model overoptimization", 2022.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +18,18 @@ from math import comb, log
 
 import numpy as np
 
-TINY = 1e-12  # d log d is 0 at d = 0
+TINY = 1e-12  # a lower bound of d in log d, so that d log d is 0 at d = 0
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How gold and proxy went as one method moved away from the fine-tuned model.
+    """Gold and proxy of one method against the distance from the fine-tuned model.
 
-    distance: sqrt(KL), KL in nats per response. gold, proxy: means of responses. All (k,), from the fine-tuned model at
-    distance 0 on; of several seeds one after the other. accuracy: of the reward model on held-out pairs.
+    pairs: the number of preferences that the reward model learnt from. accuracy: the
+    share of held-out pairs that the reward model ranks rightly. distance: (k,),
+    sqrt(KL), with KL in nats per response. gold, proxy: (k,), mean rewards of the
+    responses there. The first point is the fine-tuned model, at distance 0. If there
+    are several seeds, their points are concatenated.
     """
 
     method: str  # "ppo" or "best of n"
@@ -35,29 +42,35 @@ class Curve:
 
     @property
     def start(self) -> float:
-        """Gold of the fine-tuned model."""
+        """The gold of the fine-tuned model: the mean at the smallest distance."""
         return float(self.gold[self.distance == self.distance.min()].mean())
 
     def law(self, distance: np.ndarray) -> np.ndarray:
-        """(k, 2): R at these distances is this times (alpha, beta)."""
+        """Return X, (k, 2), such that X (alpha, beta) is R at the distances, (k,)."""
         growth = np.log(np.maximum(distance, TINY)) if self.method == "ppo" else distance
         return np.stack([distance, -distance * growth], axis=1)
 
     def fit(self) -> tuple[float, float, float]:
-        """alpha and beta of the law by least squares, and the share of gold's variance that it explains."""
+        """Return alpha, beta and R² of the law, fitted by least squares.
+
+        R² is the share of the variance of the gold reward that the law explains.
+        """
         grown = self.gold - self.start
         coefficients = np.linalg.lstsq(self.law(self.distance), grown, rcond=None)[0]
         rest = grown - self.law(self.distance) @ coefficients
         return *map(float, coefficients), 1.0 - float((rest**2).mean() / grown.var())
 
     def fitted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances, and the gold reward that the law gives there."""
+        """Return 200 distances, and the gold reward that the fitted law has there."""
         distance = np.linspace(0.0, self.distance.max(), 200)
         return distance, self.start + self.law(distance) @ self.fit()[:2]
 
 
 def distance_gold_proxy(rollouts: Sequence[Mapping[str, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """sqrt(KL), gold and proxy of each rollout in a log."""
+    """Return sqrt(KL), gold and proxy, (k,) each.
+
+    rollouts: the figures of k rollouts, as in metrics.jsonl.
+    """
     kl, gold, proxy = (
         np.array([line[f"objective/{name}"] for line in rollouts]) for name in ("exact_kl", "gold", "proxy")
     )
@@ -65,22 +78,30 @@ def distance_gold_proxy(rollouts: Sequence[Mapping[str, float]]) -> tuple[np.nda
 
 
 def best_of_divergence(n: int) -> float:
-    """The bound log n - (n - 1) / n on the divergence of best-of-n, in nats (Beirami et al., "Theoretical guarantees on
-    the best-of-n alignment policy", 2024)."""
+    """Return the upper bound log n - (n - 1) / n on the KL of best-of-n, in nats.
+
+    Source: Beirami et al., "Theoretical guarantees on the best-of-n alignment policy",
+    2024.
+    """
     return log(n) - (n - 1) / n
 
 
 def doubled(most: int) -> list[int]:
-    """1, 2, 4 ... up to `most`, which is the last in any case."""
+    """Return 1, 2, 4 ... below `most`, and then `most` itself."""
     return [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
 
 
 def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:
-    """The mean value of the one of n responses that the proxy likes best, without bias from all N responses there are.
+    """Return the mean value of best-of-n, which picks the highest proxy of n responses.
 
-    values, proxy: (N, prompts). Sorted by proxy, the i-th of N is the best of C(i - 1, n - 1) of the C(N, n) choices.
-    Of responses that the proxy likes equally each is chosen as often as the others: they count as their mean.
-    (Nakano et al., "WebGPT", 2021, appendix I.)
+    It is an unbiased estimate, from all N >= n responses to each prompt. If they are
+    sorted by proxy, the i-th of N is the best in C(i - 1, n - 1) of the C(N, n) subsets
+    of n responses. Among responses with equal proxy each is chosen equally often, so
+    each counts with their mean value.
+
+    values, proxy: (N, prompts).
+
+    Source: Nakano et al., "WebGPT", 2021, appendix I.
     """
     N = len(proxy)
     weights = np.array([comb(i - 1, n - 1) / comb(N, n) for i in range(1, N + 1)])
@@ -91,6 +112,9 @@ def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:
 
 
 def pooled(same: Sequence[Curve]) -> Curve:
-    """The same curve of several pipelines as one: points concatenated, accuracy averaged."""
+    """Return one curve for the same setting in several pipelines.
+
+    The points are concatenated, the accuracy is the mean.
+    """
     arrays = {name: np.concatenate([getattr(curve, name) for curve in same]) for name in ("distance", "gold", "proxy")}
     return replace(same[0], accuracy=float(np.mean([curve.accuracy for curve in same])), **arrays)
