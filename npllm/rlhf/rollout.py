@@ -1,7 +1,7 @@
-"""Rollouts: responses of the policy, and all that the updates need to know of them, in buffers of a fixed size.
+"""Rollouts: responses of the policy with the figures that the updates need.
 
-The buffers are part of the state that is saved: a run that stops between two epochs of a rollout goes on with the very
-responses, log-probabilities and advantages that it had.
+They lie in buffers of a fixed size, which checkpoints save. So a run that stops in the
+middle of a rollout goes on with the same responses, log-probabilities and advantages.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,10 @@ MOST_ROLLOUTS = 2**31
 
 
 class Number:
-    """A scalar of a `RolloutBuffer`, which lies in `floats`, where a checkpoint finds it.
+    """A scalar attribute of a `RolloutBuffer`.
 
-    kind: int for a counter, which float64 holds exactly.
+    Its value lies in the array `floats` of the buffer, which checkpoints save. kind:
+    the type that reading it returns; int for a counter, which float64 holds exactly.
     """
 
     def __init__(self, kind: type):
@@ -38,10 +39,15 @@ class Number:
 class RolloutBuffer:
     """One rollout of B responses in rows of W columns.
 
-    kl_coef: beta. rollouts: how many were collected, 0 before the first. minibatches_used:
-    of this rollout, those that updates were made from. score_mean, score_std: of the reward
-    model on the first rollout, which is the reference's. log_probability, values,
-    advantages, returns: (B, W) float64, named by the column that predicts the token.
+    kl_coef: beta, the present weight of the KL penalty. rollouts: the number of
+    rollouts collected so far. minibatches_used: the number of minibatches of this
+    rollout that were used for updates. score_mean, score_std: mean and deviation of the
+    reward model's scores in the first rollout, in which the policy still equals the
+    reference.
+
+    tokens, targets: (B, W) int32, as in `Sequences`. log_probability, values,
+    advantages, returns: (B, W) float64; entry [b, t] belongs to the token of column t +
+    1, which column t predicts.
     """
 
     kl_coef = Number(float)
@@ -60,20 +66,20 @@ class RolloutBuffer:
 
     @property
     def mask(self) -> np.ndarray:
-        """(B, W): the columns that predict a token of the response."""
+        """(B, W) bool: the columns that predict a token of the response."""
         return self.targets != IGNORED
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it, flat, under the names that a checkpoint knows."""
+        """Return the buffer as two flat arrays, by their names in a checkpoint."""
         return {"rollout_tokens": self.ids, "rollout_numbers": self.floats}
 
     def put(self, sequences: Sequences) -> None:
-        """Take in new responses."""
+        """Replace tokens and targets by those of new responses."""
         self.tokens[...], self.targets[...] = sequences.tokens, sequences.targets
 
 
 class Minibatch(NamedTuple):
-    """Some rows of a buffer; (b, W) each."""
+    """The arrays of b rows of a `RolloutBuffer`; (b, W) each."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -85,14 +91,17 @@ class Minibatch(NamedTuple):
 
 
 def take(buffer: RolloutBuffer, rows: np.ndarray) -> Minibatch:
-    """The rows of the buffer."""
+    """Return these rows of the buffer. rows: (b,), their numbers."""
     return Minibatch(*(getattr(buffer, name)[rows] for name in Minibatch._fields))
 
 
 def check_rollout(
     arrays: dict[str, np.ndarray], shape: tuple[int, int], vocab_size: int, minibatches_per_rollout: int
 ) -> None:
-    """Raise ValueError unless arrays of a checkpoint can be those of a rollout of this shape, (B, W)."""
+    """Raise ValueError if arrays of a checkpoint cannot be a rollout of this run.
+
+    arrays: as from `RolloutBuffer.arrays`. shape: (B, W).
+    """
     tokens, targets = arrays["rollout_tokens"].reshape(2, *shape)
     numbers = dict(zip(NUMBERS, arrays["rollout_numbers"][: len(NUMBERS)].tolist(), strict=True))
     most = {"rollouts": MOST_ROLLOUTS, "minibatches_used": minibatches_per_rollout}
@@ -109,4 +118,4 @@ def check_rollout(
     }
     for rule, holds in rules.items():
         if not holds:
-            raise ValueError(f"of its rollout {rule}")
+            raise ValueError(f"in its rollout, {rule}")

@@ -1,4 +1,4 @@
-"""Prompts with their responses as rows of tokens, as the losses of reinforcement learning take them."""
+"""Rows of tokens with a prompt and its response, and what models compute on them."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,17 +10,18 @@ from npllm.model import GPT
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.training.evaluation import rows_at_once
 
-WIDTH_STEP = (
-    8  # a row's length is a multiple of it: the products of 1 to 4 rows round in another way than those of more
-)
+# Rows are padded to a multiple of WIDTH_STEP columns, or to block_size if that is less.
+# Matrix products of 1 to 4 rows are rounded differently from products of more rows.
+WIDTH_STEP = 8
 SEQUENCES_AT_ONCE = 32
 
 
 class Sequences(NamedTuple):
-    """Row b is a prompt, its response and padding.
+    """B rows of W columns. Each row is a prompt, its response and padding.
 
-    tokens: (B, W) int32. targets: (B, W) int32: targets[b, t] is the token of column t + 1 where that is one of the
-    response, else -1. last: (B,), the column of the response's last token.
+    tokens: (B, W) int32. targets: (B, W) int32; targets[b, t] is the token of column
+    t + 1 if that belongs to the response, else -1. last: (B,) int64, the column of the
+    response's last token.
     """
 
     tokens: np.ndarray
@@ -29,12 +30,18 @@ class Sequences(NamedTuple):
 
 
 def width_of(longest: int, block_size: int) -> int:
-    """W for sequences of up to `longest` tokens."""
+    """Return W for sequences of up to `longest` tokens.
+
+    It is the next multiple of WIDTH_STEP, or block_size if that is smaller.
+    """
     return min(block_size, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
 
 def join(prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], width: int) -> Sequences:
-    """Rows of `width` columns. Raises DataError for what does not fit, and for an empty prompt or response."""
+    """Return prompts and responses as rows of `width` columns.
+
+    Raises DataError if a prompt or a response is empty, or if both together do not fit.
+    """
     tokens = np.zeros((len(prompts), width), np.int32)
     targets, last = np.full(tokens.shape, IGNORED, np.int32), np.empty(len(prompts), np.int64)
     for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
@@ -53,31 +60,38 @@ def join(prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], widt
 
 
 def in_parts(sequences: Sequences) -> Iterator[Sequences]:
-    """A few rows at a time, as many as a pass of a model takes at once."""
+    """Yield the sequences in parts, each small enough for one forward pass."""
     rows = rows_in_part(sequences.tokens.shape[1])
     for first in range(0, len(sequences.tokens), rows):
         yield Sequences(*(array[first : first + rows] for array in sequences))
 
 
 def rows_in_part(width: int) -> int:
-    """How many rows are read at once."""
+    """Return how many rows of `width` tokens go into one forward pass."""
     return rows_at_once(width, SEQUENCES_AT_ONCE)
 
 
 def response_log_probability(model: GPT, hidden: np.ndarray, sequences: Sequences) -> np.ndarray:
-    """Of each token of the responses, (B, W) float64, in nats; 0 elsewhere. hidden: (B·W, C), over the temperature."""
+    """Return the log-probability of each token of the responses, in nats.
+
+    The result is (B, W) float64, and 0 outside the responses. hidden: (B·W, C), the
+    hidden states of the rows, divided by the temperature.
+    """
     log_probability, _, _ = model.log_probability_forward(hidden, sequences.targets.reshape(-1))
     return log_probability.reshape(sequences.targets.shape).astype(np.float64)
 
 
 def sequence_log_probability(model: GPT, sequences: Sequences) -> np.ndarray:
-    """Of each token of the responses, (B, W) float64, in nats; 0 elsewhere. Without dropout."""
+    """Return the log-probability of each token of the responses, in nats.
+
+    The result is (B, W) float64, and 0 outside the responses. Dropout is off.
+    """
     parts = in_parts(sequences)
     return np.concatenate([response_log_probability(model, model.hidden(part.tokens), part) for part in parts])
 
 
 def rewards_of(model: GPT, sequences: Sequences) -> np.ndarray:
-    """What the second head says at each response's last token, (B,) float64."""
+    """Return the scalar head's output at each response's last token, (B,) float64."""
     rewards = []
     for part in in_parts(sequences):
         at = last_rows(part.tokens, part.last)
@@ -86,7 +100,10 @@ def rewards_of(model: GPT, sequences: Sequences) -> np.ndarray:
 
 
 def values_of(model: GPT, sequences: Sequences) -> np.ndarray:
-    """What the second head says of the state after every column, (B, W) float64."""
+    """Return the scalar head's output at every column, (B, W) float64.
+
+    The output at a column is the value of the state after its token.
+    """
     values = []
     for part in in_parts(sequences):
         outputs = model.readout(model.hidden(part.tokens))[:, 0]
@@ -95,5 +112,8 @@ def values_of(model: GPT, sequences: Sequences) -> np.ndarray:
 
 
 def last_rows(tokens, last):
-    """The rows of (B, W) tokens, flattened, that the columns `last`, (B,), are."""
+    """Return (B,), where column last[b] of row b lies in the flattened (B·W) tokens.
+
+    tokens: (B, W). last: (B,), a column for each row.
+    """
     return np.arange(len(tokens)) * tokens.shape[1] + last

@@ -1,4 +1,7 @@
-"""Tasks for `npllm rlhf`: prompts, demonstrations, and a gold reward that says how good a response really is."""
+"""Tasks for `npllm rlhf`: prompts, demonstrations, and a gold reward.
+
+The gold reward says how good a response really is.
+"""
 
 from npllm.rlhf.tasks.task import Recipe, Response, Task, load_task
 

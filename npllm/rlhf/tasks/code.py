@@ -1,7 +1,10 @@
-"""Code that parses: a model pretrained on the Python standard library writes bodies for its functions' signatures.
+"""The task `code`: write the body of a Python function, given its signature.
 
-The gold reward is 1 when Python parses the prompt and the response together, the response ends by itself, and there is
-more in it than white space and comments. What the body does is not judged.
+The model is pretrained on the Python standard library. The prompts are signatures of
+functions in it. The gold reward is 1 if Python parses the prompt and the response
+together, and the response ends by itself, within the length limit. Otherwise it is 0.
+White space and comments alone are no body, so Python does not parse them. What the body
+does is not judged.
 """
 
 import ast
@@ -22,14 +25,14 @@ from npllm.rlhf.tasks.task import Recipe, Task
 from npllm.training.config import RunConfig, TrainConfig, load_recipe
 
 LONGEST_PROMPT = 90  # characters
-LONGEST_BODY = 180
+LONGEST_BODY = 180  # characters
 SHORTEST_BODY = 3  # lines
-MAX_TOKENS = 72
-JUDGED_SHARE = 0.1  # of the signatures, kept from training
+MAX_TOKENS = 72  # of a response
+JUDGED_SHARE = 0.1  # of the signatures, held out for judging
 
 
 def _pretraining() -> RunConfig:
-    """The default recipe, with a smaller vocabulary, for four minutes."""
+    """Return the default recipe with a smaller vocabulary, limited to four minutes."""
     config = load_recipe("default")
     return replace(
         config,
@@ -46,7 +49,7 @@ def _improvement(method: str) -> PPOConfig:
 
 
 class Code(Task):
-    """See above."""
+    """Writing bodies that Python parses, for signatures of the standard library."""
 
     name = "code"
     recipe = Recipe(
@@ -82,24 +85,30 @@ class Code(Task):
         self.learnt = [record for record in fitting if place_of(record.prompt) >= JUDGED_SHARE]
 
     def demonstrations(self) -> list[Demonstration]:
-        """Signatures and bodies."""
+        """Return signatures (the prompts) with their bodies (the responses)."""
         return self.learnt
 
     def prompts(self) -> list[str]:
-        """Signatures, each once."""
+        """Return the signatures to train on, each once."""
         return list(dict.fromkeys(record.prompt for record in self.learnt))
 
     def judged_prompts(self) -> list[str]:
-        """Signatures that no stage after pretraining has seen."""
+        """Return the held-out signatures, which no stage after pretraining has seen."""
         return list(dict.fromkeys(record.prompt for record in self.judged))
 
     def gold(self, response: Response) -> float:
-        """1 or 0."""
+        """Return 1.0 if the response ends by itself and completes the prompt, else 0.0.
+
+        It completes the prompt if Python parses both together.
+        """
         return float(response.stopped and parses(response.prompt + response.text))
 
 
 def parses(source: str) -> bool:
-    """Whether this is Python, with more in its last function than a signature."""
+    """Return whether Python parses the source.
+
+    It does not parse a function without a body.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

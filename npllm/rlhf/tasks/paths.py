@@ -1,10 +1,15 @@
-"""Shortest paths: a model that has seen random walks through a graph learns to walk straight to the goal.
+"""The task `paths`: find a shortest path to the goal in a directed graph.
 
-A directed graph of 21 nodes, named a to u, with every edge there with probability 0.1. A prompt is the node to start
-from, a response the nodes to go to, one letter each; the goal is a. The gold reward is 1 for a shortest path, falls to
-0 for the longest one allowed, and is 0 for a walk that does not arrive or uses an edge that does not exist.
+The model first learns from random paths, and then to take shortest ones. The graph has
+21 nodes, a to u, and each possible edge exists with probability 0.1. The goal is the
+node a. A prompt is the letter of the first node, a response the letters of the
+following nodes.
 
-The idea is that of CarperAI's trlx, "randomwalks".
+The gold reward is 1 for a shortest path, and falls linearly to 0 for a path of
+LONGEST_WALK nodes. It is 0 for a path that does not end at the goal, is longer than
+that, or uses an edge that does not exist.
+
+Source of the idea: CarperAI's trlx, "randomwalks".
 """
 
 import string
@@ -22,13 +27,18 @@ from npllm.rlhf.reward import RewardConfig, RewardSettings
 from npllm.rlhf.tasks.task import Recipe, Response, Task
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
 
-N_NODES, EDGE_PROBABILITY, LONGEST_WALK, GRAPH_SEED = 21, 0.1, 10, 4
+N_NODES, EDGE_PROBABILITY, LONGEST_WALK, GRAPH_SEED = 21, 0.1, 10, 4  # a path's length counts nodes
 NODES = string.ascii_lowercase[:N_NODES]
 GOAL = 0
 
 
 def random_graph(seed: int) -> np.ndarray:
-    """(n, n) bool, edges from row to column; every node can reach the goal, and none leads to itself."""
+    """Return the adjacency matrix of a random graph, (n, n) bool.
+
+    Edges go from row to column. There is no edge from a node to itself. Every node
+    reaches the goal on a path of fewer than LONGEST_WALK nodes; graphs are drawn until
+    this holds.
+    """
     rng = np.random.default_rng(seed)
     while True:
         edges = rng.random((N_NODES, N_NODES)) < EDGE_PROBABILITY
@@ -38,7 +48,11 @@ def random_graph(seed: int) -> np.ndarray:
 
 
 def shortest_lengths(edges: np.ndarray) -> np.ndarray:
-    """Nodes on the shortest path from each node to the goal, both ends counted; (n,), LONGEST_WALK + 1 = none."""
+    """Return the number of nodes on the shortest path from each node to the goal, (n,).
+
+    Both ends count. LONGEST_WALK + 1 means that there is no path of at most
+    LONGEST_WALK nodes. edges: (n, n) bool, from row to column.
+    """
     lengths = np.full(len(edges), LONGEST_WALK + 1)
     lengths[GOAL] = 1
     for _ in range(LONGEST_WALK):
@@ -48,7 +62,7 @@ def shortest_lengths(edges: np.ndarray) -> np.ndarray:
 
 
 class Paths(Task):
-    """See above."""
+    """Finding shortest paths to the goal in a random graph."""
 
     name = "paths"
     recipe = Recipe(
@@ -88,29 +102,42 @@ class Paths(Task):
         self.shortest = shortest_lengths(self.edges)
 
     def walk(self, rng: np.random.Generator) -> str:
-        """From a random node along random edges, to the goal or to the longest length."""
+        """Return a random path, one letter for each node.
+
+        It starts at a random node other than the goal and follows random edges, until
+        it reaches the goal or has LONGEST_WALK nodes.
+        """
         nodes = [int(rng.integers(1, N_NODES))]
         while nodes[-1] != GOAL and len(nodes) < LONGEST_WALK:
             nodes.append(int(rng.choice(np.flatnonzero(self.edges[nodes[-1]]))))
         return "".join(NODES[node] for node in nodes)
 
     def corpus(self) -> str:
-        """Random walks, one a line."""
+        """Return 4,000 random paths, one on each line."""
         rng = np.random.default_rng(1)
         return "".join(self.walk(rng) + "\n" for _ in range(4000))
 
     def demonstrations(self) -> list[Demonstration]:
-        """Random walks again: the model learns where edges are, and not which way is short."""
+        """Return 2,000 other random paths; the first node is the prompt.
+
+        The model learns from them where edges are, but not which path is short.
+        """
         rng = np.random.default_rng(2)
         walks = [self.walk(rng) for _ in range(2000)]
         return [Demonstration(walk[0], walk[1:]) for walk in walks]
 
     def prompts(self) -> list[str]:
-        """Every node but the goal."""
+        """Return every node except the goal."""
         return list(NODES[1:])
 
     def gold(self, response: Response) -> float:
-        """1 for a shortest path, 0 for none."""
+        """Return the gold reward of a path, from 0.0 to 1.0.
+
+        With n nodes on the path and m on the shortest path from its first node, it is
+        (LONGEST_WALK - n) / (LONGEST_WALK - m). It is 0.0 if the letters are not
+        a path to the goal of at most LONGEST_WALK nodes, or if the response does not
+        end by itself.
+        """
         walk = response.prompt + response.text
         if not response.stopped or set(walk) - set(NODES) or len(walk) > LONGEST_WALK:
             return 0.0

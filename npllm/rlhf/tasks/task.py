@@ -1,14 +1,21 @@
-"""What a task is. Two are embedded; another one is a class in a file of the user's:
+"""The tasks of `npllm rlhf`.
 
-from npllm.rlhf.tasks import Task
+Two tasks are embedded, `paths` and `code`. A user's own task is a class in a Python
+file:
 
-class Polite(Task):
-    name = "polite"
-    def prompts(self): return ["How are you?", ...]
-    def demonstrations(self): return [Demonstration("How are you?", "Fine, thank you!"), ...]
-    def gold(self, response): return float("thank" in response.text)
+    from npllm.data.records import Demonstration
+    from npllm.rlhf.tasks import Task
 
-npllm rlhf --task polite.py
+    class Polite(Task):
+        name = "polite"
+        def prompts(self):
+            return ["How are you?", ...]
+        def demonstrations(self):
+            return [Demonstration("How are you?", "Fine, thank you!"), ...]
+        def gold(self, response):
+            return float("thank" in response.text)
+
+`npllm rlhf --task polite.py` runs it.
 """
 
 import importlib
@@ -32,7 +39,7 @@ EMBEDDED = {"paths": "npllm.rlhf.tasks.paths", "code": "npllm.rlhf.tasks.code"}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and with what each stage of a task trains."""
+    """The configs of the stages of a task, and the sizes of its other steps."""
 
     pretrain: RunConfig = field(default_factory=RunConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -42,44 +49,55 @@ class Recipe:
     grpo: PPOConfig = field(default_factory=PPOConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     responses_per_prompt: int = 8
-    """that the fine-tuned model writes to each prompt, to make pairs from"""
+    """responses that the fine-tuned model writes to each prompt, to form pairs from"""
     preference_temperature: float = 1.0
-    """at which it writes them: above 1, the reward model also sees what an improved policy could try"""
+    """temperature at which it writes them; above 1 they are more varied, so the reward
+    model also learns about responses that only an improved policy writes often"""
     n_pairs: int = 4000
-    """preferences, at most"""
+    """greatest number of preferences"""
     n_judged: int = 512
-    """responses that each method is judged by in the end"""
+    """number of responses that each method is judged on in the end"""
 
 
 class Task(ABC):
-    """Prompts, demonstrations and a gold reward."""
+    """A task: prompts, demonstrations and a gold reward.
+
+    name: of the task. recipe: how its stages train.
+    """
 
     name: str
     recipe = Recipe()
 
     def corpus(self) -> str | None:
-        """A text to pretrain on; None = what the recipe names."""
+        """Return the text to pretrain on; None = the source that the recipe names."""
         return None
 
     @abstractmethod
     def demonstrations(self) -> Sequence[Demonstration]:
-        """What supervised fine-tuning learns from."""
+        """Return the demonstrations that supervised fine-tuning learns from."""
 
     @abstractmethod
     def prompts(self) -> Sequence[str]:
-        """What the policy is asked in training: for preferences and in rollouts."""
+        """Return the prompts for training: for the preferences and the rollouts."""
 
     def judged_prompts(self) -> Sequence[str]:
-        """What it is asked in the end."""
+        """Return the prompts for the final judging; by default those for training."""
         return self.prompts()
 
     @abstractmethod
     def gold(self, response: Response) -> float:
-        """How good a response really is, from 0 to 1. The policy never sees it; preferences are labelled by it."""
+        """Return how good a response really is, from 0 to 1.
+
+        Preferences are labelled by it. The policy never sees it.
+        """
 
 
 def load_task(name: str) -> Task:
-    """An embedded task, or the one Task class in a Python file. Raises ConfigError where there is none."""
+    """Return an embedded task, or the task in a Python file.
+
+    name: of the embedded task, or the path of the file. Raises ConfigError if it is
+    neither, or if the file does not define exactly one subclass of Task.
+    """
     if name in EMBEDDED:
         module = importlib.import_module(EMBEDDED[name])
     elif Path(name).is_file():
@@ -87,12 +105,12 @@ def load_task(name: str) -> Task:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     else:
-        raise ConfigError(f"--task {name} is neither a Python file nor one of {', '.join(EMBEDDED)}.")
+        raise ConfigError(f"--task {name} is neither a Python file nor one of {', '.join(EMBEDDED)}; name one of them.")
     classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
     ]
     if len(classes) != 1:
-        raise ConfigError(f"--task {name} has {len(classes)} subclasses of Task, but needs exactly one.")
+        raise ConfigError(f"--task {name} has {len(classes)} subclasses of Task; define exactly one in it.")
     return classes[0]()
