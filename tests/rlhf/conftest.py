@@ -1,4 +1,7 @@
-"""The backend by the name that GPT takes: each test that asks for it runs once with either."""
+"""The fixture `backend`: the name that GPT takes.
+
+A test with this fixture runs once with each backend.
+"""
 
 import pytest
 

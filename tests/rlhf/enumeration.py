@@ -1,12 +1,14 @@
-"""A world small enough to write down: every response of at most 4 tokens out of 8, its gold reward, and what follows.
+"""A problem so small that all responses can be listed: at most 4 tokens out of 8.
 
-With a reference ref, a reward r and a price beta of divergence, over all responses s:
+Expectations over responses are therefore exact sums. With a reference policy ref, a
+reward r and the weight beta of the KL penalty, for responses s:
 
-    J(pi)  = E_pi[r - beta log(pi / ref)]         what reinforcement learning from feedback maximises
-    pi*(s) = ref(s) exp(r(s) / beta) / Z          its maximum, with Z = E_ref[exp(r / beta)]
-    J*     = beta log Z
+    J(pi)  = E_pi[r - beta log(pi / ref)]    what RLHF maximises
+    pi*(s) = ref(s) exp(r(s) / beta) / Z     the best policy, Z = E_ref[exp(r / beta)]
+    J*     = beta log Z                      its objective J(pi*)
 
-Source of the optimum: Ziegler et al., "Fine-tuning language models from human preferences", 2019, equation 3 and after.
+Source of the optimum: Ziegler et al., "Fine-tuning language models from human
+preferences", 2019, equation 3 and after.
 """
 
 from itertools import product
@@ -22,26 +24,37 @@ V, STOP, PROMPT = 8, 0, (0,)
 
 
 def world_config(**changes) -> ModelConfig:
-    """A head of its own and weights of order one: no token is certain, and none is hopeless."""
+    """Return the config of a tiny model with an untied head, plus changes.
+
+    With weights of order one, no token of it is certain and none is very unlikely.
+    """
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": V, "tie_embeddings": False}
     return ModelConfig(**sizes | changes)
 
 
 def order_one(model: GPT, seed: int) -> GPT:
-    """The model, with weights of order one."""
+    """Set the model's weights to random values of order one; return the model."""
     set_weights_of_order_one(model, seed)
     return model
 
 
 class World(NamedTuple):
-    """sequences: all N responses to the prompt. stopped: (N,), those that end in the stop token."""
+    """All N responses to the prompt.
+
+    sequences: prompt and response of each. stopped: (N,) bool, whether the response
+    ends with the stop token.
+    """
 
     sequences: Sequences
     stopped: np.ndarray
 
 
 def enumerate_responses(max_tokens: int, block_size: int = 8) -> World:
-    """Every response: words without a stop token, then the stop token, or cut off after max_tokens."""
+    """Return every possible response.
+
+    A response is up to max_tokens - 1 tokens and then the stop token, or max_tokens
+    tokens without a stop token.
+    """
     words: list[tuple[int, ...]] = []
     for length in range(max_tokens):
         words += [(*body, STOP) for body in product(range(1, V), repeat=length)]
@@ -52,7 +65,7 @@ def enumerate_responses(max_tokens: int, block_size: int = 8) -> World:
 
 
 def log_probabilities(model: GPT, world: World, temperature: float = 1.0) -> np.ndarray:
-    """log pi(s) of every response, (N,) float64."""
+    """Return log pi(s) of every response, (N,) float64."""
     tokens, targets, _ = world.sequences
     logits = model.logits(tokens).astype(np.float64) / temperature  # (N, 8, V)
     log_p = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
@@ -61,10 +74,10 @@ def log_probabilities(model: GPT, world: World, temperature: float = 1.0) -> np.
 
 
 def objective(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> float:
-    """J"""
+    """Return J(pi). log_pi, log_ref, rewards: (N,), of all responses."""
     return float(np.exp(log_pi) @ (rewards - beta * (log_pi - log_ref)))
 
 
 def best_objective(log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> float:
-    """J*"""
+    """Return J*, the objective of the best policy. log_ref, rewards: (N,)."""
     return float(beta * np.logaddexp.reduce(log_ref + rewards / beta))

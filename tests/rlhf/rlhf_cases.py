@@ -1,4 +1,7 @@
-"""Small policies, critics and reward models with weights of order one, and batches of responses for them."""
+"""Small policies, critics and reward models, and batches of responses for them.
+
+Their weights are random and of order one.
+"""
 
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,16 +22,23 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT
 
 ARCHITECTURES = {"gpt2": GPT_2 | {"tie_embeddings": True}, "llama": LLAMA}
 STOP = 0
-TOKENIZER = with_special_tokens(train_char(["abcdefghij"]), [END_OF_TEXT])  # 11 tokens, as tiny_config has
+TOKENIZER = with_special_tokens(train_char(["abcdefghij"]), [END_OF_TEXT])  # 11 tokens, as in tiny_config
 
 
 def tiny_config(**changes) -> ModelConfig:
-    """With a head of its own, every token is likely enough to be written, the stop token too."""
+    """Return a small config with an untied head, plus changes.
+
+    With it every token is likely enough to be written, the stop token too.
+    """
     return small_config(**{"n_layer": 1, "block_size": 16, "tie_embeddings": False} | changes)
 
 
 def order_one(model: Model, seed: int) -> Model:
-    """The model, its weights of order one; with LoRA the frozen weights too, which the factors then change by half."""
+    """Set the model's weights to random values of order one; return the model.
+
+    With LoRA the frozen weights are set as well. The factors then change the weights by
+    about half of their size.
+    """
     for number, part in enumerate(model.parts().values()):
         set_weights_of_order_one(part, seed + number)
         for name, array in part.params.items():
@@ -44,14 +54,14 @@ def language_model(config: ModelConfig, seed: int = 0, *, dtype: str = "float64"
 
 
 def actor_critic(config: ModelConfig, seed: int = 0, *, dtype: str = "float64", backend: str = "kernels"):
-    """A policy of this config and a critic of the same, with a value in addition."""
+    """Return a policy of this config with a critic: the same with a scalar head."""
     critic = ModelConfig(**vars(config) | {"n_outputs": 1})
     frozen = Parameters(weight_shapes(config), dtype) if config.lora_rank else None
     return order_one(ActorCritic(config, critic, dtype=dtype, backend=backend, frozen=frozen), seed)
 
 
 def random_sequences(config: ModelConfig, B: int, seed: int = 0, *, width: int | None = None) -> Sequences:
-    """Random prompts of 1 to 3 tokens and responses of 1 to 5."""
+    """Return B random prompts of 1 to 3 tokens with responses of 1 to 5 tokens."""
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, config.vocab_size, rng.integers(1, 4)).tolist() for _ in range(B)]
     responses = [rng.integers(0, config.vocab_size, rng.integers(1, 6)).astype(np.int32) for _ in range(B)]
@@ -59,7 +69,7 @@ def random_sequences(config: ModelConfig, B: int, seed: int = 0, *, width: int |
 
 
 class Case(NamedTuple):
-    """A minibatch and the ratios, advantages and errors that it was made to have."""
+    """A minibatch, its settings, and the number of tokens that divides the loss."""
 
     batch: Minibatch
     settings: PPOSettings
@@ -67,13 +77,13 @@ class Case(NamedTuple):
 
 
 def minibatch_around(model: Trainable, B: int, seed: int, **settings) -> Case:
-    """Old log-probabilities, values and returns that put the tokens on every side of every clip, and never on an edge.
+    """Return a minibatch with tokens on every side of every clip, and none on an edge.
 
-    The ratios are 0.5, 0.9, 1.1 and 2 where the clip is 0.2, with advantages of both signs; the values are inside and
-    outside of theirs, with returns on both sides of them.
+    The ratios are 0.5, 0.9, 1.1 and 2 with a clip of 0.2, and the advantages have both
+    signs. The values are inside and outside of their clip, with returns on both sides.
     """
     rng = np.random.default_rng(seed)
-    own = {"value_coef": 0.7, "value_clip": 0.3, "entropy_coef": 0.3, "temperature": 0.8}  # two clips, not the same
+    own = {"value_coef": 0.7, "value_clip": 0.3, "entropy_coef": 0.3, "temperature": 0.8}  # two different clips
     settings = PPOSettings(**own | settings)
     policy, critic = networks(model)
     tokens, targets, _ = random_sequences(policy.config, B, seed)
@@ -90,7 +100,10 @@ def minibatch_around(model: Trainable, B: int, seed: int, **settings) -> Case:
 
 
 def token_figures(policy: GPT, tokens, targets, temperature: float = 1.0):
-    """Log-probability of each target and entropy of its distribution, (B, W), from the logits; 0 without a target."""
+    """Return the log-probability of each target and the entropy of its distribution.
+
+    Both are (B, W), computed from the logits, and 0 where there is no target.
+    """
     hidden = policy.trace(tokens).hidden
     logits = (hidden @ policy.merged()[policy.head_name].T).reshape(*tokens.shape, -1) / temperature
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -100,13 +113,13 @@ def token_figures(policy: GPT, tokens, targets, temperature: float = 1.0):
 
 
 def token_values(critic: GPT, tokens):
-    """The second head after every column, (B, W)."""
+    """Return the output of the scalar head at every column, (B, W)."""
     hidden = critic.trace(tokens).hidden
     return (hidden @ critic.params["readout.weight"] + critic.params["readout.bias"])[:, 0].reshape(tokens.shape)
 
 
 def ppo_loss(model: Trainable, case: Case) -> float:
-    """The equation of each token in turn."""
+    """Return the loss of PPO, from its equation for one token after another."""
     (tokens, targets, mask, old, old_values, advantages, returns), setting, n_tokens = case
     policy, critic = networks(model)
     log_probability, entropy = token_figures(policy, tokens, targets, setting.temperature)
@@ -124,14 +137,14 @@ def ppo_loss(model: Trainable, case: Case) -> float:
 
 
 def with_gradients(model: Trainable, compute, *arguments, **options) -> tuple[Any, dict[str, np.ndarray]]:
-    """What compute(model, ...) returns, and a copy of what it adds to the model's gradients."""
+    """Return what compute(model, ...) returns, and copies of the gradients it adds."""
     model.grads.flat[:] = 0.0
     result = compute(model, *arguments, **options)
     return result, {name: array.copy() for name, array in model.grads.items()}
 
 
 def assert_equal_gradients(found, expected, rtol=1e-12):
-    """By name, relative to the length of the whole gradient."""
+    """Compare gradients by name; the tolerance is relative to the norm of them all."""
     assert found.keys() == expected.keys()
     length = np.sqrt(sum(float((array**2).sum()) for array in expected.values()))
     for name, array in expected.items():
@@ -139,7 +152,11 @@ def assert_equal_gradients(found, expected, rtol=1e-12):
 
 
 def ppo_gradients(model: Trainable, *, minibatch: int | None = None, prompts=None, **settings) -> PPOGradients:
-    """For a small model of float32 or float64: its own first weights are the reference, and a random network judges."""
+    """Return PPOGradients for a small model of float32 or float64.
+
+    The reference is a copy of the model's present weights. The reward model is a random
+    network.
+    """
     policy, _ = networks(model)
     plain = ModelConfig(**vars(policy.config) | {"lora_rank": 0})
     reference = GPT(plain, dtype=policy.dtype_name)
@@ -160,7 +177,7 @@ def ppo_gradients(model: Trainable, *, minibatch: int | None = None, prompts=Non
 
 
 def collected(model: Trainable, **settings) -> PPOGradients:
-    """With a first rollout."""
+    """Return PPOGradients with a first rollout in the buffer."""
     gradients = ppo_gradients(model, **settings)
     gradients.collect(model)
     return gradients

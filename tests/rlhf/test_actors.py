@@ -1,4 +1,8 @@
-"""The four networks of a run: what each begins as, what they share, what training changes, what is saved."""
+"""The four networks of a run.
+
+The tests check their initial weights, what they share, what training changes, and what
+a checkpoint saves.
+"""
 
 import numpy as np
 import pytest
@@ -26,8 +30,10 @@ def actors_of(policy: GPT, reward: GPT, method: str, lora_rank: int) -> Actors:
 
 
 def base_models(lora_rank: int, *, dtype: str = "float32", **sizes) -> tuple[GPT, GPT]:
-    """A fine-tuned policy, and a reward model that was trained from it, both with LoRA where there is a rank; the
-    policy has then learnt two new tokens."""
+    """Return a fine-tuned policy, and a reward model that was trained from it.
+
+    Both have LoRA if there is a rank. The policy has then also learnt two new tokens.
+    """
     lora = {"lora_rank": lora_rank, "lora_new_tokens": 2} if lora_rank else {}
     policy = language_model(tiny_config(**sizes, **lora), 1, dtype=dtype)
     reward = adapted(policy, AdaptConfig(lora_rank=lora_rank), n_outputs=1, seed=2)
@@ -59,7 +65,7 @@ def test_all_begin_as_what_they_were_given(method, lora_rank):
     trained, critic = networks(actors.model)
     tokens = np.arange(12).reshape(2, 6) % 11
     expected, outputs = policy.logits(tokens), reward.readout(reward.hidden(tokens))
-    for model in (trained, actors.reference, trained):  # in turns: with LoRA they use one another's memory
+    for model in (trained, actors.reference, trained):  # in turns: with LoRA they share memory
         np.testing.assert_array_equal(model.logits(tokens), expected)
     scorers = [actors.reward] if critic is None else [actors.reward, critic]
     for model in (*scorers, *scorers):
@@ -71,7 +77,7 @@ def test_all_begin_as_what_they_were_given(method, lora_rank):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_training_changes_neither_reference_nor_reward_model(method, lora_rank):
-    """Where weights or memory are shared, this could go wrong unseen."""
+    """Shared weights or memory could change them unnoticed."""
     policy, reward = base_models(lora_rank)
     actors = actors_of(policy, reward, method, lora_rank)
     gradients = gradients_for(actors, method)
@@ -95,7 +101,10 @@ def test_training_changes_neither_reference_nor_reward_model(method, lora_rank):
 
 
 def buffers(actors) -> dict[int, np.ndarray]:
-    """Every distinct piece of memory below the parameters, weights and gradients of all networks."""
+    """Return the distinct memory buffers of all networks, by id.
+
+    They hold the parameters, weights and gradients.
+    """
     found = {}
     models = [*filter(None, networks(actors.model)), actors.reference, actors.reward]
     for model in models:
@@ -108,7 +117,7 @@ def buffers(actors) -> dict[int, np.ndarray]:
 
 
 def test_with_lora_four_models_cost_less_than_four_times_the_weights():
-    """(trl#1444: policy, critic, reference and reward model in memory, each with its own weights.)"""
+    """In trl#1444 each of the four models had its own weights in memory."""
     policy, reward = base_models(1, **SIZES)
     actors = actors_of(policy, reward, "ppo", 1)
     trained, critic = networks(actors.model)
@@ -126,7 +135,11 @@ def test_with_lora_four_models_cost_less_than_four_times_the_weights():
 
 
 def test_a_checkpoint_of_an_actor_and_its_critic_holds_both(tmp_path):
-    """(trl#3308: the critic was discarded.) And the rollout, so that a run goes on in the middle of one (trl#2657)."""
+    """In trl#3308 the critic was discarded.
+
+    The checkpoint also holds the rollout, so a run can go on in the middle of one
+    (trl#2657).
+    """
     model = actor_critic(tiny_config(), 3, dtype="float32")
     gradients = collected(model)
     optimizer = build_optimizer(model, OptimConfig(name="adam"))

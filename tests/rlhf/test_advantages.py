@@ -1,4 +1,4 @@
-"""Advantages against slow definitions, and where the score of a response stands."""
+"""Advantages against slow definitions, and the column that gets a response's score."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ from npllm.rlhf.sequences import join
 
 @st.composite
 def responses(draw):
-    """A mask, (B, T), of one response per row, and a generator of numbers; B, T up to 4 and 9."""
+    """Draw a mask, (B, T) bool, with one response per row, and a random generator.
+
+    B is at most 4, T at most 9.
+    """
     B, T = draw(st.integers(1, 4)), draw(st.integers(1, 9))
     mask = np.zeros((B, T), bool)
     for row in mask:
@@ -29,7 +32,10 @@ def responses(draw):
 
 @given(case=responses(), gamma=st.sampled_from([0.5, 0.9, 1.0]), lam=st.sampled_from([0.0, 0.95, 1.0]))
 def test_generalised_advantages_are_a_sum_over_deltas(case, gamma, lam):
-    """A_t = sum over l of (gamma lambda)^l delta_(t+l), where what lies outside the response is never looked at."""
+    """A_t is the sum over l of (gamma lambda)^l delta_(t+l).
+
+    Rewards and values outside the response have no influence: they are NaN here.
+    """
     mask, rng = case
     rewards, values = rng.standard_normal((2, *mask.shape))
     rewards[~mask] = values[~mask] = np.nan
@@ -66,7 +72,7 @@ def test_whitening_is_over_the_tokens_only(case):
 
 
 def test_whitening_of_near_equals():
-    """The variance of 1e-8 counts as much as what is added to it; equal advantages are 0."""
+    """A variance of 1e-8 equals the 1e-8 added to it; equal advantages become 0."""
     np.testing.assert_allclose(whitened(np.array([[1e-4, -1e-4]]), np.ones((1, 2), bool)), [[0.5**0.5, -(0.5**0.5)]])
     assert not whitened(np.full((1, 2), 3.0), np.ones((1, 2), bool)).any()
 

@@ -1,4 +1,4 @@
-"""Many texts written at once are the texts written one by one."""
+"""Texts generated in a batch equal the texts generated one by one."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ PROMPTS = [[3], [5, 9, 1, 4, 7], [2, 2], [8, 10, 6, 1], [3], [1, 2, 3, 4, 5, 6],
 
 
 def written_alone(model: GPT, prompt, *, max_tokens: int, temperature: float, seed: int, number: int) -> list[int]:
-    """The slow definition: the whole text again for each token."""
+    """Return the response by the slow definition: a pass over all tokens per token."""
     text = list(prompt)
     for n in range(max_tokens):
         word = random_words(1, seed=seed, step=n, stream=BATCH_GENERATION, first=number)[0]
@@ -35,7 +35,10 @@ def written_alone(model: GPT, prompt, *, max_tokens: int, temperature: float, se
 @architectures
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_each_response_is_the_one_written_alone(architecture, temperature):
-    """Whatever its neighbours and their lengths; also when those that have ended were removed from the cache."""
+    """The other rows and their lengths have no influence.
+
+    This holds also after rows that have ended were removed from the cache.
+    """
     model = language_model(tiny_config(**architecture), seed=2)
     model.params[model.head_name][STOP] *= 1.5  # some stop early, some never
     how = {"max_tokens": 9, "temperature": temperature, "seed": 7}
@@ -69,7 +72,10 @@ def test_log_probabilities_through_the_cache_are_those_of_the_whole_text(archite
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_responses_are_as_frequent_as_they_are_probable(temperature):
-    """Pearson's chi-square of 20,000 responses of at most two tokens; 5 standard deviations are allowed."""
+    """Test 20,000 responses of at most two tokens with Pearson's chi-square.
+
+    It may be 5 standard deviations above its mean.
+    """
     config, N = tiny_config(vocab_size=4, block_size=4), 20_000
     model = language_model(config)
     model.params[model.head_name][...] *= 0.5  # none of the responses is rare
@@ -88,7 +94,7 @@ def test_responses_are_as_frequent_as_they_are_probable(temperature):
 
 
 def test_a_token_depends_on_the_seed_the_response_and_its_place():
-    """A model without an opinion shows the random numbers themselves."""
+    """With equal logits the tokens show the random numbers themselves."""
     model = GPT(tiny_config())
     model.params.flat[:] = 0.0
 
@@ -98,14 +104,14 @@ def test_a_token_depends_on_the_seed_the_response_and_its_place():
 
     found = tokens()
     assert len({tuple(row) for row in found}) == 6  # responses differ
-    assert len({tuple(column) for column in found.T}) == 8  # and so do places
+    assert len({tuple(column) for column in found.T}) == 8  # and so do the positions
     np.testing.assert_array_equal(tokens(first_id=2)[:4], found[2:])
     np.testing.assert_array_equal(tokens(max_tokens=3), found[:, :3])
     assert (tokens(seed=6) != found).mean() > 0.5
 
 
 def test_what_has_ended_is_no_longer_computed(monkeypatch):
-    """Fewer ended rows are carried along than rows that go on."""
+    """The batch always has fewer ended rows than rows that go on."""
     model, sizes = GPT(tiny_config()), []
     model.params.flat[:] = 0.0
     extend = model.extend
@@ -126,12 +132,15 @@ def test_join_names_the_columns_that_predict():
 
 
 def test_the_width_of_rows():
-    """The next multiple of 8, up to the model's window."""
+    """It is the next multiple of 8, or the model's context if that is smaller."""
     assert [width_of(longest, 20) for longest in (1, 8, 9, 16, 17, 20)] == [8, 8, 16, 16, 20, 20]
 
 
 def test_the_text_of_a_response_is_what_generate_would_print():
-    """Cut in the midst of a character, or ended there; and a turn that is not the model's is not its text."""
+    """An incomplete character at the end is left out, stopped or not.
+
+    The text ends before the turn of another speaker.
+    """
     tokenizer = with_special_tokens(byte_tokenizer(), CHAT_TOKENS)
     texts = {"aé<|end|>": "aé", "a<|user|>b": "a"}
     tokens = [np.array(tokenizer.encode(text, allowed_special=True)) for text in texts]

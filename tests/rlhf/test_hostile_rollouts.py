@@ -1,4 +1,4 @@
-"""A rollout in a checkpoint that cannot be one of its run is refused before the state changes."""
+"""An invalid rollout in a checkpoint is refused before the state changes."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ DAMAGES = {
 def test_a_rollout_that_cannot_be(complaint, damage):
     gradients = collected(actor_critic(CONFIG, dtype="float32"), minibatch=16)
     arrays = {name: array.copy() for name, array in gradients.buffer.arrays().items()}
-    gradients.check_rollout(arrays)  # as it is, it can be
+    gradients.check_rollout(arrays)  # it is valid before the damage
     assert STOP in arrays["rollout_tokens"]
     before = {name: array.copy() for name, array in gradients.buffer.arrays().items()}
     damage(arrays["rollout_tokens"], arrays["rollout_numbers"])

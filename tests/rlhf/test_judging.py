@@ -1,4 +1,7 @@
-"""Verdicts on policies, against the responses themselves: whose gold, proxy, divergence and win each figure is."""
+"""Verdicts on policies, against figures computed from the responses themselves.
+
+The figures are gold, proxy, KL divergence and wins.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +18,10 @@ PROMPTS = ["a", "bc", "d", "e", "fgh"]
 
 
 class Letters:
-    """Gold tells prompts, texts and their ends apart, and has ties: it counts the letters from a to e."""
+    """A task whose gold reward differs between prompts, texts and ways to end.
+
+    It counts the letters a to e, so some responses have equal gold.
+    """
 
     name = "letters"
 
@@ -27,14 +33,14 @@ class Letters:
 
 
 def answers(policy, number: int):
-    """To the prompts in turns; of each round others."""
+    """Return N responses to the prompts in turn; each round number gives other ones."""
     asked = [PROMPTS[i % len(PROMPTS)] for i in range(N)]
     return respond(policy, TOKENIZER, asked, max_tokens=MAX_TOKENS, seed=JUDGING_SEED, first_id=number * N)
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """Reference, policy and reward model."""
+    """Return reference, policy and reward model."""
     config = tiny_config()
     return language_model(config, 3), language_model(config, 4), language_model(tiny_config(n_outputs=1), 11)
 
@@ -73,7 +79,7 @@ def proxies_of(reward, rounds) -> np.ndarray:
 
 
 def test_the_best_of_n_is_what_ppo_rewards_most(judge, networks):
-    """It is not a response without a stop token, unless the others score below -1."""
+    """A response without a stop token counts as a score of -1."""
     reference, _, reward = networks
     rounds = [answers(reference, number) for number in range(4)]
     proxies = proxies_of(reward, rounds)
@@ -95,7 +101,7 @@ def test_the_best_of_n_is_what_ppo_rewards_most(judge, networks):
 
 
 def test_gold_of_tokens_is_that_of_their_prompt_and_text():
-    """For the log of a run: the stop token is no part of the text."""
+    """The metrics of a run compute gold from the text without the stop token."""
     gold = gold_of(Letters(), PROMPTS, TOKENIZER)
     tokens = [np.array([1, 7, TOKENIZER.eot_id]), np.array([0, 1, 2])]
     found = gold(np.array([2, 4]), tokens, np.array([True, False]))

@@ -1,4 +1,7 @@
-"""The oracle: with every response written down, gradients, divergences and the best policy are known exactly."""
+"""The oracle: gradients and divergences against exact sums over all responses.
+
+See `enumeration.py`.
+"""
 
 import numpy as np
 import pytest
@@ -31,7 +34,10 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def models() -> tuple[GPT, GPT]:
-    """A policy and a reference of other weights, with a second head that plays the baseline."""
+    """Return a policy and a reference with other weights.
+
+    They have a scalar head, whose output serves as the baseline.
+    """
     config = world_config(n_outputs=1, n_embd=8)
     return tuple(order_one(GPT(config, dtype="float64"), seed) for seed in (1, 2))
 
@@ -42,7 +48,7 @@ def gold(world) -> np.ndarray:
 
 
 def test_the_responses_are_all_there_are(world, models):
-    """1 + 7 + 49 + 343 that stop, 7^4 that are cut off; their probabilities add up to 1."""
+    """1 + 7 + 49 + 343 responses stop, 7^4 are cut off; the probabilities sum to 1."""
     assert (len(world.stopped), int(world.stopped.sum())) == (400 + 2401, 400)
     assert all((world.sequences.tokens[i, world.sequences.last[i]] == STOP) for i in np.flatnonzero(world.stopped))
     for model in models:
@@ -51,9 +57,12 @@ def test_the_responses_are_all_there_are(world, models):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_gradient_of_ppo_is_that_of_the_objective(world, models, gold, temperature):
-    """Every response weighted with its probability in place of a sample, at ratio 1, gamma = lambda = 1, no whitening:
-    then minus the gradient is the derivative of J. The divergence is part of the rewards, token by token, and the
-    baseline is any function of what stands before a token."""
+    """Minus the gradient is the derivative of J if nothing is sampled or whitened.
+
+    Every response is weighted with its probability. The ratios are 1, and gamma =
+    lambda = 1. The KL penalty is part of the rewards, token by token. The baseline may
+    be any function of the tokens before the present one.
+    """
     policy, reference = models
     compared = compare(policy, reference, world.sequences, temperature)
     mask = world.sequences.targets >= 0
@@ -83,7 +92,10 @@ def test_the_gradient_of_ppo_is_that_of_the_objective(world, models, gold, tempe
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_estimates_of_the_divergence_have_the_exact_mean(world, models, temperature):
-    """k1, k3 and the exact sum over the vocabulary, weighted with the probabilities, are all E[log pi - log ref]."""
+    """k1, k3 and the sum over the vocabulary all have the mean E[log pi - log ref].
+
+    The means are over all responses, weighted with their probabilities.
+    """
     policy, reference = models
     log_pi, log_ref = (log_probabilities(model, world, temperature) for model in models)
     pi = np.exp(log_pi)
@@ -91,7 +103,7 @@ def test_estimates_of_the_divergence_have_the_exact_mean(world, models, temperat
     assert kl > 0.1
     k3 = np.expm1(log_ref - log_pi) - (log_ref - log_pi)
     assert k3.min() >= 0
-    assert (log_pi - log_ref).min() < 0  # k1 of a response may be
+    assert (log_pi - log_ref).min() < 0  # k1 of a response may be negative
     assert float(pi @ k3) == pytest.approx(kl, rel=1e-10)
     compared = compare(policy, reference, world.sequences, temperature)
     assert float(pi @ compared.kl) == pytest.approx(kl, rel=1e-10)
@@ -101,7 +113,10 @@ def test_estimates_of_the_divergence_have_the_exact_mean(world, models, temperat
 
 
 def test_the_exact_divergence_is_never_negative_and_0_for_the_reference_itself(world):
-    """In float32 too, where rounding is larger than the divergence of near equals (trl#1005, #351, #1857)."""
+    """This holds in float32 too, where rounding errors exceed the KL of similar models.
+
+    The faults were trl#1005, trl#351 and trl#1857.
+    """
     sequences = Sequences(*(array[::9] for array in world.sequences))
     reference = order_one(GPT(world_config()), 1)
     assert exact_kl(reference, reference, sequences) == 0.0
@@ -114,8 +129,11 @@ def test_the_exact_divergence_is_never_negative_and_0_for_the_reference_itself(w
 
 
 def test_the_divergence_of_near_equals():
-    """It is half the variance of the logits' difference, up to its third power: in float32 not to be drowned in
-    rounding, and where even float64 cannot see it, at least not below 0."""
+    """For similar logits, KL is half the variance of their difference, to second order.
+
+    Rounding in float32 must not hide it. If it is too small even for float64, it must
+    not be negative.
+    """
     rng = np.random.default_rng(0)
     logits, change = rng.standard_normal((2, 500, 30)).astype(np.float32)
     near = logits + np.float32(2.0**-12) * change
@@ -127,6 +145,9 @@ def test_the_divergence_of_near_equals():
 
 
 def test_the_divergence_of_large_logits():
-    """Far beyond what exp can take: the first is certain, and the reference gives it a half."""
+    """The logits would overflow exp.
+
+    The policy is certain of the first token, and the reference gives it 1/2.
+    """
     with np.errstate(over="raise"):
         assert categorical_kl(np.array([[2e3, 0.0]]), np.array([[-2e3, -2e3]])) == pytest.approx([np.log(2)])

@@ -1,4 +1,7 @@
-"""Training against the oracle: PPO comes near the best policy there is, and the reward model finds the gold reward."""
+"""Training against the oracle of `enumeration.py`.
+
+PPO comes close to the best policy, and the reward model finds the gold reward.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ ADAM = {"name": "adam", "min_lr": 0.0, "warmup_steps": 0, "decay": "linear", "be
 
 
 def train(model, gradients, *, steps: int, lr: float, rows: int = 1) -> None:
-    """As the loop does it: clipped gradients, and a learning rate that falls to 0."""
+    """Train like the loop, with clipped gradients and a learning rate falling to 0."""
     optimizer = build_optimizer(model, OptimConfig(lr=lr, **ADAM))
     for step in range(steps):
         gradients(model, np.arange(step * rows, (step + 1) * rows), step)
@@ -36,7 +39,11 @@ def train(model, gradients, *, steps: int, lr: float, rows: int = 1) -> None:
 
 
 def random_gold(world: World, seed: int) -> np.ndarray:
-    """A number for every response: a random share for each token at its place, and something of its own."""
+    """Return a random reward for each response, (N,).
+
+    It is a sum of random shares, one for each token at its position, and a random
+    number for the whole response.
+    """
     rng = np.random.default_rng(seed)
     shares = np.append(rng.standard_normal((8, V)), np.zeros((8, 1)), axis=1)  # none for the target -1
     return shares[np.arange(8), world.sequences.targets].sum(axis=1) + 0.3 * rng.standard_normal(len(world.stopped))
@@ -44,7 +51,10 @@ def random_gold(world: World, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["ppo", *(pytest.param(name, marks=pytest.mark.long) for name in ("rloo", "grpo"))])
 def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
-    """At least 95 % of the way from the reference to J*, with a gold table as the reward model."""
+    """J rises by at least 95 % of the difference between J* and the reference's J.
+
+    A table of gold rewards serves as the reward model.
+    """
     world = enumerate_responses(max_tokens=4)
     gold = random_gold(world, 102)
     index = {row.tobytes(): i for i, row in enumerate(world.sequences.tokens)}
@@ -93,7 +103,10 @@ def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
 
 
 def test_the_reward_model_finds_the_gold_reward():
-    """From pairs labelled as Bradley and Terry have it: right with probability sigma(difference)."""
+    """It learns from pairs labelled by the Bradley-Terry model.
+
+    The better response is preferred with probability sigma(difference of gold).
+    """
     world = enumerate_responses(max_tokens=2)
     N, steps, rows = len(world.stopped), 250, 128
     rng = np.random.default_rng(0)
@@ -113,7 +126,7 @@ def test_the_reward_model_finds_the_gold_reward():
     certainty = sigmoid(np.abs(differences))
     agrees = (found[:, None] - found) * differences > 0
     apart = ~np.eye(N, dtype=bool)
-    bayes = certainty[apart].mean()  # nobody is right more often
+    bayes = certainty[apart].mean()  # the highest accuracy that is possible
     assert bayes > 0.75
     assert np.where(agrees, certainty, 1 - certainty)[apart].mean() > bayes - 0.03
     assert np.polyfit(gold, found, 1)[0] == pytest.approx(1.0, abs=0.3)  # the scale is found too

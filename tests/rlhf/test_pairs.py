@@ -1,4 +1,4 @@
-"""Preferences: how gold makes them, how tokens stand for them, and how a model is judged by them."""
+"""Preferences: how gold makes them, how they are encoded, and evaluation on them."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ class Indifferent(Length):
 
 
 def test_the_better_half_is_preferred_to_the_worse():
-    """Responses that were cut off are left out, and so are pairs that gold does not tell apart."""
+    """Responses that were cut off are left out, and so are pairs with equal gold."""
     texts = ("aaa", "a", "aaaa", "aaaaa", "aa")
     responses = [Response("p", text, stopped=text != "aa") for text in texts]
     assert preference_pairs(Length(), responses) == [Preference("p", "aaaa", "a"), Preference("p", "aaaaa", "aaa")]
@@ -61,7 +61,10 @@ def test_sampled_preferences_are_golds():
 
 
 def test_pairs_as_tokens():
-    """The prompt is read, the response and the stop token are judged; an empty prompt is the stop token."""
+    """The targets are the response and the stop token.
+
+    An empty prompt is encoded as the stop token.
+    """
     stop = TOKENIZER.eot_id
     pairs = encode_pairs([Preference("ab", "c", "dd"), Preference("", "e", "")], TOKENIZER, 16)
     assert [side.tokens.shape for side in pairs] == [(2, 8)] * 2
@@ -75,7 +78,7 @@ def test_pairs_as_tokens():
 def test_evaluation_on_held_out_pairs():
     config = tiny_config(n_outputs=1)
     model = language_model(config)
-    pairs = Pairs(random_sequences(config, 70, 1), random_sequences(config, 70, 2))  # more than a pass takes at once
+    pairs = Pairs(random_sequences(config, 70, 1), random_sequences(config, 70, 2))  # more than go into one pass
     result = evaluate_reward(model, pairs)
     difference = rewards_of(model, pairs.chosen) - rewards_of(model, pairs.rejected)
     assert result.loss == pytest.approx(-np.log(sigmoid(difference)).mean())
@@ -89,7 +92,7 @@ def test_evaluation_on_held_out_pairs():
 
 
 def test_the_loss_of_dpo_on_held_out_pairs():
-    """From the log-probabilities of whole responses; log 2 for the reference itself."""
+    """It follows from log-probabilities of whole responses; log 2 for the reference."""
     config = tiny_config()
     model, reference = language_model(config), language_model(config, 5)
     pairs = Pairs(random_sequences(config, 5, 1), random_sequences(config, 5, 2))
@@ -104,7 +107,10 @@ def test_the_loss_of_dpo_on_held_out_pairs():
 
 
 def test_dpo_is_right_where_it_prefers_the_chosen_more_than_the_reference_does():
-    """Not where it finds the chosen likelier: that says little of what it has learnt."""
+    """That the chosen response is more probable than the rejected one is not enough.
+
+    It says little about what the policy has learnt.
+    """
     config, P = tiny_config(), 20
     model, reference = language_model(config), language_model(config, 5)
     pairs = Pairs(random_sequences(config, P, 1), random_sequences(config, P, 2))

@@ -126,7 +126,7 @@ def test_the_same_command_goes_on(pipeline, capsys):
 
 @pytest.fixture(scope="module")
 def study(pipeline):
-    """The pipeline once more, with over-optimisation at its end; smaller in every respect."""
+    """The pipeline once more, with a small over-optimisation study at its end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overoptimisation, "PAIRS", (4, 8, 10_000))
         patch.setattr(overoptimisation, "PENALTIES", (0.3,))
@@ -138,7 +138,7 @@ def study(pipeline):
 
 
 def test_reward_models_learn_from_nested_subsets_of_what_the_pipelines_own_learns_from(study):
-    """Of pairs that are not held out: their ranking by these models would be no test."""
+    """They do not learn from held-out pairs, which are there to test them."""
     below = study / "seed-0" / "overoptimise"
 
     def learnt_from(folder) -> list[str]:
@@ -244,7 +244,10 @@ def test_distinct_n():
 
 
 def test_a_grade_is_sure_of_responses_or_of_seeds():
-    """Over the responses of one seed; of two seeds that agree in their means, over these."""
+    """The interval is over the responses of one seed, or the means of several seeds.
+
+    If the means of two seeds are equal, it is 0.
+    """
     gold = np.array([0.0, 1.0] * 50)
     verdict = Verdict("x", gold, gold, gold, 0.0, 1.0, 1.0, 1.0, 1.0, [])
     assert grade([verdict]).gold_interval == half_width(gold) > 0

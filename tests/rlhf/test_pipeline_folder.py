@@ -1,4 +1,4 @@
-"""Which task a pipeline belongs to, and two processes on one pipeline."""
+"""The task that a pipeline belongs to, and two processes on one pipeline."""
 
 import json
 from contextlib import ExitStack
@@ -24,7 +24,10 @@ class Nothing(Task):
 
 @pytest.fixture
 def a_pipeline(tmp_path, monkeypatch):
-    """In an empty folder; a pipeline whose first stage is there, of the task in a/t.py. Beside it there is b/t.py."""
+    """Return the folder of a pipeline of the task a/t.py, whose first stage exists.
+
+    The current folder also has another task in b/t.py.
+    """
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -45,7 +48,10 @@ def folder_of(name, out=None):
 
 
 def test_each_task_has_a_folder_of_its_own(a_pipeline):
-    """Also two files of the same name, and a file with the name of an embedded task; and all find theirs again."""
+    """So have two files of the same name, and a file named like an embedded task.
+
+    The second time, each task finds its folder again.
+    """
     Path("paths.py").write_text(TASK)
     expected = {"a/t.py": "rlhf-t", "b/t.py": "rlhf-t-2", "paths.py": "rlhf-paths", "paths": "rlhf-paths-2"}
     for _ in range(2):
@@ -88,7 +94,7 @@ def test_a_task_file_that_was_edited_is_said(a_pipeline, out):
 
 
 def test_an_edit_before_the_first_stage_is_none(tmp_path):
-    """A task that was refused for a mistake in its file can be begun again where it was begun."""
+    """A task that failed because of its file can start again in the same folder."""
     file = tmp_path / "t.py"
     file.write_text(TASK)
     folder_of(file, tmp_path / "out")
@@ -105,7 +111,7 @@ def test_a_second_process_on_the_same_pipeline_is_refused(a_pipeline, capsys, mo
 
 
 def test_two_tasks_that_begin_at_once_get_two_folders(a_pipeline):
-    """Though no stage of either is there, and their names are the same."""
+    """Neither has a stage yet, and their names are the same."""
     Path("runs/rlhf-t").rename("runs/elsewhere")
     with ExitStack() as both:
         paths = [both.enter_context(hold_pipeline(None, record_of(name))) for name in ("a/t.py", "b/t.py")]

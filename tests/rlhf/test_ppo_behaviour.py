@@ -1,4 +1,7 @@
-"""What a run of PPO does between its updates: rollouts, scores, the price of divergence, shuffling, stopping early."""
+"""What a run of PPO does between its updates.
+
+These are rollouts, scores, the weight of the KL penalty, shuffling and early stopping.
+"""
 
 import numpy as np
 import pytest
@@ -23,14 +26,17 @@ def stopped(sequences: Sequences) -> np.ndarray:
 
 
 def moved(model):
-    """Away from the reference, so that the divergence is not 0."""
+    """Change the weights, so that the KL is not 0; return the model."""
     model.params.flat[:] += 0.3 * np.random.default_rng(1).standard_normal(len(model.params.flat)).astype(model.dtype)
     return model
 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo", "grpo"])
 def test_a_policy_with_one_decision_learns_it(monkeypatch, method):
-    """One token, and a reward for one of them: its probability passes 0.95 (trlx#214 stayed at 0.8)."""
+    """A response is one token, and one token is rewarded: its probability passes 0.95.
+
+    In trlx#214 it stayed at 0.8.
+    """
     config = tiny_config(vocab_size=8)
     build = actor_critic if method == "ppo" else language_model
     model = build(config, dtype="float32")
@@ -51,7 +57,10 @@ def test_a_policy_with_one_decision_learns_it(monkeypatch, method):
 
 
 def test_figures_of_a_rollout_are_of_the_responses_only():
-    """Each from its definition, response by response (trl#2496: entropies below 0)."""
+    """Each figure follows from its definition, response by response.
+
+    In trl#2496 entropies were below 0.
+    """
     model = actor_critic(tiny_config(), 3)
     gradients = ppo_gradients(model, rollout_size=24)
     moved(model)
@@ -83,14 +92,17 @@ def test_figures_of_a_rollout_are_of_the_responses_only():
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_first_rollout_is_at_no_distance_from_the_reference(lora_rank):
-    """Exactly 0 in float32, estimated and exact, with a temperature too."""
+    """Both the estimate and the exact KL are 0.0 in float32, with a temperature too."""
     model = actor_critic(tiny_config(lora_rank=lora_rank), dtype="float32")
     figures, _ = ppo_gradients(model, temperature=0.7).collect(model)
     assert (figures["objective/kl"], figures["objective/exact_kl"]) == (0.0, 0.0)
 
 
 def test_every_rollout_has_random_numbers_of_its_own():
-    """Of one prompt and one policy, so that nothing else tells the responses apart; and the same again each time."""
+    """Responses of one policy to one prompt differ between rollouts.
+
+    The same run again writes the same responses.
+    """
 
     def rollouts():
         model = language_model(tiny_config(), 3)
@@ -125,7 +137,7 @@ def test_a_response_without_a_stop_token_gets_the_score_for_that():
 
 
 def test_scores_are_measured_by_the_reference_s_responses():
-    """Mean 0 and deviation 1 over the first rollout; the same scale from then on."""
+    """They have mean 0 and deviation 1 over the first rollout; the scale then stays."""
     model = actor_critic(tiny_config(), 3)
     gradients = collected(model, rollout_size=32)
     raw = rewards_of(gradients.scorers.reward, buffer_sequences(gradients))
@@ -138,7 +150,10 @@ def test_scores_are_measured_by_the_reference_s_responses():
 
 
 def test_equal_scores_have_no_scale(monkeypatch):
-    """Divided by a deviation of nearly 0, the critic and every later score would be of the order of 1e8."""
+    """Equal scores are not divided by their deviation, which is nearly 0.
+
+    Otherwise the critic's outputs and all later scores would be around 1e8.
+    """
     model = actor_critic(tiny_config(), 3)
     before = model.critic.params["readout.weight"].copy()
     monkeypatch.setattr("npllm.rlhf.ppo.rewards_of", lambda _, s: np.full(len(s.tokens), 0.3))
@@ -148,7 +163,10 @@ def test_equal_scores_have_no_scale(monkeypatch):
 
 
 def test_the_critic_begins_as_the_reward_model():
-    """Its value after a response's last token is the normalised reward, and later rollouts leave it alone."""
+    """Its value after a response's last token is the calibrated score.
+
+    Later rollouts do not change it.
+    """
     model = actor_critic(tiny_config(), 3)
     gradients = ppo_gradients(model)
     for name, array in gradients.scorers.reward.params.items():
@@ -166,7 +184,10 @@ def test_the_critic_begins_as_the_reward_model():
 
 @pytest.mark.parametrize(("overshoot", "error"), [(10.0, 0.2), (1.1, 0.1), (0.95, -0.05), (0.1, -0.2)])
 def test_the_price_of_divergence_follows_it(overshoot, error):
-    """beta grows when the policy is further away than the target, by at most a fifth of B / horizon."""
+    """beta grows if the KL is above its target, at most by the factor 1 + 0.2 B / H.
+
+    H is the horizon.
+    """
     model = language_model(tiny_config(), 3)
     settings = {"method": "grpo", "kl_horizon": 50, "kl_coef": 0.4}
     kl = divergence_after_moving(model, **settings)
@@ -179,7 +200,7 @@ def test_the_price_of_divergence_follows_it(overshoot, error):
 
 
 def divergence_after_moving(model, **settings) -> float:
-    """And beta stays where no target is set."""
+    """Return the KL of the moved model; check that beta stays without a target."""
     gradients = ppo_gradients(model, **settings, kl_target=0.0)
     figures, _ = gradients.collect(moved(model))
     assert gradients.buffer.kl_coef == settings["kl_coef"]
@@ -187,7 +208,7 @@ def divergence_after_moving(model, **settings) -> float:
 
 
 def recorded_rows(monkeypatch, gradients) -> list[np.ndarray]:
-    """The rows of every minibatch from now on."""
+    """Return a list that collects the rows of every minibatch from now on."""
     seen, accumulate = [], gradients.accumulate
 
     def record(model, rows):
@@ -213,7 +234,10 @@ def test_every_epoch_has_all_responses_in_a_new_order(monkeypatch):
 
 
 def test_a_policy_that_has_gone_far_writes_a_new_rollout(monkeypatch):
-    """The update is then made from the new one alone: nothing of the old responses is left in the gradient."""
+    """The update then uses the new rollout alone.
+
+    The gradient has no contribution of the old responses.
+    """
     model = actor_critic(tiny_config(), 3)
     gradients = ppo_gradients(model, rollout_size=8, minibatch=4, max_update_kl=1e-6)
     seen = recorded_rows(monkeypatch, gradients)
@@ -224,7 +248,7 @@ def test_a_policy_that_has_gone_far_writes_a_new_rollout(monkeypatch):
     assert (gradients.buffer.rollouts, gradients.buffer.minibatches_used) == (2, 1)
     assert result.figures["policy/approx_kl"] == pytest.approx(0.0, abs=1e-12)
     assert "objective/score" in result.figures
-    assert len(seen) == 3  # the second was given up
+    assert len(seen) == 3  # the second was dropped
     found = model.grads.flat.copy()
     model.grads.flat[:] = 0.0
     gradients.accumulate(model, seen[2])
@@ -242,7 +266,7 @@ def test_a_policy_that_has_not_gone_far_uses_its_rollout_up(monkeypatch):
 
 
 def test_a_rollout_that_no_update_was_made_from_is_not_written_again():
-    """No minibatch used means that all are left, and not that there is no rollout."""
+    """No used minibatch means that all are left, not that there is no rollout."""
     model = actor_critic(tiny_config(), 3)
     gradients = collected(model)
     tokens = gradients.buffer.tokens.copy()
@@ -253,7 +277,10 @@ def test_a_rollout_that_no_update_was_made_from_is_not_written_again():
 
 
 def test_counters_are_integers_and_the_file_has_them_where_it_always_had():
-    """The first five of rollout_numbers; a checkpoint of an earlier run would otherwise be misread."""
+    """They are the first five of rollout_numbers.
+
+    With another order, checkpoints of earlier runs would be misread.
+    """
     buffer = RolloutBuffer(2, 3, kl_coef=0.4)
     assert [type(count) for count in (buffer.rollouts, buffer.minibatches_used)] == [int, int]
     buffer.rollouts += 7
@@ -267,7 +294,10 @@ def test_counters_are_integers_and_the_file_has_them_where_it_always_had():
 
 
 def test_responses_to_one_prompt_stand_together():
-    """RLOO and GRPO compare rows in groups, so a group must be of one prompt, and advantages add up to 0 in it."""
+    """RLOO and GRPO compare rows in groups, so a group must have one prompt.
+
+    The advantages of a group add up to 0.
+    """
     for method in ("rloo", "grpo"):
         model = language_model(tiny_config(), 3)
         gradients = ppo_gradients(model, method=method, rollout_size=12, group=4, prompts=[[1], [2], [3, 1], [4], [5]])

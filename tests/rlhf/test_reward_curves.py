@@ -1,4 +1,4 @@
-"""The law of over-optimisation, and the figures that it is fitted to."""
+"""The law of over-optimisation, and the figures to which it is fitted."""
 
 from itertools import combinations, permutations
 
@@ -18,7 +18,7 @@ def curve(method="ppo", pairs=64, kl_coef=0.0, distance=DISTANCE, gold=None, pro
 
 
 def gold_by_law(method: str, alpha: float, beta: float) -> np.ndarray:
-    """0.4 + what Gao et al. write down, by hand."""
+    """Return gold at DISTANCE: 0.4 plus the law of Gao et al., written by hand."""
     rate = alpha - beta * (np.log(DISTANCE[1:]) if method == "ppo" else DISTANCE[1:])
     return 0.4 + np.array([0.0, *DISTANCE[1:] * rate])
 
@@ -33,14 +33,17 @@ def test_the_law_is_recovered(method):
 
 
 def test_what_the_law_does_not_explain():
-    """Gold that jumps to and fro, at distances where the law has no say in it: almost no variance is explained."""
+    """Gold alternates at almost equal distances, where the law is almost constant.
+
+    It therefore explains almost no variance.
+    """
     distance = np.array([0.0, *np.linspace(2.0, 2.1, 40)])
     gold = np.array([0.5, *np.tile([0.0, 1.0], 20)])
     assert curve(distance=distance, gold=gold).fit()[2] == pytest.approx(0.0, abs=0.05)
 
 
 def test_pipelines_that_start_at_different_gold_are_measured_from_their_mean():
-    """Of two seeds, one a tenth above the other; the law of their mean is what both follow."""
+    """The gold of two seeds differs by 0.1 everywhere; the law fits their mean."""
     gold = gold_by_law("ppo", 0.5, 0.3)
     both = pooled([curve(gold=gold - 0.05), curve(gold=gold + 0.05)])
     assert both.start == pytest.approx(0.4)
@@ -57,7 +60,10 @@ def test_best_of_n_is_the_mean_over_all_choices():
 
 
 def test_of_equally_liked_responses_each_is_chosen_as_often():
-    """The mean over all orders in which they can stand, where the later of two that are equal wins."""
+    """The result equals the mean over all orders of the responses.
+
+    In each order the later of two equal responses wins.
+    """
     values, proxy = np.array([3.0, 1.0, 8.0, 5.0, 2.0]), np.array([1.0, 0.0, 1.0, 2.0, 1.0])
     for n in range(1, 6):
         best = []

@@ -1,4 +1,4 @@
-"""What is refused, and the sentence that says so."""
+"""Invalid inputs and settings are refused with a message that says what to do."""
 
 import numpy as np
 import pytest

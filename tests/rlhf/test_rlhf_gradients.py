@@ -1,6 +1,7 @@
-"""Every loss of the later stages, through the whole model: each parameter's gradient against differences of the loss.
+"""The gradients of every loss of RLHF through the whole model, for each parameter.
 
-The losses on the other side are written from the equations at the heads of `losses.py` and `ppo.py`, token by token.
+They are compared with finite differences of the loss. The losses for that are written
+here token by token, from the equations in `losses.py` and `ppo.py`.
 """
 
 import numpy as np
@@ -55,7 +56,10 @@ def check_ppo(model, B, seed):
 
 
 def part_of_an_epoch(n_pairs, P, seed) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of P pairs in the midst of the second epoch, and the pairs that they are: in an order of the seed's."""
+    """Return P sample ids in the second epoch, and the numbers of their pairs.
+
+    The order of the pairs depends on the seed.
+    """
     ids = n_pairs + 1 + np.arange(P)
     return ids, RowSampler(n_pairs, seed).rows(ids)
 
@@ -64,7 +68,7 @@ def part_of_an_epoch(n_pairs, P, seed) -> tuple[np.ndarray, np.ndarray]:
 @settings(max_examples=3)
 @given(example=examples)
 def test_bradley_terry(backend, architecture, example):
-    """Of a batch that is less than an epoch, in micro-batches."""
+    """The batch is smaller than an epoch and is split into micro-batches."""
     config = tiny_config(**architecture, n_outputs=1, lora_rank=example["lora_rank"])
     P, seed = example["B"] + 1, example["seed"]
     model, pairs = language_model(config, seed, backend=backend), random_pairs(config, 7, seed)
@@ -89,7 +93,7 @@ def test_bradley_terry(backend, architecture, example):
 @settings(max_examples=3)
 @given(example=examples, beta=st.sampled_from([0.1, 1.0]))
 def test_direct_preference(backend, architecture, example, beta):
-    """Likewise; each pair is held against what the reference says of that very pair."""
+    """Each pair is compared with the reference's log-probabilities of the same pair."""
     config = tiny_config(**architecture, lora_rank=example["lora_rank"])
     P, seed = example["B"] + 1, example["seed"]
     model, pairs = language_model(config, seed, backend=backend), random_pairs(config, 7, seed)
@@ -125,13 +129,13 @@ def test_policy_and_critic(backend, architecture, example):
 @settings(max_examples=3)
 @given(example=examples)
 def test_policy_without_a_critic(backend, architecture, example):
-    """As RLOO and GRPO have it."""
+    """RLOO and GRPO use this loss."""
     config = tiny_config(**architecture, lora_rank=example["lora_rank"])
     check_ppo(language_model(config, example["seed"], backend=backend), example["B"], example["seed"])
 
 
 def test_the_cases_lie_on_both_sides_of_every_clip():
-    """Otherwise the checks above would say nothing about one of them."""
+    """Otherwise the checks above would not test one of the sides."""
     model = actor_critic(tiny_config(), 0)
     (tokens, targets, mask, old, old_values, advantages, returns), setting, _ = minibatch_around(model, 12, 0)
     ratio = np.exp(token_figures(model.policy, tokens, targets, setting.temperature)[0] - old)[mask]
@@ -147,7 +151,7 @@ def test_the_cases_lie_on_both_sides_of_every_clip():
 
 
 def test_the_share_of_clipped_values():
-    """Of all tokens of the minibatch: those where the clipped value has the larger error."""
+    """It is the share of all tokens whose clipped value has the larger error."""
     model = actor_critic(tiny_config(), 0, dtype="float32")
     batch, settings, n_tokens = minibatch_around(model, 12, 0)
     old = batch.values.astype(np.float32).astype(np.float64)  # as in a rollout

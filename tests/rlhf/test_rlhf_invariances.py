@@ -1,4 +1,8 @@
-"""What must change nothing: what else a minibatch holds, micro-batches, the width and the content of the padding."""
+"""Changes that must have no effect.
+
+These are the other rows of a minibatch, the split into micro-batches, and the width and
+the content of the padding.
+"""
 
 import numpy as np
 import pytest
@@ -26,8 +30,11 @@ from npllm.rlhf.sequences import Sequences, rewards_of, sequence_log_probability
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_ratio_is_exactly_1_before_the_first_update(monkeypatch, temperature, lora_rank):
-    """In float32, bit for bit, whatever rows a minibatch has; also where a temperature divides the logits, which is
-    easily forgotten in one of the passes (trlx#107, OpenRLHF#853)."""
+    """It is 1.0 in float32 for any rows of a minibatch, with a temperature too.
+
+    Dividing the logits by the temperature is easily forgotten in one of the passes
+    (trlx#107, OpenRLHF#853).
+    """
     model = actor_critic(tiny_config(lora_rank=lora_rank), dtype="float32")
     gradients = collected(model, rollout_size=40, temperature=temperature)
     ratios = []
@@ -47,7 +54,7 @@ def test_the_ratio_is_exactly_1_before_the_first_update(monkeypatch, temperature
 
 
 def widened(batch, columns: int, filler: int):
-    """A minibatch or Sequences with more columns of padding, which hold something."""
+    """Return a minibatch or Sequences with more padding columns, full of `filler`."""
 
     def wide(name, array):
         if array.ndim == 1:
@@ -60,8 +67,8 @@ def widened(batch, columns: int, filler: int):
 
 
 def with_other_padding(batch, filler: int):
-    """The same responses with other tokens behind them."""
-    last = batch.tokens.shape[1] - 1 - np.argmax((batch.targets >= 0)[:, ::-1], axis=1)  # that predicts a token
+    """Return the same responses with `filler` as the padding tokens after them."""
+    last = batch.tokens.shape[1] - 1 - np.argmax((batch.targets >= 0)[:, ::-1], axis=1)  # the last target
     behind = np.arange(batch.tokens.shape[1]) > last[:, None] + 1
     assert behind.any()
     return batch._replace(tokens=np.where(behind, filler, batch.tokens).astype(np.int32))
@@ -76,8 +83,10 @@ changes = pytest.mark.parametrize(
 
 @changes
 def test_padding_changes_nothing_in_ppo(change):
-    """Neither loss, nor gradient, nor one of the figures: entropy and divergence too are of responses only (trl#2496,
-    trl#6809)."""
+    """It changes neither the loss, nor the gradient, nor the figures.
+
+    Entropy and KL are of the responses only, too (trl#2496, trl#6809).
+    """
     model = actor_critic(tiny_config())
     batch, settings, n_tokens = minibatch_around(model, 4, seed=1)
     (loss, figures), gradients = with_gradients(model, policy_and_value_gradient, batch, settings, n_tokens)
@@ -135,7 +144,7 @@ def test_micro_batches_of_pairs_add_up(micro_size):
 
 @pytest.mark.parametrize("method", ["ppo", "rloo"])
 def test_micro_batches_of_responses_add_up(method):
-    """Each divides by the tokens of the whole minibatch, not by its own."""
+    """Each is divided by the tokens of the whole minibatch, not by its own tokens."""
     build = actor_critic if method == "ppo" else language_model
     model = build(tiny_config())
     gradients = collected(model, method=method, rollout_size=8, entropy_coef=0.1)
@@ -151,7 +160,7 @@ def test_micro_batches_of_responses_add_up(method):
 
 
 def test_reward_is_read_at_the_stop_token_and_not_at_a_pad():
-    """(trl#937)"""
+    """In trl#937 it was read at padding."""
     config = tiny_config(n_outputs=1)
     model = language_model(config)
     text = [3, 1, 4, STOP]

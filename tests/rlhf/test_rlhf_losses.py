@@ -1,4 +1,4 @@
-"""The losses on plain arrays: their gradients by differences, and their values by hand."""
+"""The losses on plain arrays: gradients by differences, and values by hand."""
 
 import numpy as np
 import pytest
@@ -60,9 +60,9 @@ def test_gradient_of_the_clipped_value_loss(n, seed):
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "gradient"),
     [
-        (1.5, 2.0, -2.4, 0.0),  # gone far enough in the direction that is rewarded
+        (1.5, 2.0, -2.4, 0.0),  # beyond the clip in the rewarded direction: no gradient
         (0.5, -2.0, 1.6, 0.0),
-        (0.5, 2.0, -1.0, -1.0),  # gone the wrong way: pulled back however far it is
+        (0.5, 2.0, -1.0, -1.0),  # moved in the wrong direction: full gradient at any distance
         (1.5, -2.0, 3.0, 3.0),
         (1.1, 2.0, -2.2, -2.2),
         (1.0, 0.0, 0.0, 0.0),
@@ -78,7 +78,7 @@ def test_the_clip_stops_only_what_is_rewarded(ratio, advantage, loss, gradient):
 @pytest.mark.parametrize(
     ("value", "target", "loss", "gradient"),
     [
-        (0.5, 2.0, 0.5 * 1.8**2, 0.0),  # nearer to the target than the clip allows: no credit for it
+        (0.5, 2.0, 0.5 * 1.8**2, 0.0),  # nearer to the target than the clip allows: no gradient
         (0.5, -1.0, 0.5 * 1.5**2, 1.5),  # further away: the full error
         (0.1, 2.0, 0.5 * 1.9**2, -1.9),
     ],

@@ -1,7 +1,8 @@
-"""What a rollout leaves behind for the updates, and what an update makes of it, written out in NumPy.
+"""A rollout and an update, against a second version written in NumPy.
 
-The other side reads the networks' hidden states and nothing else: log-probabilities,
-scores, rewards, advantages and the loss follow from the equations, response by response.
+The second version takes the responses and the hidden states of the networks. It
+computes log-probabilities, scores, rewards, advantages and the loss from their
+equations, response by response.
 """
 
 from types import SimpleNamespace
@@ -33,12 +34,16 @@ PROMPTS = [[1], [2, 3], [4, 5, 6], [7], [8, 9]]
 
 
 def gold(numbers, texts, stopped) -> np.ndarray:
-    """Of the prompt, the response and its end, so that none can be another's."""
+    """Return rewards, (B,), that differ between prompts, responses and ways to end."""
     return np.array([10.0 * n + 0.1 * sum(text) + s for n, text, s in zip(numbers, texts, stopped, strict=True)])
 
 
 def second_rollout(method: str):
-    """What the policy, away from its reference, wrote to begin with, and then once more."""
+    """Collect two rollouts; return the model, its gradients and the figures.
+
+    The policy differs from its reference in both, and changes between them. The figures
+    are those of the first rollout, its raw scores, and those of the second rollout.
+    """
     model = (actor_critic if method == "ppo" else language_model)(tiny_config(), 3)
     gradients = ppo_gradients(
         model, method=method, rollout_size=B, minibatch=8, prompts=PROMPTS, temperature=TEMPERATURE, group=GROUP,
@@ -58,19 +63,19 @@ def second_rollout(method: str):
 
 
 def spans(gradients) -> list[slice]:
-    """Of each response, the columns that predict its tokens."""
+    """Return the columns that predict the tokens, for each response."""
     columns = [np.flatnonzero(row >= 0) for row in gradients.buffer.targets]
     return [slice(here[0], here[-1] + 1) for here in columns]
 
 
 def scores_of(gradients) -> np.ndarray:
-    """The reward model's value at each response's last token, (B,), as it stands in the buffer."""
+    """Return the reward model's scores of the responses in the buffer, (B,)."""
     values = token_values(gradients.scorers.reward, gradients.buffer.tokens)
     return np.array([row[here.stop] for row, here in zip(values, spans(gradients), strict=True)])
 
 
 def log_distributions(model, tokens) -> np.ndarray:
-    """(B, W, V), with the temperature."""
+    """Return log-probabilities over the vocabulary, (B, W, V), with the temperature."""
     hidden = model.trace(tokens).hidden
     logits = (hidden @ model.params[model.head_name].T).reshape(*tokens.shape, -1) / TEMPERATURE
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -103,7 +108,8 @@ def test_a_rollout_by_hand(method):
     )
     np.testing.assert_allclose(buffer.log_probability, ours, rtol=0, atol=1e-12)
 
-    # Scores on the scale of the first rollout; what does not end has a score of its own.
+    # Scores have the scale of the first rollout. Responses that do not stop get
+    # MISSING, which is not scaled.
     ended = np.array([text[-1] == STOP for text in texts])
     proxy = (scores_of(gradients) - told.of_first.mean()) / told.of_first.std()
     scores = np.where(ended, proxy, MISSING)
@@ -133,7 +139,7 @@ def test_a_rollout_by_hand(method):
                 following = rewards[b, here.start + i] + GAMMA * V[i + 1] - V[i] + GAMMA * LAM * following
                 raw[b, here.start + i] = following
         np.testing.assert_allclose(buffer.values, values, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(buffer.returns, raw + values, rtol=0, atol=1e-10)  # of what is not yet whitened
+        np.testing.assert_allclose(buffer.returns, raw + values, rtol=0, atol=1e-10)  # of advantages before whitening
         white = np.where(mask, (raw - raw[mask].mean()) / np.sqrt(raw[mask].var() + 1e-8), 0.0)
         np.testing.assert_allclose(buffer.advantages, white, rtol=0, atol=1e-10)
 
@@ -152,8 +158,11 @@ def test_a_rollout_by_hand(method):
 
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_an_update_is_of_its_minibatch(method):
-    """The second one of a rollout, in micro-batches that do not divide it, after the policy has moved: loss, gradient
-    and figures of those rows, and of no other."""
+    """Loss, gradient and figures are those of the rows of this minibatch only.
+
+    It is the second minibatch of a rollout, after the policy has changed. Its size is
+    no multiple of the micro-batch size.
+    """
     model, gradients, _ = second_rollout(method)
     gradients.micro_size = 3
     gradients(model, np.arange(8), 0)
