@@ -1,7 +1,7 @@
 """The gradients of every loss of RLHF through the whole model, for each parameter.
 
 They are compared with finite differences of the loss. The losses for that are written
-here token by token, from the equations in `losses.py` and `ppo.py`.
+here token by token, from the equations in `losses.py`.
 """
 
 import numpy as np
