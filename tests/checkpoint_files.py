@@ -1,4 +1,8 @@
-"""Checkpoint files for tests: written at once, and changed so that everything about them fits but the change."""
+"""Checkpoint files for tests: writes them, and changes one thing in a good file.
+
+The SHA-256 is made right again after each change, so that only the change itself can be
+what a reader refuses.
+"""
 
 import json
 from collections.abc import Callable
@@ -12,7 +16,7 @@ from npllm.training.state import LoopState
 
 
 def write_checkpoint(folder: Path, state: LoopState, val_loss: float | None = None) -> Path:
-    """The file of a state in a folder without a manifest."""
+    """Write the checkpoint of a state into a folder without a manifest; its path."""
     path = checkpoint_path(folder, state.step)
     image = checkpoint_image(state, val_loss)
     seal(image)
@@ -41,7 +45,7 @@ def reseal(path: Path, change: Callable[[dict, h5py.File], None]) -> None:
 
 
 def described(**changes) -> Callable[[Path], None]:
-    """A change of the description: `name=value`, or `name=None` to take the name away."""
+    """A function that sets names of a file's description; None deletes a name."""
 
     def change(description, _):
         description.update(changes)

@@ -1,19 +1,23 @@
-"""Is a hand-written gradient right? Compare it with differences of the loss.
+"""Compares a gradient that was derived by hand with finite differences of the loss.
 
-The derivative of f along a direction, from four values of f (fourth order central differences):
+The derivative of f along a direction comes from four values of f (central differences
+of fourth order):
 
     f'(0) = (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h  +  error
 
-The error has two parts. Truncation, h^4 f'''''/30, asks for a small h; rounding, about 1.5 eps |f| / h with
-eps = 1.1e-16, for a large one. At h = 2^-12 (2.4e-4) the first is 1e-16 f''''' and the second 7e-13 |f|, so that O(1)
-losses with O(1) weights are differentiated to 1e-11 or better. h could be 4 times larger for smooth losses, but a
-norm of a row with a small variance has a large fifth derivative. A power of two makes x + h exact for most x.
+The error has two parts. Truncation, h^4 f'''''/30, asks for a small h. Rounding, about
+1.5 eps |f| / h with eps = 1.1e-16, asks for a large one. At h = 2^-12 (2.4e-4)
+truncation is 1e-16 f''''' and rounding 7e-13 |f|: losses of order one with weights of
+order one are differentiated to 1e-11 or better. h could be 4 times larger for smooth
+losses, but the norm of a row with a small variance has a large fifth derivative. h is a
+power of two, so that x + h is exact for most x.
 
-Second order differences of float64 reach 1e-10 at best, those of float32 1e-4: too coarse to tell a slightly wrong
-gradient from a right one. So everything is float64.
+Differences of second order reach 1e-10 at best in float64 and 1e-4 in float32. That is
+too coarse to tell a slightly wrong gradient from a right one, so everything is float64.
 
-The tolerance, 1e-6 relative: a thousand times what right gradients of every operation show (below 1e-9), and less than
-the smallest mistake worth the name. (A norm whose backward takes eps = 1e-6 for 1e-5 is wrong by 1e-5 relative.)
+The relative tolerance is 1e-6. Right gradients of every operation agree to 1e-9, a
+thousand times better. The smallest mistake that counts is larger: a norm whose backward
+takes eps = 1e-6 instead of 1e-5 is wrong by 1e-5 relative.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,9 +33,10 @@ N_DIRECTIONS = 6
 
 
 def derivative(loss: Callable[[], float], array: np.ndarray, where, direction=1.0) -> float:
-    """d loss() / ds at s = 0, with array[where] + s * direction in place of array[where].
+    """The derivative d loss() / ds at s = 0, for array[where] + s * direction.
 
-    where: an index, or ... for the whole array. The array is changed in place and then restored exactly.
+    where: an index, or ... for the whole array. The array is changed in place and then
+    restored exactly.
     """
     original = np.copy(array[where])
 
@@ -48,7 +53,10 @@ def derivative(loss: Callable[[], float], array: np.ndarray, where, direction=1.
 
 
 def numerical_gradient(loss: Callable[[], float], array: np.ndarray) -> np.ndarray:
-    """The gradient of loss(), a float, with respect to each element of a float64 array that it reads."""
+    """The gradient of the scalar loss() with respect to a float64 array that it reads.
+
+    It is float64 and has the shape of the array.
+    """
     gradient = np.empty(array.shape)
     for index in np.ndindex(array.shape):
         gradient[index] = derivative(loss, array, index)
@@ -65,16 +73,20 @@ def check_gradients(
 ) -> None:
     """Raise AssertionError unless each gradient is the derivative of the loss.
 
-    loss_fn: no arguments, returns the scalar loss as a function of what is in `arrays` now.
-    arrays: name -> float64 array (views too), changed in place during the check and then restored exactly.
-    gradients: name -> the gradient to judge, of the array's shape; the names must be the same.
+    loss_fn: takes no arguments; returns the scalar loss for what `arrays` hold now.
+    arrays: name -> float64 array (a view is fine). Each array is changed in place while
+        it is checked, and then restored exactly.
+    gradients: name -> the gradient to judge, of the array's shape; the same names.
 
-    Arrays of up to `elementwise_up_to` elements are checked element by element. Larger ones along random directions of
-    unit length with all elements +-1/sqrt(size): an error in any set of elements shows along nearly every one.
+    Arrays of up to `elementwise_up_to` elements are checked element by element. Larger
+    ones are checked along random directions of unit length whose elements are all
+    +-1/sqrt(size): an error in any set of elements shows along nearly every direction.
 
-    The error is relative, twice. Of the array: |a - n| / max(|a|, |n|, tiny) in Euclidean norms. Of each element:
-    the same in absolute values, but never relative to less than the array's root-mean-square, because an element that
-    happens to be near zero is computed from terms which are not. tiny: what the differences cannot resolve.
+    Two relative errors are bounded. The error of the array is |a - n| / max(|a|, |n|,
+    tiny) in Euclidean norms. The error of an element is the same in absolute values,
+    but never relative to less than the array's root-mean-square: an element that
+    happens to be near zero is a sum of terms that are not. `tiny` is what the
+    differences cannot resolve.
     """
     if arrays.keys() != gradients.keys():
         raise AssertionError(f"arrays {sorted(arrays)} but gradients {sorted(gradients)}")
@@ -134,7 +146,10 @@ def _compare_directions(name, loss, array, analytic, rtol, tiny):
 
 
 def _search_worst_element(loss, array, analytic, direction):
-    """Index of an element with a large error: keep the half that contributes more to the error, again and again."""
+    """The index of an element with a large error, by bisection.
+
+    Each round keeps the half of the elements that contributes more to the error.
+    """
     candidates = np.arange(array.size)
     while len(candidates) > 1:
         halves = np.array_split(candidates, 2)

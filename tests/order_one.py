@@ -6,10 +6,14 @@ import numpy as np
 
 
 def fill_with_order_one(params: Mapping[str, np.ndarray], seed: int) -> None:
-    """Weights that make no gradient small: at the initial 0.02 a wrong term can hide behind a right one.
+    """Fill `params` in place with weights of order one.
 
-    Matrices have unit variance, those of linear layers divided by their fan-in, so that activations stay of order one
-    and float64 differences of the loss stay accurate. Norm weights are away from 0 and biases are not 0.
+    They make no gradient small. With the initial weights of 0.02 a wrong term can be
+    too small to be seen beside a right one.
+
+    Matrices have unit variance. Those of linear layers are divided by the square root
+    of their fan-in, so that activations stay of order one and float64 differences of
+    the loss stay accurate. Norm weights are away from 0, and biases are not 0.
     """
     rng = np.random.default_rng(seed)
     for name, array in params.items():

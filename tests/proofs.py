@@ -1,8 +1,8 @@
-"""What a run of the tests has checked: counted where it happens, printed in pytest's last lines.
+"""Counts what a run of the tests has checked, and prints it in pytest's last lines.
 
-A check counts after it has succeeded, and so a test that fails adds nothing false. The
-processes of pytest-xdist count for themselves and hand their counts to the one that prints.
-This module is a pytest plugin; `tests/conftest.py` registers it.
+A check is counted after it has succeeded, so a test that fails adds nothing. Each
+process of pytest-xdist counts for itself and hands its counts to the process that
+prints them. This module is a pytest plugin; `tests/conftest.py` registers it.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """A process of pytest-xdist has ended; one that crashed hands over nothing."""
+    """Add the counts of a pytest-xdist process that ended; a crashed one has none."""
     counts.update(getattr(node, "workeroutput", {}).get("proofs", {}))
 
 

@@ -1,4 +1,4 @@
-"""Tiny runs for the tests of training and of the command line: text, arguments, and what a run folder holds."""
+"""Tiny runs for tests of training and the command line, and what their folders hold."""
 
 import hashlib
 import json
@@ -16,11 +16,12 @@ from npllm.runs.checkpoint import checkpoint_files, load_checkpoint
 from npllm.runs.metrics import read_metrics
 from npllm.training import train
 
-# Started as `[*NPLLM, VERB, ...]` with this environment, a test's process runs the package under test, wherever it is.
+# A process that is started as `[*NPLLM, VERB, ...]` with this environment runs the
+# package under test, wherever it is installed.
 NPLLM = [sys.executable, "-m", "npllm"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent)}
-# Seconds after which a process that hangs is given up. What works takes a few, on the
-# busiest machine a minute or two: no verdict depends on it.
+# Seconds after which a process that hangs is given up. A process that works takes a few
+# seconds, on the busiest machine a minute or two, so no test's result depends on this.
 PATIENCE = 3600
 
 TINY = {
@@ -40,7 +41,7 @@ TINY = {
 
 
 def write_text(folder: Path, n_lines: int = 60, seed: int = 0) -> Path:
-    """A file of random sentences from few words; about 33 bytes a line."""
+    """Write random sentences of a few words, about 33 bytes a line; the file's path."""
     words = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "roof", "and", "purred"]
     rng = np.random.default_rng(seed)
     path = folder / "text.txt"
@@ -49,19 +50,25 @@ def write_text(folder: Path, n_lines: int = 60, seed: int = 0) -> Path:
 
 
 def pretrain_arguments(text: Path, out: Path, **changes) -> list[str]:
-    """`npllm pretrain` of a tiny model; model__n_embd=16 stands for --model.n_embd 16."""
+    """Words of `npllm pretrain` for a tiny model.
+
+    model__n_embd=16 stands for --model.n_embd 16.
+    """
     settings = TINY | {name.replace("__", "."): value for name, value in changes.items()}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return ["pretrain", "--data.source", str(text), "--out", str(out), *options]
 
 
 def run(*arguments) -> int:
-    """`npllm ARGUMENTS` in this process; its exit code."""
+    """Run `npllm ARGUMENTS` in this process; its exit code."""
     return main([str(argument) for argument in arguments])
 
 
 def refused(capsys, *arguments, exit_code: int) -> str:
-    """Run `npllm ARGUMENTS`, which must end with this exit code and one sentence on stderr. Returns the sentence."""
+    """Run `npllm ARGUMENTS`, which must fail with this exit code; its message.
+
+    The message must be one sentence on stderr.
+    """
     capsys.readouterr()
     assert run(*arguments) == exit_code
     lines = capsys.readouterr().err.splitlines()
@@ -71,7 +78,7 @@ def refused(capsys, *arguments, exit_code: int) -> str:
 
 
 def stop_after(monkeypatch, *steps: int) -> None:
-    """Press Ctrl-C while each of these steps is made for the first time."""
+    """Send SIGINT (Ctrl-C) during each of these steps, the first time it is made."""
     real_updates, remaining = train.updates, set(steps)
 
     def updates(*args):
@@ -89,18 +96,18 @@ def summary(run_folder: Path) -> dict:
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """Of a run, oldest first."""
+    """The checkpoint files of a run, oldest first."""
     return checkpoint_files(run_folder / "checkpoints")
 
 
 def state_digests(run_folder: Path) -> dict[str, str]:
-    """SHA-256 of each array of the newest checkpoint: the weights and the optimiser's moments."""
+    """SHA-256 of each array of the newest checkpoint: weights and optimizer state."""
     arrays = load_checkpoint(checkpoints(run_folder)[-1]).arrays
     return {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
 
 
 def untimed_metrics(run_folder: Path) -> list[dict]:
-    """metrics.jsonl without what depends on the clock."""
+    """The records of metrics.jsonl without the fields that depend on the clock."""
     clocked = {"seconds", "tokens_per_s", "mfu"}
     return [
         {key: value for key, value in record.items() if key not in clocked}
@@ -109,6 +116,9 @@ def untimed_metrics(run_folder: Path) -> list[dict]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, but for locks: a run may get one that had none."""
+    """Relative path -> bytes of every file below a folder, except lock files.
+
+    A run that had no lock file may get one when it is opened.
+    """
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,4 +1,4 @@
-"""Tiny runs of the stages after pretraining: what they begin with, what they learn from, their command lines."""
+"""Tiny runs of the stages after pretraining: base models, records, command lines."""
 
 import json
 from collections.abc import Iterable
@@ -26,7 +26,8 @@ PREFERENCES = [
     for chosen, rejected in (("on a mat", "mat a on"), ("under the roof", "roof"))
 ]
 PROMPTS = [{"prompt": prompt} for prompt in ("the cat", "a dog ran", "on", "a mat and", "under the roof")]
-# Small enough for every stage; the rates are high, so that each update changes what the next one sees.
+# Small enough for every stage. The learning rates are high, so that each update changes
+# the batch results of the next one.
 TINY = {
     "optim.lr": 1e-2,
     "optim.warmup_steps": 1,
@@ -39,7 +40,7 @@ TINY = {
 
 
 def conversations(demonstrations: Iterable[dict]) -> list[dict]:
-    """The same as chats of one question and one answer."""
+    """The same demonstrations as chats of one question and one answer."""
     return [
         {"messages": [{"role": "user", "content": d["prompt"]}, {"role": "assistant", "content": d["response"]}]}
         for d in demonstrations
@@ -52,7 +53,10 @@ def write_jsonl(path: Path, records: Iterable[dict]) -> Path:
 
 
 def pretrained(folder: Path, **changes) -> Path:
-    """A run of `npllm pretrain` to begin with: one layer, characters, block_size 32."""
+    """A finished run of `npllm pretrain` for a stage to start from.
+
+    It has one layer, a tokenizer of characters and block_size 32.
+    """
     settings = {"model__block_size": 32, "model__n_embd": 16, "train__steps": 4} | changes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
@@ -63,7 +67,10 @@ def pretrained(folder: Path, **changes) -> Path:
 
 
 def stage_arguments(verb: str, base: Path, out: Path, **changes) -> list[str]:
-    """`npllm VERB` from the run `base`; adapt__lora_rank=2 stands for --adapt.lora_rank 2."""
+    """Words of `npllm VERB` from the run `base`.
+
+    adapt__lora_rank=2 stands for --adapt.lora_rank 2.
+    """
     settings = TINY | {name.replace("__", "."): value for name, value in changes.items()}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return [verb, str(base), "--out", str(out), *options]

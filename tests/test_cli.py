@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, one sentence per error, and the verbs around a finished run."""
+"""The command line: help, exit codes, errors in one sentence, verbs on finished runs."""
 
 import errno
 import io
@@ -19,7 +19,7 @@ from npllm.training.pretrain import value_of
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with a byte vocabulary. Do not change."""
+    """A finished run with a byte vocabulary; no test may change it."""
     folder = tmp_path_factory.mktemp("trained")
     arguments = pretrain_arguments(write_text(folder), folder / "run", data__tokenizer="byte", train__steps=2)
     assert run(*arguments) == 0

@@ -1,4 +1,4 @@
-"""The package as a whole: what importing costs, what it offers, who may import whom, how large its pieces are."""
+"""The package as a whole: cost of an import, public names, import layers, sizes."""
 
 import ast
 import subprocess
@@ -48,7 +48,7 @@ def test_what_it_does_not_offer_is_an_attribute_error():
 
 
 def test_imports_point_one_way_only():
-    """The contracts of pyproject.toml."""
+    """The contracts of pyproject.toml hold; an import against a layer breaks one."""
     checker = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     process = subprocess.run(
         [sys.executable, "-c", checker], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
@@ -68,7 +68,7 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_no_other_framework_is_imported():
-    """Every gradient is written by hand."""
+    """Every gradient is written by hand, so no module may import another framework."""
     for folder in ("npllm", "tests", "tools"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""The counts at the end of pytest's output are those of what was checked, in however many processes."""
+"""pytest's last lines count what was checked, in one process or several."""
 
 import os
 import subprocess

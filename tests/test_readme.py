@@ -1,4 +1,4 @@
-"""The pages are true: every command and every line of Python in them runs, every link leads somewhere."""
+"""The pages are true: their commands and their Python run, and their links exist."""
 
 import io
 import json
@@ -55,14 +55,17 @@ def commands(page: str) -> list[str]:
 
 
 def run(command: str) -> int:
-    """Run an npllm or benchmarks command in this process, made shorter where it trains or measures."""
+    """Run an npllm or benchmarks command in this process; its exit code.
+
+    A command that trains or measures gets options that make it shorter.
+    """
     words = shlex.split(command)
     if words[0] == "npllm":
         from npllm.cli import main
 
         if words[1] == "pretrain" and "--help" not in words:
             words += SHORTER + ([] if "--data.source" in words else SMALL_TEXT)
-            if "--minutes" in words:  # instead of the steps: it is the one under test
+            if "--minutes" in words:  # in place of the steps, so it must be small
                 words[words.index("--minutes") + 1] = "0.01"
         if words[1] in STAGES:
             own = SHORTEST.get(words[1], [])
@@ -77,7 +80,7 @@ def run(command: str) -> int:
 
 
 def shorten_the_demo(monkeypatch) -> None:
-    """`npllm demo spike` has no options for its size: its two constants are its size."""
+    """Make `npllm demo spike` small by its two constants: there are no options."""
     config = replace(
         spike_demo.CONFIG,
         data=DataConfig(source=("pydoc",), tokenizer="byte"),
@@ -88,8 +91,11 @@ def shorten_the_demo(monkeypatch) -> None:
 
 
 def shorten_the_tasks(monkeypatch) -> list[str]:
-    """`npllm rlhf` has no options for its size either; a whole pipeline runs in
-    tests/rlhf/test_pipeline.py. Returns the names of the tasks that are asked for."""
+    """Replace the runs of `npllm rlhf`, which has no options for its size either.
+
+    tests/rlhf/test_pipeline.py runs a whole pipeline. Returns a list that receives the
+    names of the tasks that were asked for.
+    """
     tasks: list[str] = []
     monkeypatch.setattr(report_card, "run_and_report", lambda name, *_, **__: tasks.append(load_task(name).name))
     return tasks
@@ -97,19 +103,22 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
 
 @pytest.mark.parametrize("page", [*PAGES[:-1], pytest.param(PAGES[-1], marks=pytest.mark.long)])
 def test_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch, capsys):
-    """Of the benchmarks tests/benchmarks has each command; their page measures them together."""
+    """Every command of a page runs, in the page's order, and ends with exit code 0.
+
+    tests/benchmarks tests each benchmark; here their page runs them all in order.
+    """
     monkeypatch.chdir(tmp_path)
     shorten_the_demo(monkeypatch)
     tasks = shorten_the_tasks(monkeypatch)
-    for name in ("cpu", "default"):  # tests/benchmarks measures them as they are
+    for name in ("cpu", "default"):  # tests/benchmarks measures these models themselves
         monkeypatch.setitem(CONFIGS, name, TINY)
-    monkeypatch.setattr("sys.stdin", io.StringIO("def parse(text):\n"))  # what is said to `npllm chat`
+    monkeypatch.setattr("sys.stdin", io.StringIO("def parse(text):\n"))  # the user's words in `npllm chat`
     for name, records in RECORDS.items():
         Path(name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     for name in ("notes.txt", "tinyshakespeare.txt"):
         Path(name).write_text("\n".join(topics.values())[:100_000], encoding="utf-8")
     for command in commands(page):
-        step = command.split(" && ")[-1]  # the installations are what .ci/run does first
+        step = command.split(" && ")[-1]  # .ci/run installs the package before the tests
         if step == "pytest":
             continue
         try:

@@ -1,4 +1,4 @@
-"""A stage in a few lines: a tiny model learns one sentence by heart."""
+"""A minimal stage: a tiny model learns one sentence by heart."""
 
 import numpy as np
 
