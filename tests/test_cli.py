@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, errors in one sentence, verbs on finished runs."""
+"""The command line: help, exit codes, one sentence per error, verbs on runs."""
 
 import errno
 import io

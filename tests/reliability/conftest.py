@@ -1,4 +1,4 @@
-"""What the tests of reliability share."""
+"""Set-up of every test of reliability."""
 
 import pytest
 

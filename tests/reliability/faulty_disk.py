@@ -1,14 +1,16 @@
-"""A disk that fails when it is told to, under the system calls that npllm/files/atomic.py makes.
+"""A disk that fails on demand, below the system calls of npllm/files/atomic.py.
 
-Each call that changes something below `root` is an event: write, fsync, replace, unlink, truncate. At event number
-`fail_at` the disk does one of three things:
+Each call that changes something below `root` is an event: write, fsync, replace, unlink
+or truncate. At event number `fail_at` the disk fails in one of three ways:
 
-    crash    the process is dead: nothing of this event happens, and nothing after it, not even what `finally` does
-    torn     the same, but half of the bytes of a write arrive
-    full     this call and every later write fail with ENOSPC, as on a full disk
+    crash    The process dies. Neither this event nor any later one happens, and the
+             `finally` blocks change nothing either.
+    torn     As crash, but half of the bytes of a write arrive.
+    full     This call and every later write fail with ENOSPC, as on a full disk.
 
-After a crash `power_cut` makes of the folder what a disk without power would hold: files with the content of their last
-fsync, under the names of their folder's last fsync. What was there when the disk was put in place counts as written.
+After a crash, `power_cut` leaves in the folder what a disk without power would hold:
+the content of each file at its last fsync, under the names of its folder's last fsync.
+What was there when the disk was installed counts as written.
 """
 
 import errno
@@ -19,11 +21,14 @@ import pytest
 
 
 class Crashed(BaseException):
-    """The process is dead. No Exception, so that nothing but the test catches it."""
+    """The process is dead. It is no Exception, so that only the test catches it."""
 
 
 class FaultyDisk:
-    """Put in place of the system calls by `install`. events: what happened, as "write metrics.jsonl" and so on."""
+    """A fake of the disk's system calls; `install` puts it in their place.
+
+    events: what happened, in order, such as "write metrics.jsonl".
+    """
 
     def __init__(self, root: Path, fail_at: int | None = None, kind: str = "crash"):
         self.root = root
@@ -31,8 +36,8 @@ class FaultyDisk:
         self.kind = kind
         self.events: list[str] = []
         self.failed = False
-        self.contents: dict[int, bytes] = {}  # inode -> what an fsync has brought to the disk
-        self.names: dict[Path, dict[str, int]] = {}  # folder -> its names at the last fsync, with their inodes
+        self.contents: dict[int, bytes] = {}  # inode -> content at its last fsync
+        self.names: dict[Path, dict[str, int]] = {}  # folder -> its names and their inodes at its last fsync
         for folder in [root, *filter(Path.is_dir, root.rglob("*"))]:
             self._sync_folder(folder)
             for path in filter(Path.is_file, folder.iterdir()):
@@ -43,7 +48,7 @@ class FaultyDisk:
             patch.setattr(os, name, getattr(self, f"_{name}")(getattr(os, name)))
 
     def power_cut(self) -> None:
-        """Leave on the disk what was synchronised, and nothing else."""
+        """Leave on the disk what was synchronised (by fsync), and nothing else."""
         for folder, names in self.names.items():
             for path in filter(Path.is_file, folder.iterdir()):
                 path.unlink()
@@ -51,7 +56,7 @@ class FaultyDisk:
                 (folder / name).write_bytes(self.contents.get(inode, b""))
 
     def _event(self, what: str, path: Path) -> bool:
-        """Note an event; whether it is the one that fails."""
+        """Record an event; True if it is the one that fails."""
         if self.failed and self.kind != "full":
             raise Crashed
         self.events.append(f"{what} {path.name}")
@@ -66,7 +71,7 @@ class FaultyDisk:
     def _fail(self, what: str) -> None:
         if self.kind != "full":
             raise Crashed
-        if what != "unlink":  # to delete needs no room
+        if what != "unlink":  # a deletion needs no free space
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _is_ours(self, path: Path) -> bool:
@@ -78,7 +83,7 @@ class FaultyDisk:
             if is_new and self.failed and self.kind != "full" and self._is_ours(Path(path)):
                 raise Crashed
             descriptor = real(path, flags, *rest, **more)
-            if is_new:  # the inode may be one that was used before
+            if is_new:  # the file system may have reused the inode of a deleted file
                 self.contents.pop(os.fstat(descriptor).st_ino, None)
             return descriptor
 
@@ -136,7 +141,10 @@ class FaultyDisk:
 
 
 class WrittenAtOnce:
-    """In place of a Thread: it has ended when `start` returns, so that event number n is the same each time."""
+    """Takes the place of Thread: the work has ended when `start` returns.
+
+    So each event has the same number in every run.
+    """
 
     def __init__(self, target, args, daemon):
         self.work = lambda: target(*args)

@@ -1,11 +1,17 @@
-"""Good files, mutated at random and read: whatever comes out, it must be a typed error or mean what it meant before.
+"""Reads randomly mutated copies of good files, in a process of its own.
 
-The reading happens in a process of its own, with a limit of memory and of time for each file: a crash of the HDF5
-library, a file that asks for terabytes or an endless loop are findings like a traceback. Each file is written before it
-is read, so the one that did the harm is there afterwards.
+Each file must be refused with a typed error that names it, or be read with its old
+meaning.
 
-    run_fuzzer(folder, seed, seconds=60)      start that process and wait; used by the tests and by tools/fuzz.py
-    python fuzzing.py FOLDER SEED MUTATIONS SECONDS      that process
+The process has a memory limit and a time limit for each file. A crash of the HDF5
+library, a file that asks for terabytes and an endless loop are findings, just as a
+traceback is. Each file is written before it is read, so the file that caused a finding
+is there afterwards.
+
+    run_fuzzer(folder, seed, seconds=60)
+        start that process and wait for it; used by the tests and by tools/fuzz.py
+    python fuzzing.py FOLDER SEED MUTATIONS SECONDS
+        that process
 """
 
 import copy
@@ -46,9 +52,9 @@ from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.loop import build_state
 from npllm.training.state import LoopState
 
-MEMORY = 400 << 20  # bytes above what the process has when everything is imported; without the limit it is gigabytes
+MEMORY = 400 << 20  # bytes beyond those of the process after all imports; an unlimited read may take gigabytes
 LONGEST_READING = 10  # seconds of processor time
-LONGEST_WAIT = 600  # seconds, at a pipe that nobody writes to; no machine is so busy that a reading takes as long
+LONGEST_WAIT = 600  # seconds of a wait, such as for a pipe without a writer; far above any reading on a busy machine
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent), "NUMBA_NUM_THREADS": "1"}
 
 INTERESTING_BYTES = (0, 1, 0x20, 0x7F, 0x80, 0xFF)
@@ -60,7 +66,11 @@ ODD_VALUES = (
 
 
 class Report(NamedTuple):
-    """What came out. failure: what was printed when it went wrong, "" if nothing did; file: the one that did it."""
+    """The result of a run of the fuzzer.
+
+    failure: what was printed when a reading failed; "" if none did.
+    file: the file whose reading failed.
+    """
 
     mutations: int
     refused: int
@@ -69,7 +79,11 @@ class Report(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A kind of file. make: the mutated content. read: reads the file and checks what comes out of it."""
+    """A kind of file.
+
+    make: returns a mutated content.
+    read: reads the file and checks that what it returns means what it meant before.
+    """
 
     name: str
     make: Callable[[random.Random], bytes]
@@ -77,7 +91,10 @@ class Target(NamedTuple):
 
 
 def run_fuzzer(folder: Path, seed: int, *, mutations: int = 10**9, seconds: float = 1e9) -> Report:
-    """Read mutated files, written into `folder`, until one of the two limits is reached or something goes wrong."""
+    """Read mutated files until a limit is reached or a reading fails; the report.
+
+    The files are written into `folder`.
+    """
     command = [sys.executable, "-X", "faulthandler", __file__, str(folder), str(seed), str(mutations), str(seconds)]
     process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     counts = [int(word) for word in process.stdout.split()[-2:]] or [0, 0]
@@ -88,7 +105,7 @@ def run_fuzzer(folder: Path, seed: int, *, mutations: int = 10**9, seconds: floa
 
 
 def mutated(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
-    """The data with one to three changes. others: files of which a piece may be taken."""
+    """The data with one to three changes; `others` are contents to take pieces from."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = _changed(rng, data, rng.choice(others))
     return data
@@ -114,14 +131,17 @@ def _changed(rng: random.Random, data: bytes, other: bytes) -> bytes:
             changed[at:at] = data[start:stop] or rng.randbytes(size)
         case 6:
             del changed[at : at + rng.randrange(64)]
-        case 7:  # a piece of the other file in the same place, or from there on
+        case 7:  # a piece of the other file at the same offset, or all of it from there on
             end = rng.choice((at + size, at + 64, at + 512, len(other)))
             changed[at:end] = other[at:end]
     return bytes(changed)
 
 
 def mutated_json(rng: random.Random, document: Any) -> Any:
-    """A copy in which one to three values are replaced, deleted, doubled or exchanged with another one's."""
+    """A copy of a JSON document with one to three values changed.
+
+    A value is replaced, deleted, duplicated, or overwritten by another one's.
+    """
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 2, 3))):
         places = list(_places(document))
@@ -144,13 +164,16 @@ def mutated_json(rng: random.Random, document: Any) -> Any:
 
 
 def _places(node: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of every value; of long containers the first ones, so that each kind is met often."""
+    """(container, key) of every value in a JSON document.
+
+    Long containers give their first 20 keys, so that each kind of value is met often.
+    """
     keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
     return [place for key in keys[:20] for place in ((node, key), *_places(node[key]))]
 
 
 def tiny_state(seed: int) -> LoopState:
-    """A state with every field of its counters in use."""
+    """A tiny training state in which every field of the counters is in use."""
     architecture = Architecture(n_layer=1, n_head=1, n_embd=2, block_size=2)
     state = build_state(RunConfig(model=architecture, train=TrainConfig(seed=seed)), vocab_size=3)
     state.detector.accept(2.0 + seed, 0.5)
@@ -159,7 +182,7 @@ def tiny_state(seed: int) -> LoopState:
 
 
 def checkpoint_file(description: dict[str, Any], arrays: dict[str, np.ndarray], libver: str = "v108") -> bytes:
-    """A checkpoint of this description and these arrays, whatever they are."""
+    """A checkpoint's content, of this description and these arrays, valid or not."""
     image = io.BytesIO()
     with h5py.File(image, "w", libver=(libver, "v108"), userblock_size=USER_BLOCK) as file:
         for name, array in arrays.items():
@@ -169,14 +192,14 @@ def checkpoint_file(description: dict[str, Any], arrays: dict[str, np.ndarray], 
 
 
 def sealed(content: bytes) -> bytes:
-    """A checkpoint with the SHA-256 in front that belongs to the rest."""
+    """The content of a checkpoint, with the right SHA-256 of the rest at its start."""
     image = bytearray(content.ljust(USER_BLOCK, b"\0"))
     seal(memoryview(image))
     return bytes(image)
 
 
 def unusual_hdf5() -> bytes:
-    """A file of much that HDF5 can do and no shard or checkpoint needs: a donor of pieces."""
+    """A file of HDF5 features that no shard or checkpoint uses: a donor of pieces."""
     image = io.BytesIO()
     with h5py.File(image, "w", libver="latest", userblock_size=USER_BLOCK) as file:
         file.create_dataset("params", data=np.zeros(4096, "<f4"), chunks=(64,), compression="gzip", shuffle=True)
@@ -194,13 +217,18 @@ def unusual_hdf5() -> bytes:
 
 
 def checkpoint_targets() -> list[Target]:
-    """Changes of the bytes; the same behind a SHA-256 that is right again; likewise changes of the description."""
+    """Three kinds of mutated checkpoints.
+
+    bytes.h5: changed bytes behind the old SHA-256.
+    sealed.h5: changed bytes behind a SHA-256 that is right again.
+    description.h5: a changed description or array, with a right SHA-256.
+    """
     states = [tiny_state(seed) for seed in (0, 1)]
     good, other = (sealed(bytes(checkpoint_image(state, 2.5))) for state in states)
     donors = [other, unusual_hdf5()]
     state = states[0]
     description = json.loads(h5py.File(io.BytesIO(good)).attrs["state"])
-    # HDF5's first format has no checksums of its own, so a change there gets further.
+    # HDF5's first format has no checksums of its own, so the reader gets further in it.
     unchecked = checkpoint_file(description, state.arrays(), libver="earliest")
 
     def read(path: Path) -> None:
@@ -231,7 +259,7 @@ def checkpoint_targets() -> list[Target]:
 
 
 def shard_target(folder: Path) -> Target:
-    """Changes of the bytes of a shard."""
+    """Shards with changed bytes."""
     documents = [np.arange(9), np.arange(5)]
     for name, some in (("good.h5", documents), ("other.h5", documents[::-1])):
         hashes = {"tokenizer_sha256": "a" * 64, "source_sha256": "b" * 64}
@@ -250,7 +278,7 @@ def shard_target(folder: Path) -> Target:
 
 
 def tokenizer_targets() -> list[Target]:
-    """Changes of the bytes, and of the values in the JSON."""
+    """Tokenizers with changed bytes, and with changed values in their JSON."""
     text = "abab, the cat's 12 hats é"
     tokenizer = train_bpe([text], 262)
     good, other = to_json(tokenizer.vocabulary), to_json(byte_tokenizer().vocabulary)
@@ -263,7 +291,7 @@ def tokenizer_targets() -> list[Target]:
         tokenizer = Tokenizer.load(path)
         try:
             ids = tokenizer.encode(text, allowed_special=True)
-        except NpllmError:  # of the text: a character that the vocabulary has not, or a pattern too slow
+        except NpllmError:  # about the text: the vocabulary lacks a character, or the pattern is too slow
             return
         assert tokenizer.decode(ids) == text
 
@@ -278,9 +306,12 @@ def tokenizer_targets() -> list[Target]:
 
 @contextmanager
 def processor_time(seconds: float) -> Iterator[None]:
-    """End this process, and say where it was, if what is inside takes longer, or waits for LONGEST_WAIT. What else the
-    machine does in the meantime does not count."""
-    faulthandler.register(signal.SIGVTALRM, file=sys.__stderr__, chain=True)  # and then the signal's own: the end
+    """End this process with a traceback if the block takes longer than `seconds`.
+
+    Only this process's processor time counts, so other load on the machine does not
+    matter. A block that waits for LONGEST_WAIT ends the process too.
+    """
+    faulthandler.register(signal.SIGVTALRM, file=sys.__stderr__, chain=True)  # chain: then the signal ends the process
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     faulthandler.dump_traceback_later(LONGEST_WAIT, exit=True, file=sys.__stderr__)
     try:
@@ -291,8 +322,12 @@ def processor_time(seconds: float) -> Iterator[None]:
 
 
 def fuzz(folder: Path, seed: int, mutations: int, seconds: float, targets: list[Target]) -> tuple[int, int]:
-    """Mutate and read, each target in turn; how many there were and how many of them were refused. What is not a typed
-    error that names the file is raised; what takes too long ends the process."""
+    """Mutate and read files, each target in turn.
+
+    Returns the number of files that were read and how many of them were refused. An
+    error that is not typed or does not name the file is raised. A reading that takes
+    too long ends the process.
+    """
     rng, end, refused = random.Random(seed), time.monotonic() + seconds, 0
     for count, target in zip(range(mutations), itertools.cycle(targets), strict=False):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""The real training driver on a tiny model and random tokens, without a corpus before it or a report behind it."""
+"""The real training driver on a tiny model and random tokens, without a report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,9 +43,10 @@ def with_training(config: RunConfig, **changes) -> RunConfig:
 
 
 class Poison:
-    """Gradients of a run in which some samples are bad: a batch with one of them is changed by `harm`.
+    """Gradients of a run in which some samples are bad.
 
-    batches: the ids of each batch that was asked for, in order.
+    harm: changes the gradient of a batch that holds a bad sample; returns its loss.
+    batches: the sample ids of each batch that was asked for, in order.
     """
 
     def __init__(self, config: RunConfig, bad: Sequence[int], harm: Callable):
@@ -61,20 +62,23 @@ class Poison:
 
 
 def fifty_fold(model, loss):
-    """A batch that counts fifty times: so do its loss and its gradient."""
+    """Make a batch count fifty times, in its loss and in its gradient."""
     model.grads.flat[:] *= 50
     return 50 * loss
 
 
 def make_run(folder: Path) -> RunFolder:
-    """A run folder with as much in it as the driver needs."""
+    """A run folder with the least content that the driver needs."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.toml").write_text("")
     return RunFolder(folder)
 
 
 def train_on(run: RunFolder, config: RunConfig, gradients: Gradients | None = None) -> LoopState:
-    """What `npllm pretrain` and `npllm resume` do between preparation and report. Returns the state at the end."""
+    """Train as `npllm pretrain` and `npllm resume` do between preparation and report.
+
+    Returns the state at the end.
+    """
     state = build_state(config, V)
     job = Job(
         state=state,
@@ -89,7 +93,10 @@ def train_on(run: RunFolder, config: RunConfig, gradients: Gradients | None = No
 
 
 def clean_state(config: RunConfig, excluded: Sequence[tuple[int, int]] = ()) -> LoopState:
-    """At the end of the bare loop, told to leave out these ranges of sample ids: no files, no detector."""
+    """The final state of the bare loop, without files and without a detector.
+
+    excluded: ranges of sample ids, [start, end), that the loop leaves out.
+    """
     config = with_spikes(config, enabled=False)
     state = build_state(config, V)
     for _ in updates(state, config, NextTokenGradients(config, TOKENS), excluded):
@@ -98,7 +105,11 @@ def clean_state(config: RunConfig, excluded: Sequence[tuple[int, int]] = ()) -> 
 
 
 def assert_same_bits(one: LoopState, other: LoopState) -> None:
-    """Weights, moments, counters, the detector's window; all but the time that it took and how often it went back."""
+    """Assert that two states have the same bits.
+
+    That includes weights, moments, counters and the detector's window. Only the
+    training time and the number of rollbacks may differ.
+    """
     for name, array in one.arrays().items():
         assert array.tobytes() == other.arrays()[name].tobytes(), name
     ignored = {"seconds": None, "rollbacks": None}
@@ -106,11 +117,11 @@ def assert_same_bits(one: LoopState, other: LoopState) -> None:
 
 
 def skipped_ranges(run: RunFolder) -> list[tuple[int, int]]:
-    """What the ledger leaves out, [start, end) of sample ids."""
+    """The ranges of sample ids, [start, end), that the ledger leaves out."""
     return Ledger(run.ledger).skipped
 
 
 def events(run: RunFolder, *kinds: str) -> list[dict]:
-    """The ledger's events of these kinds, or all, without their times."""
+    """The ledger's events of these kinds, or all of them, without their times."""
     found = [{name: value for name, value in event.items() if name != "time"} for event in Ledger(run.ledger).events]
     return [event for event in found if not kinds or event["event"] in kinds]

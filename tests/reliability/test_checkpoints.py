@@ -1,4 +1,7 @@
-"""Checkpoints that are damaged, poisoned, pruned, written late: what is used instead, and that it is noticed."""
+"""Bad checkpoints are noticed, and an older one is used instead.
+
+Checkpoints may be damaged, poisoned, pruned, or written late.
+"""
 
 import json
 import os
@@ -30,20 +33,20 @@ from npllm.runs.ledger import Ledger
 from npllm.training.loop import NextTokenGradients, build_state, updates
 from npllm.training.recovery import restore_newest
 
-BLOCK = 512  # bytes: less than a sector, a page or an HDF5 header
+BLOCK = 512  # bytes: no larger than a sector, and less than a page or an HDF5 header
 LONGER = with_training(CONFIG, steps=24)
 
 
 @pytest.fixture
 def stopped(tmp_path):
-    """A run after step 20 of LONGER, with the checkpoints of steps 20, 16 and older ones."""
+    """A run after step 20 of LONGER: it has checkpoints of steps 20, 16 and earlier."""
     run = make_run(tmp_path / "run")
     train_on(run, with_training(LONGER, steps=20))
     return run
 
 
 def finish(run):
-    """Go on to step 24; the state at the end."""
+    """Continue to step 24; the state at the end."""
     return train_on(run, LONGER)
 
 
@@ -52,7 +55,7 @@ def open_store(run, keep=2):
 
 
 def rewrite_manifest_entry(path):
-    """Make the manifest agree with a file that a test has changed: as if it had been written like that."""
+    """Make the manifest list a file that a test has changed as if it was written so."""
     manifest = path.parent / MANIFEST
     document = json.loads(manifest.read_text())
     document["checkpoints"][path.name] = vars(entry_of(path))
@@ -86,8 +89,11 @@ def test_04_a_poisoned_newest_checkpoint_gives_way_to_an_older_one(stopped, chan
 
 
 def test_04_a_poisoned_checkpoint_before_a_spike_is_not_rolled_back_to(tmp_path, monkeypatch):
-    """The spike is that of step 22; the checkpoint of step 20 is poisoned on the disk while the training runs. It is
-    there by then: written at once, and not beside the training for as long as that takes."""
+    """A rollback checks the checkpoint that it restores, and refuses a poisoned one.
+
+    The spike is in step 22. The checkpoint of step 20 is poisoned on the disk while the
+    training runs; it is written at once, so that it exists by then.
+    """
     monkeypatch.setattr(checkpoint_store, "Thread", WrittenAtOnce)
     run = make_run(tmp_path / "run")
     cursor = []
@@ -108,7 +114,7 @@ def test_04_a_poisoned_checkpoint_before_a_spike_is_not_rolled_back_to(tmp_path,
 
 
 def after_16(folder):
-    """What LONGER gives from the checkpoint of step 16 of `stopped` on."""
+    """The final state of LONGER, continued from step 16 of `stopped`."""
     run = make_run(folder / "from 16")
     train_on(run, with_training(LONGER, steps=20))
     (run.checkpoints / "step-00000020.h5").unlink()
@@ -146,7 +152,7 @@ def test_09_a_truncated_checkpoint_is_seen(stopped, length):
 
 
 def test_09_a_whole_checkpoint_in_place_of_the_one_that_was_written_is_refused(stopped):
-    """From another run, say: its own hash is right, and the manifest's is another."""
+    """A checkpoint of another run has a right SHA-256, but not the manifest's."""
     newest = stopped.checkpoints / "step-00000020.h5"
     reseal(newest, lambda description, _: description["counters"].update(next_sample=7))
     load_checkpoint(newest)
@@ -200,7 +206,7 @@ def entry(step, val_loss=None):
 
 
 def test_19_the_last_the_best_and_an_anchor_are_kept():
-    """Over a run of 2000 steps with a checkpoint each ten, and a best one in the middle."""
+    """A run of 2000 steps with a checkpoint every ten; step 700 has the best."""
     entries = {}
     for step in range(0, 2001, 10):
         entries[step] = entry(step, val_loss=abs(step - 700.0))
@@ -214,7 +220,7 @@ def test_19_the_last_the_best_and_an_anchor_are_kept():
 
 
 def test_19_a_checkpoint_made_in_passing_takes_no_place():
-    """One more, at step 33, because somebody stopped the run there."""
+    """A checkpoint at step 303, where the run was stopped, displaces no other one."""
     on_schedule = {step: entry(step) for step in range(0, 301, 10)}
     with_extra = on_schedule | {303: entry(303, val_loss=0.0)}
     assert kept(with_extra, keep=2, every=10) == kept(on_schedule, keep=2, every=10) | {303}
@@ -223,7 +229,10 @@ def test_19_a_checkpoint_made_in_passing_takes_no_place():
 
 
 def test_19_deletions_that_fail_lose_nothing(tmp_path, monkeypatch):
-    """The run stops and says so; every checkpoint is whole, and with the mend it goes on to the same end."""
+    """If no checkpoint can be deleted, the run says so and stops; all stay whole.
+
+    Once deletions work again, the run ends with the same bits.
+    """
     run, config = make_run(tmp_path / "run"), with_training(CONFIG, checkpoint_every=2, keep=2)
     real = os.unlink
 
@@ -245,7 +254,11 @@ def test_19_deletions_that_fail_lose_nothing(tmp_path, monkeypatch):
 
 
 def test_20_what_is_saved_beside_the_training_is_the_state_of_that_moment(tmp_path, monkeypatch):
-    """The writing begins only after the training has gone on."""
+    """A checkpoint holds the state at the time of `save`, even if it is written later.
+
+    Here the writing starts after further updates. A buffer that is shared with the
+    training would hold their values.
+    """
     gate, real = threading.Event(), CheckpointStore._write
 
     def late(self, *snapshot):
@@ -292,7 +305,7 @@ def test_a_run_that_begins_has_a_checkpoint_to_go_back_to(tmp_path):
 
 
 def test_a_stage_without_validation_reads_a_checkpoint_with_a_validation_loss(stopped):
-    """There is nothing to measure again, and nothing to refuse."""
+    """Without validation the recorded loss cannot be checked; nothing is refused."""
     state = build_state(LONGER, V)
     with CheckpointStore(stopped.checkpoints, keep=2, every=4) as store:
         assert any(entry.val_loss is not None for entry in store.entries.values())

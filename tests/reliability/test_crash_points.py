@@ -1,8 +1,9 @@
-"""A run with a loss spike in it, ended at every single thing that it does to the disk, then resumed.
+"""A run with loss spikes is ended at every event on the disk, then resumed.
 
-Whatever the moment, and whether the process was killed or the power failed: the resumed run ends with the weights,
-moments, counters, log and ledger of the run that nobody disturbed. The checkpoints are written beside the training in
-earnest; here in its midst, so that event number n is the same one each time.
+Whatever the event, and whether the process was killed or the power failed, the resumed
+run ends like the undisturbed one: weights, moments, counters, log and ledger are the
+same. A real run writes its checkpoints in a thread. Here they are written in the main
+thread, so that each event has the same number in every run.
 """
 
 import itertools
@@ -32,9 +33,9 @@ from npllm.runs.checkpoint_store import CheckpointStore, read_manifest
 from npllm.runs.metrics import read_metrics
 
 SHORT = with_training(CONFIG, steps=10, checkpoint_every=3, keep=2)
-NOT_FINITE, FINITE = {21, 33}, {52}  # two in step 8: the second goes back further; and one that is left out
+NOT_FINITE, FINITE = {21, 33}, {52}  # two spikes in step 8, the second goes back further; an update left out
 
-# The full grid takes every event, the thinner one of the default run every fifth.
+# `all` takes every event; `some`, in the default run of the tests, takes every fifth.
 some_or_all = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
@@ -56,7 +57,7 @@ class Bad(Poison):
 
 
 class Outcome:
-    """What is compared: everything but times."""
+    """The results of a run that are compared: state, ledger and log, without times."""
 
     def __init__(self, run, state):
         self.state = state
@@ -87,7 +88,7 @@ def undisturbed(tmp_path_factory):
 
 
 def crash(tmp_path, kind, event, power_fails=False):
-    """A run that is ended at this event; where it lies."""
+    """End a new run at this event; its folder and the disk."""
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     run = make_run(tmp_path / "run")
     disk = FaultyDisk(run.path, fail_at=event, kind=kind)
@@ -101,7 +102,10 @@ def crash(tmp_path, kind, event, power_fails=False):
 
 
 def assert_goes_on(run, outcome, what):
-    """Resumed, the run ends like the one that nobody disturbed. what: was done to it, for the message."""
+    """Resume the run and assert that it ends like the undisturbed one.
+
+    what: what was done to the run, for the error message.
+    """
     try:
         assert_the_manifest_lists_whole_files_only(run)
         Outcome(run, train_on(run, SHORT, Bad())).assert_same(outcome)
@@ -131,7 +135,11 @@ def test_the_undisturbed_run_does_to_the_disk_what_a_disk_can_do(undisturbed):
 @some_or_all
 @pytest.mark.parametrize("power_fails", [False, True], ids=["07 killed", "08 power cut"])
 def test_07_08_ended_at_any_event_and_resumed(tmp_path, undisturbed, power_fails, every):
-    """Among them every phase of a rollback (06): before and after the ledger's line, each deletion, the log's cut."""
+    """The events include every phase of a rollback (06).
+
+    The run may end before or after the ledger's line, before each deletion of a
+    checkpoint, and before the log is cut.
+    """
     outcome, done = undisturbed
     for event in range(0, len(done), every):
         run, _ = crash(tmp_path, "crash", event, power_fails)
@@ -148,7 +156,11 @@ def test_07_killed_in_the_middle_of_a_write(tmp_path, undisturbed, every):
 
 @some_or_all
 def test_08_a_file_never_has_its_name_before_its_content(tmp_path, undisturbed, every):
-    """A disk that brings names to safety first and contents only when asked: some file systems do."""
+    """A file must be synchronised before it gets its name.
+
+    Some file systems bring names to the disk first, and contents only at an fsync. This
+    disk does the same: a name without an fsync of the content shows as an empty file.
+    """
     outcome, done = undisturbed
     for event in [i for i, what in enumerate(done) if what.startswith("replace")][::every]:
         run, disk = crash(tmp_path, "crash", event)
@@ -160,7 +172,10 @@ def test_08_a_file_never_has_its_name_before_its_content(tmp_path, undisturbed, 
 
 @some_or_all
 def test_10_a_disk_that_fills_up_at_any_event(tmp_path, undisturbed, every):
-    """Training stops and says so; what was saved before is whole; with room it goes on to the same end."""
+    """On a full disk the training stops and says so, and older checkpoints are whole.
+
+    Once there is free space, the run ends with the same bits.
+    """
     outcome, done = undisturbed
     for event in [i for i, what in enumerate(done) if what.startswith(("write", "fsync", "replace"))][:: 3 * every]:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -180,8 +195,11 @@ def test_10_a_disk_that_fills_up_at_any_event(tmp_path, undisturbed, every):
 
 @some_or_all
 def test_06_no_sample_is_trained_on_twice_or_lost(tmp_path, undisturbed, every):
-    """Killed at each event around both rollbacks: the batches of the surviving steps, one after the other, are all the
-    ids but the skipped ones."""
+    """The run is killed at each event around both rollbacks.
+
+    The batches of the surviving steps, in order, must hold every sample id once, except
+    the skipped ones.
+    """
     _, done = undisturbed
     around = [i for i, what in enumerate(done) if what.endswith("ledger.jsonl")]
     for event in sorted({i + offset for i in around for offset in range(-3, 9)} & set(range(len(done))))[::every]:
@@ -190,7 +208,7 @@ def test_06_no_sample_is_trained_on_twice_or_lost(tmp_path, undisturbed, every):
         disk, gradients, by_step = FaultyDisk(run.path, fail_at=event), Bad(), {}
 
         def record(model, ids, step, gradients=gradients, by_step=by_step):
-            by_step[step] = ids.tolist()  # of the last time that this step was made
+            by_step[step] = ids.tolist()  # a repeated step overwrites its first batch
             return gradients(model, ids, step)
 
         with pytest.MonkeyPatch.context() as patch:

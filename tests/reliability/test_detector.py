@@ -1,4 +1,4 @@
-"""The spike detector on simulated losses: long noisy runs without an alarm, and spikes of known size."""
+"""The spike detector on simulated losses: no alarm on noise, alarms on known spikes."""
 
 import math
 
@@ -15,8 +15,12 @@ BATCH = BatchConfig(size=256, micro_size=8, ramp_start=8, ramp_steps=20_000)
 
 
 def simulated(rng, tail):
-    """(loss, gradient norm) of 10^5 steps: a power law with a plateau, noise that shrinks with the growing batch, a
-    learning rate that is raised tenfold twice and lets the loss climb, a norm that jumps in warm-up."""
+    """The (loss, gradient norm) of 10^5 steps.
+
+    The loss follows a power law with a plateau. Its noise shrinks as the batch grows.
+    Twice it climbs and falls over 400 steps, as when a learning rate is raised tenfold.
+    The norm jumps in warm-up.
+    """
     steps = np.arange(N_STEPS)
     rows = np.array([batch_size(step, BATCH) for step in steps])
     lr = np.array([learning_rate(step, N_STEPS, OPTIM) for step in steps])
@@ -35,7 +39,10 @@ def normal(rng, n):
 
 
 def heavy(rng, n):
-    """Student's t with 8 degrees of freedom, worse than means over a batch are: beyond 6 once in 6,000 steps."""
+    """Student's t with 8 degrees of freedom: beyond 6 once in 6,000 steps.
+
+    That is a heavier tail than the mean over a batch has.
+    """
     return rng.standard_t(8, n)
 
 
@@ -89,7 +96,7 @@ def test_not_armed_before_warm_up_is_over():
 
 
 def test_a_mild_outlier_of_a_steady_run_is_left_to_clipping():
-    """The noise of the loss has a floor of 0.05 nats. A norm alone is a spike from 30 times the mean on."""
+    """A loss's noise is at least 0.05 nats; a norm alone must be 30 times the mean."""
     assert steady().reason(64, 3.0 + 13.9 * 0.05, 1.0) is None
     assert steady().reason(64, 3.0 + 14.1 * 0.05, 1.0) is not None
     assert steady().reason(64, 3.0, 29.9) is None
@@ -97,7 +104,11 @@ def test_a_mild_outlier_of_a_steady_run_is_left_to_clipping():
 
 
 def test_a_norm_far_beyond_any_tail_is_enough():
-    """With a noise of 0.3 of the logarithm, a factor of 30 is 11 times as much; with 0.6 it is no more than 6."""
+    """A factor of 30 is an alarm only if it is also far beyond the norm's own noise.
+
+    The noise is that of the logarithm. The factor is 11 times a noise of 0.3, but less
+    than 6 times a noise of 0.6.
+    """
     detector = SpikeDetector(SpikeConfig(), 0)
     for log_norm in np.random.default_rng(3).normal(0.0, 0.3, 128):
         detector.accept(3.0, np.exp(log_norm))
@@ -127,20 +138,24 @@ def test_what_is_not_finite_is_always_a_spike(value):
 
 
 def test_the_limit_is_sigma_standard_deviations_of_the_window():
-    """Against the same figures by hand; what has left the window no longer counts."""
+    """The limit is computed here by hand; values that left the window do not count."""
     rng = np.random.default_rng(1)
     old, recent = rng.normal(9.0, 3.0, 50), rng.normal(3.0, 0.2, 100)
     detector = SpikeDetector(SpikeConfig(window=100, sigma=5.0), 0)
     for loss in [*old, *recent]:
         detector.accept(loss, 1.0)
     limit = recent.mean() + 5.0 * np.sqrt(np.mean(np.diff(recent) ** 2) / 2)
-    assert limit == pytest.approx(recent.mean() + 5.0 * recent.std(), rel=0.05)  # the same thing for noise alone
+    assert limit == pytest.approx(recent.mean() + 5.0 * recent.std(), rel=0.05)  # for pure noise the two agree
     assert detector.reason(150, limit + 1e-9, 1.0) is not None
     assert detector.reason(150, limit - 1e-9, 1.0) is None
 
 
 def test_a_loss_that_falls_fast_hides_no_spike():
-    """From 8 to 2 nats within the window: its standard deviation is 1.7, its noise 0.05."""
+    """Noise is measured between neighbours, so a falling loss does not raise the limit.
+
+    The loss falls from 8 to 2 nats within the window: its standard deviation is 1.7 and
+    its noise 0.05.
+    """
     detector, rng = SpikeDetector(SpikeConfig(), 0), np.random.default_rng(2)
     for level in np.linspace(8.0, 2.0, 128):
         detector.accept(level + 0.05 * rng.standard_normal(), 1.0)
@@ -155,12 +170,18 @@ def test_a_gradient_of_zero_is_no_spike_and_no_error():
 
 
 def test_a_gradient_that_vanishes_with_the_loss_up_is_a_spike():
-    """So do weights that an exponent bit has blown up: softmax saturates, and nothing is learnt any more."""
+    """Weights that a flipped exponent bit has blown up look like this.
+
+    The softmax saturates, so the gradient is 0 and nothing is learnt any more.
+    """
     assert steady().reason(64, 3.01, 0.0) is not None
 
 
 def test_a_level_of_the_ledger_takes_the_place_of_the_window():
-    """At its update and at no other. The ledger has the norms themselves, the window their logarithms."""
+    """A level of the ledger replaces the window at its own update and at no other.
+
+    The ledger records the norms themselves, the window their logarithms.
+    """
     detector = steady()
     detector.levels = {70: [(9.0, 20.0)] * 64}
     assert detector.reason(69, 9.0, 20.0) is not None

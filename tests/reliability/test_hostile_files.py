@@ -1,8 +1,9 @@
-"""Files made to do harm: to open other files, to fill the memory, to keep a program busy, to mean two things at once.
+"""Hostile files point to other files, fill the memory, never end, or are ambiguous.
 
-Every file here is good but for one thing, and where it carries a hash, that is right: so the rule that is meant is the
-one that stops it. One process with little memory reads them all and says what came of it. Where a file points to
-another one, that is a named pipe, at which whoever opens it waits for ever.
+Each file differs from a good one in one respect, and its hash, if it has one, is right.
+So only the rule under test can refuse it. One process with little memory reads all of
+them and reports what happened. A reference to another file leads to a named pipe:
+whoever opens it waits for ever.
 """
 
 import json
@@ -33,7 +34,7 @@ from npllm.tokenizer import Tokenizer, pretokenize, train_bpe
 from npllm.tokenizer.tokenizer_json import to_json
 from npllm.training.loop import RunConfig, build_state
 
-MEMORY = 500 << 20  # bytes above what the process has when everything is imported
+MEMORY = 500 << 20  # bytes beyond those of the process after all imports
 LONGEST_READING = 20  # seconds of processor time
 NAMES = {
     "checkpoint": "step-00000000.h5",
@@ -45,14 +46,14 @@ NAMES = {
     "metrics": "metrics.jsonl",
 }
 
-LARGE_JSON = "[" + "[]," * (10 * 2**20 // 3) + "[]]"  # 10 MB of text, and 30 times as much as Python objects
+LARGE_JSON = "[" + "[]," * (10 * 2**20 // 3) + "[]]"  # 10 MB of text, 30 times as much as Python objects
 DEEP_JSON = '{"a":[' * 50_000 + "]}" * 50_000
 TWICE_JSON = '{"version": 1, "version": 1, "model": {}, "checkpoints": {}}'
 PATTERNS = [r"(?R)a", r"(?r)a", r"\s\Ka", r"(?:(?:a{1000}){1000}){1000}", r"(?x)a{1 0 0 0}", r"(*SKIP)a", "a" * 30_000]
 
 
 def good_files(folder: Path) -> None:
-    """One of each kind, so that each hostile file differs in one respect."""
+    """Write a good file of each kind; each hostile file changes one thing in it."""
     write_checkpoint(folder, tiny_state(0), 2.5)
     hashes = {"tokenizer_sha256": "a" * 64, "source_sha256": "b" * 64}
     write_shard(folder / NAMES["shard"], [np.arange(99)], vocab_size=300, eot_id=None, n_bytes=99, **hashes)
@@ -64,7 +65,7 @@ def good_files(folder: Path) -> None:
     os.mkfifo(folder / "other.h5")
 
 
-# Each of these puts a dataset where a good one was taken away.
+# Each of these functions puts a hostile dataset in place of a good one.
 
 
 def external_link(file, name, like):
@@ -87,11 +88,11 @@ def external_storage(file, name, like):
 
 
 def shape_bomb(file, name, like):
-    file.create_dataset(name, (2**45,), like.dtype)  # 128 TiB that were never allocated
+    file.create_dataset(name, (2**45,), like.dtype)  # 128 TiB of float32 that are never allocated
 
 
 def gzip_bomb(file, name, like):
-    chunk, n_chunks = 2**26, 64  # 64 MiB of zeros are 64 kB in the file; all of them 4 GiB
+    chunk, n_chunks = 2**26, 64  # 64 MiB of zeros take 64 kB in the file; all chunks are 4 GiB
     shape = chunk // like.itemsize
     data = file.create_dataset(name, (shape * n_chunks,), like.dtype, chunks=(shape,), compression="gzip")
     compressed = zlib.compress(bytes(chunk), 1)
@@ -129,7 +130,7 @@ DATASETS = {
 
 
 def with_dataset(path: Path, name: str, put) -> None:
-    """The file with another dataset of this name."""
+    """Replace a dataset by what `put` makes; a checkpoint's SHA-256 is made right."""
     with h5py.File(path, "r") as file:
         like = file[name][()]
 
@@ -145,7 +146,7 @@ def with_dataset(path: Path, name: str, put) -> None:
 
 
 def with_state(value, **options):
-    """A checkpoint with another attribute `state`."""
+    """A function that replaces a checkpoint's attribute `state`."""
     return lambda path: edit(path, lambda file: file.attrs.create("state", value, **options))
 
 
@@ -157,10 +158,10 @@ def state_twice(path):
 
 
 def huge_header(path):
-    """A file of HDF5's first format in which the header of the root group goes on elsewhere, for two gigabytes."""
+    """HDF5's first format: the root group's header claims two gigabytes elsewhere."""
     image = bytearray(checkpoint_file({}, tiny_state(0).arrays(), libver="earliest"))
     header = USER_BLOCK + int.from_bytes(image[USER_BLOCK + 64 : USER_BLOCK + 72], "little")
-    assert image[header + 16 : header + 18] == b"\x10\0"  # the message "continued"; then come place and length
+    assert image[header + 16 : header + 18] == b"\x10\0"  # the message "continuation"; its offset and length follow
     image[header + 32 : header + 40] = (2**31).to_bytes(8, "little")
     path.write_bytes(sealed(bytes(image)))
 
@@ -170,7 +171,7 @@ def cut(path):
 
 
 def deep_model(path):
-    """Very many very narrow layers, as many as the file has room for, that its table does not list."""
+    """Very many very narrow layers, which the file has room for and does not list."""
 
     def change(description, file):
         description["model"] |= {"n_layer": 1000, "n_embd": 1, "n_head": 1}
@@ -201,7 +202,7 @@ def special_tokens(path):
 
 
 def split_by(pattern: str):
-    """A tokenizer with this regular expression."""
+    """A function that gives a tokenizer this regular expression as split pattern."""
 
     def change(path):
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
@@ -213,7 +214,7 @@ def split_by(pattern: str):
 
 
 def setting(name: str, value: object):
-    """A config.toml with this value."""
+    """A function that writes a config.toml with this one value."""
     section, field = name.split(".")
     return written(f"[{section}]\n{field} = {value}\n")
 
@@ -282,7 +283,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[str, dict]:
-    """What came of reading each of them: by case, `errors` and the files `opened`."""
+    """case -> `errors`, one a reader, and the names of the files that were `opened`."""
     folder = tmp_path_factory.mktemp("hostile")
     for place, (kind, change, _) in enumerate(CASES.values()):
         case = folder / str(place)
@@ -314,7 +315,7 @@ def test_no_other_file_is_opened(outcomes, case):
 
 
 def test_the_good_files_are_read(tmp_path):
-    """And so what is refused is refused for what is wrong with it."""
+    """Good files are accepted, so a hostile one is refused only for its change."""
     good_files(tmp_path)
     assert readers().keys() == NAMES.keys()
     for kind, read in readers().items():
@@ -342,7 +343,7 @@ def test_a_split_pattern_that_takes_for_ever(tmp_path, monkeypatch):
 
 
 def readers() -> dict[str, list]:
-    """How each kind of file is read."""
+    """kind -> the functions that read a file of this kind."""
     state = tiny_state(0)
 
     def manifest(path):
@@ -366,19 +367,19 @@ def outcome(read, path: Path) -> dict[str, str]:
             read(path)
     except NpllmError as error:
         return {"type": type(error).__name__, "message": str(error)}
-    except BaseException as error:  # also what would end the process quietly
+    except BaseException as error:  # also SystemExit, which would end the process silently
         return {"type": f"not typed: {type(error).__name__}", "message": str(error)[:1000]}
     else:
         return {"type": "none", "message": "it was read"}
 
 
 def read_all(folder: Path) -> None:
-    """The process that reads: prints the outcomes as JSON."""
+    """The process that reads all files; it prints the outcomes as JSON."""
     good = folder / "good"
     good.mkdir()
     good_files(good)
     by_kind = readers()
-    for kind, read in by_kind.items():  # imports everything
+    for kind, read in by_kind.items():  # reads good files first, so that all imports are done before the limit
         for step in read:
             step(good / NAMES[kind])
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY

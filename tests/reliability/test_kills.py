@@ -1,6 +1,8 @@
-"""Real `npllm` processes, killed at moments that dice choose, four or twenty times over one run.
+"""Real `npllm` processes are killed at random moments of one run, then resumed.
 
-Its text has broken lines in it, so the run spikes by itself and goes back: some of the moments lie in rollbacks.
+The text has broken lines in it, so the run has loss spikes of its own and goes back:
+some of the moments lie in rollbacks. The default tests kill the run once in each way,
+the long ones twenty times.
 """
 
 import random
@@ -34,7 +36,7 @@ SETTINGS = {
 
 
 def broken_text(folder):
-    """Sentences, and here and there a line of signs that never make sense."""
+    """Write sentences with a line of random signs here and there; the file's path."""
     path, dice = write_text(folder, n_lines=400), random.Random(0)
     lines = path.read_text().splitlines(keepends=True)
     for at in range(37, len(lines), 80):
@@ -44,7 +46,10 @@ def broken_text(folder):
 
 
 class Process:
-    """`npllm pretrain` or, where there is a run, `npllm resume`: from its start until it has written some lines."""
+    """`npllm pretrain`, or `npllm resume` where there is a run.
+
+    The constructor returns when the process has written `more_lines` lines of its log.
+    """
 
     def __init__(self, text, out, more_lines, *, steps=STEPS, **environment):
         self.log = out / "metrics.jsonl"
@@ -66,7 +71,7 @@ class Process:
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
     def end(self, *signals):
-        """Send the signals; the exit code, and what it said."""
+        """Send the signals; the exit code and the text on stderr."""
         for number in signals:
             self.popen.send_signal(number)
         _, said = self.popen.communicate(timeout=PATIENCE)
@@ -74,13 +79,16 @@ class Process:
 
 
 def end_a_process(text, out, dice) -> str:
-    """Go on with the run, and end it after some lines of its log; how. Between two lines lie a step, a checkpoint being
-    written beside it, a rollback."""
+    """Continue the run, and end the process after some lines of its log; how it ended.
+
+    Between two lines of the log there may be a step, a checkpoint that is being
+    written, or a rollback.
+    """
     how = dice.choice(ENDS)
     more_lines = dice.randrange(30) + (how != "SIGKILL")
     process = Process(text, out, more_lines, NUMBA_NUM_THREADS=dice.choice("12"))
     code, said = process.end(*[signal.Signals[how.split()[0]]] * (2 if "twice" in how else 1))
-    if process.lines() < STEPS:  # on a busy machine it may have been done before the signal came
+    if process.lines() < STEPS:  # on a busy machine the run may have ended before the signal came
         assert code == (-signal.SIGKILL if how == "SIGKILL" else 130), said
         if how in ("SIGINT", "SIGTERM"):
             step = process.lines()
@@ -93,7 +101,7 @@ def recoveries(out):
 
 
 def numbers_of_each_end() -> list[int]:
-    """For each way to end a process the first number whose dice choose it."""
+    """For each way to end a process, the smallest seed that chooses it."""
     chosen = {random.Random(number).choice(ENDS): number for number in reversed(range(20))}
     return sorted(chosen.values())
 
@@ -117,11 +125,11 @@ def test_06_07_11_a_run_that_was_killed_is_the_run_that_was_never_killed(tmp_pat
 
 def test_12_a_second_process_on_the_same_run_is_refused(tmp_path):
     text, out = broken_text(tmp_path), tmp_path / "run"
-    first = Process(text, out, more_lines=1, steps=100_000)  # it is not done before the second is refused
+    first = Process(text, out, more_lines=1, steps=100_000)  # long enough to run until the second is refused
     command = [*NPLLM, "resume", str(out)]
     second = subprocess.run(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
-    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL  # before anything that can fail: it would train for hours
+    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL  # before any assertion: it would train for hours
     assert second.returncode == 2
     assert second.stderr == f"npllm: {out} is being trained by another process; wait until it ends or stop it.\n"
-    third = Process(text, out, more_lines=1)  # the dead one's lock is no lock
+    third = Process(text, out, more_lines=1)  # the lock of a dead process does not count
     assert third.end(signal.SIGKILL)[0] == -signal.SIGKILL

@@ -1,5 +1,7 @@
-"""The spike detector on what sound trainings really do: 10^5 recorded steps, and 10^6 drawn
-from them. `tools/record_norms.py` made the recordings."""
+"""The spike detector on recordings of sound trainings, made by `tools/record_norms.py`.
+
+There are 10^5 recorded steps, and 10^6 steps drawn from them.
+"""
 
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from npllm.training.spikes import (
 
 SETTINGS = SpikeConfig()
 WARMUP = 100
-# Of the default model: its gradient norms vary less than those of the small models, while
-# rare text raises them as much. Index 7,089: a table of letters of ISO 8859-1.
+# Steps of the default model's recordings that the detector takes for a spike. The
+# gradient norms of the default model vary less than those of small models, but rare
+# text raises them as much. Index 7,089 is a table of letters of ISO 8859-1.
 RARE_TEXT = {"default-4": [7089], "default-1": []}
 
 
 def recordings() -> dict[str, np.ndarray]:
-    """Name -> [loss, log gradient norm] of each step, (steps, 2) float64."""
+    """Name -> (steps, 2) float64: loss and log gradient norm of each step."""
     with h5py.File(Path(__file__).with_name("recorded_norms.h5")) as file:
         return {name: file[name][:].astype(np.float64) for name in file}
 
@@ -32,8 +35,11 @@ RECORDINGS = recordings()
 
 
 def windows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and noise of the window before each step from the first full window on: the
-    detector's, all at once."""
+    """Mean and noise of the window before each step, for all steps at once.
+
+    values: (steps,). Returns two arrays (steps - window,); the first entry is for the
+    first step with a full window. The detector computes the same values step by step.
+    """
     W = SETTINGS.window
     sums = np.cumsum(np.r_[0.0, values])
     squares = np.cumsum(np.r_[0.0, np.diff(values) ** 2])
@@ -43,7 +49,11 @@ def windows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alarms(rows: np.ndarray, sigma: float = SETTINGS.sigma) -> np.ndarray:
-    """Which steps behind the first window are spikes, if every step enters the window."""
+    """Which steps after the first window are spikes, (steps - window,) bool.
+
+    rows: (steps, 2), loss and log gradient norm. Every step enters the window, spike or
+    not.
+    """
     (mean, noise), (mean_norm, noise_norm) = windows(rows[:, 0]), windows(rows[:, 1])
     loss, norm = rows[SETTINGS.window :].T
     z_loss = (loss - mean) / np.maximum(noise, LEAST_NOISE_OF_LOSS)
@@ -53,7 +63,7 @@ def alarms(rows: np.ndarray, sigma: float = SETTINGS.sigma) -> np.ndarray:
 
 
 def fed(name: str, end: int) -> SpikeDetector:
-    """A detector that has seen a recording up to a step."""
+    """A detector that has seen the steps of a recording before step `end`."""
     detector = SpikeDetector(SETTINGS, WARMUP)
     for loss, norm in RECORDINGS[name][:end]:
         detector.accept(loss, np.exp(norm))
@@ -69,7 +79,7 @@ def test_there_are_a_hundred_thousand_steps_of_three_texts_and_three_batches():
 
 @pytest.mark.parametrize("name", sorted(RECORDINGS))
 def test_all_at_once_is_what_the_detector_says_step_by_step(name):
-    """At a limit so low that there are alarms to compare."""
+    """`alarms` agrees with the detector, at a limit low enough to give alarms."""
     rows, low = RECORDINGS[name][:700], 5.0
     detector, seen = SpikeDetector(SpikeConfig(sigma=low), 0), []
     for step, (loss, norm) in enumerate(rows):
@@ -81,12 +91,12 @@ def test_all_at_once_is_what_the_detector_says_step_by_step(name):
 
 @pytest.mark.parametrize("name", sorted(RECORDINGS))
 def test_03_no_recorded_step_is_taken_for_a_spike(name):
-    """But for one window of accented letters in 13,000 batches of source code."""
+    """The one exception is a window of accented letters in 13,000 batches of code."""
     assert (np.flatnonzero(alarms(RECORDINGS[name])) + SETTINGS.window).tolist() == RARE_TEXT.get(name, [])
 
 
 def test_03_at_most_one_of_a_million_steps_drawn_from_them_is_taken_for_a_spike():
-    """What is drawn is how far a step lies from the level about it, loss and norm together."""
+    """A draw is a step's distance from the level around it, loss and norm together."""
     rng, found = np.random.default_rng(0), 0
     per_recording = -(-(10**6) // len(RECORDINGS)) + SETTINGS.window
     for name in sorted(RECORDINGS):
@@ -100,7 +110,7 @@ def test_03_at_most_one_of_a_million_steps_drawn_from_them_is_taken_for_a_spike(
 @pytest.mark.parametrize("name", sorted(RECORDINGS))
 @pytest.mark.parametrize("step", [1000, 4000, 9000])
 def test_and_yet_a_batch_that_counts_fifty_times_is_one(name, step):
-    """In loss and gradient, or in one of them."""
+    """A batch that counts fifty times shows in its loss, its gradient norm, or both."""
     detector, (loss, log_norm) = fed(name, step), RECORDINGS[name][step]
     norm = np.exp(log_norm)
     assert detector.reason(step, loss, norm) is None

@@ -1,9 +1,12 @@
-"""Every kind of run ends with the weights that were recorded, to the last bit: no change of
-the code's form may change a number that training computes.
+"""Every kind of run ends with the recorded weights, to the last bit.
 
-Bits depend on the processor and on the versions of NumPy and Numba, so a recording counts
-for one machine. `pytest tests/reliability/test_recorded_weights.py --record-weights` adds
-this machine's, which only a change of the mathematics may replace.
+So no refactoring can change a number that training computes. The bits depend on the
+processor and on the versions of NumPy and Numba, so each recording is for one machine.
+This command records the weights of this machine:
+
+    pytest tests/reliability/test_recorded_weights.py --record-weights
+
+Only a change of the mathematics may replace a recording.
 """
 
 import json

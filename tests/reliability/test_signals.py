@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM at the worst moments, in this process: saved at the step's edge, and resumed to the same bits."""
+"""SIGINT, SIGTERM and SIGHUP at the worst moments, sent within this process.
+
+The run is saved at the end of the step, and resumed it ends with the same bits.
+"""
 
 import signal
 
@@ -15,7 +18,7 @@ PLACES = ("mid-step", "mid-save", "mid-eval")
 
 
 class Presser:
-    """Raises signals when step, saving or evaluation number `when` is in its midst."""
+    """Raises signals during the step, save or evaluation number `when`."""
 
     def __init__(self, monkeypatch, place, when, signals):
         self.remaining, self.signals = when, signals
@@ -54,7 +57,7 @@ def test_11_one_signal_saves_at_the_next_edge(tmp_path, monkeypatch, place, numb
 
 @pytest.mark.parametrize("place", ["mid-step", "mid-eval"])
 def test_11_the_second_sigint_leaves_at_once(tmp_path, monkeypatch, place):
-    """In the midst of what it interrupts, without a checkpoint more; the older ones are whole."""
+    """The second SIGINT ends the run without a new checkpoint; older ones are whole."""
     run = make_run(tmp_path / "run")
     with monkeypatch.context() as patch:
         presser = Presser(patch, place, 3, [signal.SIGINT, signal.SIGINT])
@@ -67,7 +70,7 @@ def test_11_the_second_sigint_leaves_at_once(tmp_path, monkeypatch, place):
 
 
 def test_13_stopped_at_every_step_in_one_chain(tmp_path, monkeypatch):
-    """Twenty times in a row, each time after one step more."""
+    """The run is stopped nineteen times in a row, each time after one more step."""
     run = make_run(tmp_path / "run")
     for step in range(1, CONFIG.train.steps):
         with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Loss spikes, planted: what is seen, what is restored, what is skipped, and that no trace of them is left."""
+"""Planted loss spikes: detection, rollback, skipped data, clean final weights."""
 
 import json
 import math
@@ -97,7 +97,7 @@ def infinite_gradient(model, loss):
 @pytest.mark.parametrize("harm", [nan_loss, infinite_gradient])
 @pytest.mark.parametrize("step", [0, 1, 9])
 def test_02_what_is_not_finite_is_caught_before_the_update(harm, step):
-    """From the first step on, long before there is a window to compare with."""
+    """The first step is checked too, long before there is a window to compare with."""
     state = build_state(CONFIG, V)
     gradients = NextTokenGradients(CONFIG, TOKENS)
     for _ in range(step):
@@ -135,7 +135,11 @@ def test_02_a_run_recovers_from_what_is_not_finite(tmp_path, harm):
 
 
 def test_a_second_spike_in_the_same_place_with_other_data_goes_back_no_further(tmp_path):
-    """The data behind the skipped range are bad too, and the weights are sound: batch after batch is left out."""
+    """Batches behind the skipped samples are bad too, and the weights are sound.
+
+    The held-out text shows that they are sound, so the bad batches are left out one by
+    one. A second rollback would lose steps for nothing.
+    """
     run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, range(BAD, BAD + 16), fifty_fold)
     state = train_on(run, CONFIG, gradients)
     found = events(run)
@@ -148,7 +152,11 @@ def test_a_second_spike_in_the_same_place_with_other_data_goes_back_no_further(t
 
 
 def test_weights_that_are_ruined_are_not_trained_on(tmp_path):
-    """The checkpoint of step 12 leads to weights that the held-out text finds bad: an older one is used."""
+    """If the restored weights are bad, a second spike there goes back further.
+
+    An update after the checkpoint of step 12 ruins the weights, before the rollback and
+    after it. The held-out text shows it, so the second rollback restores step 8.
+    """
     run = make_run(tmp_path / "run")
 
     class Ruin(Poison):
@@ -168,7 +176,10 @@ def test_weights_that_are_ruined_are_not_trained_on(tmp_path):
 
 @pytest.mark.parametrize("end", [None, 17], ids=["in one go", "stopped on the way"])
 def test_a_lasting_change_of_the_data_is_learnt_from(tmp_path, end):
-    """After as many updates left out as the detector needs for a level, theirs is the level."""
+    """Losses that stay high become the new level after `min_history` left-out updates.
+
+    A run that is stopped while updates are left out ends with the same bits.
+    """
     run, config = make_run(tmp_path / "run"), with_training(CONFIG, steps=30)
     harm = lambda model, loss: loss + 20.0  # noqa: E731
     gradients = Poison(config, range(BAD, 10**6), harm)
@@ -184,11 +195,11 @@ def test_a_lasting_change_of_the_data_is_learnt_from(tmp_path, end):
 
 
 class StopAsked(Exception):
-    """What a test stops a training with: it is as sudden as a kill."""
+    """Stops the training of a test, as suddenly as a kill."""
 
 
 def stopping(gradients, at: int):
-    """The same gradients until update `at` is asked for."""
+    """The same gradients; to ask for those of update `at` raises StopAsked."""
 
     def call(model, ids, step):
         if step == at:
@@ -201,7 +212,7 @@ def stopping(gradients, at: int):
 def test_rollbacks_are_counted_within_ten_thousand_updates(tmp_path):
     run = make_run(tmp_path / "run")
     ledger = Ledger(run.ledger, writable=True)
-    for step in (20, 10_010):  # the first lies just outside of them
+    for step in (20, 10_010):  # the first is just too old to count
         ledger.rolled_back(Spike(step, 9.0, 1.0, 0, (0, 1), "planted"), 0, (0, 0))
     state, config = build_state(CONFIG, V), with_spikes(CONFIG, max_rollbacks=2).spikes
     with CheckpointStore(run.checkpoints, keep=2, every=4) as store:
@@ -223,7 +234,11 @@ def test_a_later_spike_elsewhere_goes_back_to_the_checkpoint_before_it(tmp_path)
 
 
 def test_a_later_spike_may_go_back_to_the_same_checkpoint(tmp_path):
-    """That of step 10 is the newest in both cases; six steps after the first spike is another place."""
+    """Step 10 is the newest checkpoint for both spikes, which lie in two places.
+
+    The second lies more than `min_history` steps behind the first, so it is no spike in
+    the same place and the run need not go back further.
+    """
     run, config = make_run(tmp_path / "run"), with_training(CONFIG, checkpoint_every=10)
     state = train_on(run, config, Poison(config, [45, 100], fifty_fold))
     first, second = events(run)
@@ -241,7 +256,7 @@ def test_05_when_every_batch_is_bad_training_gives_up(tmp_path):
     assert caught.value.exit_code == 4
     assert [event["event"] for event in events(run)] == ["rollback"] * 3 + ["gave_up"]
 
-    again = train_on(run, config)  # with good data after all: everything that was saved is still of use
+    again = train_on(run, config)  # with good data: every checkpoint can still be used
     ranges = [tuple(event["skipped"]) for event in events(run, "rollback")]
     assert_same_bits(again, clean_state(config, ranges))
 
@@ -270,7 +285,11 @@ def test_without_a_detector_a_spike_is_an_update_like_any_other(tmp_path):
 
 
 def test_a_rate_that_makes_the_weights_diverge_from_the_start_is_no_new_level_of_the_data(tmp_path):
-    """Before the first evaluation too: the loss of the initial weights is the measure."""
+    """A diverging run gives up: its high losses are no new level of the data.
+
+    That holds before the first evaluation too, where the loss of the initial weights is
+    the standard.
+    """
     config = with_training(replace(CONFIG, optim=replace(CONFIG.optim, lr=30.0, min_lr=30.0)), eval_every=20)
     run = make_run(tmp_path / "run")
     with pytest.raises(TrainingError, match=r"Gave up at step \d+ after 10 rollbacks: .* lower optim\.lr"):
@@ -282,8 +301,10 @@ AT_14 = Spike(14, math.nan, 1.0, 0, (56, 60), "the loss is nan")
 
 
 def behind_a_rollback(run, losses: dict[int, float | None], validate: Validate | None = None) -> Recovery:
-    """What recovers a run with a checkpoint after each of these steps, of this validation loss, that a spike in step 14
-    has set back to step 12."""
+    """The recovery of a run that a spike in step 14 has set back to step 12.
+
+    losses: step -> validation loss (or None) of a checkpoint after that step.
+    """
     state, ledger = build_state(CONFIG, V), Ledger(run.ledger, writable=True)
     store = CheckpointStore(run.checkpoints, keep=9, every=4)
     for step, loss in losses.items():
@@ -301,7 +322,10 @@ def test_the_same_place_ends_where_the_detector_is_armed_anew(tmp_path):
 
 
 def test_what_lies_behind_the_restored_checkpoint_is_given_up(tmp_path):
-    """Checkpoints, which a later spike would go back to, and the level that left-out updates have set."""
+    """A rollback discards the later checkpoints and the level of the left-out updates.
+
+    Otherwise a later spike would go back to a checkpoint of the discarded steps.
+    """
     recovery = behind_a_rollback(make_run(tmp_path / "run"), {4: None, 8: None, 12: None})
     for _ in range(CONFIG.spikes.min_history):
         recovery.ledger.left_out(replace(AT_14, loss=20.0))
@@ -314,7 +338,7 @@ def test_what_lies_behind_the_restored_checkpoint_is_given_up(tmp_path):
 
 
 def test_a_checkpoint_that_a_stop_has_made_is_not_rolled_back_to(tmp_path):
-    """A run that nobody stopped does not have it, and is to end with the same weights."""
+    """A run that nobody stopped lacks that checkpoint, and must end the same."""
     recovery = behind_a_rollback(make_run(tmp_path / "run"), {12: None, 16: None, 19: None})
     assert recovery.recover(replace(AT_14, step=21)).startswith("Back to step 16,")
     assert recovery.store.entries.keys() == {12, 16}
@@ -328,7 +352,7 @@ def test_weights_are_sound_up_to_a_fifth_above_the_newest_record(tmp_path, loss,
 
 @pytest.mark.parametrize(("loss", "refusals"), [(3.05, 0), (3.15, 1)])
 def test_a_checkpoint_may_be_a_little_worse_than_its_record(tmp_path, loss, refusals):
-    """On another CPU, say."""
+    """On another CPU the same weights have a slightly different validation loss."""
     recovery = behind_a_rollback(make_run(tmp_path / "run"), {8: None, 12: 3.0})
     found = restore_newest(recovery.store, recovery.ledger, recovery.state, lambda model: loss)
     assert len(found) == refusals
@@ -336,7 +360,10 @@ def test_a_checkpoint_may_be_a_little_worse_than_its_record(tmp_path, loss, refu
 
 
 def test_a_resumed_run_knows_of_the_rollbacks_behind_it(tmp_path):
-    """Its checkpoint is older than they are. Else what it saves from now on would count as given up."""
+    """The run is resumed from a checkpoint that is older than the rollbacks.
+
+    If they were not counted, checkpoints that it saves from now on would be discarded.
+    """
     recovery = behind_a_rollback(make_run(tmp_path / "run"), {12: None, 16: None})
     restore_newest(recovery.store, recovery.ledger, recovery.state, validate=None)
     assert recovery.state.step == 12

@@ -1,4 +1,4 @@
-"""Every later stage, stopped or killed anywhere and resumed, is the run that was never disturbed, bit for bit."""
+"""Every later stage, stopped or killed and then resumed, ends with the same bits."""
 
 import shutil
 
@@ -29,19 +29,20 @@ from npllm.runs.checkpoint import load_checkpoint
 from npllm.training import train
 
 LORA = {"adapt__lora_rank": 2}
-# A rollout is 8 responses, 2 epochs of 2 minibatches: updates 1 to 4 learn from the first, 5 to 8 from the second.
+# A rollout is 8 responses, which two epochs of 2 minibatches learn from: updates 1 to 4
+# learn from the first rollout, 5 to 8 from the second.
 PPO = {"ppo__rollout_size": 8, "ppo__epochs": 2, "ppo__group": 2, "ppo__max_tokens": 6, "ppo__max_update_kl": 1e9}
 PPO |= {"train__steps": 9, "train__checkpoint_every": 4}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A pretrained run with dropout, an SFT run that begins with it, reward models, and records for all."""
+    """A pretrained run with dropout, an SFT run from it, reward models, and records."""
     folder = tmp_path_factory.mktemp("stages")
     write_jsonl(folder / "demonstrations.jsonl", DEMONSTRATIONS + conversations(DEMONSTRATIONS[:2]))
     write_jsonl(folder / "preferences.jsonl", PREFERENCES)
     write_jsonl(folder / "prompts.jsonl", PROMPTS)
-    spacious = {"model__block_size": 48}  # to a model of conversations a pair takes three tokens more
+    spacious = {"model__block_size": 48}  # a model of conversations needs three more tokens for a pair
     base = pretrained(folder, model__dropout=0.2, train__steps=30, optim__lr=1e-2, **spacious)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "matmul_peak", lambda dtype: 1e9)
@@ -75,7 +76,7 @@ def arguments(stage, folder, out) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """The runs that nobody stopped, each made when it is first asked for."""
+    """A function that returns a stage's undisturbed run; its first call makes it."""
 
     def of(stage):
         out = folder / f"undisturbed {stage}"
@@ -94,12 +95,12 @@ def assert_same_run(one, other):
 
 
 def used_minibatches(out) -> float:
-    """Of the rollout in the newest checkpoint."""
+    """How many minibatches of the rollout in the newest checkpoint were learnt from."""
     return load_checkpoint(checkpoints(out)[-1]).arrays["rollout_numbers"][NUMBERS.index("minibatches_used")]
 
 
 def kill_after(monkeypatch, step, *words):
-    """A process that is gone after this step, with no checkpoint but those that were due."""
+    """Run `npllm WORDS` and kill it after this step, without a checkpoint for that."""
 
     class Killed(BaseException):
         pass
@@ -143,7 +144,7 @@ def test_killed_and_begun_again_from_an_older_checkpoint(folder, tmp_path, monke
 @of_ppo
 @pytest.mark.parametrize("step", [2, 3, 6])
 def test_stopped_between_the_epochs_of_a_rollout(folder, tmp_path, monkeypatch, undisturbed, stage, step):
-    """It goes on with the very responses that it had, and does not write new ones."""
+    """The resumed run learns from the same responses and does not generate new ones."""
     out = tmp_path / "run"
     stop_after(monkeypatch, step)
     assert run(*arguments(stage, folder, out)) == 130
@@ -157,7 +158,11 @@ def test_stopped_between_the_epochs_of_a_rollout(folder, tmp_path, monkeypatch, 
 
 @of_ppo
 def test_killed_in_the_midst_of_a_rollout(folder, tmp_path, monkeypatch, undisturbed, stage):
-    """Back to a checkpoint of the rollout before the one that was lost, and to one in its midst."""
+    """Killed in the second rollout, the run restores a checkpoint before or within it.
+
+    With a checkpoint every 4 steps that is the end of the first rollout, every 3 steps
+    the middle of the second.
+    """
     for step, every, used in ((7, 4, 4), (7, 3, 2)):
         out = tmp_path / f"every-{every}"
         kill_after(monkeypatch, step, *arguments(stage, folder, out), "--train.checkpoint_every", str(every))
@@ -192,5 +197,5 @@ def test_a_run_needs_none_of_its_ancestors(folder, tmp_path, monkeypatch, undist
     assert run("resume", out) == 0
     assert_same_run(out, undisturbed("ppo"))
     before = content(out)
-    assert run("resume", out) == 0  # and when it is done, it is done
+    assert run("resume", out) == 0  # a finished run stays as it is
     assert content(out) == before

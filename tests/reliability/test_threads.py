@@ -1,4 +1,7 @@
-"""The weights after 20 or 200 steps have the same bits for any number of threads, on every threading layer."""
+"""The weights after 20 or 200 steps have the same bits on any number of threads.
+
+That holds on every threading layer of Numba.
+"""
 
 import os
 import subprocess
@@ -9,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Widths that are not multiples of a tile, and more rows than a chunk: every thread's share has an edge.
+# The widths are not multiples of a tile, and there are more rows than in a chunk, so
+# every thread's part has an edge.
 PROGRAM = """
 import hashlib, sys
 import numba, numpy as np

@@ -1,4 +1,4 @@
-"""`npllm verify`: a sound run, and one file after the other with one bit changed."""
+"""`npllm verify` of a sound run, and of copies in which one file is changed."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def test_a_sound_run_is_found_sound(sound, capsys):
 
 
 def changed(path):
-    """Its content with one change that means something."""
+    """The content of the file with one change that has a meaning."""
     content = path.read_bytes()
     if path.name == "tokenizer.json":
         return content.replace(b'"a"', b'"A"')
@@ -55,7 +55,7 @@ def test_a_changed_file_is_named(copy, capsys, name):
     capsys.readouterr()
     assert run("verify", copy) == 3
     bad = [line.split()[1].rstrip(":") for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
-    assert name in bad or name == "tokenizer.json"  # another tokenizer is sound in itself, and not that of the shards
+    assert name in bad or name == "tokenizer.json"  # another tokenizer is sound, but the shards belong to the old one
     belongs = {"tokenizer.json": {"data/train.h5", "data/val.h5"}, FILES[4]: {FILES[4], "summary.json"}}
     assert set(bad) == belongs.get(name, {name})
 
@@ -86,7 +86,10 @@ def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
 
 @pytest.mark.usefixtures("quick")
 def test_the_summary_of_a_run_that_goes_on_beyond_its_end(copy, capsys, monkeypatch):
-    """It describes older weights until the new end and is sound; a damaged one is found at either end."""
+    """After `train.steps` is raised, the summary describes older weights and is sound.
+
+    That holds until the new end. A damaged summary is found then too.
+    """
     config = copy / "config.toml"
     config.write_text(config.read_text().replace("steps = 6\n", "steps = 12\n"))
     assert run("verify", copy) == 0

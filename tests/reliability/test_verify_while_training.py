@@ -1,7 +1,7 @@
-"""`npllm verify` of a run that goes on meanwhile: what it lists, thins out and replaces is not damaged.
+"""`npllm verify` during training: pruned and replaced files are not damaged.
 
-A run with two rollbacks is recorded: what its folder holds before each thing that it does to the disk. Then `verify`
-looks at the record, which moves on whenever it reads something.
+A run with two rollbacks is recorded: the content of its folder before each event on the
+disk. Then `verify` reads the recording, which moves on after each read.
 """
 
 import math
@@ -17,14 +17,17 @@ from npllm.runs.metrics import append_metrics, read_metrics
 from npllm.runs.run_folder import RunFolder
 
 SHORT = with_training(CONFIG, steps=20, checkpoint_every=3, keep=1)
-BAD = [21, 33]  # in step 8 and, after the rollback, in step 8 again: the second one goes back further
+BAD = [21, 33]  # both meet step 8, the second after the rollback; its rollback goes back further
 READERS = ("read_manifest", "load_checkpoint", "entry_of", "checkpoint_files", "read_metrics", "Ledger", "read_bounded")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
 
 
 class Recorder(FaultyDisk):
-    """A disk that keeps what it held before each event. Temporary files are left out: nobody reads them."""
+    """A disk that records what it held before each event.
+
+    Temporary files are left out, because nobody reads them.
+    """
 
     def __init__(self, root):
         super().__init__(root)
@@ -49,7 +52,7 @@ def states(tmp_path_factory):
 
 
 class Replay:
-    """A run folder that comes to the next recorded state whenever `verify` reads something."""
+    """A run folder that moves on by `pace` recorded states at each read of `verify`."""
 
     def __init__(self, path, states, monkeypatch, pace):
         self.run, self.states, self.pace = RunFolder(path), iter(states), pace
@@ -78,7 +81,7 @@ class Replay:
         return reading
 
     def damaged(self):
-        """The complaints about what a training writes; this run has no tokenizer."""
+        """file name -> complaint, for the files of a training; it has no tokenizer."""
         return {path.name: why for path, why in verify.verify_run(self.run, {}) if why and path != self.run.tokenizer}
 
 
@@ -90,7 +93,10 @@ def test_a_run_that_trains_is_found_sound(states, tmp_path, monkeypatch, pace):
 
 
 def test_what_is_damaged_is_found_while_the_run_trains(states, tmp_path, monkeypatch):
-    """One that is going to be pruned need not be named, one that stays must be."""
+    """A damaged checkpoint that the run keeps is named.
+
+    One that will be pruned may be missed.
+    """
     newest = max(name for name in states[-1] if name.endswith(".h5"))
     wrong = [state | {newest: state[newest][:-1] + b"?"} for state in states if newest in state]
     found = Replay(tmp_path / "run", wrong, monkeypatch, 1).damaged()
@@ -107,7 +113,7 @@ def test_a_checkpoint_that_is_listed_and_not_there_is_missed_while_the_run_train
 
 
 def test_a_damaged_log_is_named_however_fast_it_grows(tmp_path, monkeypatch):
-    """It is another file at each look, and one look is enough."""
+    """A damaged log is named after a single read, though it grows between reads."""
     run, n_looks = make_run(tmp_path / "run"), 0
 
     def look(path):
