@@ -1,4 +1,4 @@
-"""The backend by the name that GPT takes: each test that asks for it runs once with either."""
+"""The `backend` fixture: a test that asks for it runs once with each backend of GPT."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small models with weights of order one, batches for them, and the loss as a function of the weights."""
+"""Small models with weights of order one, batches for them, and their training loss."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -24,7 +24,7 @@ def small_config(**changes) -> ModelConfig:
 
 
 def set_weights_of_order_one(model: GPT, seed: int) -> None:
-    """See `fill_with_order_one`."""
+    """Fill the model's parameters in place with weights of order one."""
     fill_with_order_one(model.params, seed)
 
 
@@ -43,7 +43,7 @@ def random_batch(config: ModelConfig, B: int, T: int, seed: int = 0, ignored: fl
 
 
 def training_loss(model: GPT, batch: Batch, *, n_targets: int, step: int = 0, first_row: int = 0) -> float:
-    """What `loss_and_grad` returns, by the forward alone: a third of its time."""
+    """The loss of `loss_and_grad`, from a forward alone in a third of the time."""
     tokens, targets = model._check(*batch)
     model.arena.reset()
     context = model._context(tokens.shape[1], rate=model.config.dropout, step=step, first_row=first_row)
@@ -54,7 +54,7 @@ def training_loss(model: GPT, batch: Batch, *, n_targets: int, step: int = 0, fi
 
 
 def gradients_of(model: GPT, batch: Batch, **how) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss and a copy of its gradient by name."""
+    """The loss and a copy of each parameter's gradient, by name."""
     model.grads.flat[:] = 0.0
     loss = model.loss_and_grad(*batch, **how)
     return loss, {name: gradient.copy() for name, gradient in model.grads.items()}
@@ -66,7 +66,10 @@ def patched(ops, **functions) -> SimpleNamespace:
 
 
 def uneven_batch(config: ModelConfig) -> Batch:
-    """Eight rows with different numbers of ignored targets: none in row 0, all in row 3, all but one in row 4."""
+    """Eight rows with different numbers of ignored targets.
+
+    Row 0 has none, row 3 has only ignored ones, row 4 has all but one ignored.
+    """
     batch = random_batch(config, B=8, T=6, seed=5, ignored=0.3)
     batch.targets[0] = 1
     batch.targets[3:5] = -1
@@ -75,7 +78,11 @@ def uneven_batch(config: ModelConfig) -> Batch:
 
 
 def check_split(backend: str, sizes: tuple[int, ...], change_model=lambda model: None, **fields) -> None:
-    """Raise unless micro-batches of these sizes give the loss and gradient of the whole batch, up to rounding."""
+    """Assert that micro-batches give the whole batch's loss and gradient.
+
+    sizes: rows of each micro-batch. The order of the sums differs, so the results may
+    differ by rounding.
+    """
     config = small_config(dropout=0.3, **fields)
     model = GPT(config, dtype="float64", backend=backend)
     set_weights_of_order_one(model, seed=6)
@@ -98,9 +105,10 @@ def check_split(backend: str, sizes: tuple[int, ...], change_model=lambda model:
 
 @st.composite
 def shapes(draw):
-    """The ModelConfig fields that decide shapes, B and T.
+    """The ModelConfig fields that decide shapes, then B and T.
 
-    C is at least 4: the LayerNorm of two numbers is a step function, which differences cannot follow.
+    C is at least 4. The LayerNorm of two numbers is a step function, and finite
+    differences cannot follow that.
     """
     n_kv_head = draw(st.integers(1, 2))
     n_head = n_kv_head * draw(st.integers(1, 2))

@@ -1,4 +1,4 @@
-"""The gradient of a batch does not depend on the micro-batches that it is computed in."""
+"""A batch has the same gradient for any division into micro-batches."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The arena: memory is found once, used again, and never read before it is written."""
+"""The arena allocates memory once; nothing reads it before it is written."""
 
 from contextlib import contextmanager
 
@@ -9,11 +9,14 @@ from model_cases import every_architecture, random_batch, small_config
 from npllm.memory.arena import CHUNK, Arena
 from npllm.model import GPT
 
-on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)  # the reference lets NumPy allocate
+on_kernels = pytest.mark.parametrize("ops", ["kernels"], indirect=True)  # in the reference NumPy allocates
 
 
 def used_twice(arena, *allocate):
-    """Run the functions, reset, and run them again, now in memory that was used: their arrays."""
+    """Call the functions, reset, and call them again: the arrays of the second time.
+
+    The memory of the second time has been used before.
+    """
     for _ in range(2):
         arena.reset()
         arrays = [function() for function in allocate]
@@ -104,7 +107,7 @@ def test_nothing_is_allocated_after_the_first_step(backend, architecture, monkey
 
 
 class PoisonedArena(Arena):
-    """Fills with NaN (-1, if read as integers) what it hands out, and again when that is given back."""
+    """Fills memory with NaN (-1 as integers) when it is allocated and when freed."""
 
     POISON = 0xFF
 
@@ -118,7 +121,7 @@ class PoisonedArena(Arena):
         mark = self._used
         with super().scope():
             yield
-        for chunk in self._chunks:  # one, for a small model; none, if nothing was allocated
+        for chunk in self._chunks:  # a small model needs one; there is none before the first allocation
             chunk[mark : 1 << 20] = self.POISON
 
     def reset(self):
@@ -131,7 +134,10 @@ class PoisonedArena(Arena):
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @on_kernels
 def test_no_stale_memory_is_read(backend, architecture, dropout):
-    """The same bits from clean and poisoned memory: nothing is read before it is written or after it was freed."""
+    """Clean and poisoned memory give the same bits.
+
+    So nothing is read before it is written, or after it was freed.
+    """
     config = small_config(dropout=dropout, **architecture)
     results = []
     for kind in (Arena, PoisonedArena):
@@ -141,7 +147,7 @@ def test_no_stale_memory_is_read(backend, architecture, dropout):
         for step in range(3):
             batch = random_batch(config, B=3, T=4 + step % 2, seed=step)
             losses += [model.loss_and_grad(*batch, step=step), model.loss(*batch), model.logits(batch.tokens).sum()]
-        assert max(model.arena.peak, model.scratch.peak) < 1 << 20  # or not all of it would be poisoned
+        assert max(model.arena.peak, model.scratch.peak) < 1 << 20  # as much as is poisoned of a chunk
         results.append((losses, model.grads.flat.tobytes()))
     assert results[0] == results[1]
 
@@ -149,8 +155,12 @@ def test_no_stale_memory_is_read(backend, architecture, dropout):
 @every_architecture
 @on_kernels
 def test_a_block_keeps_few_numbers_for_each_of_x(backend, architecture):
-    """qkv (3), attended, stream, normed stream, y, and the input of the activation: one array of the MLP's width, or
-    two with SwiGLU. Statistics are few."""
+    """A block keeps few arrays of the width of x for its backward.
+
+    They are qkv (3), attended, stream, normed stream, y, and the input of the
+    activation: one array of the MLP's width, or two with SwiGLU. Statistics take
+    little.
+    """
     peaks = []
     for n_layer in (2, 3):
         config = small_config(n_layer=n_layer, n_embd=32, block_size=64, **(architecture | {"n_kv_head": 2}))
@@ -179,7 +189,7 @@ def test_evaluation_between_steps_changes_nothing(backend):
 
 
 def test_results_outlive_the_next_step(backend):
-    """`logits` and `negative_log_likelihood` hand out copies and not memory of the arena."""
+    """`logits` and `negative_log_likelihood` return copies, not memory of the arena."""
     config = small_config()
     model = GPT(config, backend=backend)
     batch, other = random_batch(config, B=3, T=5), random_batch(config, B=3, T=5, seed=1)

@@ -1,4 +1,4 @@
-"""A model whose matrix products take bfloat16: gradients, when weights are rounded, learning as well as in float32."""
+"""A model whose matrix products take bfloat16: gradients, rounded weights, learning."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from npllm.kernels.bfloat16 import rounded, widen
 from npllm.model import GPT
 from npllm.optim import AdamW
 
-EIGHT_BITS = 2.0**-8  # the most that one rounding changes
+EIGHT_BITS = 2.0**-8  # the largest relative error of one rounding
 
 
 def relative_distance(a, b):
@@ -19,7 +19,7 @@ def relative_distance(a, b):
 
 @every_architecture
 def test_every_gradient_is_float32_s_up_to_rounding(architecture):
-    """A forgotten term is off by its own size, roundings by some eighth bits."""
+    """A gradient that lacks a term is off by its own size, a rounding by 2^-8."""
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
     batch = random_batch(config, B=8, T=16)
     gradients = {}
@@ -67,7 +67,11 @@ def test_every_pass_takes_the_weights_as_they_are_then(architecture):
 
 @every_architecture
 def test_the_cache_gives_the_full_forward_s_logits(architecture):
-    """Of a prompt, in tiles, and of single tokens, in dot products: the same factors, summed in another order."""
+    """The cache agrees with the full forward up to the order of sums.
+
+    The prompt goes through tiles, single tokens through dot products. The rounded
+    factors are the same.
+    """
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture)
     model = GPT(config, dtype="bf16")
     set_weights_of_order_one(model, seed=1)
@@ -80,7 +84,10 @@ def test_the_cache_gives_the_full_forward_s_logits(architecture):
 
 
 def learned_copying(dtype, seed, steps=150):
-    """The loss of each step on random texts whose second half repeats the first: a task for attention."""
+    """The loss of each step, (steps,), of a task that needs attention.
+
+    The second half of each random text repeats the first.
+    """
     config = small_config(n_embd=32, block_size=15, vocab_size=16, n_layer=2)
     model = GPT(config, seed=seed, dtype=dtype)
     optimizer = AdamW(model, lr=5e-3)
@@ -94,7 +101,7 @@ def learned_copying(dtype, seed, steps=150):
 
 
 def test_the_loss_falls_as_in_float32():
-    """With the same seed the two curves are closer to each other than float32's are from seed to seed."""
+    """bf16 changes a loss curve by less than another seed changes one of float32."""
     float32, bf16 = (np.stack([learned_copying(dtype, seed) for seed in range(3)]) for dtype in ("float32", "bf16"))
     assert float32[:, -1].max() < 0.8 * float32[:, 0].min()
     between_dtypes = np.abs(bf16 - float32).mean()

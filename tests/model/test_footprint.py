@@ -1,4 +1,4 @@
-"""What a model takes by its shapes is what it takes."""
+"""The memory computed from a model's shapes is the memory that the model takes."""
 
 from itertools import product
 
@@ -38,7 +38,11 @@ def peaks(model):
 @on_all
 @pytest.mark.parametrize("shape", [(2, 9), (5, 40)])
 def test_a_training_pass(name, dtype, dropout, shape):
-    """A float64 counted as a float32 would be half; a changed block that is not counted anew would differ."""
+    """The computed peak is the measured one.
+
+    This catches a float64 that is counted as a float32, and an array that a block has
+    and the count has not.
+    """
     model = model_of(name, dtype, dropout)
     model.loss_and_grad(*random_batch(model.config, *shape))
     assert peaks(model) == training_pass(model.config, *shape, dtype)
@@ -76,7 +80,11 @@ def test_flat_buffers(name, dtype, lora_rank, n_outputs, n_layer):
 
 
 def test_a_reserved_arena_has_one_chunk():
-    """Arrays that do not fit into the rest of a chunk leave it free, and the arena would hold more than its peak."""
+    """A reserved arena holds its peak in one chunk.
+
+    In several chunks, arrays that do not fit into the rest of a chunk leave it free, so
+    the arena would hold more than its peak.
+    """
     config = small_config(n_layer=2, n_embd=64, block_size=64)
     expected = training_pass(config, 4, 64, "float32")
     model = GPT(config)

@@ -1,4 +1,4 @@
-"""The values that training starts from."""
+"""The initial parameters, which training starts from."""
 
 from math import log, sqrt
 
@@ -19,7 +19,10 @@ def test_first_loss_is_that_of_a_uniform_guess(backend, vocab_size, tie_embeddin
 
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu", "relu2"])
 def test_distribution_of_every_parameter(mlp):
-    """Mean and deviation within five standard errors: of n draws, 1/sqrt(n) and 1/sqrt(2n) of the deviation."""
+    """Mean and standard deviation of each matrix are within five standard errors.
+
+    Of n draws with deviation s the standard errors are s/sqrt(n) and s/sqrt(2n).
+    """
     config = ModelConfig(n_layer=3, n_embd=96, vocab_size=50, block_size=32, mlp=mlp, tie_embeddings=False)
     for name, array in GPT(config, backend="reference").params.items():
         if array.ndim == 2:

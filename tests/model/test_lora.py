@@ -1,4 +1,4 @@
-"""LoRA: the merged weights and their forward, the factors' gradients, what stays frozen, what models may share."""
+"""LoRA: merged weights, gradients of the factors, frozen weights, shared storage."""
 
 from types import SimpleNamespace
 
@@ -25,11 +25,14 @@ from npllm.model import GPT, ModelConfig, Storage
 from npllm.model.lora import new_workspace
 from npllm.optim import AdamW
 
-LORA = {"lora_rank": 3, "lora_alpha": 2.0}  # a scale of 2/3: neither 1 nor its own square
+LORA = {"lora_rank": 3, "lora_alpha": 2.0}  # the scale is 2/3: neither 1 nor its own square
 
 
 def order_one_model(config: ModelConfig, seed: int = 0, **options) -> GPT:
-    """Factors and frozen weights of order one; B is not zero, as it is at the beginning."""
+    """A model with factors and frozen weights of order one.
+
+    B is not zero, as it is in the initial state.
+    """
     model = GPT(config, seed=seed, **({"dtype": "float64"} | options))
     set_weights_of_order_one(model, seed)
     set_weights_of_order_one(SimpleNamespace(params=model.frozen), seed + 1)
@@ -37,7 +40,7 @@ def order_one_model(config: ModelConfig, seed: int = 0, **options) -> GPT:
 
 
 def plain_model(model: GPT) -> GPT:
-    """Without LoRA, with the weights W0 + s A B, multiplied out here."""
+    """The same model without LoRA: its weights are W0 + s A B, multiplied out here."""
     fields = {name: value for name, value in vars(model.config).items() if not name.startswith("lora")}
     plain = GPT(ModelConfig(**fields), seed=model.seed, dtype=model.dtype_name)
     scale = model.config.lora_alpha / model.config.lora_rank
@@ -63,7 +66,7 @@ def test_every_matrix_of_the_blocks_has_factors_and_nothing_else_is_trained(arch
 
 @every_architecture
 def test_new_tokens_have_rows_of_their_own(architecture):
-    """In the head too, where it is not the embedding."""
+    """The lm_head has them too where it is not the token embedding."""
     model = GPT(small_config(**architecture, **LORA, lora_new_tokens=4))
     tables = {"token_embedding", "lm_head"} if architecture is LLAMA else {"token_embedding"}
     rows = {name: array.shape for name, array in model.params.items() if ".lora_" not in name}
@@ -95,15 +98,18 @@ def test_the_forward_is_that_of_the_merged_weights(backend, architecture, new):
     seed=st.integers(0, 2**32),
 )
 def test_gradient_of_everything_that_is_trained(backend, architecture, case, rank, alpha, dropout, new, seed):
-    """Factors and rows of new tokens, of the language model's loss and of one on the second head; both twice, because
-    gradients add up."""
+    """Gradients of the factors and of the rows of new tokens are right.
+
+    The loss is that of the language model plus one on the second head. Both gradients
+    are added twice, which catches one that is overwritten.
+    """
     fields, B, T = case
     choices = {name: value for name, value in architecture.items() if name != "n_kv_head"}
     lora = {"lora_rank": rank, "lora_alpha": alpha, "lora_new_tokens": new}
     config = ModelConfig(**fields, **choices, dropout=dropout, n_outputs=2, **lora)
     model = order_one_model(config, seed, backend=backend)
     batch = random_batch(config, B, T, seed)
-    weights = np.random.default_rng(seed).standard_normal((B * T, 2))  # dL of the second head's outputs
+    weights = np.random.default_rng(seed).standard_normal((B * T, 2))  # dL/d(outputs of the second head)
     how = {"step": seed % 7, "first_row": 2}
     n_targets = int((batch.targets >= 0).sum())
 
@@ -122,7 +128,7 @@ def test_gradient_of_everything_that_is_trained(backend, architecture, case, ran
 
 
 def test_it_begins_as_its_base():
-    """B = 0 adds nothing, to the last bit; A is not zero, or nothing would ever be learnt."""
+    """B = 0 adds nothing, to the last bit. A is not zero, or nothing would learn."""
     config = small_config()
     base = GPT(config, seed=5)
     model = GPT(small_config(**LORA), seed=5, storage=Storage(frozen=base.params))
@@ -144,8 +150,11 @@ def test_training_moves_factors_and_new_rows_only(dtype):
 
 
 def test_models_that_share_take_turns():
-    """Two models on one set of frozen weights and one workspace do what they do with workspaces of their own, each
-    with its own rows for new tokens."""
+    """Two models may share frozen weights and one workspace, and train in turn.
+
+    They end with the same bits as with workspaces of their own. Each has its own rows
+    for new tokens.
+    """
     config = small_config(n_outputs=1, dropout=0.2, **LORA, lora_new_tokens=4)
     batches = [random_batch(config, B=3, T=6, seed=seed) for seed in (1, 2)]
 
@@ -184,7 +193,7 @@ def test_a_text_is_written_with_the_factors_as_they_are_then():
 
 @every_architecture
 def test_bf16_rounds_the_merged_weights(architecture):
-    """Not the frozen ones: their roundings would swallow what the factors add."""
+    """Frozen weights are not rounded: their rounding would swallow small factors."""
     config = small_config(n_embd=32, block_size=16, vocab_size=29, **architecture, **LORA)
     model = order_one_model(config, dtype="bf16")
     plain = GPT(plain_model(model).config, dtype="bf16")

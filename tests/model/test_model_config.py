@@ -1,4 +1,4 @@
-"""The shape of a model: what is refused, and the numbers that follow from it."""
+"""ModelConfig: values that are refused, and the numbers that follow from a shape."""
 
 import pytest
 from model_cases import small_config
@@ -51,11 +51,12 @@ def test_mlp_width(n_embd, mlp, width):
 
 
 def test_flops_per_token_of_gpt_2():
-    """L = 2, C = 8, F = 32, V = 11, length 6.
+    """FLOPs for L = 2, C = 8, F = 32, V = 11 and length 6, counted by hand.
 
-    Matrices of a block: qkv 8x24, out 8x8, MLP 2 of 8x32: 768 weights; the head 11x8 = 88. Attention, in each of 2
-    layers: on average 3 keys, for each a dot product of 8 and a weighted sum of 8. Each of these is a multiply and an
-    add, once forward and twice backward.
+    The matrices of a block have 768 weights: qkv 8x24, out 8x8, and two of 8x32 in the
+    MLP. The head has 11x8 = 88. In each of the 2 layers a position attends to 3 keys on
+    average; each key costs a dot product of 8 and a weighted sum of 8. Each of these is
+    a multiply and an add, once in the forward and twice in the backward.
     """
     expected = 6 * (2 * 768 + 88) + 2 * 3 * (8 + 8) * 2 * 3
     assert small_config().flops_per_token(6) == expected == 10320
@@ -64,6 +65,10 @@ def test_flops_per_token_of_gpt_2():
 
 
 def test_flops_per_token_of_llama():
-    """Grouped heads make qkv 8x16 (2 query heads and 1 each of keys and values, of width 4); the MLP is 3 of 8x32."""
+    """Grouped heads and SwiGLU, counted by hand.
+
+    qkv is 8x16: two query heads, one key head and one value head of width 4. The MLP
+    has three matrices of 8x32.
+    """
     config = small_config(n_layer=1, n_kv_head=1, mlp="swiglu", position="rotary")
     assert config.flops_per_token(4) == 6 * (128 + 64 + 3 * 256 + 88) + 6 * 8 * 4 == 6480

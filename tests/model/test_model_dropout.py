@@ -1,4 +1,4 @@
-"""Where the model drops, and that no two of its masks are the same."""
+"""Where the model applies dropout, and that no two of its masks are equal."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from npllm.model import GPT
 
 
 def keys_used(backend):
-    """The dropout keys of one `loss_and_grad` by the name of the operation that used them."""
+    """Name of an operation -> the dropout keys that one `loss_and_grad` gave it."""
     keys = {}
     config = small_config(n_layer=3, dropout=0.3)
     model = GPT(config, seed=42, backend=backend)
@@ -29,7 +29,10 @@ def keys_used(backend):
 
 
 def test_every_dropout_has_a_mask_of_its_own(backend):
-    """The embedding's, and in each block three: attention weights, attention branch, MLP branch."""
+    """The embedding has one mask, and each block three.
+
+    Those are for the attention weights, the attention branch and the MLP branch.
+    """
     keys = keys_used(backend)
     forward = keys["dropout_forward"] + keys["attention_forward"]
     assert {(key.seed, key.step) for key in forward} == {(42, 17)}
@@ -58,7 +61,7 @@ def test_masks_depend_on_seed_step_and_first_row(backend):
 
 
 def test_dropout_is_for_training_only(backend):
-    """Losses of training are those of `loss` exactly when the rate is 0."""
+    """`loss` never drops, so `loss_and_grad` agrees with it only when the rate is 0."""
     without, with_dropout = (
         GPT(small_config(dropout=rate), seed=1, dtype="float64", backend=backend) for rate in (0.0, 0.5)
     )

@@ -1,7 +1,8 @@
 """Both backends of the model compute what the plain network of the book computes.
 
-The engine weaves memory, caches and fused operations into the plain network. None of it may change
-a loss or a gradient. Only the order of sums differs, so the bound is 1e-12 of the largest entry.
+The engine adds memory management, caches and fused operations to the plain network.
+None of them may change a loss or a gradient. Only the order of sums differs, so the
+bound is 1e-12 of the largest entry.
 """
 
 from itertools import product

@@ -1,4 +1,4 @@
-"""What a trained model answers: logits, log-likelihoods, losses; and what it refuses."""
+"""Evaluation: logits, log-likelihoods and losses, and the input that is refused."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_every_earlier_token_counts(backend, architecture):
 
 @every_architecture
 def test_order_counts(backend, architecture):
-    """Without positions, the last position would see its predecessors as a set."""
+    """Without position information the predecessors of a position would be a set."""
     model = model_of(backend, **(architecture | {"n_layer": 1}))
     tokens = np.array([[1, 2, 3, 4]])
     swapped = np.array([[2, 1, 3, 4]])
@@ -79,7 +79,10 @@ def test_losses_are_those_of_the_softmax_of_the_logits(backend, architecture):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_any_integers_in_any_layout_are_tokens(backend, dtype):
-    """uint16 as in the shards, int64 as NumPy makes them, a strided slice of either; the operations see only int32."""
+    """Tokens may have any integer dtype and any strides; the operations see int32 only.
+
+    Shards hold uint16 and NumPy makes int64. Either may come as a strided slice.
+    """
     model = model_of(backend)
     tokens = random_batch(model.config, B=2, T=5).tokens
     strided = np.empty((4, 10), dtype)[::2, ::2]
@@ -126,7 +129,7 @@ GOOD = np.array([[1, 2, 3], [4, 5, 6]])
     ],
 )
 def test_bad_input_is_refused(backend, tokens, targets, message):
-    """Before it can be used as an index, and before anything changes."""
+    """Bad input is refused before it is used as an index or changes anything."""
     model = model_of(backend)
     for function in (model.loss_and_grad, model.loss):
         with pytest.raises(DataError, match=message):
@@ -135,7 +138,7 @@ def test_bad_input_is_refused(backend, tokens, targets, message):
 
 
 def test_a_micro_batch_may_have_no_targets(backend):
-    """If the whole batch has some."""
+    """That is no error as long as the whole batch has some, as n_targets says."""
     model = model_of(backend)
     assert model.loss_and_grad(GOOD, np.full((2, 3), -1), n_targets=4) == 0.0
     assert not model.grads.flat.any()

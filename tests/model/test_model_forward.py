@@ -1,7 +1,8 @@
-"""The whole network against a second writing of it.
+"""The whole network against a second implementation of its forward.
 
-Gradient checks prove that the backward belongs to the forward, whatever that is. Here the forward is computed again,
-from the papers' equations, one sequence and one position at a time, with nothing of the package.
+Gradient checks prove that the backward belongs to the forward, whatever the forward is.
+So the forward is computed again here, from the papers' equations, one sequence and one
+position at a time. Nothing of the package is used for that.
 """
 
 from itertools import product
@@ -14,7 +15,7 @@ from npllm.model import GPT
 
 
 def plain_norm(x, p, name, norm):
-    """Each row of x, (T, C), by itself."""
+    """The norm of each row of x, (T, C), without the package."""
     if norm == "layernorm":
         x = x - x.mean(axis=1, keepdims=True)
     return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1e-5) * p[f"{name}.weight"] + p.get(f"{name}.bias", 0.0)
@@ -25,7 +26,10 @@ def plain_linear(x, p, name):
 
 
 def turned(x, t):
-    """Rotary position t for one head, (D,): pair i is a complex number, turned by t 10000^(-2i/D)."""
+    """Rotary position t for one head, (D,).
+
+    Pair i is a complex number, which is rotated by the angle t 10000^(-2i/D).
+    """
     half = len(x) // 2
     z = (x[:half] + 1j * x[half:]) * np.exp(1j * t * 10000.0 ** (-np.arange(half) / half))
     return np.concatenate([z.real, z.imag])
@@ -58,7 +62,7 @@ def plain_mlp(x, p, name, mlp):
 
 
 def plain_logits(p, config, tokens):
-    """tokens: (T,). Returns (T, V)."""
+    """The logits, (T, V), of one sequence of tokens, (T,)."""
     x = p["token_embedding"][tokens]
     if config.position == "learned":
         x = x + p["position_embedding"][: len(tokens)]

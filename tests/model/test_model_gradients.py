@@ -1,7 +1,7 @@
-"""Every gradient of the whole model, and of a block, against differences of the loss.
+"""Every gradient of the whole model, and of one block, against differences of the loss.
 
-The tolerance is that of `gradient_check`: a relative error of 1e-6, fifty times what right gradients show here (2e-8)
-and below any mistake with a name.
+The tolerance is that of `gradient_check`, a relative error of 1e-6. Right gradients
+show at most 2e-8 here, and any mistake in a formula more than 1e-6.
 """
 
 import numpy as np
@@ -32,7 +32,10 @@ ARCHITECTURES = [
 
 
 def check_model(model, batch, *, elementwise_up_to, **how):
-    """`loss_and_grad` returns the loss of the forward, and adds the loss's derivative by every parameter."""
+    """Assert that `loss_and_grad` returns the forward's loss and its gradient.
+
+    Every parameter's gradient is compared with differences of the loss.
+    """
     loss, gradients = gradients_of(model, batch, **how)
     n_targets = how.pop("n_targets", np.count_nonzero(batch.targets >= 0))
 
@@ -62,7 +65,10 @@ def test_gradient_of_every_parameter(backend, architecture, case, bias, tie_embe
 
 @every_architecture
 def test_gradient_of_every_element(backend, architecture):
-    """With this seed no input of ReLU² is within 0.004 of 0, where its second derivative jumps."""
+    """With this seed no input of ReLU² is within 0.004 of 0.
+
+    There its second derivative jumps, and differences are inaccurate.
+    """
     sizes = {"n_layer": 1, "n_embd": 4, "n_head": 2, "block_size": 4, "vocab_size": 5}
     config = small_config(**sizes, **architecture, dropout=0.2)
     model = GPT(config, dtype="float64", backend=backend)
@@ -71,7 +77,10 @@ def test_gradient_of_every_element(backend, architecture):
 
 
 def test_gradient_of_a_later_micro_batch(backend):
-    """n_targets scales both the loss and the gradient, step and first_row move both to the same other masks."""
+    """n_targets scales loss and gradient; step and first_row select the same masks.
+
+    A backward that ignores one of them differs from the forward.
+    """
     config = small_config(dropout=0.3)
     model = GPT(config, dtype="float64", backend=backend)
     set_weights_of_order_one(model, seed=2)
@@ -82,7 +91,10 @@ def test_gradient_of_a_later_micro_batch(backend):
 @settings(max_examples=3)
 @given(case=shapes(), bias=st.booleans(), dropout=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 2**32))
 def test_gradients_of_a_block(backend, architecture, case, bias, dropout, seed):
-    """By its input and by its parameters, for a loss that gives every element of its output a weight of its own."""
+    """The gradients of a block with respect to its input and its parameters are right.
+
+    The loss is a weighted sum of the block's output with random weights.
+    """
     fields, B, T = case
     model = GPT(ModelConfig(**fields, **architecture, bias=bias), seed=seed, dtype="float64", backend=backend)
     set_weights_of_order_one(model, seed)

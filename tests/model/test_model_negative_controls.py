@@ -1,4 +1,4 @@
-"""Known mistakes, planted: a check that lets one of them pass proves nothing."""
+"""Planted mistakes: a check that does not catch them proves nothing."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""One model, two threads: each gets what it would get alone. They meet at fixed places, never by luck."""
+"""Two threads use one model, and each gets what it would get alone.
+
+The threads meet at fixed places in the code, so no result depends on timing.
+"""
 
 import threading
 from types import SimpleNamespace
@@ -14,7 +17,10 @@ PROMPTS = ([3, 1, 4], [2, 6, 5])
 
 
 class WatchedLock:
-    """A re-entrant lock that says when somebody has to wait for it. `somebody_waits` may also be set from outside."""
+    """A re-entrant lock that sets `somebody_waits` when a thread has to wait for it.
+
+    A test may set the event itself.
+    """
 
     def __init__(self):
         self.lock, self.somebody_waits = threading.RLock(), threading.Event()
@@ -42,7 +48,11 @@ def written(model: GPT, prompt: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_a_thread_that_comes_in_the_midst_of_a_pass_waits(monkeypatch, lora_rank):
-    """The second begins while the first stands inside an operation, and goes as far as it can before that goes on."""
+    """The second thread waits until the first one's pass is over.
+
+    It starts while the first is inside an operation, and runs as far as it can before
+    the first continues.
+    """
     model = lively_model(lora_rank=lora_rank)
     alone = [written(model, prompt) for prompt in PROMPTS]
     assert alone[0] != alone[1]
@@ -53,7 +63,7 @@ def test_a_thread_that_comes_in_the_midst_of_a_pass_waits(monkeypatch, lora_rank
         try:
             texts[1] = written(model, PROMPTS[1])
         finally:
-            lock.somebody_waits.set()  # or nobody had to
+            lock.somebody_waits.set()  # also if it never had to wait, so that the first thread continues
 
     def add_norm_forward(*arguments, **options):
         if threading.current_thread() is second:
@@ -74,7 +84,10 @@ def test_a_thread_that_comes_in_the_midst_of_a_pass_waits(monkeypatch, lora_rank
 
 
 def test_what_waits_for_the_next_call_is_not_touched():
-    """Between a trace and its backward, and while a hidden state is read, another thread makes passes of its own."""
+    """Passes of another thread do not change what a later call still needs.
+
+    They come between a trace and its backward, and while a hidden state is in use.
+    """
     model = lively_model(dropout=0.2)
     batch, other = (random_batch(model.config, B=3, T=4, seed=seed) for seed in (0, 1))
     dhidden = np.random.default_rng(2).standard_normal((12, model.config.n_embd))

@@ -1,4 +1,4 @@
-"""Training steps: they learn, they stay float32, and they are the same on both backends and any number of threads."""
+"""Training steps learn, stay float32, and agree between backends and thread counts."""
 
 import numba
 import numpy as np
@@ -24,7 +24,10 @@ def test_one_batch_is_learned_by_heart(backend, architecture):
 
 
 def assert_float32(value, where):
-    """No float64 array or scalar, however deep in tuples: one such scalar turns all that follows into float64."""
+    """Assert that there is no float64 array or NumPy scalar, in tuples or lists either.
+
+    One such scalar makes everything after it float64.
+    """
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f":
         assert value.dtype == np.float32, f"{value.dtype} {where}"
     elif isinstance(value, tuple | list):
@@ -49,7 +52,7 @@ def with_dtypes_asserted(ops):
 @every_architecture
 @pytest.mark.parametrize("rule", [AdamW, SGD])
 def test_float32_stays_float32(backend, architecture, rule):
-    """Every array that passes between operations: float64 would halve the speed and nobody would notice."""
+    """No array between operations is float64, which would halve the speed silently."""
     config = small_config(dropout=0.2, **architecture)
     model = GPT(config, backend=backend)
     model.ops = with_dtypes_asserted(model.ops)
@@ -66,7 +69,7 @@ def test_float32_stays_float32(backend, architecture, rule):
 
 
 def test_a_float64_scalar_is_caught(backend):
-    """The control of the test above: what `x / np.sqrt(D)` does since NumPy 2."""
+    """The control of the test above: since NumPy 2, `x / np.sqrt(D)` does this."""
     config = small_config()
     model = GPT(config, backend=backend)
     ops = model.ops
@@ -81,7 +84,7 @@ def test_a_float64_scalar_is_caught(backend):
 
 
 def update_three_times(config, rule, **model_options):
-    """Returns the parameters before and after."""
+    """The flat parameters before and after three updates."""
     model = GPT(config, **model_options)
     before = model.params.flat.copy()
     optimizer = rule(model)
@@ -96,14 +99,18 @@ def update_three_times(config, rule, **model_options):
     "rule",
     [
         lambda model: SGD(model, lr=0.1),
-        # The gradient of a key's bias is zero but for rounding, and an Adam with a small eps would follow its sign.
+        # A key's bias has a gradient of zero up to rounding. Adam with a small eps
+        # would follow the sign of that rounding.
         lambda model: AdamW(model, eps=1e-3),
     ],
     ids=["sgd", "adamw"],
 )
 @on_kernels
 def test_backends_agree_in_float32(ops, backend, architecture, rule):
-    """After three updates the parameters differ by less than 1e-5 of what the updates changed (float32 has 6e-8)."""
+    """After three updates the parameters agree to 1e-5 of what the updates changed.
+
+    One rounding of float32 is 6e-8.
+    """
     config = small_config(n_embd=48, n_head=4, block_size=20, vocab_size=70, dropout=0.1, **architecture)
     before, ours = update_three_times(config, rule, backend=backend)
     _, reference = update_three_times(config, rule, backend="reference")
@@ -113,7 +120,7 @@ def test_backends_agree_in_float32(ops, backend, architecture, rule):
 @every_architecture
 @on_kernels
 def test_backends_agree_in_float64(ops, backend, architecture):
-    """Every gradient, at sizes beyond one tile of the kernels and a multiple of none."""
+    """Every gradient agrees at sizes above a kernel's tile and no multiple of it."""
     config = small_config(n_embd=132, n_head=6, block_size=150, vocab_size=1030, dropout=0.1, **architecture)
     batch = random_batch(config, B=3, T=141)
     results = []

@@ -1,4 +1,4 @@
-"""Documents that share a row: each is read, predicted and learnt from as if it were alone."""
+"""Documents that share a row have the losses and gradients that they have alone."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ T = 7
 
 
 def rows_of(lengths: list[list[int]]) -> np.ndarray:
-    """`starts`, (B, T), of rows whose documents have these lengths."""
+    """`starts`, (B, T), for rows whose documents have these lengths."""
     return np.array([np.repeat(np.cumsum([0, *row[:-1]]), row) for row in lengths])
 
 
@@ -69,7 +69,7 @@ def test_a_row_of_one_document_is_a_row_without_starts(backend):
 @pytest.mark.parametrize(
     "starts",
     [
-        [[0, 0, 3]],  # looks ahead
+        [[0, 0, 3]],  # a start after its own position
         [[0, -1, 0]],
         [[0, 0]],
         [0, 0, 0],
@@ -78,7 +78,7 @@ def test_a_row_of_one_document_is_a_row_without_starts(backend):
     ids=["behind its place", "negative", "too short", "one-dimensional", "too many rows"],
 )
 def test_bad_starts_are_refused(starts):
-    """Before a kernel reads memory by them."""
+    """Bad starts are refused before a kernel uses them as addresses."""
     model = GPT(small_config())
     tokens = np.array([[1, 2, 3]])
     for use in (model.trace, model.hidden):

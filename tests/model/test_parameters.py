@@ -1,4 +1,4 @@
-"""Flat parameters: names, places in memory, and the gaps between."""
+"""Flat parameters: names, offsets in memory, and the gaps between the arrays."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_rmsnorm_never_has_a_bias():
 
 
 def test_count_of_gpt_2_small():
-    """124 439 808, the published size."""
+    """The published size of GPT-2 small is 124,439,808 parameters."""
     config = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50257)
     assert sum(int(np.prod(shape)) for shape in parameter_shapes(config).values()) == 124_439_808
 
@@ -69,7 +69,7 @@ def test_count_leaves_out_the_gaps():
 
 @given(case=shapes(), llama=st.booleans(), dtype=st.sampled_from(["float32", "float64"]))
 def test_views_tile_the_flat_buffer(case, llama, dtype):
-    """Aligned, disjoint, inside; matrices first; what no view covers is zero."""
+    """Views are aligned, disjoint and in the buffer, matrices first; gaps are zero."""
     fields, _, _ = case
     shapes_by_name = parameter_shapes(ModelConfig(**((LLAMA if llama else GPT_2) | fields)))
     params = Parameters(shapes_by_name, dtype)
@@ -91,7 +91,11 @@ def test_views_tile_the_flat_buffer(case, llama, dtype):
 
 @pytest.mark.parametrize("architecture", [GPT_2, LLAMA], ids=["gpt2", "llama"])
 def test_gaps_stay_zero(backend, architecture):
-    """After five AdamW steps with decay and clipping: the norm, hashes and checkpoints run over the gaps too."""
+    """Gaps are zero after five AdamW steps with weight decay and clipping.
+
+    Norms, hashes and checkpoints read the whole buffer, so a value in a gap would
+    count.
+    """
     config = small_config(n_embd=12, vocab_size=7, **architecture)
     model = GPT(config, backend=backend)
     optimizer = AdamW(model, lr=0.01, weight_decay=0.1)

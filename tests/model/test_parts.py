@@ -1,4 +1,4 @@
-"""A model of one network, and one of two: what the optimiser and a checkpoint see of either."""
+"""Models of one and of two networks, as the optimizer and a checkpoint see them."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def model_of(kind: str, sizes: dict) -> Trainable:
 @pytest.mark.parametrize("kind", ["one", "two"])
 @pytest.mark.parametrize("sizes", [PLAIN, LORA], ids=["plain", "lora"])
 def test_the_parts_hold_every_parameter_of_the_model_under_a_name_of_their_own(kind, sizes):
-    """A part that is left out would be neither adapted, nor counted, nor described in a checkpoint."""
+    """A missing part would not be adapted, counted or described in a checkpoint."""
     model = model_of(kind, sizes)
     parts = model.parts()
     named = {name_in_model(part, name): (network, name) for part, network in parts.items() for name in network.params}
@@ -37,4 +37,4 @@ def test_both_have_what_training_asks_of_a_model(kind, sizes):
     for name in Trainable.__annotations__:
         assert hasattr(model, name), name
     assert (model.frozen is None) == (sizes == PLAIN)
-    assert model.config == next(iter(model.parts().values())).config  # the one that writes text is the first
+    assert model.config == next(iter(model.parts().values())).config  # the first part is the one that writes text
