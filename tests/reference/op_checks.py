@@ -1,8 +1,12 @@
-"""One check an operation: random O(1) float64 arrays, the scalar loss <y, R> with a fixed random R, every gradient.
+"""One check for each operation: every gradient against differences of a scalar loss.
 
-Each takes `ops`, a package of operations, so that the same check judges npllm.reference, npllm.kernels and the planted
-mistakes of test_negative_controls.py. What every one of them asserts besides the gradients: that parameter gradients
-are added to what was there, and that the operations leave their arguments as they were.
+The arrays are random float64 of order one. The loss is <y, R>, for the output y and a
+fixed random R. Each check takes `ops`, a package of operations. So the same check
+judges npllm.reference, npllm.kernels and the planted mistakes of
+test_negative_controls.py.
+
+Each check asserts two things besides the gradients. Parameter gradients are added to
+what was there, and an operation leaves its arguments unchanged.
 """
 
 from contextlib import contextmanager
@@ -14,7 +18,10 @@ from npllm.reference.lm_head_loss import IGNORED
 
 
 class Draw:
-    """draw(2, 3): a (2, 3) array of standard normal numbers. The same seed gives the same arrays."""
+    """draw(2, 3) returns a (2, 3) array of standard normal numbers.
+
+    The same seed gives the same arrays.
+    """
 
     def __init__(self, seed):
         self.rng = np.random.default_rng(seed)
@@ -27,7 +34,10 @@ class Draw:
 
 
 class ParameterGradients(dict):
-    """name -> an array for a backward to add to, which holds something already."""
+    """name -> an array that a backward adds to; it does not start from zero.
+
+    names: those of `arrays` whose gradients are wanted; missing ones are left out.
+    """
 
     def __init__(self, draw, arrays, *names):
         self.start = {name: draw(*arrays[name].shape) for name in names if name in arrays}
@@ -39,7 +49,7 @@ class ParameterGradients(dict):
 
 @contextmanager
 def untouched(*arrays):
-    """Nobody may write to these arrays."""
+    """Assert that the block does not change these arrays; None is ignored."""
     arrays = [array for array in arrays if array is not None]
     before = [array.copy() for array in arrays]
     yield
@@ -48,7 +58,7 @@ def untouched(*arrays):
 
 
 def inner(y, R):
-    """The loss: each output element with a weight of its own, so that no two gradients are alike."""
+    """The loss <y, R>: each output has its own weight, so that all gradients differ."""
     return float(np.vdot(y, R))
 
 
@@ -94,7 +104,7 @@ def check_linear(ops, N, n_in, n_out, seed, *, epilogue="none", bias=True):
         dx = ops.linear_backward(R, arrays["x"], weight, dweight, grads.get("bias"), pre_activation=z)
     gradients = {"x": dx, **grads.added()}
     if epilogue == "residual":
-        gradients["residual"] = R  # the backward does not return it: it is dy
+        gradients["residual"] = R  # its gradient is dy, so the backward does not return it
     check_gradients(lambda: inner(forward()[0], R), arrays, gradients)
 
 
@@ -109,7 +119,7 @@ def check_gelu(ops, N, F, seed):
 def check_relu2(ops, N, F, seed):
     draw = Draw(seed)
     x, R = draw(N, F), draw(N, F)
-    x += np.copysign(0.01, x)  # differences across 0, where the second derivative jumps, are no derivatives
+    x += np.copysign(0.01, x)  # the second derivative jumps at 0, so differences must not cross it
     with untouched(x, R):
         dx = ops.relu2_backward(R, x)
     check_gradients(lambda: inner(ops.relu2_forward(x), R), {"x": x}, {"x": dx})
@@ -185,7 +195,7 @@ def check_swiglu(ops, N, F, seed):
 
 
 def split_packed(qkv, n_head, n_kv_head):
-    """Views of the columns of q, k and v in a packed array, (B, T, (H+2K)·D), by name."""
+    """Name -> view of the columns of q, k or v in a packed array, (B, T, (H+2K)·D)."""
     D = qkv.shape[-1] // (n_head + 2 * n_kv_head)
     q, k, v = np.split(qkv, [n_head * D, (n_head + n_kv_head) * D], axis=-1)
     return {"q": q, "k": k, "v": v}
@@ -214,7 +224,10 @@ def check_dropout(ops, shape, rate, seed):
 
 
 def draw_starts(draw, B, T):
-    """(B, T): where the document of each position starts, in rows cut into documents of about six positions."""
+    """Where the document of each position starts, (B, T) int32.
+
+    The rows are cut into documents of about six positions.
+    """
     cuts = draw.rng.random((B, T)) < 1 / 6
     return np.maximum.accumulate(np.where(cuts, np.arange(T), 0), axis=1).astype(np.int32)
 
@@ -237,7 +250,10 @@ def check_attention(ops, B, T, K, G, D, seed, *, rate=0.0, packed=False):
 
 
 def check_packed_attention(ops, lengths, K, G, D, seed):
-    """Documents of these lengths, one after the other in row 0, and one long document in row 1, against each alone."""
+    """Assert that packed documents have the outputs and gradients that they have alone.
+
+    Row 0 holds documents of these lengths, one after the other; row 1 is one document.
+    """
     draw, n_head, edges = Draw(seed), K * G, np.cumsum([0, *lengths])
     T = edges[-1]
     qkv, R = draw(2, T, (n_head + 2 * K) * D), draw(2, T, n_head * D)
@@ -254,7 +270,7 @@ def check_packed_attention(ops, lengths, K, G, D, seed):
 
 
 def draw_targets(draw, N, V, ignored_share=0.3):
-    """(N,) targets, of which about ignored_share are ignored."""
+    """Targets, (N,); about ignored_share of them are ignored."""
     return np.where(draw.rng.random(N) < ignored_share, IGNORED, draw.integers(0, V, N))
 
 
@@ -297,7 +313,10 @@ def check_lm_head_policy(ops, N, C, V, seed, *, with_entropy=True):
 
 
 def check_lm_head_loss_and_grad(ops, N, C, V, n_targets, seed):
-    """n_targets: of the whole batch, so any number that is not less than this part's own."""
+    """Check the loss and gradients of a part of a batch.
+
+    n_targets: the targets of the whole batch, so any number from this part's own up.
+    """
     draw = Draw(seed)
     arrays = {"x": draw(N, C), "weight": draw(V, C)}
     targets = draw_targets(draw, N, V)
@@ -315,14 +334,17 @@ def check_lm_head_loss_and_grad(ops, N, C, V, n_targets, seed):
 
 
 def check_two_adam_steps(ops):
-    """lr 0.1, betas 0.9 and 0.95, AdamW with decay 0.5, p = 1.
+    """Two steps of AdamW by hand: lr 0.1, betas 0.9 and 0.95, decay 0.5, p = 1.
 
-    Step 1, g = 1.  m = 0.1*1 = 0.1                  m_hat = 0.1 / (1 - 0.9) = 1
-                    v = 0.05*1 = 0.05                v_hat = 0.05 / (1 - 0.95) = 1
-                    p = 1*(1 - 0.1*0.5) - 0.1 * 1/1 = 0.85
-    Step 2, g = 3.  m = 0.9*0.1 + 0.1*3 = 0.39       m_hat = 0.39 / (1 - 0.81) = 2.0526315789
-                    v = 0.95*0.05 + 0.05*9 = 0.4975  v_hat = 0.4975 / (1 - 0.9025) = 5.1025641026
-                    p = 0.85*0.95 - 0.1 * 2.0526315789 / 2.2588855886 = 0.8075 - 0.0908692 = 0.7166308
+    Step 1, g = 1:
+        m = 0.1*1 = 0.1                     m_hat = 0.1 / (1 - 0.9) = 1
+        v = 0.05*1 = 0.05                   v_hat = 0.05 / (1 - 0.95) = 1
+        p = 1*(1 - 0.1*0.5) - 0.1 * 1/1 = 0.85
+    Step 2, g = 3:
+        m = 0.9*0.1 + 0.1*3 = 0.39          m_hat = 0.39 / (1 - 0.81) = 2.0526315789
+        v = 0.95*0.05 + 0.05*9 = 0.4975     v_hat = 0.4975 / (1 - 0.9025) = 5.1025641026
+        p = 0.85*0.95 - 0.1 * 2.0526315789 / 2.2588855886
+          = 0.8075 - 0.0908692 = 0.7166308
     """
     params, m, v = np.array([1.0]), np.zeros(1), np.zeros(1)
     options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12, "weight_decay": 0.5, "decoupled": True}

@@ -9,7 +9,8 @@ from npllm.reference.weights import TransformerConfig, weight_shapes
 
 NORMS, POSITIONS, MLPS = ("layernorm", "rmsnorm"), ("learned", "rotary"), ("gelu", "swiglu")
 
-# Every choice of norm, position and MLP; any two values of the six choices meet in two of them.
+# All choices of norm, position and MLP, with the other three choices set so that any
+# two values of two choices occur together in two variants.
 EIGHT_VARIANTS = [
     {
         "norm": NORMS[norm],
@@ -29,14 +30,14 @@ def plain_config(**changes) -> TransformerConfig:
 
 
 def weights_of_order_one(config, seed: int) -> dict[str, np.ndarray]:
-    """The network's weights, by name: see `fill_with_order_one`."""
+    """Name -> weight of order one, for every weight of the network."""
     weights = {name: np.empty(shape) for name, shape in weight_shapes(config).items()}
     fill_with_order_one(weights, seed)
     return weights
 
 
 def random_rows(config, B: int, T: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and targets, (B, T); one target is ignored."""
+    """Tokens and targets, (B, T) each; one target is ignored."""
     tokens, targets = np.random.default_rng(seed).integers(0, config.vocab_size, (2, B, T))
     targets[0, 1] = -1
     return tokens, targets

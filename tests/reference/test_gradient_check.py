@@ -1,4 +1,4 @@
-"""The checker itself: what it accepts, what it refuses and what it leaves behind."""
+"""The gradient checker: what it accepts and refuses, and that it restores arrays."""
 
 import numpy as np
 import proofs
@@ -8,7 +8,7 @@ from gradient_check import check_gradients, numerical_gradient
 
 @pytest.fixture(autouse=True)
 def uncounted(monkeypatch):
-    """These losses are the checker's own examples and prove nothing about the model."""
+    """Leave these checks uncounted: they prove nothing about the model."""
     monkeypatch.setattr(proofs, "counts", proofs.Counter())
 
 
@@ -23,7 +23,7 @@ def many_weights():
 
 
 def test_differences_resolve_eleven_digits(weights):
-    # exp is its own derivative, so every derivative of the loss is O(1)
+    # exp is its own derivative, so every derivative of the loss is of order one.
     numerical = numerical_gradient(lambda: np.exp(weights).sum(), weights)
     np.testing.assert_allclose(numerical, np.exp(weights), rtol=0, atol=1e-10)
 

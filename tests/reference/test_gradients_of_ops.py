@@ -1,7 +1,7 @@
-"""Every gradient of every operation, for random shapes, against differences of the loss.
+"""Every gradient of every operation, for random shapes, against finite differences.
 
-Each property has one larger example beside the small random shapes: more rows and columns than a kernel's tile or
-block holds, with a remainder.
+Each test has a larger example beside the small random shapes. It has more rows and
+columns than a kernel's tile or block, with a remainder.
 """
 
 import op_checks
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 seeds = st.integers(0, 2**32 - 1)
 rates = st.sampled_from([0.0, 0.1, 0.5])
 small = st.integers(1, 7)
-norm_width = st.integers(3, 9)  # of two numbers that are nearly equal the norm is not smooth
+norm_width = st.integers(3, 9)  # a norm of two nearly equal numbers is not smooth
 
 
 def groups(largest):

@@ -1,4 +1,4 @@
-"""Optimisers against arithmetic done by hand, and the length of the gradient."""
+"""Steps of the optimizers that were computed by hand, and the norm of the gradient."""
 
 import math
 
@@ -10,7 +10,7 @@ PLAIN_ADAM = {
     "lr": 0.1,
     "beta1": 0.9,
     "beta2": 0.95,
-    "eps": 1e-300,  # an eps of nothing, but 0 / 0 stays impossible
+    "eps": 1e-300,  # as good as none, but it prevents 0 / 0
     "weight_decay": 0.0,
     "decoupled": True,
     "step": 1,
@@ -33,12 +33,19 @@ def test_the_bias_correction_makes_the_first_step_lr_times_the_sign(ops):
 
 
 def test_eps_stands_outside_the_root(ops):
-    """g = 1: the step is 0.1 * 1 / (1 + 3) = 0.025; inside the root it would be 0.1 / sqrt(1 + 3) = 0.05."""
+    """g = 1 gives a step of 0.1 * 1 / (1 + 3) = 0.025.
+
+    With eps inside the root it would be 0.1 / sqrt(1 + 3) = 0.05.
+    """
     np.testing.assert_allclose(first_adam_step(ops, [1.0], [1.0], eps=3.0), [0.975], rtol=1e-14)
 
 
 def test_adam_divides_weight_decay_by_the_gradients_size_and_adamw_does_not(ops):
-    """Adam: g + 0.5 p = 102 and 3; the first step is 0.1 of the sign, so the decay is lost. AdamW: 0.1 * 0.5 p more."""
+    """Adam loses L2 decay in its normalisation, AdamW does not.
+
+    Adam: g + 0.5 p is 102 and 3, and the first step is 0.1 times its sign either way.
+    AdamW: the step has another 0.1 * 0.5 p.
+    """
     params, grads = [4.0, 4.0], [100.0, 1.0]
     with_l2 = first_adam_step(ops, params, grads, weight_decay=0.5, decoupled=False)
     np.testing.assert_allclose(with_l2, [4 - 0.1, 4 - 0.1], rtol=1e-14)
@@ -47,7 +54,10 @@ def test_adam_divides_weight_decay_by_the_gradients_size_and_adamw_does_not(ops)
 
 
 def test_l2_can_turn_the_first_step_of_adam_around(ops):
-    """g + 0.5 p = -1 + 0.5 * 4 = 1 > 0: down, against the gradient's -1, which AdamW follows."""
+    """Adam goes down because g + 0.5 p = -1 + 0.5 * 4 = 1 > 0.
+
+    AdamW follows the gradient of -1 upwards.
+    """
     with_l2 = first_adam_step(ops, [4.0], [-1.0], weight_decay=0.5, decoupled=False)
     np.testing.assert_allclose(with_l2, [4 - 0.1], rtol=1e-14)
     decoupled = first_adam_step(ops, [4.0], [-1.0], weight_decay=0.5, decoupled=True)
@@ -82,8 +92,10 @@ def test_the_optimisers_reset_the_gradient(ops):
 def test_two_sgd_steps_by_hand(ops):
     """Momentum 0.9, lr 0.1, weight decay 0.5, clipping factor 0.5.
 
-    Step 1, p = 1, g = 4:   u = 0.5*4 + 0.5*1 = 2.5                       p = 1 - 0.25 = 0.75
-    Step 2, g = 2:          u = 0.9*2.5 + 0.5*2 + 0.5*0.75 = 3.625        p = 0.75 - 0.3625 = 0.3875
+    Step 1, p = 1, g = 4:
+        u = 0.5*4 + 0.5*1 = 2.5                       p = 1 - 0.25 = 0.75
+    Step 2, g = 2:
+        u = 0.9*2.5 + 0.5*2 + 0.5*0.75 = 3.625        p = 0.75 - 0.3625 = 0.3875
     """
     params, velocity = np.array([1.0]), np.zeros(1)
     for gradient, expected_velocity, expected in [(4.0, 2.5, 0.75), (2.0, 3.625, 0.3875)]:
@@ -108,14 +120,19 @@ def test_gradient_norm_does_not_overflow_in_float32(ops):
 
 
 def test_gradient_norm_adds_chunks_of_4096_from_first_to_last(ops):
-    """2^54 + 1 = 2^54 in float64, whose steps are 4 there: after 2^54, chunks of 1 are lost; before it they add up."""
+    """The order of the sum shows because float64 loses small terms after a large one.
+
+    2^54 + 1 = 2^54, since float64 has steps of 4 there. After 2^54, chunks of 1 are
+    lost; before it they add up.
+    """
     grads = np.zeros(65 * 4096)
     grads[::4096] = 1.0
     grads[0] = 2.0**27
     assert ops.gradient_norm(grads) == 2.0**27
     grads[0], grads[-4096] = 1.0, 2.0**27
     assert ops.gradient_norm(grads) == math.sqrt(2**54 + 64) > 2.0**27
-    # Chunks of 2 * 1.25^2 = 3.125 add 4 each; their halves, by themselves, would be lost.
+    # A chunk of 2 * 1.25^2 = 3.125 adds 4. Half a chunk, added by itself, would be
+    # lost.
     grads[...] = 0.0
     grads[0] = 2.0**27
     grads[4096::4096] = grads[8191::4096] = 1.25

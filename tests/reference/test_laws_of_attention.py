@@ -1,4 +1,4 @@
-"""Attention and rotary positions: an answer computed by hand, causality, grouped heads, the key/value cache."""
+"""Attention and rotary positions: known answers, causality, grouped heads, cache."""
 
 import math
 
@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from op_checks import Draw, check_packed_attention, split_packed
 
 seeds = st.integers(0, 2**32 - 1)
-heads = st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 2)])  # K key/value heads, G query heads for each
+heads = st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 2)])  # K key/value heads, G query heads for each of them
 
 
 def test_attention_by_hand(ops):
-    """D = 4, so scores are q.k / 2. Position 1 has the scores 0 and 2 ln 3 / 2: weights 1/4 and 3/4."""
+    """D = 4, so a score is q.k / 2.
+
+    Position 1 has the scores 0 and 2 ln 3 / 2, hence the weights 1/4 and 3/4.
+    """
     q = [[7.0, 7.0, 7.0, 7.0], [2 * math.log(3), 0.0, 0.0, 0.0]]
     k = [[0.0, 0.0, 0.0, 0.0], [1.0, 9.0, 9.0, 9.0]]
     v = [[4.0, 0.0, 8.0, -4.0], [8.0, 4.0, 0.0, -4.0]]
@@ -79,7 +82,7 @@ def test_grouped_heads_are_full_heads_with_their_keys_and_values_repeated(ops, K
 def test_cached_attention_in_any_chunks_is_attention(ops, cuts, KG, seed):
     (K, G), B, T, D = KG, 2, 9, 4
     qkv = Draw(seed)(B, T, (K * G + 2 * K) * D)
-    key_cache, value_cache = np.full((2, B, K, T + 3, D), np.nan)  # NaN: nothing unwritten may be read
+    key_cache, value_cache = np.full((2, B, K, T + 3, D), np.nan)  # NaN shows any read of unwritten memory
     edges = [0, *sorted(cuts), T]
     chunks = [
         ops.cached_attention_forward(np.ascontiguousarray(qkv[:, a:b]), key_cache, value_cache, a, K * G, K)
@@ -94,7 +97,7 @@ def test_cached_attention_in_any_chunks_is_attention(ops, cuts, KG, seed):
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), KG=heads, seed=seeds)
-@example(lengths=[40, 1, 70, 33], KG=(2, 1), seed=0)  # documents that begin and end within a kernel's blocks
+@example(lengths=[40, 1, 70, 33], KG=(2, 1), seed=0)  # documents that start and end inside a kernel's blocks
 def test_documents_in_one_row_do_not_see_each_other(ops, lengths, KG, seed):
     check_packed_attention(ops, lengths, *KG, 5, seed)
 
@@ -102,7 +105,10 @@ def test_documents_in_one_row_do_not_see_each_other(ops, lengths, KG, seed):
 @given(padding=st.lists(st.integers(0, 5), min_size=1, max_size=3), cut=st.integers(1, 6), KG=heads, seed=seeds)
 @example(padding=[0, 30], cut=20, KG=(2, 2), seed=0)
 def test_cached_attention_does_not_see_the_padding_before_a_row(ops, padding, cut, KG, seed):
-    """Each row alone and unpadded is what attention makes of it. A position of padding is the value of itself."""
+    """Each row has the output that it has alone and without padding.
+
+    A position of padding attends to itself only, so its output is its own value.
+    """
     (K, G), B, D, draw = KG, len(padding), 4, Draw(seed)
     T = max(padding) + 2
     qkv, starts = draw(B, T, (K * G + 2 * K) * D), np.array(padding, np.int32)
@@ -123,7 +129,11 @@ def test_cached_attention_does_not_see_the_padding_before_a_row(ops, padding, cu
 
 
 def test_rotary_by_hand(ops):
-    """Width 4, theta = 100. Pair 0, elements 0 and 2, turns by 1 radian a position; pair 1 by 100^(-2/4) = 0.1."""
+    """Width 4, theta = 100: two pairs of elements.
+
+    Pair 0 (elements 0 and 2) rotates by 1 radian per position, and pair 1 by
+    100^(-2/4) = 0.1.
+    """
     cos, sin = ops.rotary_tables(3, 4, np.float64, theta=100.0)
     qkv = np.tile([1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 5.0, 6.0, 7.0, 8.0], (1, 3, 1))  # q, k, v
     y = ops.rotary_forward(qkv, cos, sin, 1, 1)
@@ -138,7 +148,7 @@ def test_rotary_by_hand(ops):
 def test_rotary_keeps_lengths_and_values_and_makes_scores_depend_on_distance_only(ops, K, G):
     T, D, draw = 9, 6, Draw(K)
     cos, sin = ops.rotary_tables(T, D, np.float64)
-    qkv = np.repeat(draw(1, 1, (K * G + 2 * K) * D), T, axis=1)  # the same token everywhere
+    qkv = np.repeat(draw(1, 1, (K * G + 2 * K) * D), T, axis=1)  # the same token at every position
     before = split_packed(qkv, K * G, K)
     after = split_packed(ops.rotary_forward(qkv, cos, sin, K * G, K), K * G, K)
     np.testing.assert_array_equal(after["v"], before["v"])

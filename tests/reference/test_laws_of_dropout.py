@@ -1,4 +1,4 @@
-"""Dropout: how many elements it keeps, with what factor, and that a mask depends on its address alone."""
+"""Dropout: the share of kept elements, their factor, and the address of a mask."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,11 @@ def test_seed_step_and_site_each_change_the_mask(ops):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_attention_weights_have_the_documented_elements(ops, rate):
-    """With v = the unit matrix the output is the matrix of weights, and with equal scores they are 1 / (t + 1)."""
+    """The attention weights are dropped by the documented random words.
+
+    With v = the unit matrix the output is the matrix of weights. With equal scores a
+    weight of position t is 1 / (t + 1) before dropout.
+    """
     B, K, G, T = 2, 2, 2, 6
     qkv = np.zeros((B, T, (K * G + 2 * K) * T))
     qkv[..., (K * G + K) * T :] = np.tile(np.eye(T), (1, K))

@@ -1,4 +1,4 @@
-"""Layers that work on each row or element by itself: answers computed by hand, and the laws that define them."""
+"""Operations on single rows or elements: known answers and defining laws."""
 
 import math
 
@@ -47,7 +47,10 @@ def test_an_epilogue_is_a_composition(ops, seed):
 
 
 def test_gelu_at_known_points(ops):
-    """tanh(sqrt(2/pi) (1 + 0.044715)) = 0.6823839812, and (1 + 0.6823839812) / 2 = 0.8411919906; the others alike."""
+    """tanh(sqrt(2/pi) (1 + 0.044715)) = 0.6823839812; gelu(1) = (1 + that) / 2.
+
+    The other values come from the same formula.
+    """
     x = np.array([0.0, 1.0, -1.0, 2.0, -2.0, 30.0, -30.0])
     known = [0.0, 0.8411919906, -0.1588080094, 1.9545976941, -0.0454023059, 30.0, 0.0]
     np.testing.assert_allclose(ops.gelu_forward(x), known, rtol=0, atol=5e-11)
@@ -57,7 +60,7 @@ def test_gelu_at_known_points(ops):
 def test_gelu_is_near_x_times_the_normal_distribution(ops):
     x = np.linspace(-6, 6, 241)
     exact = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x]
-    np.testing.assert_allclose(ops.gelu_forward(x), exact, rtol=0, atol=5e-4)  # the tanh form is off by 4.7e-4 at most
+    np.testing.assert_allclose(ops.gelu_forward(x), exact, rtol=0, atol=5e-4)  # the tanh form is off by at most 4.7e-4
 
 
 def test_gelu_keeps_x_between_its_two_halves(ops):
@@ -66,7 +69,7 @@ def test_gelu_keeps_x_between_its_two_halves(ops):
 
 
 def test_relu2_at_known_points(ops):
-    """At 0 the slope is 0 from both sides."""
+    """The slope at 0 and at -0 is 0."""
     x = np.array([-3.0, -0.0, 0.0, 0.5, 3.0])
     np.testing.assert_array_equal(ops.relu2_forward(x), [0.0, 0.0, 0.0, 0.25, 9.0])
     np.testing.assert_array_equal(ops.relu2_backward(np.full(5, 10.0), x), [0.0, 0.0, 0.0, 10.0, 60.0])
@@ -85,7 +88,7 @@ def test_swiglu_at_known_points(ops):
 
 
 def test_layernorm_by_hand(ops):
-    """Mean 2, variance 1; with eps = 3 the divisor is sqrt(1 + 3) = 2."""
+    """Mean 2 and variance 1; with eps = 3 the divisor is sqrt(1 + 3) = 2."""
     y, _ = ops.layernorm_forward(np.array([[1.0, 3.0]]), np.array([10.0, 100.0]), np.array([1.0, 2.0]), 3.0)
     np.testing.assert_array_equal(y, [[-5.0 + 1.0, 50.0 + 2.0]])
 
@@ -103,7 +106,8 @@ def test_layernorm_gives_mean_0_and_variance_1_whatever_the_shift_and_scale(ops,
     moved, _ = ops.layernorm_forward(scale * x + shift, one, None, 1e-14)
     np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-13)
     np.testing.assert_allclose(y.var(axis=1), 1, rtol=1e-10)
-    # 1e6 + 0.1 x keeps 9 digits of x. E[x^2] - E[x]^2 would keep 3 of the variance.
+    # 1e6 + 0.1 x keeps 9 digits of x. A variance from E[x^2] - E[x]^2 would keep 3
+    # digits.
     np.testing.assert_allclose(moved, y, rtol=0, atol=1e-7)
 
 

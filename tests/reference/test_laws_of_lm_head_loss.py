@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: answers computed by hand, and its laws."""
+"""Softmax cross-entropy: known answers, and its laws."""
 
 import math
 
@@ -17,7 +17,10 @@ def test_equal_logits_cost_ln_v(ops, V):
 
 
 def test_two_tokens_by_hand(ops):
-    """Logits 0 and ln 3: probabilities 1/4 and 3/4. Row 1 has logits 0 and 2 ln 3: 1/10 and 9/10. Row 2 is ignored."""
+    """Row 0 has logits 0 and ln 3, hence probabilities 1/4 and 3/4.
+
+    Row 1 has logits 0 and 2 ln 3, hence 1/10 and 9/10. Row 2 is ignored.
+    """
     x, weight = np.array([[1.0], [2.0], [5.0]]), np.array([[0.0], [math.log(3)]])
     targets = np.array([1, 0, -1])
     nll, cache = ops.lm_head_loss_forward(x, weight, targets)
@@ -25,7 +28,7 @@ def test_two_tokens_by_hand(ops):
 
     dweight = np.zeros((2, 1))
     dx = ops.lm_head_loss_backward(np.array([1.0, 10.0, 100.0]), cache, weight, dweight)
-    # dlogits: row 0: (1/4, 3/4 - 1). Row 1: 10 (1/10 - 1, 9/10). Row 2: 0.
+    # dlogits of row 0: (1/4, 3/4 - 1); of row 1: 10 (1/10 - 1, 9/10); of row 2: 0.
     np.testing.assert_allclose(dx, [[-0.25 * math.log(3)], [9 * math.log(3)], [0]], rtol=1e-13)
     np.testing.assert_allclose(dweight, [[0.25 - 18], [-0.25 + 18]], rtol=1e-13)
 

@@ -1,4 +1,4 @@
-"""Log-probability and entropy of the last layer: answers computed by hand, and their laws."""
+"""Log-probability and entropy of the last layer: known answers, and their laws."""
 
 import math
 
@@ -10,7 +10,7 @@ from op_checks import Draw, draw_targets
 
 
 def test_two_tokens_by_hand(ops):
-    """Logits 0 and ln 3: probabilities 1/4 and 3/4. Row 1 is ignored."""
+    """Row 0 has logits 0 and ln 3: probabilities 1/4 and 3/4. Row 1 is ignored."""
     x, weight, targets = np.array([[1.0], [5.0]]), np.array([[0.0], [math.log(3)]]), np.array([1, -1])
     log_probability, entropy, cache = ops.lm_head_policy_forward(x, weight, targets)
     H = math.log(4) / 4 + 3 * math.log(4 / 3) / 4
@@ -19,7 +19,8 @@ def test_two_tokens_by_hand(ops):
 
     dweight = np.zeros((2, 1))
     dx = ops.lm_head_policy_backward(np.array([1.0, np.nan]), np.array([10.0, np.nan]), cache, weight, dweight)
-    # dlogits: (-1/4, 1 - 3/4) - 10 (1/4 (-ln 4 + H), 3/4 (ln 3/4 + H)), where -ln 4 + H = -3/4 ln 3
+    # dlogits: (-1/4, 1 - 3/4) - 10 (1/4 (-ln 4 + H), 3/4 (ln 3/4 + H)),
+    # where -ln 4 + H = -3/4 ln 3.
     to_second = 1 / 4 - 10 * 3 / 16 * math.log(3)
     np.testing.assert_allclose(dweight, [[-to_second], [to_second]], rtol=1e-13)
     np.testing.assert_allclose(dx, [[to_second * math.log(3)], [0]], rtol=1e-13)
@@ -38,7 +39,11 @@ def test_equal_logits_have_the_largest_entropy(ops, V):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_certainty_has_no_entropy_and_never_less(ops, dtype):
-    """Logits far apart, and so large that exp would overflow; and nearly sure ones, where rounding decides the sign."""
+    """Entropy is never below 0, and 0 for logits far apart.
+
+    Some logits are so large that exp would overflow. Others are nearly certain, where
+    rounding decides the sign of the entropy.
+    """
     x = np.array([[1e4], [3e1], [1e1], [8.0], [1e-3]], dtype)
     weight, targets = np.array([[1.0], [-1.0], [0.9]], dtype), np.array([0, 1, 0, 0, 0])
     log_probability, entropy, cache = ops.lm_head_policy_forward(x, weight, targets)

@@ -1,7 +1,8 @@
-"""Counter-based random numbers: the published answers, the address of a word, and what a distribution must show.
+"""Counter-based random numbers: published answers, the address of a word, statistics.
 
-A statistic of n fixed draws either passes or not, so the bounds are of 5 standard deviations: wide enough for any good
-generator, narrow enough for a wrong one.
+The draws of a statistic are fixed, so it passes always or never. The bounds are 5
+standard deviations: wide enough for any good generator, and narrow enough for a wrong
+one.
 """
 
 from collections import Counter
@@ -64,7 +65,7 @@ def test_seed_step_and_site_each_change_the_words():
     streams = [random_words(1000, **address) for address in addresses]
     for i, a in enumerate(streams):
         for b in streams[:i]:
-            assert np.count_nonzero(a == b) <= 1  # by chance: 1000 / 2^32
+            assert np.count_nonzero(a == b) <= 1  # an element is equal by chance once in 2^32
 
 
 def test_each_bit_of_the_words_is_fair():

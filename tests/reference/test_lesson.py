@@ -1,4 +1,4 @@
-"""`python -m npllm.reference`: it needs NumPy alone, and what it prints holds."""
+"""`python -m npllm.reference` needs NumPy alone, and what it prints is true."""
 
 import re
 import subprocess
@@ -21,7 +21,10 @@ print(*sorted(names), file=sys.stderr)
 
 
 def fresh_python(program: str) -> subprocess.CompletedProcess:
-    """Run a program in an interpreter of its own, which names its foreign modules on standard error."""
+    """Run a program in a fresh interpreter.
+
+    Its standard error names its modules from outside the standard library.
+    """
     command = [sys.executable, "-c", program + NAME_MODULES]
     environment = ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True)
@@ -33,7 +36,7 @@ def process():
 
 
 def test_nothing_but_numpy_is_imported(process):
-    by_numpy = fresh_python("import numpy.random").stderr.split()  # it brings modules of Cython's
+    by_numpy = fresh_python("import numpy.random").stderr.split()  # NumPy loads modules of Cython
     assert set(process.stderr.split()) - set(by_numpy) == {"npllm"}
 
 
@@ -76,7 +79,7 @@ def test_a_wrong_gradient_shows_in_the_table(monkeypatch):
 
 
 def test_the_text_is_a_ring():
-    """Every character is a target, and after the last one comes the first."""
+    """Every character is a target; the first one follows the last."""
     tokens = np.arange(5)
     inputs, targets = lesson.random_batch(tokens, 50, 3, np.random.default_rng(0))
     assert inputs.shape == targets.shape == (50, 3)

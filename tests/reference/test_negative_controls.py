@@ -1,7 +1,8 @@
-"""Planted mistakes: the checks of the right operations must refuse each of these wrong ones.
+"""Planted mistakes: the checks must refuse each of these wrong operations.
 
-A check that has never refused anything proves nothing. Transformers have been published with such mistakes, and their
-loss fell all the same. Each function is named after what is wrong with it and differs from the right one in that alone.
+A check that has never refused anything proves nothing. Transformers with such mistakes
+have been published, and their loss fell all the same. The name of each function says
+what is wrong with it; it differs from the right operation in nothing else.
 """
 
 from types import SimpleNamespace
@@ -17,11 +18,12 @@ from npllm.reference.dropout import dropout_scale
 
 
 def planted(**wrong):
-    """The reference with one operation replaced."""
+    """The operations of the reference, with some of them replaced."""
     return SimpleNamespace(**{**vars(reference), **wrong})
 
 
-# Attention: the backward once more for full heads (K = H, G = 1), in parts that each mistake combines in its own way.
+# Attention: the backward for full heads (K = H, G = 1) in parts. Each mistake combines
+# them in a wrong way.
 
 
 class AttentionParts(NamedTuple):
@@ -88,7 +90,7 @@ def attention_with_the_softmax_of_the_dropped_weights(dy, cache, n_head, n_kv_he
 
 
 def attention_with_one_query_of_each_group(dy, cache, n_head, n_kv_head, *, rate, key):
-    """dk and dv of the first query head only, instead of the sum over the group."""
+    """dk and dv come from the first query head, not from the sum over the group."""
     gradient = reference.attention_backward(dy, cache, n_head, n_kv_head, rate=rate, key=key)
     D = dy.shape[-1] // n_head
     only_first = dy.reshape(*dy.shape[:2], n_kv_head, n_head // n_kv_head, D).copy()
@@ -104,7 +106,7 @@ def attention_backward_that_ignores_starts(dy, cache, n_head, n_kv_head, *, rate
 
 
 def attention_forward_that_ignores_starts(qkv, n_head, n_kv_head, *, starts=None):
-    """The backward is that of this forward, so no gradient check can see it."""
+    """No gradient check can see this: the backward is that of this forward."""
     return reference.attention_forward(qkv, n_head, n_kv_head)
 
 
@@ -117,7 +119,10 @@ def linear_with_bias_gradient_over_the_wrong_axis(dy, x, weight, dweight, dbias=
 
 
 def linear_with_gelu_of_the_output(dy, x, weight, dweight, dbias=None, *, pre_activation):
-    """gelu' at y instead of z: right for activations whose derivative is a function of y, such as ReLU."""
+    """gelu' is taken at y, not at z.
+
+    That is right for activations whose derivative is a function of y, such as ReLU.
+    """
     y = reference.gelu_forward(pre_activation)
     return reference.linear_backward(dy, x, weight, dweight, dbias, pre_activation=y)
 
@@ -128,7 +133,7 @@ def linear_that_overwrites_the_gradient(dy, x, weight, dweight, dbias=None, *, p
 
 
 def gelu_without_the_inner_derivative_of_the_cube(dy, x):
-    """du/dx = s (1 + a x^2) for s (1 + 3 a x^2)."""
+    """du/dx = s (1 + a x^2) instead of s (1 + 3 a x^2)."""
     tanh_u = np.tanh(0.7978845608028654 * (x + 0.044715 * x**3))
     return dy * (0.5 * (1 + tanh_u) + 0.5 * x * (1 - tanh_u**2) * 0.7978845608028654 * (1 + 0.044715 * x**2))
 
@@ -149,7 +154,7 @@ def layernorm_without_the_variance_term(dy, cache, weight, dweight, dbias=None):
 
 
 def layernorm_with_another_eps(dy, cache, weight, dweight, dbias=None):
-    """1e-6 in the backward, 1e-5 in the forward: wrong in the fifth digit."""
+    """eps is 1e-6 in the backward and 1e-5 in the forward: wrong in the fifth digit."""
     rstd = 1 / np.sqrt(1 / cache.rstd**2 - 1e-5 + 1e-6)
     return reference.layernorm_backward(dy, cache._replace(rstd=rstd), weight, dweight, dbias)
 
@@ -180,7 +185,10 @@ def rotary_turned_on_instead_of_back(dy, cos, sin, n_head, n_kv_head):
 
 
 def swiglu_without_the_gates_own_slope(dy, cache):
-    """silu' = sigma for sigma (1 + g (1 - sigma)): the gate taken for a constant factor."""
+    """silu' = sigma instead of sigma (1 + g (1 - sigma)).
+
+    The sigma of the gate is taken for a constant.
+    """
     _, dup = reference.swiglu_backward(dy, cache)
     return dy * cache.up / (1 + np.exp(-cache.gate)), dup
 
@@ -208,7 +216,7 @@ def loss_backward_without_row_weights(dnll, cache, weight, dweight):
 
 
 def loss_backward_that_learns_ignored_targets(dnll, cache, weight, dweight):
-    """-1 taken for an index: the last token."""
+    """-1 is used as an index, which means the last token."""
     targets = cache.targets % len(weight)
     return reference.lm_head_loss_backward(dnll, cache._replace(targets=targets), weight, dweight)
 
@@ -228,7 +236,10 @@ def policy_with_the_sign_of_the_loss(dlog_probability, dentropy, cache, weight, 
 
 
 def adam_with_the_step_counted_from_0(params, grads, m, v, *, step, **options):
-    """t = 0 would divide by zero at the first update, so it is taken for 1, and from then on everything is one late."""
+    """The step is one too small from the second update on.
+
+    Step 0 would divide by zero at the first update, so the first one is counted as 1.
+    """
     reference.adam_update(params, grads, m, v, step=max(step - 1, 1), **options)
 
 
@@ -253,7 +264,7 @@ def packed_documents(ops):
 
 
 def square_linear(ops):
-    op_checks.check_linear(ops, N=4, n_in=3, n_out=4, seed=0)  # N = out, so dy.sum(axis=1) has the shape of the bias
+    op_checks.check_linear(ops, N=4, n_in=3, n_out=4, seed=0)  # N = n_out, so dy.sum(axis=1) has the bias's shape
 
 
 def linear_gelu(ops):
@@ -312,7 +323,8 @@ def two_adam_steps(ops):
     op_checks.check_two_adam_steps(ops)
 
 
-# (the check, the operation replaced, by what, a part of the message: the array that must be blamed)
+# (the check, the operation that is replaced, the wrong one, a part of the error
+# message: usually the array that must be blamed)
 CONTROLS = [
     (full_heads, "attention_backward", attention_with_dk_not_transposed, "'k'"),
     (full_heads, "attention_backward", attention_with_dv_from_weights_before_dropout, "'v'"),

@@ -1,7 +1,7 @@
 """Every result, cached array and gradient has the dtype of the input.
 
-One NumPy scalar of float64 among float32 arrays, such as np.sqrt(n), makes everything after it float64: twice the
-memory, half the speed, and no error.
+A NumPy scalar of float64 among float32 arrays, such as np.sqrt(n), makes everything
+after it float64. That takes twice the memory and half the speed, and raises no error.
 """
 
 import numpy as np
@@ -122,7 +122,7 @@ RUNS = [value for name, value in list(globals().items()) if name.startswith("run
 
 
 def float_dtypes(value):
-    """The dtypes of all float arrays and NumPy scalars in nested tuples."""
+    """The dtypes of all float arrays and NumPy scalars in nested tuples, as a set."""
     if isinstance(value, tuple):
         return {dtype for part in value for dtype in float_dtypes(part)}
     is_float = isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.floating)

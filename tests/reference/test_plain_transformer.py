@@ -1,6 +1,6 @@
-"""The plain network of the book: every gradient against differences of its loss.
+"""The plain network of the book: every gradient against differences of the loss.
 
-The weights are of order one and the tolerance is that of `gradient_check`.
+The weights are of order one. The tolerance is that of `gradient_check`.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from npllm.reference import transformer
 
 
 def check_network(config, seed=1):
-    """Raise AssertionError unless `loss_and_gradients` gives the loss and its gradients."""
+    """Assert that `loss_and_gradients` gives the network's loss and its gradients."""
     p = weights_of_order_one(config, seed)
     tokens, targets = random_rows(config, B=2, T=3, seed=seed)
     loss, dp = transformer.loss_and_gradients(config, p, tokens, targets)
@@ -26,18 +26,20 @@ def test_gradient_of_every_parameter(variant):
 
 
 def test_gradient_with_relu2():
-    """With this seed no input of an activation is within 0.02 of 0. Across 0, where the second derivative of ReLU²
-    jumps, differences are too coarse."""
+    """With this seed no input of an activation is within 0.02 of 0.
+
+    There the second derivative of ReLU² jumps, and differences are inaccurate.
+    """
     check_network(plain_config(mlp="relu2"), seed=2)
 
 
 def without_the_way_past(config, p, dp, name, dy, cache):
-    """The branches alone: the gradient of the stream itself is forgotten."""
+    """The gradient through the branches alone, without that of the residual stream."""
     return right_block_backward(config, p, dp, name, dy, cache) - dy
 
 
 def without_the_gradient_of_the_embedding(dx, cache, dtokens, dpositions):
-    """A tied table then has the head's gradient alone."""
+    """Leaves the gradient of a tied table to the head alone."""
 
 
 right_block_backward = transformer.block_backward
@@ -65,7 +67,7 @@ def test_an_ignored_target_takes_no_part():
     alone = np.full((1, 3), -1)
     alone[0, 2] = 3
     whole_loss, whole = transformer.loss_and_gradients(config, p, tokens, targets)
-    # What comes after position 2 and what stands in the other row cannot matter.
+    # Neither the positions after 2 nor the other row can matter.
     loss, dp = transformer.loss_and_gradients(config, p, tokens[1:, :3], alone)
     assert loss == pytest.approx(whole_loss, rel=1e-13)
     for name, gradient in dp.items():

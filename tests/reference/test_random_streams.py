@@ -1,4 +1,4 @@
-"""One table of random streams: no two are the same, and nobody chooses a number beside it."""
+"""The table of random streams: no two are equal, and no module uses another number."""
 
 import ast
 from itertools import pairwise
@@ -16,7 +16,7 @@ from npllm.reference.random_streams import BLOCK_DROPOUT, CLASS_SUBSETS, INITIAL
 TABLE = {name: value for name, value in vars(random_streams).items() if name.isupper()}
 PACKAGE = Path(npllm.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PLACE_OF_STREAM = {  # of the functions that take one: among the positional arguments, None = only as a keyword
+PLACE_OF_STREAM = {  # function -> its positional argument that is a stream; None = it is passed as a keyword only
     "random_words": None,
     "random_normal": None,
     "random_permutation": None,
@@ -46,7 +46,7 @@ def test_the_ranges_are_long_enough_for_the_largest_models():
 
 
 def test_the_numbers_are_what_they_always_were():
-    """Another number is another run from the same seed."""
+    """Frozen: another number would give another run from the same seed."""
     assert {name: as_range(stream).start for name, stream in TABLE.items()} == {
         "EMBEDDING_DROPOUT": 0,
         "BLOCK_DROPOUT": 1,
@@ -67,7 +67,7 @@ def test_the_numbers_are_what_they_always_were():
 
 
 def streams_chosen(tree: ast.Module) -> list[str]:
-    """Where a module names a stream that is not one of the table, as source text."""
+    """The places where a module uses a stream outside the table, as source text."""
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     known = {
         name.asname or name.name for node in imports for name in node.names if node.module == random_streams.__name__
