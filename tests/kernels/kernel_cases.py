@@ -1,8 +1,9 @@
-"""Every operation, called with made-up arrays of any size: what the tests of the kernels run through.
+"""A case for each operation: it calls the operation with random arrays of any size.
 
-A case takes `ops`, the operations of either backend, and returns all that the operation computes, by name. The same
-sizes and seed give both packages the same numbers. Gradients of parameters start from numbers, not from zero, so that
-a kernel that overwrites them is seen; optional arguments are drawn too.
+A case takes `ops`, the operations of one backend, and returns all results by name. The
+same sizes and seed give both backends the same numbers. Gradients of parameters start
+from random numbers, not from zero, so that a kernel that overwrites them is seen.
+Optional arguments are drawn too.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ class Sizes(NamedTuple):
     B: int = 2
     T: int = 5
     K: int = 2  # key/value heads
-    G: int = 2  # query heads to each
+    G: int = 2  # query heads for each key/value head
     D: int = 6
     F: int = 7
     V: int = 9
@@ -35,7 +36,11 @@ class Sizes(NamedTuple):
 
 
 class Draw:
-    """draw(2, 3): a (2, 3) array of standard normal numbers. The same seed gives the same arrays, for either dtype."""
+    """draw(2, 3) returns a (2, 3) array of standard normal numbers.
+
+    The same seed gives the same arrays in either dtype. The numbers are rounded to
+    `dtype` and have the type `compute_dtype`.
+    """
 
     def __init__(self, seed, dtype, compute_dtype=None):
         self.rng = np.random.default_rng(seed)
@@ -48,12 +53,15 @@ class Draw:
         return self.rng.integers(low, high, shape).astype(self.rng.choice([np.int32, np.int64]))
 
     def maybe(self, *shape):
-        """An array or, as often, None. Draws the same numbers either way."""
+        """An array or None, each half of the time; the generator advances alike."""
         array = self(*shape)
         return array if self.rng.random() < 0.5 else None
 
     def starts(self, B, T):
-        """(B, T): where the document of each position starts, in rows cut into documents of about 20 positions."""
+        """Where the document of each position starts, (B, T) int32.
+
+        The rows are cut into documents of about 20 positions.
+        """
         cuts = self.rng.random((B, T)) < 0.05
         return np.maximum.accumulate(np.where(cuts, np.arange(T), 0), axis=1).astype(np.int32)
 
@@ -177,7 +185,7 @@ def dropout(ops, s, draw, empty):
 
 def lm_head_loss(ops, s, draw, empty):
     x, weight, dnll, dweight = draw(s.N, s.C), draw(s.V, s.C), draw(s.N), draw(s.V, s.C)
-    weight *= s.C**-0.5  # so that the probabilities are not all 0 and 1
+    weight *= s.C**-0.5  # otherwise nearly all probabilities would be 0 or 1
     targets = draw.integers(-1, s.V, s.N)
     nll, cache = ops.lm_head_loss_forward(x, weight, targets, empty=empty)
     dx = ops.lm_head_loss_backward(dnll, cache, weight, dweight, empty=empty)

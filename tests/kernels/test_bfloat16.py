@@ -1,4 +1,4 @@
-"""Rounding to bfloat16, and the operations whose weights are bfloat16."""
+"""Rounding to bfloat16, and the operations that take bfloat16 weights."""
 
 from fractions import Fraction
 
@@ -58,7 +58,7 @@ def round_trip(x):
 @pytest.mark.parametrize("rows", [1, 3, 70])
 @pytest.mark.parametrize("epilogue", ["none", "gelu", "residual"])
 def test_linear_is_the_reference_of_what_is_rounded(rows, epilogue):
-    """The gradient of each product is that of its rounded factors, and dz is rounded before it is one."""
+    """Each product is that of its rounded factors; the backward rounds dz first."""
     rng = np.random.default_rng(0)
     x, weight, bias = normal(rng, rows, 24), normal(rng, 24, 40), normal(rng, 40)
     residual, dy = (normal(rng, rows, 40) for _ in range(2))
@@ -76,7 +76,8 @@ def test_linear_is_the_reference_of_what_is_rounded(rows, epilogue):
         dz = reference.gelu_backward(dz, expected_z.astype(np.float64))
     expected_dbias += dz.sum(axis=0)
     expected_dweight += round_trip(x).astype(np.float64).T @ round_trip(dz)
-    # A dz beside the middle of two bfloat16 may be rounded to either: one place of one factor.
+    # A dz near the midpoint of two bfloat16 may be rounded to either: the
+    # difference is one unit in the last place of one factor.
     np.testing.assert_allclose(dbias, expected_dbias, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dweight, expected_dweight, rtol=1e-5, atol=2e-2 if epilogue == "gelu" else 1e-5)
     np.testing.assert_allclose(
@@ -92,7 +93,7 @@ def test_the_head_s_loss_is_that_of_rounded_factors():
     loss, dx = kernels.lm_head_loss_and_grad(x, half, targets, 40, dweight)
     expected, expected_dx = reference.lm_head_loss_and_grad(round_trip(x), widen(half), targets, 40, expected_dweight)
     assert loss == pytest.approx(expected, rel=1e-6)
-    # The gradient of the logits, at most 1/40, is rounded to 8 bits.
+    # The gradient of the logits is at most 1/40, and is rounded to 8 bits.
     np.testing.assert_allclose(dx, expected_dx, atol=1e-3)
     np.testing.assert_allclose(dweight, expected_dweight, atol=1e-3)
 

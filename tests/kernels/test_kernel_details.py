@@ -1,4 +1,4 @@
-"""What only the kernels have: masks made word by word, chunks of logits, checks of indices, caches of compiled code."""
+"""What only the kernels have: dropout words, chunks of logits, index checks, caches."""
 
 import os
 
@@ -25,7 +25,7 @@ KEYS = st.builds(
 
 @given(key=KEYS, n=st.integers(1, 50), rate=st.floats(0.01, 0.99))
 def test_dropout_masks_are_those_of_the_reference_bit_by_bit(key, n, rate):
-    for size in (n, 8192 + n):  # one chunk and several
+    for size in (n, 8192 + n):  # one chunk, several chunks
         x = np.ones(size, np.float32)
         computed = npllm.kernels.dropout_forward(x, rate, key)
         np.testing.assert_array_equal(computed, npllm.reference.dropout_forward(x, rate, key))
@@ -33,7 +33,10 @@ def test_dropout_masks_are_those_of_the_reference_bit_by_bit(key, n, rate):
 
 @given(key=KEYS, T=st.integers(1, 40), rate=st.floats(0.2, 0.8))
 def test_attention_drops_the_weights_that_the_reference_drops(key, T, rate):
-    """Values that are rows of the identity make y the weights themselves: 0 where dropped, and nowhere else."""
+    """The zeros of y show which attention weights are dropped.
+
+    The values are rows of the unit matrix, so y is the matrix of weights.
+    """
     B, H = 2, 2
     qkv = np.zeros((B, T, 3 * H, T), np.float32)
     qkv[:, :, 2 * H :] = np.eye(T)[:, None]
@@ -50,7 +53,11 @@ def test_chunks_of_logits_add_up(monkeypatch, case):
 
 
 def test_the_bits_of_a_row_do_not_depend_on_the_rows_around_it():
-    """The 4 MB of a chunk have room for 131 rows of this vocabulary: not a multiple of 8, and 2 x 131 = 264 - 2."""
+    """The chunk's size may not show in the bits of a row.
+
+    The 4 MB of a chunk hold 131 rows of this vocabulary. That is no multiple of 8, and
+    two such chunks are 262 rows, 2 fewer than there are.
+    """
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal((264, 48), np.float32), rng.standard_normal((8000, 48), np.float32)
     targets = rng.integers(0, 8000, 264)
@@ -102,7 +109,10 @@ def test_a_target_outside_the_vocabulary_is_an_error(target):
 
 
 def test_compiled_code_older_than_a_source_file_is_discarded(tmp_path):
-    """An inlined helper in another file may have changed: Numba itself would go on using the old one."""
+    """A change of another file's inlined helper must discard compiled code.
+
+    Numba itself would continue to use the old code.
+    """
     (tmp_path / "__pycache__").mkdir()
     old, new = tmp_path / "__pycache__" / "old.nbi", tmp_path / "__pycache__" / "new.nbi"
     source = tmp_path / "source.py"

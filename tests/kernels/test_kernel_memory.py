@@ -1,4 +1,4 @@
-"""Kernels take memory from `empty` and nowhere else, and do not care what is in it."""
+"""Kernels allocate with `empty` only, and never read what new memory holds."""
 
 import tracemalloc
 
@@ -10,11 +10,11 @@ import npllm.kernels
 
 SIZES = Sizes(B=3, T=70, K=2, G=2, D=6, F=40, V=50)
 LARGE = Sizes(B=8, T=64, K=2, G=2, D=16, F=200, V=300)  # most arrays are 128 KB and more
-ALLOWED = 16 << 10  # bytes a call may take for Python objects, views and partial sums
+ALLOWED = 16 << 10  # bytes that a call may allocate for Python objects, views and partial sums
 
 
 def filled_with(value):
-    """An allocator whose arrays hold `value`: NaN where they are of floats, its bits where of integers."""
+    """An allocator that fills float arrays with `value` and integer arrays with 77."""
 
     def empty(shape, dtype):
         array = np.empty(shape, dtype)
@@ -34,7 +34,7 @@ def test_uninitialised_memory_never_shows(case):
 
 
 class Recycler:
-    """An allocator that hands out the same arrays again after `rewind`, as an arena does from the second step on."""
+    """An allocator that returns the same arrays again after `rewind`, like an arena."""
 
     def __init__(self):
         self.arrays, self.taken = [], 0
@@ -53,7 +53,10 @@ class Recycler:
 
 
 class Measured:
-    """A package of operations that records how many bytes each call allocated at most at one time."""
+    """The operations of a package; `peaks` has the largest memory that each call took.
+
+    peaks: name -> bytes allocated by Python at one time, in the last call.
+    """
 
     def __init__(self, ops):
         self.ops, self.peaks = ops, {}

@@ -1,4 +1,4 @@
-"""The kernels have the signatures of the book's operations and, beside them, an allocator."""
+"""The kernels have the signatures of the book's operations, plus an allocator."""
 
 import inspect
 
@@ -29,7 +29,7 @@ def test_signatures_are_equal_but_for_the_allocator(name):
 
 
 class NotingCalls:
-    """The reference's operations, and the names of those that were asked for."""
+    """The operations of the reference; `called` has the names that were asked for."""
 
     def __init__(self):
         self.called = set()
@@ -40,7 +40,7 @@ class NotingCalls:
 
 
 def test_every_operation_has_a_case():
-    """Without one nothing compares the kernel with the reference."""
+    """An operation without a case is not compared with the reference by any test."""
     ops = NotingCalls()
     for case in CASES.values():
         case(ops, Sizes(), Draw(0, np.float64), np.empty)

@@ -1,7 +1,7 @@
-"""NaN and infinity come through a kernel where they come through the reference, and stay in their row.
+"""Kernels propagate NaN and infinity as the reference does, and only within their row.
 
-Training relies on it: a spike that ends in NaN must reach the loss, and must not be hidden by a vector instruction that
-drops it, or spread to the rows beside it.
+Training relies on that. A spike that ends in NaN must reach the loss. A vector
+instruction must neither drop it nor spread it to other rows.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ N, C = 70, 35
 BAD = [np.nan, np.inf, -np.inf]
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e4, -1e4, 30.0, -30.0], np.float32)
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, about the values under test
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy warns about the values under test
 
 
 def normal(*shape, seed=0):
@@ -22,7 +22,7 @@ def normal(*shape, seed=0):
 
 
 def with_bad(value, *shape):
-    """A normal array with `value` in the last column (behind the whole vectors of a row) of row 3."""
+    """A normal array with `value` at [3, -1], behind the whole vectors of the row."""
     array = normal(*shape)
     array[3, -1] = value
     return array
@@ -67,7 +67,7 @@ def test_column_sums(bad):
 
 
 def test_elementwise():
-    x = np.tile(SPECIAL, 7)  # so that each value is in a vector and in the remainder
+    x = np.tile(SPECIAL, 7)  # so that each value occurs in a vector and in the remainder
     ones = np.ones_like(x)
 
     def call(ops):
@@ -98,7 +98,7 @@ def test_loss(bad):
 def test_attention(bad):
     B, T, H, D = 2, 40, 2, 5
     qkv = normal(B, T, 3 * H * D)
-    qkv[1, 33, 2] = bad  # one query of the first head: its own result, and no other
+    qkv[1, 33, 2] = bad  # one query of the first head: it may change its own result only
 
     def call(ops):
         y, cache = ops.attention_forward(qkv, H, H)

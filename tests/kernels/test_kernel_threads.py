@@ -1,4 +1,4 @@
-"""The number of threads changes no bit of any result."""
+"""No bit of any result depends on the number of threads."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-# One process, because Numba fixes the most threads at its start. The BLAS has one thread: its own sums are not at test.
+# All thread counts run in one process, because Numba fixes their maximum when it
+# starts. The BLAS has one thread: its own sums are not under test.
 PROGRAM = """
 import hashlib, json
 import numba, numpy as np

@@ -1,11 +1,13 @@
 """Each kernel computes what the reference operation of the same name computes.
 
-float64: to 1e-12 of the largest element of a result. Only the order of sums differs, and the sums are of a few hundred
-O(1) terms, so the errors are 1e-14; any mistake in a formula is above 1e-5.
+float64: results agree to 1e-12 of their largest element. Only the order of the sums
+differs. They have a few hundred terms of order one, so the errors are about 1e-14, and
+any mistake in a formula is above 1e-5.
 
-float32: the reference computes in float64 from the same float32 inputs, and the kernel must come within 4e-6, that is
-34 units in the last place of the largest element. (float32 results of the reference are as far off.) A norm multiplies
-the rounding errors of a row by its rstd, up to 316 where the row is constant, and the bound likewise.
+float32: the reference computes in float64 from the same float32 inputs. The kernel must
+agree to 4e-6, which is 34 units in the last place of the largest element. (The
+reference in float32 is as far off.) A norm multiplies the rounding errors of a row by
+its rstd, which is up to 316 in a constant row, so the bound is multiplied too.
 """
 
 import numpy as np
@@ -19,8 +21,8 @@ from npllm.model.backends import operations_of
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 4e-6}
 
-# Not multiples of anything: rows around one and several chunks of 64, sequences around one and several blocks of 32,
-# head widths around one panel of 32.
+# The sizes lie around the edges of the kernels' parts: rows around chunks of 64,
+# sequences around blocks of 32, head widths around a panel of 32.
 SIZES = st.builds(
     Sizes,
     B=st.integers(1, 3),

@@ -1,4 +1,7 @@
-"""With NUMBA_DISABLE_JIT=1 every kernel runs as plain Python, so that a reader can step through it, and is right."""
+"""With NUMBA_DISABLE_JIT=1 the kernels run as plain Python, and are right.
+
+So a reader can step through them.
+"""
 
 import os
 import subprocess

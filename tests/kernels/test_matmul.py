@@ -1,4 +1,4 @@
-"""The matrix product against NumPy's, in every arrangement that a layer asks for."""
+"""The matrix product against NumPy's, for every layout that a layer uses."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from npllm.kernels.gemm.driver import BLOCK_COLUMNS, BLOCK_ROWS, block_depth
 from npllm.kernels.gemm.tile import AVX2, AVX512, NEON, PORTABLE, TILE_ROWS, best_tile, tile_columns
 from npllm.reference import gelu_forward
 
-TOLERANCE = {np.float32: 4e-7, np.float64: 1e-15}  # a few roundings, for each square root of the depth
-# Around the sizes at which a tile, a block or a thread's share ends.
+TOLERANCE = {np.float32: 4e-7, np.float64: 1e-15}  # a few roundings, times the square root of the depth
+# The sizes lie around the edges of a tile, a block and a thread's part.
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([BLOCK_COLUMNS - 1, BLOCK_COLUMNS + 1, block_depth(4) + 5]))
 SEEDS = st.integers(0, 9)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -84,7 +84,7 @@ def test_what_is_not_finite_stays_in_its_row_and_column(bad, transposed, rows, p
         return np.isfinite(matmul(prepare(a), prepare(b), np.empty((rows, 37), np.float32)))
 
     assert np.array_equal(~finite().all(axis=1), np.arange(rows) == 2)
-    a[2, 3], b[18, 20] = 1.0, bad  # in the last k, which in bfloat16 has no partner
+    a[2, 3], b[18, 20] = 1.0, bad  # the last k, which bfloat16 does not multiply in a pair
     assert np.array_equal(~finite().all(axis=0), np.arange(37) == 20)
 
 

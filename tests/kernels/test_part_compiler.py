@@ -1,4 +1,4 @@
-"""A kernel is optimised once, however many parts it has."""
+"""A kernel is optimized once, however many parts it has."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,11 @@ def add_one_to_all(x):
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
 def test_only_the_kernel_itself_is_optimised(monkeypatch):
-    """Numba names the libraries of a parallel loop: other names would quietly make compiling slow again."""
+    """Only the kernel's own library goes through LLVM's optimizer.
+
+    The rule depends on names that Numba gives the libraries of a parallel loop. If
+    Numba changed them, compiling would become slow again without an error.
+    """
     optimised, original = [], CPUCodeLibrary._optimize_final_module
 
     def optimize(library):

@@ -1,4 +1,7 @@
-"""The matrix product with the tile of every kind of CPU: LLVM emulates registers that this one does not have."""
+"""The matrix product with the tile of every kind of CPU.
+
+LLVM emulates the registers that this CPU does not have.
+"""
 
 import os
 import subprocess
@@ -9,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Numba asks for the CPU's features first, so only the choice of the tile sees what is claimed here.
+# Numba has asked for the CPU's features before they are replaced, so only the choice of
+# the tile sees the claimed ones.
 PROGRAM = """
 import sys
 import llvmlite.binding, numba, numpy as np
@@ -44,7 +48,8 @@ TILES = {
 }
 
 
-# Each compiles the product anew, which takes longest by far. Every other test uses the tile of this machine.
+# Each parameter compiles the product anew, which takes most of the time. All other
+# tests use the tile of this machine.
 @pytest.mark.parametrize(
     "features", ["fma", *(pytest.param(other, marks=pytest.mark.long) for other in TILES if other != "fma")]
 )
@@ -56,7 +61,7 @@ def test_every_tile_multiplies_rightly(features, tmp_path):
     assert process.stdout.strip() == TILES[features], process.stderr
 
 
-# A processor that this machine need not be: the code is made for it, and not run.
+# Code for a CPU that this machine need not have: it is compiled, and not run.
 FOR_ANOTHER_CPU = """
 import llvmlite.binding, numba
 numba.njit(lambda: 0)()
@@ -79,4 +84,4 @@ def test_a_cpu_that_multiplies_bfloat16_does():
     process = subprocess.run(
         [sys.executable, "-c", FOR_ANOTHER_CPU], env=environment, capture_output=True, text=True, check=False
     )
-    assert process.stdout == "24 0\n", process.stderr  # one for each register of sums
+    assert process.stdout == "24 0\n", process.stderr  # one instruction for each register of sums

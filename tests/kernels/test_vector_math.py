@@ -1,4 +1,4 @@
-"""exp, the logistic function and the maximum of the kernels, against NumPy: exp over the whole range of float32."""
+"""exp, sigmoid and maximum of the kernels against NumPy, over the range of float32."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def of(kernel, x):
 
 
 def ulps(computed, exact):
-    """The distance from float64 results, in units in the last place of float32."""
+    """The distance from exact float64 results, in float32 units in the last place."""
     return np.abs(computed - exact) / np.spacing(np.abs(exact).astype(np.float32))
 
 
@@ -72,7 +72,7 @@ def test_special_values(dtype):
 
 
 def test_every_nan_stays_one():
-    """Also those whose payload is where exp shifts bits into the exponent."""
+    """exp shifts bits into the exponent, where some payloads of NaN could get lost."""
     x = np.arange(0x7FC00000, 0x7FC00200, dtype=np.uint32).view(np.float32)
     assert np.isnan(of(exp_of, x)).all()
 
@@ -91,7 +91,7 @@ def larger_of(a, b, y):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_larger_is_the_maximum_and_nan_where_either_is(dtype, compiled):
-    values = np.array([-np.inf, -1.5, 0.0, 2.0, np.inf, np.nan] * 3, dtype)  # more than a register holds
+    values = np.array([-np.inf, -1.5, 0.0, 2.0, np.inf, np.nan] * 3, dtype)  # more than fit into a register
     a, b = (array.ravel() for array in np.meshgrid(values, values))
     y = np.empty_like(a)
     if compiled:
