@@ -1,5 +1,6 @@
 """Set-up of every test: hypothesis profile, signals, the two backends, short runs."""
 
+import functools
 import importlib
 import os
 import signal
@@ -11,7 +12,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from rich.console import Console
+
+from npllm.data import docstrings
 from npllm.training import results, train
+from npllm.training.compile_ahead import compiling_ahead
+from npllm.training.warmup import every_kind
 
 pytest_plugins = ["proofs"]
 
@@ -29,6 +35,18 @@ settings.register_profile("npllm", derandomize=True, max_examples=20, **unhurrie
 settings.load_profile("npllm")
 
 
+def pytest_sessionstart(session):
+    """Compile the kernels once, before the processes that run the tests start: each of
+    them would compile most kernels for itself. A choice of tests needs few kernels, and
+    compiles them itself."""
+    config = session.config
+    if config.args_source is config.ArgsSource.TESTPATHS and config.getoption("numprocesses", None):
+        kinds = every_kind()
+        doubles = [kind._replace(dtype="float64") for kind in kinds if kind.dtype == "float32"]
+        with compiling_ahead(kinds + doubles, Console()):
+            pass
+
+
 @pytest.fixture(scope="session", params=["reference", "kernels"])
 def ops(request):
     """The package of operations under test; a test that asks for it runs with both."""
@@ -41,6 +59,16 @@ def quick(monkeypatch):
     monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
     monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
     monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)
+
+
+functions_of = functools.cache(lambda source, parse=docstrings._functions: list(parse(source)))
+
+
+@pytest.fixture
+def library_parsed_once(monkeypatch):
+    """Parse each source file of the standard library once, for all tests that ask for
+    its functions."""
+    monkeypatch.setattr(docstrings, "_functions", functions_of)
 
 
 def pytest_addoption(parser):

@@ -102,6 +102,7 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [*PAGES[:-1], pytest.param(PAGES[-1], marks=pytest.mark.long)])
+@pytest.mark.usefixtures("library_parsed_once")
 def test_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch, capsys):
     """Every command of a page runs, in the page's order, and ends with exit code 0.
 

@@ -62,6 +62,7 @@ def test_each_task_has_a_folder_of_its_own(a_pipeline):
                 begin(path)
 
 
+@pytest.mark.usefixtures("library_parsed_once")
 def test_another_task_is_refused(a_pipeline, capsys, monkeypatch):
     monkeypatch.setattr(report_card, "_run_and_report", lambda *_: pytest.fail("it went on"))
     before = content(a_pipeline)
