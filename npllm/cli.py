@@ -115,12 +115,19 @@ def verify(run: Positional[Path]) -> None:
         raise DataError(f"{run} has {damaged} damaged of {len(results)} files; do what the line of each one says.")
 
 
-def warmup() -> None:
-    """Compile the kernels of training and generation now; later runs start faster."""
+def warmup(*, clear: bool = False) -> None:
+    """Compile the kernels of training and generation now; later runs start faster.
+
+    Args:
+        clear: delete all kernels that are kept from earlier first
+    """
+    from npllm.kernels import compiled_cache
     from npllm.training.compile_ahead import compiling_ahead
     from npllm.training.warmup import compile_kernels, every_kind
 
     console = Console()
+    if clear:
+        compiled_cache.clear()
     with console.status("compiling kernels (kept for later runs)"):
         with compiling_ahead(every_kind(), console):
             pass

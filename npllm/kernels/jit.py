@@ -28,12 +28,11 @@ through it.
 """
 
 import os
-from contextlib import suppress
-from pathlib import Path
 
 from numba import njit
 from numba.extending import overload
 
+from npllm.kernels.compiled_cache import keep_compiled
 from npllm.kernels.part_compiler import ParallelCompiler, PartCompiler
 
 # An idle thread should soon sleep instead of spinning. If two processes share the cores
@@ -58,10 +57,15 @@ def parallel(kernel):
     """
     others = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
     options = {"prange": True} | dict.fromkeys(others, False)
-    return njit(cache=True, parallel=options, fastmath={"contract"}, pipeline_class=ParallelCompiler, **_COMMON)(kernel)
+    compiler = njit(parallel=options, fastmath={"contract"}, pipeline_class=ParallelCompiler, **_COMMON)
+    return keep_compiled(compiler(kernel))
 
 
-serial = njit(cache=True, fastmath={"contract"}, **_COMMON)
+def serial(kernel):
+    """Compile a kernel that one thread runs."""
+    return keep_compiled(njit(fastmath={"contract"}, **_COMMON)(kernel))
+
+
 part = njit(fastmath={"contract"}, **_CALLED_BY_KERNELS)
 inlined = njit(forceinline=True, fastmath={"contract"}, **_CALLED_BY_KERNELS)
 summing = njit(forceinline=True, fastmath={"contract", "reassoc"}, **_CALLED_BY_KERNELS)
@@ -74,19 +78,3 @@ def replacing(python_function, *, inline=True):
     """
     options = _CALLED_BY_KERNELS | {"forceinline": inline, "fastmath": {"contract"}}
     return overload(python_function, jit_options=options)
-
-
-def discard_stale_caches(folder):
-    """Delete compiled kernels below a folder that are older than a source file there.
-
-    Numba compares a cached kernel with the file of that kernel only, not with the files
-    of the functions that are inlined into it.
-    """
-    newest_source = max(source.stat().st_mtime for source in folder.rglob("*.py"))
-    for index in folder.rglob("__pycache__/*.nbi"):
-        with suppress(FileNotFoundError):  # another process does the same
-            if index.stat().st_mtime < newest_source:
-                index.unlink()
-
-
-discard_stale_caches(Path(__file__).parent)

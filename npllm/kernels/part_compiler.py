@@ -7,8 +7,8 @@ and the kernel. Here only the kernel is optimised and made into machine code; th
 functions that are linked into it stay plain LLVM code. This shortens compiling and
 leaves the speed of the kernels as it is.
 
-This file alone uses undocumented parts of Numba. A kernel compiled without it gives the
-same results.
+This file and compiled_cache.py alone use undocumented parts of Numba. A kernel compiled
+without them gives the same results.
 """
 
 from numba.core.codegen import JITCodeLibrary

@@ -2,7 +2,7 @@
 
 Numba compiles one kernel at a time in a process, so it takes processes to use several
 cores. Each of them compiles the kernels of one of two parts, which take equally long
-and have no kernel in common, and leaves them in Numba's cache on the disk:
+and have no kernel in common, and leaves them on the disk (kernels/compiled_cache.py):
 
     attention   attention; of a kind that generates, also its cached form, and the
                 products of a few rows
@@ -30,6 +30,7 @@ from rich.console import Console
 
 from npllm import kernels
 from npllm.kernels import attention
+from npllm.kernels.compiled_cache import is_lacking
 from npllm.model import GPT, ModelConfig
 from npllm.model.backends import operations_of
 from npllm.training.available import memory_left
@@ -61,19 +62,16 @@ def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
             child.wait()
     finally:
         for child in children:
-            child.kill()  # Numba puts whole files into its cache, so nothing is left half written
+            child.kill()  # the cache gets whole files only, so nothing is left half written
         for child in children:
             child.wait()
             child.stdin.close()
 
 
 def cache_is_empty() -> bool:
-    """Whether Numba's cache lacks attention's backward. That is one of the two kernels
-    that take longest to compile."""
-    statistics = getattr(attention._backward, "stats", None)
-    if statistics is None:  # NUMBA_DISABLE_JIT: a plain function
-        return False
-    return not any(Path(statistics.cache_path).glob("attention._backward-*.nbi"))
+    """Whether attention's backward could be kept, and is not. That is one of the two
+    kernels that take longest to compile."""
+    return is_lacking(attention._backward)
 
 
 def _start(part: str, kinds: Sequence[Kind]) -> subprocess.Popen:

@@ -1,6 +1,4 @@
-"""What only the kernels have: dropout words, chunks of logits, index checks, caches."""
-
-import os
+"""What only the kernels have: dropout words, chunks of logits, index checks."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from test_kernels_equal_reference import assert_equals_reference
 
 import npllm.kernels
 import npllm.reference
-from npllm.kernels import jit, logit_chunks
+from npllm.kernels import logit_chunks
 from npllm.reference import DropoutKey
 
 KEYS = st.builds(
@@ -106,19 +104,3 @@ def test_a_target_outside_the_vocabulary_is_an_error(target):
         npllm.kernels.lm_head_loss_and_grad(x, weight, targets, 2, np.zeros((5, 3)))
     with pytest.raises(IndexError, match=r"targets .* 0 \.\.\. 4"):
         npllm.kernels.lm_head_policy_forward(x, weight, targets)
-
-
-def test_compiled_code_older_than_a_source_file_is_discarded(tmp_path):
-    """A change of another file's inlined helper must discard compiled code.
-
-    Numba itself would continue to use the old code.
-    """
-    (tmp_path / "__pycache__").mkdir()
-    old, new = tmp_path / "__pycache__" / "old.nbi", tmp_path / "__pycache__" / "new.nbi"
-    source = tmp_path / "source.py"
-    for age, path in enumerate((new, source, old)):
-        path.touch()
-        os.utime(path, (1000 - age, 1000 - age))
-    jit.discard_stale_caches(tmp_path)
-    assert new.exists()
-    assert not old.exists()

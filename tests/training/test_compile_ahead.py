@@ -10,6 +10,7 @@ import pytest
 from numba import config
 from rich.console import Console
 
+from npllm.kernels import compiled_cache
 from npllm.model import Architecture
 from npllm.optim import OptimConfig
 from npllm.training import compile_ahead
@@ -130,14 +131,14 @@ def test_a_process_ends_when_its_parent_is_gone(monkeypatch):
     assert child.wait() == 1
 
 
+@pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
 def test_a_cache_with_attention_is_not_empty(monkeypatch, tmp_path):
-    class Kernel:
-        class stats:
-            cache_path = str(tmp_path)
-
-    monkeypatch.setattr(compile_ahead.attention, "_backward", Kernel)
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     assert compile_ahead.cache_is_empty()
-    (tmp_path / "attention._backward-238.py311.nbi").touch()
+    folder = compiled_cache.folders()[0]
+    folder.mkdir(exist_ok=True)
+    kernel = compile_ahead.attention._backward
+    (folder / f"npllm.kernels.attention._backward-{kernel.py_func.__code__.co_firstlineno}-0123").touch()
     assert not compile_ahead.cache_is_empty()
     monkeypatch.setattr(compile_ahead.attention, "_backward", lambda: None)  # as with NUMBA_DISABLE_JIT=1
     assert not compile_ahead.cache_is_empty()
