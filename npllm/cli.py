@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from npllm.errors import ConfigError, DataError, NpllmError, NpllmWarning
 from npllm.runs.config_file import nearest, parse_arguments
+from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
 from npllm.training.stages import STAGES, input_checks, load_stage, stage_in
 
@@ -301,6 +302,7 @@ def _run_verb(arguments: list[str]) -> None:
     known = [*STAGES, *VERBS]
     if verb not in known:
         raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, known)}; npllm --help lists them.")
+    check_environment()  # before Numba is imported with the stage
     if verb in VERBS:
         function = VERBS[verb]
     else:

@@ -1,7 +1,6 @@
 """The results of `npllm classify`: a table, a plot, and summary.json."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 
 import numpy as np
 from rich.console import Console
@@ -10,7 +9,7 @@ from rich.table import Table
 from npllm.finetuning.classifier import ClassifierEvaluation
 from npllm.finetuning.learning_curve import Point, accuracies
 from npllm.report.confidence import half_width
-from npllm.report.plots import NEEDS_MATPLOTLIB
+from npllm.report.plots import draw_if_possible
 from npllm.report.transfer_plot import plot_transfer
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
@@ -48,10 +47,8 @@ def report_classify(
     write_summary(run, state, figures)
     console.print(accuracy_table(curves, points))
     console.print(f"with all labels, pretrained: accuracy {result.accuracy:.1%}", highlight=False)
-    plot = f"No plot: {NEEDS_MATPLOTLIB}"
-    if find_spec("matplotlib"):
-        plot_transfer(curves, 1 / len(classes), run.path / "accuracy.png")
-        plot = f"Plot: {run.path / 'accuracy.png'}"
+    path = run.path / "accuracy.png"
+    plot = draw_if_possible("plot", path, lambda: plot_transfer(curves, 1 / len(classes), path))
     console.print(plot, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ Each has a function that builds the figure and one that writes it as a PNG.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,10 +16,26 @@ if TYPE_CHECKING:  # an optional dependency, and slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NEEDS_MATPLOTLIB = "it needs matplotlib (pip install 'npllm[plot]')."
 TRAINING, VALIDATION, SPIKE = "#9bb7d4", "#c0392b", "#d35400"
 DEMO = ("#1e8449", "#ca6f1e", "#34495e")
 UPDATES_AVERAGED = 5  # in the moving average
+
+
+def draw_if_possible(what: str, path: Path, draw: Callable[[], None]) -> str:
+    """Draw a plot, and return a line for the user: where it is, or why there is none.
+
+    A plot comes with results, which must not be lost with it.
+    """
+    try:
+        draw()
+    except ModuleNotFoundError as error:
+        missing = str(error.name).startswith("matplotlib")
+        reason = "it needs matplotlib (pip install 'npllm[plot]')." if missing else str(error)
+    except Exception as error:  # Matplotlib and its many settings raise all kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+    else:
+        return f"{what.capitalize()}: {path}"
+    return f"No {what}: {reason}"
 
 
 class RunHistory(NamedTuple):

@@ -7,7 +7,6 @@ and plots.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
 from npllm.report.confidence import half_width
-from npllm.report.plots import NEEDS_MATPLOTLIB
+from npllm.report.plots import draw_if_possible
 from npllm.report.reward_plot import Series, plot_rewards
 from npllm.rlhf.judging import Verdict
 from npllm.rlhf.overoptimisation import HEADINGS as STUDY_HEADINGS
@@ -91,13 +90,15 @@ def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overop
         console.print(text, markup=False, highlight=False)
     if study_figures:
         console.print(console_table("over-optimisation", STUDY_HEADINGS, [figures.row() for figures in study_figures]))
-    if find_spec("matplotlib"):
-        plot_rewards({"": rollout_series(pipelines[0], verdicts[0][1])}, path / "overoptimisation.png")
-        if study:
-            plot_rewards(panels([pooled(of_seeds) for of_seeds in study]), path / "reward_hacking.png", lines=False)
-    else:
-        console.print(f"No plot: {NEEDS_MATPLOTLIB}", highlight=False)
-    console.print(f"Report card: {path / 'report_card.md'}", markup=False, highlight=False, soft_wrap=True)
+    png = path / "overoptimisation.png"
+    series = {"": rollout_series(pipelines[0], verdicts[0][1])}
+    lines = [draw_if_possible("plot", png, lambda: plot_rewards(series, png))]
+    if study:
+        hacking = path / "reward_hacking.png"
+        series_of_study = panels([pooled(of_seeds) for of_seeds in study])
+        lines.append(draw_if_possible("plot", hacking, lambda: plot_rewards(series_of_study, hacking, lines=False)))
+    for line in (*lines, f"Report card: {path / 'report_card.md'}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def console_table(heading: str, headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> Table:

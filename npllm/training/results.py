@@ -4,7 +4,6 @@ the figures of compressors, samples, a plot, and the next command."""
 import codecs
 import re
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from npllm.errors import ConfigError
 from npllm.files.atomic import write_atomically
 from npllm.generation import generate
 from npllm.model import GPT
-from npllm.report.plots import NEEDS_MATPLOTLIB, RunHistory, plot_loss
+from npllm.report.plots import RunHistory, draw_if_possible, plot_loss
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder, load, run_of
@@ -59,11 +58,8 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         console.print(prompt, style="dim", end="", markup=False, highlight=False)
         console.print(text, markup=False, highlight=False)
     console.rule(style="dim")
-    if find_spec("matplotlib"):
-        plot_loss(RunHistory(read_metrics(run.metrics), Ledger(run.ledger).events), run.loss_plot)
-        plot = f"Loss plot: {run.loss_plot}"
-    else:
-        plot = f"No loss plot: {NEEDS_MATPLOTLIB}"
+    history = RunHistory(read_metrics(run.metrics), Ledger(run.ledger).events)
+    plot = draw_if_possible("loss plot", run.loss_plot, lambda: plot_loss(history, run.loss_plot))
     for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # keep a command on one line
 

@@ -20,7 +20,6 @@ little noise to many batches.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -33,7 +32,7 @@ from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard, write_shard
 from npllm.model import GPT, Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.report.plots import NEEDS_MATPLOTLIB, DemoCurve, plot_spike_demo
+from npllm.report.plots import DemoCurve, draw_if_possible, plot_spike_demo
 from npllm.runs.ledger import Ledger, Spike
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
@@ -167,11 +166,8 @@ def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Cons
     for line in in_plain_words(ledger):
         say(line)
     console.print(comparison(trainings, T))
-    if find_spec("matplotlib"):
-        plot_spike_demo(curves(trainings, ledger), (POISON.first, POISON.end), picture)
-        say(f"Plot: {picture}")
-    else:
-        say(f"No plot: {NEEDS_MATPLOTLIB}")
+    poisoned = POISON.first, POISON.end
+    say(draw_if_possible("plot", picture, lambda: plot_spike_demo(curves(trainings, ledger), poisoned, picture)))
 
 
 @dataclass(frozen=True)

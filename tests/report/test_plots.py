@@ -1,10 +1,20 @@
 """The plots: the content of the figures, read from their artists."""
 
+import sys
+
 import pytest
 
 pytest.importorskip("matplotlib")
 
-from npllm.report.plots import DemoCurve, RunHistory, loss_figure, plot_loss, plot_spike_demo, spike_figure  # noqa: E402
+from npllm.report.plots import (  # noqa: E402
+    DemoCurve,
+    RunHistory,
+    draw_if_possible,
+    loss_figure,
+    plot_loss,
+    plot_spike_demo,
+    spike_figure,
+)
 
 METRICS = [
     {"step": step, "tokens": step * 1_000_000, "loss": 5.0 - 0.1 * step, **({"val_loss": 4.0} if step == 10 else {})}
@@ -103,3 +113,15 @@ def test_they_are_written_as_png(tmp_path):
     plot_spike_demo(demo_curves(), (100, 110), tmp_path / "spike.png")
     for name in ("loss.png", "spike.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_is_announced_or_the_reason_why_there_is_none(tmp_path, monkeypatch):
+    def line():
+        return draw_if_possible("loss plot", path, lambda: plot_loss(RunHistory(METRICS, []), path))
+
+    path = tmp_path / "loss.png"
+    assert line() == f"Loss plot: {path}"
+    path = tmp_path / "absent" / "loss.png"
+    assert line().startswith(f"No loss plot: {path} cannot be written (No such file or directory)")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert line() == "No loss plot: it needs matplotlib (pip install 'npllm[plot]')."

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from dataclasses import replace
 from types import ModuleType
 from typing import NamedTuple
@@ -208,8 +209,9 @@ def test_a_ledger_without_rollbacks_says_so(tmp_path):
 
 
 def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch):
-    monkeypatch.setattr(spike_demo, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(spike_demo, "train_three_times", lambda *args: [])
+    monkeypatch.setattr(spike_demo, "curves", lambda *args: [])
     monkeypatch.setattr(spike_demo, "POISON", Poison(first=2, batches=1))
     tiny = replace(
         spike_demo.CONFIG,

@@ -1,0 +1,60 @@
+"""Environment variables of the libraries below, checked before anything is prepared.
+
+Numba looks at some of its variables at the first parallel kernel, and Matplotlib at its
+own when the first plot is drawn. A bad value would end a run after its preparation, or
+after its training.
+"""
+
+import importlib
+import os
+import warnings
+from importlib.util import find_spec
+
+from npllm.errors import ConfigError
+
+HARMLESS = {"NUMBA_CACHE_DIR"}  # a folder that cannot be used is a miss (kernels/compiled_cache.py)
+
+
+def check_environment() -> None:
+    """Raise ConfigError for a variable that Numba or Matplotlib would fail on.
+
+    The libraries are imported only where such a variable is set.
+    """
+    if any(name.startswith("NUMBA_") for name in os.environ.keys() - HARMLESS):
+        _check_numba()
+    if os.environ.get("MPLBACKEND") and find_spec("matplotlib"):
+        _check_matplotlib(os.environ["MPLBACKEND"])
+
+
+def _check_numba() -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Environment variable", RuntimeWarning)
+            from numba import config, get_num_threads
+    except RuntimeWarning as warning:  # its first line is a sentence, the others a traceback
+        raise ConfigError(f"{str(warning).splitlines()[0].rstrip('.')}; correct or unset it.") from warning
+    except ValueError as error:
+        raise ConfigError(_refusal("NUMBA_NUM_THREADS", error)) from error
+    if config.DISABLE_JIT:  # nothing runs in parallel
+        return
+    importlib.import_module("npllm.kernels.jit")  # which sets how threads wait, before there are any
+    try:
+        get_num_threads()  # loads the threading layer
+    except ValueError as error:
+        priority = "_PRIORITY" if "PRIORITY" in str(error) else ""
+        raise ConfigError(_refusal(f"NUMBA_THREADING_LAYER{priority}", error)) from error
+
+
+def _refusal(name: str, error: ValueError) -> str:
+    reason = " ".join(str(error).split()).rstrip(".")
+    return f"The environment variable {name} is {os.environ.get(name)!r}: {reason}; correct or unset it."
+
+
+def _check_matplotlib(backend: str) -> None:
+    try:
+        importlib.import_module("matplotlib")
+    except ValueError as error:
+        raise ConfigError(
+            f"The environment variable MPLBACKEND is {backend!r}, which Matplotlib does not know; unset it, or set it "
+            "to agg."
+        ) from error
