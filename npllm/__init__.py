@@ -11,6 +11,7 @@ The names below are loaded when they are first used, so `import npllm` takes no 
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
 _HOMES = {
     "GPT": "npllm.model",
@@ -28,6 +29,11 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        try:
+            return version("npllm")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'npllm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -4,18 +4,18 @@ options of a verb with their defaults and units."""
 import errno
 import functools
 import inspect
-import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from tyro.conf import Positional
 
+import npllm
 from npllm.errors import ConfigError, DataError, NpllmError, NpllmWarning
-from npllm.runs.config_file import nearest, parse_arguments
+from npllm.output import TextConsole, guarded_streams, printable, show
+from npllm.runs.arguments import nearest, options_of, parse_arguments
 from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
 from npllm.training.stages import STAGES, input_checks, load_stage, stage_in
@@ -34,7 +34,7 @@ def resume(run: Positional[Path]) -> None:
     from npllm.training.stage import train_run
 
     folder = open_run(run)
-    train_run(folder, Console(), stage_in(folder.config))
+    train_run(folder, TextConsole(), stage_in(folder.config))
 
 
 def generate(
@@ -60,7 +60,6 @@ def generate(
         seed: same seed, same text
         dtype: bf16 = weights rounded to bfloat16, half the bytes; none = as in training
     """
-    import npllm
     from npllm.data.prompt_format import PromptFormat
     from npllm.generation import check_writes
 
@@ -77,9 +76,9 @@ def generate(
         seed=seed,
     )
     if not PromptFormat(tokenizer).is_chat:  # print a prompt before its continuation, not before an answer
-        print(prompt, end="", flush=True)
+        show(prompt, end="")
     for piece in pieces:
-        print(piece, end="", flush=True)
+        show(piece, end="")
     print()
 
 
@@ -111,7 +110,7 @@ def verify(run: Positional[Path]) -> None:
     folder = open_run(run)
     results = dict(verify_run(folder, input_checks(folder)))
     for path, complaint in results.items():
-        print(f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}")
+        show(f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}")
     if damaged := sum(complaint is not None for complaint in results.values()):
         raise DataError(f"{run} has {damaged} damaged of {len(results)} files; do what the line of each one says.")
 
@@ -126,7 +125,7 @@ def warmup(*, clear: bool = False) -> None:
     from npllm.training.compile_ahead import compiling_ahead
     from npllm.training.warmup import compile_kernels, every_kind
 
-    console = Console()
+    console = TextConsole()
     if clear:
         compiled_cache.clear()
     with console.status("compiling kernels (kept for later runs)"):
@@ -151,8 +150,9 @@ def tokenizer_train(
 
     corpus = load_corpus(source, field=field)
     train_bpe((document.text for document in corpus.train + corpus.val), vocab_size).save(out)
-    print(*corpus.remarks, sep="\n", end="\n" if corpus.remarks else "")
-    print(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB")
+    for line in corpus.remarks:
+        show(line)
+    show(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB")
 
 
 def tokenizer_encode(tokenizer: Positional[Path], text: Positional[str | None] = None) -> None:
@@ -160,7 +160,7 @@ def tokenizer_encode(tokenizer: Positional[Path], text: Positional[str | None] =
 
     Args:
         tokenizer: tokenizer.json or a folder with one, such as a run
-        text: the text; none = standard input
+        text: the text; without it, standard input
     """
     from npllm.tokenizer import Tokenizer
 
@@ -172,7 +172,7 @@ def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...
 
     Args:
         tokenizer: tokenizer.json or a folder with one, such as a run
-        ids: the ids; none = from standard input
+        ids: the ids; without them, standard input
     """
     from npllm.tokenizer import Tokenizer
 
@@ -182,7 +182,7 @@ def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...
         raise DataError(
             f"Standard input is not a list of token ids ({error}); give whole numbers between spaces."
         ) from error
-    print(Tokenizer.load(tokenizer).decode(numbers))
+    show(Tokenizer.load(tokenizer).decode(numbers))
 
 
 def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
@@ -196,7 +196,7 @@ def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
     from npllm.training.spike_demo import run_demo
 
     with claim_run(out, "spike-demo") as path:
-        run_demo(path, seed, Console())
+        run_demo(path, seed, TextConsole())
 
 
 def chat(
@@ -227,7 +227,23 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
     """
     from npllm.rlhf.report_card import run_and_report
 
-    run_and_report(task, out, seeds, Console(), overoptimise=overoptimise)
+    run_and_report(task, out, seeds, TextConsole(), overoptimise=overoptimise)
+
+
+def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
+    """Print a script that completes verbs and options in a shell.
+
+    Args:
+        shell: bash or zsh; source <(npllm completion bash) loads it
+    """
+    from npllm.help import completion_script
+
+    functions = {name: _function_of(name, []) for name in (*STAGES, *VERBS)}
+    options = {
+        verb: [f"--{option.name}" for option in options_of(function) if not option.positional]
+        for verb, function in functions.items()
+    }
+    print(completion_script(shell, options))
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -242,43 +258,65 @@ VERBS: dict[str, Callable[..., None]] = {
     "tokenizer decode": tokenizer_decode,
     "rlhf": rlhf,
     "demo spike": demo_spike,
+    "completion": completion,
 }
+# Their result is what they print. Any other verb goes on when nobody reads its output.
+PRINTING = {"generate", "chat", "evaluate", "verify", "tokenizer encode", "tokenizer decode", "completion"}
 LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words of two-word verbs
+READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0 done, 1 the reader of the output has left,
-    2 usage or config, 3 bad file, 4 training gave up, 5 out of disk or memory,
-    130 interrupted. arguments: None = those of the process."""
+    """Run one verb. Returns the exit code: 0 done, 2 usage or config, 3 bad file, 4
+    training gave up, 5 out of disk or memory, 130 interrupted, 141 the reader of the
+    output has left. arguments: None = those of the process."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    words = [argument for argument in arguments if argument not in ("-h", "--help")]
-    if not words or (len(words) == 1 and words[0] in GROUPS):
-        print(_usage())
-        return 0 if len(words) < len(arguments) else 2
-    try:
-        with signals_interrupt(), warnings.catch_warnings():
-            warnings.simplefilter("always", NpllmWarning)
-            warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-            _run_verb(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has left; the flush at exit must not fail too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
-        if debug:
-            raise
-        message, exit_code = _explain(error)
-        print(f"npllm: {message}", file=sys.stderr)
-        return exit_code
-    return 0
+    words, flags = _without_flags(arguments)
+    verb, rest = _verb_in(words)
+    prints = verb in PRINTING or verb not in (*STAGES, *VERBS) or bool(flags & HELP)
+    with guarded_streams(endures=not prints):
+        try:
+            with signals_interrupt(), warnings.catch_warnings():
+                warnings.simplefilter("always", NpllmWarning)
+                warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+                exit_code = _run(verb, rest, flags)
+            sys.stdout.flush()
+            return exit_code
+        except BrokenPipeError:
+            return READER_LEFT
+        except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
+            if "--debug" in flags:
+                raise
+            message, exit_code = _explain(error)
+            print(f"npllm: {printable(message)}", file=sys.stderr)
+            return exit_code
+
+
+HELP = {"-h", "--help", "--help-all"}
+FLAGS = HELP | {"--debug", "--version"}  # of npllm itself
+
+
+def _without_flags(arguments: list[str]) -> tuple[list[str], set[str]]:
+    """The arguments without npllm's own flags, and those flags. After a -- there are
+    none."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = FLAGS.intersection(arguments[:end])
+    words = [argument for argument in arguments[:end] if argument not in flags]
+    if words[:1] == ["help"]:
+        words, flags = words[1:], flags | {"--help"}
+    return words + arguments[end:], flags
+
+
+def _verb_in(words: list[str]) -> tuple[str, list[str]]:
+    """The verb, which may have two words, and its arguments."""
+    n_words = 2 if words and words[0] in GROUPS else 1
+    return " ".join(words[:n_words]), words[n_words:]
 
 
 def _show_warning(otherwise: Callable[..., None], message: Warning, category: type[Warning], *place) -> None:
     if issubclass(category, NpllmWarning):
-        print(f"npllm: {message}", file=sys.stderr)
+        print(f"npllm: {printable(str(message))}", file=sys.stderr)
     else:
         otherwise(message, category, *place)
 
@@ -296,20 +334,41 @@ def _explain(error: BaseException) -> tuple[str, int]:
     return f"{error.filename}: {error.strerror}; check the path.", 3
 
 
-def _run_verb(arguments: list[str]) -> None:
-    words = 2 if arguments[0] in GROUPS else 1
-    verb, rest = " ".join(arguments[:words]), arguments[words:]
-    known = [*STAGES, *VERBS]
-    if verb not in known:
-        raise ConfigError(f"{verb!r} is not a verb of npllm{nearest(verb, known)}; npllm --help lists them.")
+def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
+    """Run a verb, or print what a flag asks for. Returns the exit code."""
+    if "--version" in flags and not verb:
+        print(f"npllm {npllm.__version__}")
+        return 0
+    if not verb or verb in GROUPS:
+        from npllm.help import overview
+
+        summaries = {name: stage.summary for name, stage in STAGES.items()}
+        print(overview(summaries | {name: inspect.getdoc(each).splitlines()[0] for name, each in VERBS.items()}))
+        return 0 if flags & HELP else 2
+    if verb not in (*STAGES, *VERBS):
+        raise ConfigError(
+            f"{verb!r} is not a verb of npllm{nearest(verb, [*STAGES, *VERBS])}; npllm --help lists them."
+        )
     check_environment()  # before Numba is imported with the stage
-    if verb in VERBS:
-        function = VERBS[verb]
-    else:
-        stage = load_stage(verb)
-        function = _verb_of(stage, STAGES[verb].summary, stage.default_config(rest))
+    function, command = _function_of(verb, arguments), f"npllm {verb}"
+    if flags & HELP:
+        from npllm.help import verb_help
+
+        first = load_stage(verb).first_options if verb in STAGES and "--help-all" not in flags else None
+        print(verb_help(command, function, first))
+        return 0
     # The verb is called after parsing has ended, so its output and errors are its own.
-    parse_arguments(_deferred(function), rest, prog=f"npllm {verb}")()
+    parse_arguments(_deferred(function), arguments, prog=command)()
+    return 0
+
+
+def _function_of(verb: str, arguments: list[str]) -> Callable[..., None]:
+    """The function of a verb. arguments: of the command line; they may name a recipe,
+    which has the defaults."""
+    if verb in VERBS:
+        return VERBS[verb]
+    stage = load_stage(verb)
+    return _verb_of(stage, STAGES[verb].summary, stage.default_config(arguments))
 
 
 def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
@@ -341,28 +400,13 @@ def _verb_of(stage: "Stage", summary: str, config: Any) -> Callable[..., None]:
         given = signature.bind(*args, **kwargs).arguments
         fields = {section.name: given[section.name] for section in sections}
         arguments = {parameter.name: given[parameter.name] for parameter in inputs}
-        start_run(stage, type(config)(**fields), given["out"], Console(), **arguments)
+        start_run(stage, type(config)(**fields), given["out"], TextConsole(), **arguments)
 
     verb.__signature__ = signature
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     described = inspect.cleandoc(stage.inputs.__doc__).split("Args:\n")[-1]
     verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = a new one below runs/"
     return verb
-
-
-def _usage() -> str:
-    summaries = {verb: stage.summary for verb, stage in STAGES.items()}
-    summaries |= {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()}
-    lines = [f"  {verb:18}{summary}" for verb, summary in summaries.items()]
-    return "\n".join(
-        [
-            "npllm VERB ...: a language model from raw text to generation",
-            "",
-            *lines,
-            "",
-            "npllm VERB --help shows more.",
-        ]
-    )
 
 
 def _standard_input() -> str:

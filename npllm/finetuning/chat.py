@@ -7,6 +7,7 @@ from npllm.data.records import Message, read_prompts
 from npllm.errors import DataError
 from npllm.generation import check_writes, generate
 from npllm.generation.sampling import check_sampling
+from npllm.output import show
 from npllm.runs.inputs import record_file
 from npllm.runs.run_folder import RunFolder, load, run_of
 
@@ -40,7 +41,7 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
             top_p=top_p,
             seed=(seed + len(messages)) % 2**64,
         ):
-            print(piece, end="", flush=True)
+            show(piece, end="")
             answer += piece
         print()
         messages.append(Message("assistant", answer))

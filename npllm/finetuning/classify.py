@@ -38,6 +38,7 @@ from npllm.finetuning.labels import capped, check_classes, check_labels, split_b
 from npllm.finetuning.learning_curve import Point, initial_state, planned, read_curve, train_point, write_curve
 from npllm.finetuning.stage_run import micro_batch
 from npllm.model import GPT
+from npllm.output import shell_word
 from npllm.runs.inputs import Copies, checked_records, load_model, trained_checkpoint
 from npllm.runs.run_folder import RunFolder
 from npllm.training.evaluation import rows_at_once
@@ -107,6 +108,7 @@ class Classify(Stage[ClassifyConfig]):
 
     name, config_type = "classify", ClassifyConfig
     models, records = ("pretrained",), ("train", "test")
+    first_options = ("classify.labels", "classify.seeds", "classify.epochs", "optim.lr", "train.seed")
 
     def inputs(
         self,
@@ -212,7 +214,9 @@ def finish_curve(run: RunFolder, config: ClassifyConfig, base: GPT, sides: Sides
             )
             point = train_point(base, config, *sides, plan, stop)
             if point is None:
-                raise Interrupted(f"Stopped after {len(points)} trainings; go on with: npllm resume {run.path}")
+                raise Interrupted(
+                    f"Stopped after {len(points)} trainings; go on with: npllm resume {shell_word(run.path)}"
+                )
             points.append(point)
             write_curve(path, points)
     return points

@@ -41,6 +41,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import shell_word
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.runs.inputs import Copies, checked_records, load_model, policy_checkpoint
 from npllm.runs.run_folder import RunFolder
@@ -177,6 +178,7 @@ class SFT(Stage[SFTConfig]):
 
     name, config_type = "sft", SFTConfig
     models, records = ("policy",), ("train", "val")
+    first_options = ("sft.epochs", "sft.on_bad", "adapt.lora_rank", "optim.lr", "batch.size", "train.seed")
 
     def inputs(self, config: SFTConfig, console: Console, run: Positional[Path], *, data: str = EMBEDDED) -> Copies:
         """Read and check the model and the demonstrations.
@@ -216,7 +218,7 @@ class SFT(Stage[SFTConfig]):
         val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
-        console.print(f"Next: npllm chat {run.path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Next: npllm chat {shell_word(run.path)}", markup=False, highlight=False, soft_wrap=True)
 
 
 STAGE = SFT()

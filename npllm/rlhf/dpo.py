@@ -153,6 +153,7 @@ class DPO(Stage[DPOConfig]):
 
     name, config_type = "dpo", DPOConfig
     models, records = ("policy",), ("train", "val")
+    first_options = ("dpo.beta", "dpo.epochs", "adapt.lora_rank", "optim.lr", "batch.size", "train.seed")
 
     def inputs(self, config: DPOConfig, console: Console, run: Positional[Path], *, data: Path) -> Copies:
         """Return the policy and the preferences.

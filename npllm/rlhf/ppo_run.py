@@ -20,6 +20,7 @@ from npllm.finetuning.stage_run import StageConfig, micro_batch, new_state
 from npllm.generation.sampling import sampling_bytes
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import shell_word
 from npllm.rlhf.actors import build_actors, check_dtype
 from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, PPOGradients, Scorers
@@ -97,6 +98,15 @@ class PPO(Stage[PPOConfig]):
     config_type: ClassVar[type[PPOConfig]] = PPOConfig
     models: ClassVar[tuple[str, ...]] = ("policy", "reward")
     records: ClassVar[tuple[str, ...]] = ("prompts",)
+    first_options: ClassVar[tuple[str, ...]] = (
+        "ppo.rollout_size",
+        "ppo.max_tokens",
+        "ppo.kl_coef",
+        "ppo.kl_target",
+        "optim.lr",
+        "batch.size",
+        "train.steps",
+    )
 
     def folder_name(self, config: PPOConfig, *, method: str | None = None, **_) -> str:
         """Return the method: the folder of a run is named after it."""
@@ -155,7 +165,7 @@ class PPO(Stage[PPOConfig]):
     def report(self, run: RunFolder, config: PPOConfig, job: Job, console: Console) -> None:
         """Write the summary. The figures of the rollouts are in metrics.jsonl."""
         write_summary(run, job.state, {})
-        console.print(f"Next: npllm generate {run.path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Next: npllm generate {shell_word(run.path)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:

@@ -213,6 +213,7 @@ class Reward(Stage[RewardConfig]):
 
     name, config_type = "reward", RewardConfig
     models, records = ("policy",), ("train", "val")
+    first_options = ("reward.epochs", "reward.on_bad", "adapt.lora_rank", "optim.lr", "batch.size", "train.seed")
 
     def inputs(self, config: RewardConfig, console: Console, run: Positional[Path], *, data: Path) -> Copies:
         """Return the model and the preferences.

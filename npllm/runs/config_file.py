@@ -4,24 +4,16 @@ The fields of a file are turned into command-line arguments, so the same code pa
 checks both.
 """
 
-import contextlib
-import difflib
-import inspect
-import io
 import json
 import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
-from itertools import zip_longest
+from dataclasses import asdict
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args
-
-import tyro
+from typing import Any, TypeVar
 
 from npllm.errors import ConfigError, DataError
 from npllm.files.bounded_read import read_bounded
+from npllm.runs.arguments import is_option, nearest, options_of, parse_arguments
 
 T = TypeVar("T")
 
@@ -37,66 +29,6 @@ _NO_KEYS = re.compile(
     r"|#[^\n]*",  # comments
     re.DOTALL,
 )
-
-
-def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
-    """Call a dataclass or a typed function with command-line arguments. Returns its
-    result.
-
-    prog: the name of the command in messages. Raises ConfigError for arguments that are
-    not valid.
-    """
-    options = _options(kind)
-    _check_option_names(options, arguments, prog)
-    arguments = _with_none(options, _with_true(options, arguments))
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind, args=arguments, prog=prog, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
-            )
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        raise ConfigError(_first_sentence(complaint.getvalue())) from None
-
-
-def _with_true(options: dict[str, Any], arguments: list[str]) -> list[str]:
-    """The arguments with True after each true-or-false option that stands alone."""
-    completed = []
-    for argument, following in zip_longest(arguments, arguments[1:]):
-        completed.append(argument)
-        if options.get(_name(argument)) is bool and (following is None or following.startswith("--")):
-            completed.append("True")
-    return completed
-
-
-def _with_none(options: dict[str, Any], arguments: list[str]) -> list[str]:
-    """The arguments with None, as tyro spells it, for the value `none` of an option
-    whose type has None."""
-    optional = {name for name, kind in options.items() if NoneType in get_args(kind)}
-    spelled = []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
-        option, _, value = argument.partition("=")
-        if argument == "none" and _name(previous) in optional:
-            argument = "None"
-        elif value == "none" and _name(option) in optional:
-            argument = f"{option}=None"
-        spelled.append(argument)
-    return spelled
-
-
-def _name(argument: str) -> str:
-    """The parameter that an option sets, such as optim.lr; empty for a value."""
-    return argument[2:].replace("-", "_") if argument.startswith("--") else ""
-
-
-def _check_option_names(options: dict[str, Any], arguments: list[str], prog: str) -> None:
-    known = [f"--{name}" for name in options] + ["--help"]
-    for argument in arguments:
-        option = argument.split("=")[0]
-        if option.startswith("--") and f"--{_name(option)}" not in known:
-            raise ConfigError(f"{option} is not an option of {prog}{nearest(option, known)}.")
 
 
 def load_config(path: Path, kind: type[T]) -> T:
@@ -138,24 +70,30 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _arguments(tables: dict[str, Any], kind: type) -> list[str]:
     """The fields of a TOML file as command-line arguments."""
-    known = list(_options(kind))
+    known = [option.name for option in options_of(kind)]
     arguments = []
     for section, table in tables.items():
         for name, value in (table if isinstance(table, dict) else {"": table}).items():
             option = f"{section}.{name}" if name else section
             if option not in known:
                 raise ConfigError(f"{repr(option)[1:-1]:.80} is not a field{nearest(option, known)}.")
-            arguments.append(f"--{option}")
-            arguments += [_argument(option, part) for part in (value if isinstance(value, list) else [value])]
+            if isinstance(value, list):
+                arguments += [f"--{option}", *(_listed(option, part) for part in value)]
+            else:
+                arguments.append(f"--{option}={_argument(option, value)}")
     return arguments
 
 
 def _argument(option: str, value: Any) -> str:
     try:
-        text = str(value)
+        return str(value)
     except ValueError:  # thousands of hexadecimal digits
         raise ConfigError(f"{option} is a number of too many digits; give a shorter one.") from None
-    if isinstance(value, str) and value.startswith("-"):  # an argument like this is an option
+
+
+def _listed(option: str, value: Any) -> str:
+    text = _argument(option, value)
+    if text == "--" or is_option(text):
         raise ConfigError(f"{option} is {value!r:.80}, which looks like an option; write ./ before the name of a file.")
     return text
 
@@ -174,34 +112,3 @@ def _toml(value: Any) -> str:
     """A value as TOML. It is the value's JSON, except that TOML has no surrogate pairs
     and needs the control character DEL escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _options(kind: Callable) -> dict[str, Any]:
-    """The options of a function or dataclass: name -> type. The fields of a dataclass
-    that is a parameter have dotted names, such as optim.lr."""
-    options: dict[str, Any] = {}
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if is_dataclass(parameter.annotation):
-            options |= {f"{name}.{inner}": kind for inner, kind in _options(parameter.annotation).items()}
-        else:
-            options[name] = parameter.annotation
-    return options
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """The end of a message that proposes the known name most like `name`; empty if none
-    is like it."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}" if matches else ""
-
-
-def _first_sentence(box: str) -> str:
-    """The message in tyro's framed complaint, in one line."""
-    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()[1:]]
-    message = []
-    for line in lines:
-        if line.startswith("─"):
-            break
-        message.append(line)
-    # For an optional number, tyro adds why the value is neither a number nor None.
-    return " ".join(" ".join(message).split()).split(" Got errors:")[0]

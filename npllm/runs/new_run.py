@@ -16,6 +16,7 @@ from pathlib import Path
 from npllm.errors import ConfigError
 from npllm.files.atomic import sync
 from npllm.files.locks import LOCK, delete_held, empty_held, hold_folder, lock_file
+from npllm.output import shell_word
 from npllm.runs.checkpoint import checkpoint_files
 from npllm.runs.run_folder import RunFolder
 
@@ -78,7 +79,9 @@ def _claim(path: Path) -> Iterator[Path]:
 def check_free(path: Path) -> None:
     """Raise ConfigError unless `path` does not exist or is an empty folder."""
     if RunFolder(path).config.exists():
-        raise Taken(f"{path} holds a run already; continue it (npllm resume {path}) or choose another --out.")
+        raise Taken(
+            f"{path} holds a run already; continue it (npllm resume {shell_word(path)}) or choose another --out."
+        )
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise Taken(f"{path} exists and is not an empty folder; choose another --out.")
 

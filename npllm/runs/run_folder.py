@@ -9,6 +9,7 @@ from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import DataError
 from npllm.files.locks import hold_folder
 from npllm.model import GPT
+from npllm.output import shell_word
 from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint
 from npllm.tokenizer import Tokenizer
 
@@ -64,7 +65,9 @@ class RunFolder:
         """The path of the newest checkpoint. Raises DataError when there is none."""
         found = checkpoint_files(self.checkpoints)
         if not found:
-            raise DataError(f"{self.path} has no checkpoint; train the run first (npllm resume {self.path}).")
+            raise DataError(
+                f"{self.path} has no checkpoint; train the run first (npllm resume {shell_word(self.path)})."
+            )
         return found[-1]
 
     @contextmanager

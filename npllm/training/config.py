@@ -15,7 +15,8 @@ from typing import ClassVar, Literal, Self
 from npllm.errors import ConfigError
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.runs.config_file import load_config, nearest
+from npllm.runs.arguments import nearest
+from npllm.runs.config_file import load_config
 from npllm.training.spikes import SpikeConfig
 
 LARGEST_COUNT = 1 << 31  # of steps, samples, tokens: their sums stay far below 2^63
@@ -42,8 +43,8 @@ class DataConfig:
         for name, value in (("separator", self.separator), ("field", self.field)):
             if value is None:
                 continue
-            if not value or value.startswith("-"):  # an argument like this is an option
-                raise ConfigError(f"data.{name} is {value!r:.80}; give at least one character, and no - at the start.")
+            if not value:
+                raise ConfigError(f"data.{name} is ''; give at least one character.")
             if value.encode(errors="ignore").decode() != value:
                 raise ConfigError(f"data.{name} is {value!r:.80}, which is not valid Unicode; give valid text.")
         if not self.source:

@@ -66,6 +66,16 @@ class Pretraining(Stage[RunConfig]):
     """Next-token prediction from random weights."""
 
     name, config_type = "pretrain", RunConfig
+    first_options = (
+        "data.source",
+        "model.n_layer",
+        "model.n_embd",
+        "model.block_size",
+        "optim.lr",
+        "batch.size",
+        "train.steps",
+        "train.seed",
+    )
 
     def default_config(self, arguments: Sequence[str]) -> RunConfig:
         """The config of the recipe that the arguments name."""

@@ -3,7 +3,6 @@ the figures of compressors, samples, a plot, and the next command."""
 
 import codecs
 import re
-import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from npllm.errors import ConfigError
 from npllm.files.atomic import write_atomically
 from npllm.generation import generate
 from npllm.model import GPT
+from npllm.output import shell_word
 from npllm.report.plots import RunHistory, draw_if_possible, plot_loss
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
@@ -46,7 +46,7 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     write_summary(run, state, figures)
 
     table = Table(f"{val_shard.n_bytes:,} bytes of held-out text", "bits per byte")
-    table.add_row("[bold]this model", f"[bold]{result.bits_per_byte:.3f}")
+    table.add_row("this model", f"{result.bits_per_byte:.3f}", style="bold")
     for name, bits in compressors.items():
         table.add_row(f"{name} -9", f"{bits:.3f}")
     console.print(table)
@@ -79,10 +79,10 @@ def learnt_too_little(run: RunFolder, model: GPT, val_shard: TokenShard, loss: f
 def next_command(path: Path, prompt: str) -> str:
     """A shell command to try next: `npllm generate` with the first word of a prompt, if
     it has one."""
-    command = f"npllm generate {shlex.quote(str(path))}"
+    command = f"npllm generate {shell_word(path)}"
     # With the space after it only if there is one: not every vocabulary has a space.
     first_word = re.search(r"\S+ ?", prompt)
-    return f"{command} --prompt={shlex.quote(first_word[0])}" if first_word else command
+    return f"{command} --prompt={shell_word(first_word[0])}" if first_word else command
 
 
 def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: TokenShard) -> list[tuple[str, str]]:

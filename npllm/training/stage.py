@@ -53,6 +53,7 @@ class Stage(ABC, Generic[C]):
     config_type: type[C]
     models: tuple[str, ...] = ()  # names of the run's copies of input models, see runs/inputs.py
     records: tuple[str, ...] = ()  # names of the run's copies of input records
+    first_options: tuple[str, ...] = ("optim.lr", "batch.size", "train.steps", "train.seed")  # that --help shows
 
     def default_config(self, arguments: Sequence[str]) -> C:
         """The config that the user's options change. arguments: of the command line."""

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from npllm.errors import Interrupted
 from npllm.files.atomic import remove_temporary_files, sync
+from npllm.output import shell_word
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.ledger import Ledger, Spike
 from npllm.runs.metrics import append_metrics, drop_metrics_after
@@ -79,7 +80,9 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     store.save(state, record.get("val_loss"))
                 if stopping and not is_last:
                     store.wait()
-                    raise Interrupted(f"Stopped and saved after step {event.step}; go on with: npllm resume {run.path}")
+                    raise Interrupted(
+                        f"Stopped and saved after step {event.step}; go on with: npllm resume {shell_word(run.path)}"
+                    )
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console: Console) -> None:

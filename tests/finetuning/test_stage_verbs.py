@@ -57,19 +57,17 @@ def copy(folder, tmp_path):
 
 def test_the_list_of_verbs_has_those_of_the_later_stages(capsys):
     assert main(["--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    shown = " ".join(capsys.readouterr().out.split())
     for verb, stage in STAGES.items():
-        assert f"  {verb:18}{stage.summary}" in lines
+        assert f" {verb} {stage.summary}" in shown
 
 
 @pytest.mark.parametrize("verb", STAGES)
 def test_every_verb_explains_itself(verb, capsys):
     """The help of a verb starts with its line in the list of verbs."""
-    with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
-    assert stop.value.code == 0
+    assert main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: npllm {verb} [-h]")
+    assert shown.startswith(f"usage: npllm {verb} [OPTIONS]")
     assert "(default: " in shown
     summary = STAGES[verb].summary.rstrip(".")
     assert summary in " ".join(shown.split())

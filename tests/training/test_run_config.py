@@ -13,7 +13,8 @@ from tyro.conf import Positional
 from npllm.errors import ConfigError, DataError
 from npllm.model.config import LONGEST_BLOCK, MOST_LAYERS
 from npllm.optim.config import LARGEST_BATCH
-from npllm.runs.config_file import config_text, load_config, parse_arguments
+from npllm.runs.arguments import parse_arguments
+from npllm.runs.config_file import config_text, load_config
 from npllm.training import stage
 from npllm.training.config import DataConfig, RunConfig, TrainConfig, load_recipe
 from npllm.training.spikes import SpikeConfig
@@ -204,7 +205,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, data):
         (["--model.norm", "batchnorm"], "--model.norm"),
         (["--model.n_head", "3"], "model.n_embd = 128 cannot be divided into model.n_head = 3"),
         (["--model.n_kv_head", "3"], "model.n_kv_head = 3 does not divide model.n_head = 4"),
-        (["--train.steps", "soon"], "Error parsing --train.steps: no type matching {None}|INT"),
+        (["--train.steps", "soon"], "Error parsing --train.steps: no type matching INT or none"),
         (["--train.steps", "0"], "train.steps is 0"),
         (["--train.seed", str(2**64)], "train.seed"),
         (["--train.threads", "99999"], "train.threads is 99999"),
@@ -216,7 +217,6 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, data):
         (["--data.source", "caf\udce9.txt"], "not valid Unicode"),
         (["--data.val_fraction", "1"], "data.val_fraction is 1"),
         (["--data.separator", ""], "data.separator is ''; give at least one character"),
-        (["--data.separator=--"], "data.separator is '--'; give at least one character, and no - at the start"),
         (["--data.field", "caf\udce9"], "data.field is 'caf\\udce9', which is not valid Unicode"),
         (["--recipe", "shakespear-char"], "did you mean shakespeare-char"),
         (["--recipe"], "--recipe"),
@@ -234,9 +234,7 @@ def test_bad_options_end_in_one_sentence_and_write_nothing(capsys, tmp_path, mon
 def test_the_help_shows_the_values_of_the_recipe(capsys, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[model]\nn_layer = 77\n")
-    with pytest.raises(SystemExit) as stop:
-        refused(capsys, "pretrain", "--recipe", path, "--help", exit_code=0)
-    assert stop.value.code == 0
+    assert run("pretrain", "--recipe", path, "--help") == 0
     assert "(default: 77)" in capsys.readouterr().out
 
 

@@ -1,0 +1,170 @@
+"""What the package prints, on any terminal and into any file or pipe.
+
+    text ── show, TextConsole ──> sys.stdout ── Output ──> the real stream
+
+Two rules hold everywhere, and only this file knows them:
+
+- Output never ends a training. A reader that leaves (`npllm pretrain | head -3`), a
+  full disk or a terminal that is gone makes the rest of the output disappear. Only a
+  verb whose result is its output, such as `npllm generate`, ends with its reader.
+- Text from files, names and models is shown and never interpreted: rich reads no
+  markup in it, a terminal reads no escape sequence, and a character that the output
+  cannot encode is written as an escape, such as \\xe9.
+"""
+
+import codecs
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+# All control characters but tab and line end, and those that reverse the order of text.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+# What this package prints beyond ASCII.
+_ASCII = {"·": "-", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "…": "...", "─": "-", "━": "-"}
+
+
+def printable(text: str) -> str:
+    """The text with its control characters as escapes, such as \\x1b."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print text from a file or a model, at once. A terminal gets it printable, a file
+    or a pipe as it is."""
+    print(printable(text) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def shell_word(text: str | Path) -> str:
+    """The text as one word of a shell command, to copy from the screen."""
+    shown = printable(os.fspath(text).encode("utf-8", "npllm").decode())
+    if shown == os.fspath(text):
+        return shlex.quote(shown)
+    return "$'" + shown.replace("'", "\\'") + "'"  # bash and zsh read the escapes in it
+
+
+class TextConsole(Console):
+    """A rich Console that shows text as it is, without markup, highlighting and control
+    characters."""
+
+    def __init__(self, **options):
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options) -> Text:
+        """The text to print; rich calls this for each string, also in a table."""
+        return super().render_str(printable(text), **options)
+
+    def status(self, status: str, **options) -> Status:
+        """A spinner with a line of text, in characters that the output can encode."""
+        spinner = "dots" if self.encoding.startswith("utf") else "line"
+        return super().status(Text(printable(status)), **({"spinner": spinner} | options))
+
+    def on_broken_pipe(self) -> None:
+        """Leave the error to `cli.main`."""
+        raise  # noqa: PLE0704 (rich calls this where it handles the error)
+
+
+class Output(io.TextIOBase):
+    """A text stream that can encode every character.
+
+    After the first error of the stream, `error`, it drops what is written. It raises
+    that error, once and with the stream's name, unless it `endures`.
+
+    stream: the real one; None = it was closed before the process started.
+    """
+
+    def __init__(self, stream: TextIO | None, name: str, *, endures: bool):
+        self.stream, self.name, self.endures = stream, name, endures
+        self.error: OSError | None = None
+
+    @property
+    def encoding(self) -> str:
+        """Of the real stream."""
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write all of the text, or drop it."""
+        if self.stream is not None and self.error is None:
+            with self._noting_errors():
+                self.stream.write(text.encode(self.encoding, "npllm").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what the real stream holds back."""
+        if self.stream is not None and self.error is None:
+            with self._noting_errors():
+                self.stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person reads along."""
+        return self.stream is not None and self.stream.isatty()
+
+    def fileno(self) -> int:
+        """Of the real stream."""
+        if self.stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self.stream.fileno()
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.name
+            self.error = error
+            with suppress(io.UnsupportedOperation):  # Python writes the rest when it ends: nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if not self.endures:
+                raise
+            if self.name == "standard output":
+                reason = "its reader has left" if isinstance(error, BrokenPipeError) else error.strerror
+                print(f"npllm: standard output: {reason}; npllm goes on without it.", file=sys.stderr)
+
+
+@contextmanager
+def guarded_streams(*, endures: bool) -> Iterator[None]:
+    """In the block, standard output and standard error are Outputs, and standard input
+    is never None. endures: whether the process outlives its standard output."""
+    _occupy_descriptors()
+    streams = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = sys.stdin or io.StringIO()
+    sys.stdout = Output(sys.stdout, "standard output", endures=endures)
+    sys.stderr = Output(sys.stderr, "standard error", endures=True)
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = streams
+
+
+def _occupy_descriptors() -> None:
+    """Open descriptors 0, 1 and 2 where they are closed. Else the next file would get
+    one of them, and what a library prints would end in it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks. A byte of a file name that is
+    not UTF-8, which Python holds as a surrogate, is that byte."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_substitute, error.object[error.start : error.end])), error.end
+
+
+def _substitute(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return _ASCII.get(character, character.encode("ascii", "backslashreplace").decode())
+
+
+codecs.register_error("npllm", _escaped)

@@ -1,0 +1,149 @@
+"""Command-line arguments as the parameters of a typed function or dataclass.
+
+The fields of a dataclass that is a parameter are options with dotted names, such as
+--optim.lr. A TOML file (`config_file.py`) is parsed by the same code.
+"""
+
+import contextlib
+import difflib
+import inspect
+import io
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+
+import tyro
+
+from npllm.errors import ConfigError
+
+T = TypeVar("T")
+
+_OPTION = re.compile(r"--[A-Za-z][\w.-]*(=.*)?", re.DOTALL)  # "-- SELECT" and "-5" are values
+
+
+class Option(NamedTuple):
+    """A parameter of a command. name: such as optim.lr."""
+
+    name: str
+    kind: Any  # its type
+    default: Any  # Parameter.empty = none, it must be given
+    positional: bool
+
+
+def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
+    """Call a dataclass or a typed function with command-line arguments. Returns its
+    result.
+
+    prog: the name of the command in messages. Raises ConfigError for arguments that are
+    not valid.
+    """
+    options = {option.name: option for option in options_of(kind) if not option.positional}
+    arguments = _spelled_out(options, arguments, prog)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind, args=arguments, prog=prog, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
+            )
+    except SystemExit:
+        raise ConfigError(_first_sentence(complaint.getvalue())) from None
+
+
+def options_of(kind: Callable) -> list[Option]:
+    """The options and the positional arguments of a function or dataclass."""
+    options = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        annotation, default = parameter.annotation, parameter.default
+        if is_dataclass(annotation):
+            options += [
+                inner._replace(name=f"{name}.{inner.name}", default=getattr(default, inner.name, inner.default))
+                for inner in options_of(annotation)
+            ]
+        elif get_origin(annotation) is Annotated:  # tyro's Positional
+            options.append(Option(name, get_args(annotation)[0], default, positional=True))
+        else:
+            options.append(Option(name, annotation, default, positional=False))
+    return options
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether None is a value of a type."""
+    return NoneType in get_args(kind)
+
+
+def is_option(argument: str) -> bool:
+    """Whether an argument is the name of an option, perhaps with its value."""
+    return _OPTION.fullmatch(argument) is not None
+
+
+def _spelled_out(options: dict[str, Option], arguments: list[str], prog: str) -> list[str]:
+    """The arguments as tyro takes them whatever the values are: --name=value first, and
+    the positional ones after a --."""
+    named, positional, rest = [], [], deque(arguments)
+    while rest:
+        argument = rest.popleft()
+        if argument == "--":
+            positional += rest
+            break
+        if not is_option(argument):
+            positional.append(argument)
+            continue
+        name, _, value = argument.partition("=")
+        option = options.get(name[2:].replace("-", "_"))
+        if option is None:
+            known = [f"--{name}" for name in options] + ["--help"]
+            raise ConfigError(f"{name} is not an option of {prog}{nearest(name, known)}.")
+        if get_origin(option.kind) is tuple and argument == name:
+            named.append(name)
+            while _is_value(rest):
+                named.append(rest.popleft())
+            continue
+        if argument == name:
+            value = _value(option, rest, name)
+        named.append(f"{name}={_as_tyro(option.kind, value)}")
+    return [*named, "--", *positional] if positional else named
+
+
+def _value(option: Option, rest: deque[str], name: str) -> str:
+    """The value of an option, taken from the arguments after its name."""
+    if _is_value(rest):
+        return rest.popleft()
+    if option.kind is bool:
+        return "true"
+    hint = f"; write {name}={rest[0]} if this is its value" if rest else ""
+    raise ConfigError(f"{name} has no value{hint}.")
+
+
+def _is_value(rest: deque[str]) -> bool:
+    return bool(rest) and rest[0] != "--" and not is_option(rest[0])
+
+
+def _as_tyro(kind: Any, value: str) -> str:
+    """The value of an option as tyro spells it: None, True, False."""
+    words = {"none": "None"} if is_optional(kind) else {"true": "True", "false": "False"} if kind is bool else {}
+    return words.get(value, value)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of a message that proposes the known name most like `name`; empty if none
+    is like it. A field without its section, such as --lr, is like --optim.lr."""
+    last_part = "." + name.lstrip("-").replace("-", "_")
+    matches = [each for each in known if each.endswith(last_part)]
+    matches = matches or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}" if matches else ""
+
+
+def _first_sentence(box: str) -> str:
+    """The message in tyro's framed complaint, in one line."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()[1:]]
+    message = []
+    for line in lines:
+        if line.startswith("─"):
+            break
+        message.append(line)
+    # For an optional number, tyro adds why the value is neither a number nor None.
+    sentence = " ".join(" ".join(message).split()).split(" Got errors:")[0]
+    return re.sub(r"\{None\}\|(\w+)", r"\1 or none", sentence.replace("'None'", "'none'"))
