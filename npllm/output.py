@@ -18,7 +18,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -76,8 +76,8 @@ class TextConsole(Console):
 class Output(io.TextIOBase):
     """A text stream that can encode every character.
 
-    After the first error of the stream, `error`, it drops what is written. It raises
-    that error, once and with the stream's name, unless it `endures`.
+    After the first error of the stream it drops what is written. Unless it `endures`,
+    it raises that error, with its name in place of a file's.
 
     stream: the real one; None = it was closed before the process started.
     """
@@ -91,18 +91,19 @@ class Output(io.TextIOBase):
         """Of the real stream."""
         return getattr(self.stream, "encoding", None) or "utf-8"
 
+    @property
+    def errors(self) -> str:
+        """Of the real stream; `input` asks for it."""
+        return getattr(self.stream, "errors", None) or "strict"
+
     def write(self, text: str) -> int:
         """Write all of the text, or drop it."""
-        if self.stream is not None and self.error is None:
-            with self._noting_errors():
-                self.stream.write(text.encode(self.encoding, "npllm").decode(self.encoding))
+        self._attempt(lambda: self.stream.write(text.encode(self.encoding, "npllm").decode(self.encoding)))
         return len(text)
 
     def flush(self) -> None:
         """Write what the real stream holds back."""
-        if self.stream is not None and self.error is None:
-            with self._noting_errors():
-                self.stream.flush()
+        self._attempt(lambda: self.stream.flush())
 
     def isatty(self) -> bool:
         """Whether a person reads along."""
@@ -114,20 +115,26 @@ class Output(io.TextIOBase):
             raise io.UnsupportedOperation("fileno")
         return self.stream.fileno()
 
-    @contextmanager
-    def _noting_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = self.name
-            self.error = error
-            with suppress(io.UnsupportedOperation):  # Python writes the rest when it ends: nowhere
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            if not self.endures:
-                raise
-            if self.name == "standard output":
-                reason = "its reader has left" if isinstance(error, BrokenPipeError) else error.strerror
-                print(f"npllm: standard output: {reason}; npllm goes on without it.", file=sys.stderr)
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if self.stream is None:
+            return
+        if self.error is None:
+            try:
+                action()
+            except OSError as error:
+                self._lose(error)
+        if self.error is not None and not self.endures:
+            raise self.error
+
+    def _lose(self, error: OSError) -> None:
+        """Take note of an error, and say that the output ends here."""
+        error.filename = self.name
+        self.error = error
+        with suppress(io.UnsupportedOperation):  # Python writes the rest when it ends: nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        if self.endures and self.name == "standard output":
+            reason = "its reader has left" if isinstance(error, BrokenPipeError) else error.strerror
+            print(f"npllm: standard output: {reason}; npllm goes on without it.", file=sys.stderr)
 
 
 @contextmanager
