@@ -123,7 +123,7 @@ def test_a_reader_that_leaves_does_not_end_a_training(places, tmp_path):
     """In a process of its own, where Python flushes the streams at the end."""
     process = subprocess.Popen(
         [*NPLLM, *arguments_of("pretrain", places | {"NEW": tmp_path / "new"})],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"PYTHONUNBUFFERED": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
