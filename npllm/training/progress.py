@@ -1,9 +1,14 @@
 """The live view of a training run."""
 
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
 from math import log
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 from npllm.optim import batch_size
 from npllm.runs.ledger import Spike
@@ -12,11 +17,12 @@ from npllm.training.loop import Update
 
 SMOOTHING = 0.95  # of the shown loss and speed: a mean over about 20 steps
 PLAIN_LINES = 10  # lines for a whole run, where the output is not a terminal
+BAR = 20  # columns
 
 
 class ProgressView:
-    """A bar on a terminal, a few plain lines elsewhere. It shows smoothed figures;
-    metrics.jsonl has the raw ones."""
+    """A bar on a terminal and in a notebook, a few plain lines elsewhere. It shows
+    smoothed figures; metrics.jsonl has the raw ones."""
 
     def __init__(
         self,
@@ -35,46 +41,59 @@ class ProgressView:
         self.flops_per_token = flops_per_token
         self._loss: float | None = None
         self._seconds_per_token: float | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        # The bar counts sequences, not steps: with a growing batch the early steps are
-        # short.
+        # The bar and the time left count sequences, not steps: with a growing batch the
+        # early steps are short.
         self._sequences = [batch_size(step, config.batch) for step in range(self.n_steps)]
-        done = sum(self._sequences[:first_step])
-        self._task = self._bar.add_task("", total=sum(self._sequences), completed=done, figures="")
+        self._bar = ProgressBar(sum(self._sequences), sum(self._sequences[:first_step]), width=BAR)
+        self._start, self._n_trained = time.monotonic(), 0  # of this process, in seconds and sequences
+        self._line: tuple[str, list[str], str] = ("", [], "")
+        self._live = Live(console=console, get_renderable=self._rendered) if has_bar(console) else None
 
     def __enter__(self) -> "ProgressView":
-        self._bar.start()
+        self._start = time.monotonic()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._bar.stop()
+        if self._live:
+            self._live.stop()
 
     def show(self, update: Update, peak: float) -> None:
         """Show one update. peak: floating-point operations per second of the
         machine."""
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
+        self._bar.update(self._bar.completed + update.batch)
+        self._n_trained += update.batch
         speed = 1.0 / self._seconds_per_token
-        figures = " · ".join(
-            [
-                f"loss {self._loss:.3f}",
-                *self._others(update),
-                f"{speed / 1e3:.1f}k tokens/s",
-                f"{100.0 * speed * self.flops_per_token / peak:.0f} % of peak",
-            ]
-        )
-        step = f"step {update.step}/{self.n_steps}"
-        self._bar.update(self._task, advance=update.batch, description=step, figures=figures)
-        if not self.console.is_terminal and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
-            self.console.print(f"{step} · {figures}", highlight=False, soft_wrap=True)
+        figures = [
+            f"loss {self._loss:.3f}",
+            *self._others(update),
+            f"{speed / 1e3:.1f}k tokens/s",
+            f"{100.0 * speed * self.flops_per_token / peak:.0f} % of peak",
+        ]
+        self._line = f"step {update.step}/{self.n_steps}", figures, f"{self._time_left()} left"
+        if not self._live and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
+            step, figures, left = self._line
+            self.console.print(" · ".join([step, *figures, left]), highlight=False, soft_wrap=True)
+
+    def _time_left(self) -> str:
+        """At the mean speed of this process, evaluations and checkpoints included."""
+        elapsed = time.monotonic() - self._start
+        seconds = round(elapsed / self._n_trained * (self._bar.total - self._bar.completed))
+        minutes, hours = seconds // 60, seconds // 3600
+        return f"{hours}:{minutes % 60:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
+
+    def _rendered(self) -> RenderableType:
+        step, figures, left = self._line
+        n_figures, with_bar = what_fits(self.console.width, step, figures, left)
+        text = " · ".join([*figures[:n_figures], left])
+        if not with_bar:
+            return " · ".join([step, text]) if step else ""
+        table = Table.grid(padding=(0, 1))
+        table.add_row(step, self._bar, text)
+        return table
 
     def _others(self, update: Update) -> list[str]:
         """Bits per byte, or the stage's own figures, as text."""
@@ -90,7 +109,29 @@ class ProgressView:
             line = f"Loss spike at step {spike.step}: {spike.reason}. {done}"
             self.console.print(line, highlight=False, soft_wrap=True)
         self._loss = None
-        self._bar.update(self._task, completed=sum(self._sequences[:step]))
+        self._bar.update(sum(self._sequences[:step]))
+
+
+def has_bar(console: Console) -> bool:
+    """Whether a line can be shown that changes: on a terminal that can go back, and in
+    a notebook with widgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def what_fits(width: int, step: str, figures: Sequence[str], left: str) -> tuple[int, bool]:
+    """How many of the figures a line of this width has room for, and whether it has
+    room for the bar.
+
+    The last figures give way first, then the bar. The step, the first figure, which is
+    the loss, and the time left always stay.
+    """
+    for n_figures in range(len(figures), 0, -1):
+        text = " · ".join([*figures[:n_figures], left])
+        if len(step) + 1 + BAR + 1 + len(text) <= width:
+            return n_figures, True
+    return 1, False
 
 
 def _smooth(old: float | None, new: float) -> float:
