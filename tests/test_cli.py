@@ -12,9 +12,9 @@ from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, refused
 from npllm import cli
 from npllm.cli import VERBS
 from npllm.errors import DataError, Interrupted, ResourceError, TrainingError
+from npllm.runs.arguments import given_values
 from npllm.tokenizer import Tokenizer, byte_tokenizer
 from npllm.training.config import load_recipe
-from npllm.training.pretrain import value_of
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_standard_input_without_an_end(tmp_path, capsys, monkeypatch):
     ids=str,
 )
 def test_which_recipe_is_meant(arguments, value):
-    assert value_of("--recipe", arguments) == value
+    assert given_values(arguments).get("recipe") == value
 
 
 def test_pretrain_without_arguments_is_the_default_recipe(monkeypatch):

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from itertools import zip_longest
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
@@ -25,12 +26,18 @@ _OPTION = re.compile(r"--[A-Za-z][\w.-]*(=.*)?", re.DOTALL)  # "-- SELECT" and "
 
 
 class Option(NamedTuple):
-    """A parameter of a command. name: such as optim.lr."""
+    """A parameter of a command. name: such as optim.lr.
+
+    follows: the option that this one may not be above. If the user sets that option
+    lower than the default of this one, and this one not at all, the default becomes
+    lower in proportion. A dataclass has a table of them, `follows`.
+    """
 
     name: str
     kind: Any  # its type
     default: Any  # Parameter.empty = none, it must be given
     positional: bool
+    follows: str | None = None
 
 
 def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
@@ -41,7 +48,7 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
     not valid.
     """
     options = {option.name: option for option in options_of(kind) if not option.positional}
-    arguments = _spelled_out(options, arguments, prog)
+    arguments = _following(options, arguments) + _spelled_out(options, arguments, prog)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -59,13 +66,18 @@ def options_of(kind: Callable) -> list[Option]:
         annotation, default = parameter.annotation, parameter.default
         if is_dataclass(annotation):
             options += [
-                inner._replace(name=f"{name}.{inner.name}", default=getattr(default, inner.name, inner.default))
+                inner._replace(
+                    name=f"{name}.{inner.name}",
+                    default=getattr(default, inner.name, inner.default),
+                    follows=inner.follows and f"{name}.{inner.follows}",
+                )
                 for inner in options_of(annotation)
             ]
         elif get_origin(annotation) is Annotated:  # tyro's Positional
             options.append(Option(name, get_args(annotation)[0], default, positional=True))
         else:
-            options.append(Option(name, annotation, default, positional=False))
+            follows = getattr(kind, "follows", {}).get(name)
+            options.append(Option(name, annotation, default, positional=False, follows=follows))
     return options
 
 
@@ -105,6 +117,34 @@ def _spelled_out(options: dict[str, Option], arguments: list[str], prog: str) ->
             value = _value(option, rest, name)
         named.append(f"{name}={_as_tyro(option.kind, value)}")
     return [*named, "--", *positional] if positional else named
+
+
+def _following(options: dict[str, Option], arguments: list[str]) -> list[str]:
+    """The options that follow one of the arguments (see Option)."""
+    given = given_values(arguments)
+    found = []
+    for option in options.values():
+        if option.name in given or option.follows not in given:
+            continue
+        with contextlib.suppress(ValueError, TypeError, ArithmeticError):  # one of them is no number above 0
+            limit, usual = float(given[option.follows]), options[option.follows].default
+            if limit < option.default:
+                followed = float(f"{limit * option.default / usual:.12g}")  # so a tenth of 0.003 is 0.0003
+                found.append(f"--{option.name}={max(1, int(followed)) if isinstance(usual, int) else followed}")
+    return found
+
+
+def given_values(arguments: list[str]) -> dict[str, str | None]:
+    """The name and the value of each option among the arguments. None = it has no
+    value."""
+    ends = arguments.index("--") if "--" in arguments else len(arguments)
+    given = {}
+    for argument, following in zip_longest(arguments[:ends], arguments[1:ends]):
+        if is_option(argument):
+            name, equals, value = argument.partition("=")
+            follows = following is not None and not is_option(following)
+            given[name[2:].replace("-", "_")] = value if equals else following if follows else None
+    return given
 
 
 def _value(option: Option, rest: deque[str], name: str) -> str:

@@ -1,14 +1,14 @@
 """Pretraining: raw text in, a language model out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
 
 from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import DataError
+from npllm.runs.arguments import given_values
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.verify import Check
 from npllm.training.calibration import steps_in_budget
@@ -77,9 +77,9 @@ class Pretraining(Stage[RunConfig]):
         "train.seed",
     )
 
-    def default_config(self, arguments: Sequence[str]) -> RunConfig:
+    def default_config(self, arguments: list[str]) -> RunConfig:
         """The config of the recipe that the arguments name."""
-        return load_recipe(value_of("--recipe", arguments) or "default")
+        return load_recipe(given_values(arguments).get("recipe") or "default")
 
     def folder_name(self, config: RunConfig, *, recipe: str, **_) -> str:
         """The name of the recipe."""
@@ -123,17 +123,6 @@ class Pretraining(Stage[RunConfig]):
         """The two token shards, which pretraining has in place of models and
         records."""
         return {path: lambda path: _check_shard(run, path) for path in (run.train_shard, run.val_shard)}
-
-
-def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """The value of the last `option VALUE` or `option=VALUE`; None if there is none."""
-    value = None
-    for argument, following in zip_longest(arguments, arguments[1:]):
-        if argument == option:
-            value = following
-        elif argument.startswith(f"{option}="):
-            value = argument.split("=", 1)[1]
-    return value
 
 
 def _check_shard(run: RunFolder, path: Path) -> None:

@@ -141,6 +141,35 @@ def test_an_option_wins_over_the_recipe_and_the_recipe_over_the_default(started)
     assert started("--batch.ramp_start", "None").batch.ramp_start is None  # 8 in the default recipe
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (3e-3, 3e-4, 32, 8, 128, 64)),  # the default recipe
+        (["--optim.lr", "1e-4", "--batch.size=4", "--spikes.window", "32"], (1e-4, 1e-5, 4, 1, 32, 16)),
+        (["--optim.lr", "0.5", "--batch.size", "64", "--spikes.window=500"], (0.5, 3e-4, 64, 8, 500, 64)),
+        (["--optim.lr", "3e-4", "--optim.min_lr", "2e-4"], (3e-4, 2e-4, 32, 8, 128, 64)),
+        (["--batch.size", "1"], (3e-3, 3e-4, 1, 1, 128, 64)),
+    ],
+)
+def test_a_default_follows_an_option_that_it_would_contradict(started, arguments, expected):
+    """In proportion: 1e-4 instead of 3e-3 makes 3e-4 to 1e-5. What the user has set stays."""
+    optim, batch, spikes = (getattr(started(*arguments), name) for name in ("optim", "batch", "spikes"))
+    found = (optim.lr, optim.min_lr, batch.size, batch.ramp_start, spikes.window, spikes.min_history)
+    assert found == expected
+
+
+def test_a_default_follows_a_recipe_too(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[optim]\nlr = 2e-5\n[spikes]\nwindow = 10\n")
+    config = load_config(path, RunConfig)
+    assert (config.optim.min_lr, config.spikes.min_history) == (2e-6, 5)
+
+
+def test_options_that_contradict_each_other_are_refused(capsys):
+    for options in (["--optim.lr", "1e-4", "--optim.min_lr", "3e-4"], ["--batch.size=4", "--batch.ramp_start=8"]):
+        assert options[-2].lstrip("-").split("=")[0] in refused(capsys, "pretrain", *options, exit_code=2)
+
+
 def test_a_file_can_be_the_recipe(started, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[model]\nn_layer = 7\nbias = false\n[optim]\nlr = 1\n[train]\nsteps = 5\n")
