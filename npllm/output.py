@@ -20,6 +20,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
@@ -52,6 +53,14 @@ def shell_word(text: str | Path) -> str:
     return "$'" + shown.replace("'", "\\'") + "'"  # bash and zsh read the escapes in it
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether a line can be shown that changes: on a terminal that can go back, and in
+    a notebook with widgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 class TextConsole(Console):
     """A rich Console that shows text as it is, without markup, highlighting and control
     characters."""
@@ -64,9 +73,11 @@ class TextConsole(Console):
         return super().render_str(printable(text), **options)
 
     def status(self, status: str, **options) -> Status:
-        """A spinner with a line of text, in characters that the output can encode."""
+        """A spinner with a line of text, in characters that the output can encode;
+        nothing where no line can change."""
+        console = self if can_redraw(self) else Console(file=io.StringIO())
         spinner = "dots" if self.encoding.startswith("utf") else "line"
-        return super().status(Text(printable(status)), **({"spinner": spinner} | options))
+        return Status(Text(printable(status)), console=console, **({"spinner": spinner} | options))
 
     def on_broken_pipe(self) -> None:
         """Leave the error to `cli.main`."""

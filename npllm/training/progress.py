@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from math import log
 
 from rich.console import Console, RenderableType
@@ -11,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from npllm.optim import batch_size
+from npllm.output import can_redraw
 from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig
 from npllm.training.loop import Update
@@ -47,7 +47,7 @@ class ProgressView:
         self._bar = ProgressBar(sum(self._sequences), sum(self._sequences[:first_step]), width=BAR)
         self._start, self._n_trained = time.monotonic(), 0  # of this process, in seconds and sequences
         self._line: tuple[str, list[str], str] = ("", [], "")
-        self._live = Live(console=console, get_renderable=self._rendered) if has_bar(console) else None
+        self._live = Live(console=console, get_renderable=self._rendered) if can_redraw(console) else None
 
     def __enter__(self) -> "ProgressView":
         self._start = time.monotonic()
@@ -57,6 +57,7 @@ class ProgressView:
 
     def __exit__(self, *_) -> None:
         if self._live:
+            self._live.refresh()  # in a notebook, stop() does not show the last update
             self._live.stop()
 
     def show(self, update: Update, peak: float) -> None:
@@ -110,14 +111,6 @@ class ProgressView:
             self.console.print(line, highlight=False, soft_wrap=True)
         self._loss = None
         self._bar.update(sum(self._sequences[:step]))
-
-
-def has_bar(console: Console) -> bool:
-    """Whether a line can be shown that changes: on a terminal that can go back, and in
-    a notebook with widgets."""
-    if console.is_jupyter:
-        return find_spec("ipywidgets") is not None
-    return console.is_terminal and not console.is_dumb_terminal
 
 
 def what_fits(width: int, step: str, figures: Sequence[str], left: str) -> tuple[int, bool]:

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from npllm import output
 from npllm.optim import BatchConfig
 from npllm.output import TextConsole
 from npllm.training import progress
 from npllm.training.config import LoopConfig, TrainConfig
 from npllm.training.loop import Update
-from npllm.training.progress import ProgressView, has_bar, what_fits
+from npllm.training.progress import ProgressView, what_fits
 
 STEPS = 1000
 FIGURES = ["loss 3.891", "1.753 bits/byte", "10.0k tokens/s", "57 % of peak"]
@@ -85,5 +86,5 @@ def test_hours_are_shown_as_hours(clock, monkeypatch):
 
 @pytest.mark.parametrize(("widgets", "expected"), [(object(), True), (None, False)])
 def test_a_notebook_with_widgets_has_a_bar(monkeypatch, widgets, expected):
-    monkeypatch.setattr(progress, "find_spec", lambda name: widgets)
-    assert has_bar(TextConsole(force_jupyter=True)) is expected
+    monkeypatch.setattr(output, "find_spec", lambda name: widgets)
+    assert output.can_redraw(TextConsole(force_jupyter=True)) is expected
