@@ -13,6 +13,8 @@ The names below are loaded when they are first used, so `import npllm` takes no 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "GPT": "npllm.model",
     "ModelConfig": "npllm.model",

@@ -2,12 +2,12 @@
 
 import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numba
 import numpy as np
 
+import npllm
 from npllm.errors import ConfigError
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
@@ -26,7 +26,7 @@ def cpu_model() -> str:
 def describe_machine(stage: str) -> dict[str, str]:
     """The table [run] of config.toml: stage, versions and processor. Another version or
     processor may give other bits for the same config."""
-    packages = {name: version(name) for name in ("npllm", "numpy", "numba")}
+    packages = {package.__name__: package.__version__ for package in (npllm, np, numba)}
     return {"stage": stage, **packages, "python": platform.python_version(), "cpu": cpu_model()}
 
 
