@@ -11,7 +11,6 @@ The names below are loaded when they are first used, so `import npllm` takes no 
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 __version__ = "0.1.0"
 
@@ -31,11 +30,6 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str):
-    if name == "__version__":
-        try:
-            return version("npllm")
-        except PackageNotFoundError:  # a checkout that is not installed
-            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'npllm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

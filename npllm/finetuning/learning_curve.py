@@ -24,7 +24,7 @@ import numpy as np
 from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
-from npllm.files.strict_json import parse_json
+from npllm.files.strict_json import from_fields, parse_json
 from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.finetuning.classifier import ClassifierGradients, Texts, evaluate_classifier
 from npllm.finetuning.classify_config import ClassifyConfig
@@ -111,10 +111,16 @@ def read_curve(path: Path) -> list[Point]:
     Raises DataError for a line that is not a point.
     """
     lines = read_bounded(path, LARGEST_CURVE).splitlines() if path.exists() else []
+    return [_point(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _point(path: Path, number: int, line: bytes) -> Point:
     try:
-        return [Point(**parse_json(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and resume the run.") from error
+        return from_fields(Point, parse_json(line))
+    except ValueError as error:
+        raise DataError(
+            f"{path}, line {number}, is not a point of the curve ({error}); delete the file and resume the run."
+        ) from error
 
 
 def write_curve(path: Path, points: list[Point]) -> None:

@@ -5,6 +5,7 @@ Each has a function that builds the figure and one that writes it as a PNG.
 
 import io
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,7 +71,7 @@ def _points(metrics: list[dict[str, Any]], name: str) -> tuple[list[float], list
 def _mark_spikes(axes: "Axes", history: RunHistory) -> None:
     """Draw a cross for each spike, and an arrow to the restored checkpoint."""
     kept = {record["step"]: (record["tokens"] / 1e6, record["loss"]) for record in history.metrics}
-    highest = max((loss for _, loss in kept.values()), default=0.0)
+    highest = max((loss for _, loss in kept.values() if isfinite(loss)), default=0.0)
     spikes = [event for event in history.events if "samples" in event]
     for number, event in enumerate(spikes):
         # A loss that is not finite, or above the curve, is drawn at its maximum.

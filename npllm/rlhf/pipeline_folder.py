@@ -17,7 +17,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.files.atomic import remove_temporary_files, write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.locks import hold_folder
-from npllm.files.strict_json import parse_json
+from npllm.files.strict_json import from_fields, parse_json
 from npllm.rlhf.tasks.task import EMBEDDED
 from npllm.runs.new_run import Taken, first_free
 from npllm.runs.run_folder import RunFolder
@@ -105,8 +105,8 @@ def _owner(path: Path) -> TaskRecord | None:
     if not file.exists():
         return None
     try:
-        return TaskRecord(**parse_json(read_bounded(file, LARGEST_RECORD)))
-    except (ValueError, TypeError) as error:
+        return from_fields(TaskRecord, parse_json(read_bounded(file, LARGEST_RECORD)))
+    except ValueError as error:
         raise DataError(f"{file} is damaged ({error}); delete it to go on with the task of this command.") from error
 
 

@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from npllm.files.atomic import write_atomically
-from npllm.files.bounded_read import read_bounded
-from npllm.files.strict_json import parse_json
 from npllm.report.confidence import half_width
 from npllm.report.plots import draw_if_possible
 from npllm.report.reward_plot import Series, plot_rewards
@@ -27,6 +25,7 @@ from npllm.rlhf.pipeline import IMPROVED, Pipeline
 from npllm.rlhf.pipeline_folder import hold_pipeline, record_of
 from npllm.rlhf.reward_curves import distance_gold_proxy, pooled
 from npllm.rlhf.tasks import Task, load_task
+from npllm.runs.summary import read_summary
 
 N_SAMPLES = 4  # prompts whose responses are shown, those of every method
 HEADINGS = ("method", "gold", "proxy", "KL", "win-rate", "tokens", "ends", "dist1", "dist2")
@@ -217,7 +216,7 @@ def samples(verdicts: Sequence[Verdict]) -> list[str]:
 
 def reward_accuracy(pipeline: Pipeline) -> float:
     """Return the share of held-out pairs that the reward model ranks rightly."""
-    return float(parse_json(read_bounded(pipeline.run_folder("reward").summary, 1 << 20))["accuracy"])
+    return read_summary(pipeline.run_folder("reward"), {"accuracy": float})["accuracy"]
 
 
 def rollout_series(pipeline: Pipeline, best_of: Verdict) -> list[Series]:

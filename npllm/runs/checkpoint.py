@@ -28,7 +28,7 @@ import numpy as np
 
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_dataset, read_text_attribute
 from npllm.errors import ConfigError, DataError
-from npllm.files.strict_json import parse_json
+from npllm.files.strict_json import check_fields, from_fields, parse_json
 from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage, Trainable
 from npllm.model.parameters import WHOLE, parameter_count, shapes_of_parts, weight_shapes
 
@@ -46,7 +46,7 @@ FIELDS = {
     "arrays": list,
     "table": dict,
     "counters": dict,
-    "val_loss": (float, type(None)),
+    "val_loss": float | None,
 }
 
 
@@ -183,9 +183,7 @@ def _read_description(path: Path, file: h5py.h5f.FileID) -> dict[str, Any]:
             f"{path} is a checkpoint of version {version!r:.20}, but this npllm reads version {VERSION}; use the npllm "
             "that wrote it."
         )
-    for name, kind in FIELDS.items():
-        if name not in description or not isinstance(description[name], kind):
-            raise NotPlain(f"{name} is missing from its state or has the wrong type")
+    check_fields(description, FIELDS)
     return description
 
 
@@ -201,9 +199,8 @@ def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str 
     weights that are not finite.
     """
     description, arrays, _ = load_checkpoint(path)
+    configs = checked_configs(path, description, arrays)
     try:
-        configs = configs_of(description)
-        _check_room(description["table"], arrays, configs)
         build = {"seed": description["seed"], "dtype": dtype or description["dtype"], "backend": backend}
         first, *critic = configs.values()
         frozen = _frozen_weights(arrays, first, build["dtype"])
@@ -212,21 +209,34 @@ def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str 
             whole = ActorCritic(first, *critic, **build, frozen=frozen)
         else:
             whole = GPT(first, **build, storage=Storage(frozen=frozen))
-    except (ConfigError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-        raise DataError(
-            f"{path} describes no model that can be built ({str(error):.300}); use another checkpoint."
-        ) from error
+    except (ConfigError, ValueError, KeyError) as error:
+        raise _no_model(path, error) from error
     check_arrays(path, arrays, {"params": whole.params.flat})
     check_finite(path, {name: arrays[name] for name in arrays if name in ("params", "frozen")})
     whole.params.flat[:] = arrays["params"]
     return next(iter(whole.parts().values()))
 
 
+def checked_configs(path: Path, description: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, ModelConfig]:
+    """The config of each part of a checkpoint's model. Raises DataError unless the file
+    holds the parameters of the model that it describes."""
+    try:
+        configs = configs_of(description)
+        _check_room(description["table"], arrays, configs)
+    except (ConfigError, ValueError, KeyError, ArithmeticError) as error:
+        raise _no_model(path, error) from error
+    return configs
+
+
+def _no_model(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} describes no model that can be built ({str(error):.300}); use another checkpoint.")
+
+
 def configs_of(description: dict[str, Any]) -> dict[str, ModelConfig]:
     """The config of each part of the model (`Trainable.parts`). Raises ConfigError or
-    TypeError where the description is not valid."""
+    ValueError where the description is not valid."""
     parts = ("policy", "critic") if "critic" in description else (WHOLE,)
-    return {part: ModelConfig(**description[SECTIONS[part]]) for part in parts}
+    return {part: from_fields(ModelConfig, description[SECTIONS[part]]) for part in parts}
 
 
 def _frozen_weights(arrays: dict[str, np.ndarray], config: ModelConfig, dtype: str) -> Parameters | None:
@@ -266,7 +276,7 @@ def restore_checkpoint(path: Path, state: Saveable, *, listed_sha256: str | None
     description, arrays, _ = load_checkpoint(path, listed_sha256=listed_sha256)
     try:
         configs = configs_of(description)
-    except (ConfigError, TypeError):
+    except (ConfigError, ValueError):
         configs = {}
     if configs != {part: network.config for part, network in state.model.parts().items()}:
         raise ConfigError(f"{path} holds another model than config.toml describes; restore the config.toml of the run.")

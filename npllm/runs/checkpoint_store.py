@@ -30,10 +30,11 @@ from types import TracebackType
 from npllm.errors import DataError, ResourceError
 from npllm.files.atomic import remove_temporary_files, sync, write_atomically
 from npllm.files.bounded_read import read_bounded
-from npllm.files.strict_json import parse_json
+from npllm.files.strict_json import check_fields, from_fields, parse_json
 from npllm.runs.checkpoint import (
     Checkpoint,
     Saveable,
+    checked_configs,
     checkpoint_files,
     checkpoint_image,
     checkpoint_path,
@@ -59,11 +60,6 @@ class Entry:
     sha256: str
     val_loss: float | None
     rollbacks: int
-
-    def __post_init__(self):
-        kinds = {"step": int, "sha256": str, "val_loss": (float, type(None)), "rollbacks": int}
-        if any(not isinstance(getattr(self, name), kind) for name, kind in kinds.items()):
-            raise ValueError(f"an entry is {asdict(self)!r:.200}")
 
 
 class CheckpointStore:
@@ -212,12 +208,13 @@ def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
         return [], None
     try:
         document = parse_json(read_bounded(path, LARGEST_MANIFEST))
+        check_fields(document, {"version": int, "checkpoints": dict})
         if document["version"] != MANIFEST_VERSION:
             raise ValueError(f"it has version {document['version']!r:.20}")
-        entries = [Entry(**fields) for fields in document["checkpoints"].values()]
+        entries = [from_fields(Entry, fields) for fields in document["checkpoints"].values()]
         if list(document["checkpoints"]) != [checkpoint_path(folder, entry.step).name for entry in entries]:
             raise ValueError("its file names and steps disagree")
-    except (DataError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (DataError, ValueError) as error:
         return [], f"{path} is damaged ({error}); delete it, and npllm resume makes it again from the checkpoints."
     return entries, None
 
@@ -226,12 +223,14 @@ def entry_of(path: Path) -> Entry:
     """The manifest entry of a checkpoint file, made from its content. Raises DataError
     when the file is not a whole checkpoint, or is one of another step than its name
     says."""
-    description, _, sha256 = load_checkpoint(path)
+    description, arrays, sha256 = load_checkpoint(path)
+    checked_configs(path, description, arrays)
     counters = description["counters"]
     try:
-        entry = Entry(counters["updates"], sha256, description["val_loss"], counters["rollbacks"])
-    except (KeyError, ValueError) as error:
+        check_fields(counters, {"updates": int, "rollbacks": int})
+    except ValueError as error:
         raise DataError(f"{path} has unusable counters ({error}); use another checkpoint.") from error
+    entry = Entry(counters["updates"], sha256, description["val_loss"], counters["rollbacks"])
     if path != checkpoint_path(path.parent, entry.step):
         raise DataError(f"{path} holds the state after step {entry.step}; rename the file to that step.")
     return entry

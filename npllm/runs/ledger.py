@@ -16,27 +16,26 @@ again. If it is killed after, `npllm resume` reads here which samples to skip, a
 checkpoints were made after the restored one and so do not count any more.
 """
 
-import contextlib
 import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from npllm.errors import DataError
 from npllm.files.atomic import append
 from npllm.files.bounded_read import read_bounded
-from npllm.files.strict_json import parse_json
+from npllm.files.strict_json import check_fields, parse_json
 
 LARGEST_LEDGER = 64 << 20  # bytes
-NUMBER = (float, int, type(None))  # None stands for NaN and infinity, which JSON lacks
+NUMBER = float | None  # None stands for NaN and infinity, which JSON lacks
 SPIKE = {"step": int, "loss": NUMBER, "grad_norm": NUMBER, "tokens": int, "samples": list, "reason": str}
 FIELDS: dict[str, dict[str, Any]] = {
     "rollback": SPIKE | {"restored_step": int, "skipped": list},
     "refused": {"checkpoint": str, "reason": str},
-    "left_out": SPIKE | {"loss": (float, int), "grad_norm": (float, int)},
+    "left_out": SPIKE | {"loss": float, "grad_norm": float},
     "gave_up": SPIKE,
 }
 
@@ -140,13 +139,19 @@ def _fields(spike: Spike) -> dict[str, Any]:
 
 
 def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
+    try:
         event = parse_json(line)
-        kinds = FIELDS[event["event"]]
-        ranges = [event[name] for name in ("samples", "skipped") if name in kinds]
-        if all(isinstance(event[name], kind) for name, kind in kinds.items()) and all(map(_is_range, ranges)):
-            return event
-    raise DataError(f"{path}, line {number}, is not an event of the ledger; restore the file or delete that line.")
+        check_fields(event, {"event": Literal[tuple(FIELDS)]})
+        types = FIELDS[event["event"]]
+        check_fields(event, types)
+        for name in ("samples", "skipped"):
+            if name in types and not _is_range(event[name]):
+                raise ValueError(f"{name} is {event[name]!r:.80}")
+    except ValueError as error:
+        raise DataError(
+            f"{path}, line {number}, is not an event of the ledger ({error}); restore the file or delete that line."
+        ) from error
+    return event
 
 
 def _is_range(value: list) -> bool:

@@ -1,21 +1,27 @@
-"""metrics.jsonl: one line per step."""
+"""metrics.jsonl: one line per step.
 
-import contextlib
+Each line holds the fields of FIELDS and the figures of the stage, which are numbers as
+well. A null stands for NaN and infinity, which JSON lacks.
+"""
+
 import json
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 from npllm.errors import DataError
 from npllm.files.atomic import append, write_atomically
 from npllm.files.bounded_read import read_bounded
-from npllm.files.strict_json import parse_json
+from npllm.files.strict_json import check_fields, parse_json
 
 LARGEST_LOG = 1 << 30  # bytes; a step takes about 200
+NUMBER = float | None
+FIELDS = {"step": int, "tokens": int, "loss": NUMBER}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of all complete lines. A line that a crash cut off has no line end
-    and is left out.
+    """The records of all complete lines; a null is read as NaN. A line that a crash cut
+    off has no line end and is left out.
 
     Raises DataError for a complete line that is not the record of a step.
     """
@@ -26,11 +32,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
+    try:
         record = parse_json(line)
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            return record
-    raise DataError(f"{path}, line {number}, is not the record of a step; delete that line.")
+        check_fields(record, FIELDS)
+        check_fields(record, dict.fromkeys(record.keys() - FIELDS.keys(), NUMBER))
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}, is not the record of a step ({error}); delete that line.") from error
+    return {name: nan if value is None else value for name, value in record.items()}
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
@@ -52,4 +60,5 @@ def append_metrics(path: Path, record: dict[str, Any]) -> None:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record) + "\n").encode()
+    values = {name: value if isfinite(value) else None for name, value in record.items()}
+    return (json.dumps(values) + "\n").encode()

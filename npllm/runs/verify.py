@@ -13,16 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from npllm.errors import DataError, NpllmError
-from npllm.files.bounded_read import read_bounded
-from npllm.files.strict_json import parse_json
-from npllm.runs.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint
+from npllm.runs.checkpoint import checked_configs, checkpoint_files, checkpoint_path, load_checkpoint
 from npllm.runs.checkpoint_store import MANIFEST, Entry, entry_of, read_manifest
 from npllm.runs.config_file import last_step_of
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder
-
-LARGEST_SUMMARY = 1 << 20  # bytes
+from npllm.runs.summary import read_summary
 
 Check = Callable[[Path], object]  # raises an NpllmError where a file is damaged
 
@@ -92,7 +89,8 @@ def _checkpoint(path: Path) -> None:
     if entry is None:
         entry_of(path)
     else:
-        load_checkpoint(path, listed_sha256=entry.sha256)
+        description, arrays, _ = load_checkpoint(path, listed_sha256=entry.sha256)
+        checked_configs(path, description, arrays)
 
 
 def _listed(path: Path) -> Entry | None:
@@ -104,11 +102,8 @@ def _listed(path: Path) -> Entry | None:
 def _summary(run: RunFolder, path: Path) -> None:
     """Check that the summary of a finished run has the hash of the newest checkpoint's
     weights. A run that was made longer keeps its old summary until its new end."""
-    try:
-        summary = parse_json(read_bounded(path, LARGEST_SUMMARY))
-        expected, steps = summary["params_sha256"], int(summary["steps"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a summary ({error}); npllm resume writes it again.") from error
+    summary = read_summary(run)
+    expected, steps = summary["params_sha256"], summary["steps"]
     newest = run.newest_checkpoint()
     end = checkpoint_path(run.checkpoints, _last_step(run) or steps)
     if newest != end or checkpoint_path(run.checkpoints, steps) < end:

@@ -1,10 +1,12 @@
 """JSON that Python's own parser accepts, but that is ambiguous or nested too deeply."""
 
 import json
+from typing import Literal
 
 import pytest
 
-from npllm.files.strict_json import DEEPEST, parse_json
+from npllm.files.strict_json import DEEPEST, check_fields, from_fields, parse_json
+from npllm.model import ModelConfig
 
 
 @pytest.mark.parametrize("value", [None, True, 5, -2.5e-7, "é", [], {}, [1, {"a": [{"b": None}], "c": "a"}], 2**70])
@@ -22,7 +24,7 @@ def test_ordinary_json_is_read(value):
         ('{"a": -Infinity}', "-Infinity is not a number"),
         ("[1e999]", "1e999 is too large"),
         ("-" + "9" * 400 + ".0", "is too large"),
-        ("9" * 5000, "4300"),
+        ("9" * 5000, "^9{80} is too large for a number"),
         ("{", "Expecting"),
         ("", "Expecting"),
         (b"\xff", "utf-8"),
@@ -47,3 +49,58 @@ def test_nesting_has_a_limit(start, end):
     for more in (levels + 1, 400, 10**5):
         with pytest.raises(ValueError, match="nested too deeply"):
             parse_json(start * more + "1" * ("a" in start) + end * more)
+
+
+RIGHT = [
+    (int, [0, -5, 2**64 - 1, -(2**63)]),
+    (float, [0.5, -3, 2**64 - 1]),
+    (bool, [True, False]),
+    (str, ["", "x"]),
+    (float | None, [None, 2.5, 1]),
+    (Literal["a", "b"], ["a", "b"]),
+    (list, [[], [1]]),
+    (dict, [{}, {"a": 1}]),
+]
+WRONG = {
+    int: [None, True, False, 32.0, 2**64, 10**4000, "1", [], {}],
+    float: [None, True, False, 2**64, 10**4000, "1", [], {}, float("nan"), float("inf")],
+    bool: [None, 1, 0, 1.0, "true", [], {}],
+    str: [None, True, 1, 32.0, [], {}],
+    float | None: [True, False, 10**4000, "1", [], float("nan")],
+    Literal["a", "b"]: ["c", None, True, 1, [], ["a"]],
+    list: [None, "x", {}, 1],
+    dict: [None, "x", [], 1],
+}
+
+
+@pytest.mark.parametrize(("kind", "values"), RIGHT)
+def test_a_field_of_the_declared_type_is_accepted(kind, values):
+    for value in values:
+        check_fields({"x": value, "other": "anything"}, {"x": kind})
+
+
+@pytest.mark.parametrize(("kind", "values"), WRONG.items())
+def test_a_field_of_another_type_is_refused(kind, values):
+    """For Python True is the integer 1, and 10**4000 an int that no message can hold."""
+    for value in values:
+        with pytest.raises(ValueError, match="^x is ") as caught:
+            check_fields({"x": value}, {"x": kind})
+        assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("value", [[], None, "x", 3])
+def test_what_has_no_fields_is_refused(value):
+    for check in (lambda: check_fields(value, {"x": int}), lambda: from_fields(ModelConfig, value)):
+        with pytest.raises(ValueError, match="it is not an object"):
+            check()
+
+
+def test_a_dataclass_is_made_from_fields_of_its_types():
+    assert from_fields(ModelConfig, {"vocab_size": 7, "n_kv_head": None}) == ModelConfig(vocab_size=7)
+    for fields, complaint in (
+        ({"n_layer": 2}, "vocab_size is missing"),
+        ({"vocab_size": 7, "n_kv_head": True}, "n_kv_head is true"),
+        ({"vocab_size": 7, "nlayer": 2}, "nlayer is none of its fields"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            from_fields(ModelConfig, fields)

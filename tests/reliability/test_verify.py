@@ -2,10 +2,15 @@
 
 import json
 import shutil
+import sys
+from math import isnan
 
 import h5py
 import pytest
+from checkpoint_files import reseal
 from small_runs import checkpoints, pretrain_arguments, refused, run, stop_after, write_text
+
+from npllm.runs.metrics import append_metrics, drop_metrics_after, read_metrics
 
 FILES = [
     "tokenizer.json",
@@ -107,3 +112,87 @@ def test_the_summary_of_a_run_that_goes_on_beyond_its_end(copy, capsys, monkeypa
 
 def test_what_is_no_run(tmp_path, capsys):
     assert "is not a run" in refused(capsys, "verify", tmp_path, exit_code=3)
+
+
+def edit_line(path, number, changes):
+    """Change fields of a line of JSON; a value `...` removes the field."""
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[number - 1]) | changes
+    lines[number - 1] = json.dumps({name: value for name, value in record.items() if value is not ...})
+    path.write_text("\n".join(lines) + "\n")
+
+
+SPIKE = {"event": "left_out", "time": "", "step": 2, "loss": 1.0, "grad_norm": 1.0, "tokens": 8, "samples": [0, 4]}
+WRONG_VALUES = [
+    ("metrics.jsonl", {"loss": "x"}, 'loss is "x"'),
+    ("metrics.jsonl", {"loss": True}, "loss is true"),
+    ("metrics.jsonl", {"loss": ...}, "loss is missing"),
+    ("metrics.jsonl", {"loss": float("nan")}, "NaN is not a number"),
+    ("metrics.jsonl", {"step": 1.0}, "step is 1.0"),
+    ("metrics.jsonl", {"step": 10**400}, "step is 1000"),
+    ("metrics.jsonl", {"tokens": "8"}, 'tokens is "8"'),
+    ("metrics.jsonl", {"val_loss": [1]}, "val_loss is [1]"),
+    ("ledger.jsonl", {"event": "party"}, 'event is "party"'),
+    ("ledger.jsonl", {"step": True}, "step is true"),
+    ("ledger.jsonl", {"loss": None}, "loss is null"),
+    ("ledger.jsonl", {"reason": ...}, "reason is missing"),
+    ("ledger.jsonl", {"samples": [4, 0]}, "samples is [4, 0]"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "complaint"), WRONG_VALUES)
+def test_a_wrong_value_in_a_log_is_named_with_its_line(copy, capsys, name, changes, complaint):
+    """By `verify`, and by `resume` in place of a traceback."""
+    if name == "ledger.jsonl":
+        (copy / name).write_text(json.dumps(SPIKE | {"reason": "high loss"}) + "\n")
+        assert run("verify", copy) == 0
+    edit_line(copy / name, 1, changes)
+    capsys.readouterr()
+    assert run("verify", copy) == 3
+    bad = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
+    assert len(bad) == 1
+    for message in (bad[0], refused(capsys, "resume", copy, exit_code=3)):
+        assert f"{name}, line 1, is not" in message
+        assert complaint in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [({"steps": "6"}, 'steps is "6"'), ({"steps": True}, "steps is true"), ({"params_sha256": ...}, "is missing")],
+)
+def test_a_wrong_value_in_the_summary_is_named(copy, capsys, changes, complaint):
+    record = json.loads((copy / "summary.json").read_text()) | changes
+    (copy / "summary.json").write_text(json.dumps({name: value for name, value in record.items() if value is not ...}))
+    capsys.readouterr()
+    assert run("verify", copy) == 3
+    out = capsys.readouterr().out
+    assert "is not the summary of a run (" in out
+    assert complaint in out
+
+
+def test_a_loss_that_is_not_finite_is_recorded_as_null(tmp_path):
+    """NaN is no JSON: `verify` and `resume` would refuse the file that the run itself wrote."""
+    path = tmp_path / "metrics.jsonl"
+    append_metrics(path, {"step": 1, "tokens": 8, "loss": float("nan"), "grad_norm": float("inf")})
+    assert json.loads(path.read_text()) == {"step": 1, "tokens": 8, "loss": None, "grad_norm": None}
+    drop_metrics_after(path, 1)
+    (record,) = read_metrics(path)
+    assert all(isnan(record[name]) for name in ("loss", "grad_norm"))
+
+
+@pytest.mark.parametrize("value", [True, 8.0, 10**4000, "8", None, [8]])
+@pytest.mark.parametrize("field", ["n_embd", "n_layer", "vocab_size"])
+def test_a_sealed_checkpoint_with_a_wrong_number_is_refused(copy, capsys, field, value):
+    """Its hash is right; `true` was one layer, and 8.0 a shape that NumPy refused."""
+
+    def change(description, _):
+        description["model"][field] = value
+
+    (copy / "checkpoints" / "manifest.json").unlink()
+    sys.set_int_max_str_digits(0)
+    reseal(checkpoints(copy)[-1], change)
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
+    message = refused(capsys, "generate", copy, "--max-tokens", 1, exit_code=3)
+    assert f"describes no model that can be built ({field} is " in message
+    assert run("verify", copy) == 3
+    assert f"({field} is " in capsys.readouterr().out

@@ -18,7 +18,7 @@ from npllm.runs.run_folder import RunFolder
 
 SHORT = with_training(CONFIG, steps=20, checkpoint_every=3, keep=1)
 BAD = [21, 33]  # both meet step 8, the second after the rollback; its rollback goes back further
-READERS = ("read_manifest", "load_checkpoint", "entry_of", "checkpoint_files", "read_metrics", "Ledger", "read_bounded")
+READERS = ("read_manifest", "load_checkpoint", "entry_of", "checkpoint_files", "read_metrics", "Ledger", "read_summary")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the disk's events are told apart by /proc/self/fd")
 
