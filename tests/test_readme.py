@@ -101,7 +101,12 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
     return tasks
 
 
-@pytest.mark.parametrize("page", [*PAGES[:-1], pytest.param(PAGES[-1], marks=pytest.mark.long)])
+SHORT_PAGES = ("README.md", "npllm/README.md", "npllm/reference/README.md", "tests/reliability/README.md")
+
+
+@pytest.mark.parametrize(
+    "page", [page if page in SHORT_PAGES else pytest.param(page, marks=pytest.mark.long) for page in PAGES]
+)
 @pytest.mark.usefixtures("library_parsed_once")
 def test_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch, capsys):
     """Every command of a page runs, in the page's order, and ends with exit code 0.

@@ -54,6 +54,7 @@ def run(tmp_path, monkeypatch, capsys):
     return run_command
 
 
+@pytest.mark.long
 def test_train(run, monkeypatch):
     monkeypatch.setitem(CONFIGS, "cpu", TINY)
     monkeypatch.setattr(train, "NPLLM", train.NPLLM[:1])
@@ -171,6 +172,7 @@ def test_kernels(run, monkeypatch):
     assert norm["ratio"] > 0
 
 
+@pytest.mark.long
 def test_gemm(run, monkeypatch):
     monkeypatch.setitem(CONFIGS, "cpu", TINY)
     rows, output = run("gemm", "--configs", "cpu")

@@ -50,9 +50,8 @@ TILES = {
 
 # Each parameter compiles the product anew, which takes most of the time. All other
 # tests use the tile of this machine.
-@pytest.mark.parametrize(
-    "features", ["fma", *(pytest.param(other, marks=pytest.mark.long) for other in TILES if other != "fma")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("features", TILES)
 def test_every_tile_multiplies_rightly(features, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
     process = subprocess.run(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -32,6 +34,7 @@ print("compiled since:", sorted(map(str, compiled() - before)))
 """
 
 
+@pytest.mark.long
 def test_nothing_is_left_to_compile(tmp_path):
     gpt2 = "--model.norm layernorm --model.position learned --model.mlp gelu --model.dropout 0.1 --optim.name sgd"
     relu2 = "--model.mlp relu2"
