@@ -9,7 +9,7 @@ import sys
 import pytest
 from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, refused, run, write_text
 
-from npllm import cli
+from npllm import cli, verbs
 from npllm.cli import VERBS
 from npllm.errors import DataError, Interrupted, ResourceError, TrainingError
 from npllm.runs.arguments import given_values
@@ -199,7 +199,7 @@ def test_tokenizer_verbs_refuse(capsys, tmp_path, monkeypatch):
 
 def test_standard_input_without_an_end(tmp_path, capsys, monkeypatch):
     byte_tokenizer().save(tmp_path / "tokenizer.json")
-    monkeypatch.setattr(cli, "LARGEST_INPUT", 1000)
+    monkeypatch.setattr(verbs, "LARGEST_INPUT", 1000)
     for text, exit_code in (("a" * 1000, 0), ("a" * 1001, 3)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         assert run("tokenizer", "encode", tmp_path / "tokenizer.json") == exit_code
