@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from npllm.data import docstrings
-from npllm.training import results, train
+from npllm.training import results
 from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.warmup import every_kind
 
@@ -54,8 +54,7 @@ def ops(request):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Shorten runs: no measurement of the peak, no plot, a sample of two tokens."""
-    monkeypatch.setattr(train, "matmul_peak", lambda dtype: 1e9)
+    """Shorten runs: no plot, a sample of two tokens."""
     monkeypatch.setattr(results, "SAMPLE_TOKENS", 2)
     monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)
 

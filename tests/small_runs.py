@@ -108,7 +108,7 @@ def state_digests(run_folder: Path) -> dict[str, str]:
 
 def untimed_metrics(run_folder: Path) -> list[dict]:
     """The records of metrics.jsonl without the fields that depend on the clock."""
-    clocked = {"seconds", "tokens_per_s", "mfu"}
+    clocked = {"seconds", "tokens_per_s"}
     return [
         {key: value for key, value in record.items() if key not in clocked}
         for record in read_metrics(run_folder / "metrics.jsonl")

@@ -59,7 +59,6 @@ def pretrained(folder: Path, **changes) -> Path:
     """
     settings = {"model__block_size": 32, "model__n_embd": 16, "train__steps": 4} | changes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
         patch.setattr("npllm.training.results.SAMPLE_TOKENS", 2)
         patch.setattr("npllm.training.results.plot_loss", lambda metrics, path: None)
         assert run(*pretrain_arguments(write_text(folder), folder / "pretrained", **settings)) == 0

@@ -1,7 +1,6 @@
-"""The machine: its description, threads, usable dtypes and peak speed."""
+"""The machine: its description, its threads, and the dtypes that it can compute."""
 
 import platform
-import time
 from pathlib import Path
 
 import numba
@@ -9,7 +8,6 @@ import numpy as np
 
 import npllm
 from npllm.errors import ConfigError
-from npllm.kernels.gemm import matmul
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
 
 
@@ -46,24 +44,3 @@ def usable_dtype(dtype: str) -> str:
     """The dtype that a run trains in: train.dtype, but float32 in place of bf16 on a
     CPU without bfloat16 products."""
     return "float32" if dtype == "bf16" and not HAS_BFLOAT16_DOT else dtype
-
-
-def matmul_peak(dtype, size: int = 1024, seconds: float = 0.4) -> float:
-    """Floating-point operations per second of a (size, size) matrix product on all
-    cores.
-
-    It is the best of the products within `seconds`, because the system may need some
-    time to give each thread a core of its own. A training step consists almost wholly
-    of matrix products, so the speed of training is compared with this peak. The product
-    is the kernels' own: NumPy's would start a second pool of threads.
-    """
-    a = np.ones((size, size), dtype)
-    out = np.empty_like(a)
-    best, now = float("inf"), time.perf_counter()
-    end = now + seconds
-    while now < end:
-        start = now
-        matmul(a, a, out)
-        now = time.perf_counter()
-        best = min(best, now - start)
-    return 2.0 * size**3 / best

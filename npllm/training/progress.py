@@ -32,13 +32,11 @@ class ProgressView:
         *,
         tokens_per_byte: float | None,
         shown: tuple[str, ...] = (),
-        flops_per_token: float,
     ):
         self.console = console
         self.n_steps = config.train.steps
         self.tokens_per_byte = tokens_per_byte
         self.shown = shown
-        self.flops_per_token = flops_per_token
         self._loss: float | None = None
         self._seconds_per_token: float | None = None
         # The bar and the time left count sequences, not steps: with a growing batch the
@@ -60,20 +58,14 @@ class ProgressView:
             self._live.refresh()  # in a notebook, stop() does not show the last update
             self._live.stop()
 
-    def show(self, update: Update, peak: float) -> None:
-        """Show one update. peak: floating-point operations per second of the
-        machine."""
+    def show(self, update: Update) -> None:
+        """Show one update."""
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
         self._bar.update(self._bar.completed + update.batch)
         self._n_trained += update.batch
-        speed = 1.0 / self._seconds_per_token
-        figures = [
-            f"loss {self._loss:.3f}",
-            *self._others(update),
-            f"{speed / 1e3:.1f}k tokens/s",
-            f"{100.0 * speed * self.flops_per_token / peak:.0f} % of peak",
-        ]
+        speed = f"{1e-3 / self._seconds_per_token:.1f}k tokens/s"
+        figures = [f"loss {self._loss:.3f}", *self._others(update), speed]
         self._line = f"step {update.step}/{self.n_steps}", figures, f"{self._time_left()} left"
         if not self._live and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
             step, figures, left = self._line

@@ -16,7 +16,6 @@ from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.job import Job
 from npllm.training.loop import Update, updates
-from npllm.training.machine import matmul_peak
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, restore_newest
 
@@ -46,17 +45,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
             # What a later spike's weights are held against until the first evaluation.
             store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
         _say_where_it_starts(run, config, state.step, console)
-        flops_per_token = state.model.config.flops_per_token(state.model.config.block_size)
-        peak = matmul_peak(state.model.dtype)
-        view = ProgressView(
-            console,
-            config,
-            state.step,
-            tokens_per_byte=job.tokens_per_byte,
-            shown=job.shown,
-            flops_per_token=flops_per_token,
-        )
-        with view:
+        with ProgressView(console, config, state.step, tokens_per_byte=job.tokens_per_byte, shown=job.shown) as view:
             for event in updates(state, config, job.gradients, ledger.skipped):
                 if isinstance(event, Spike):
                     done = recovery.recover(event)
@@ -66,15 +55,11 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     continue
                 store.check()
                 stopping, is_last = stop.requested, event.step == config.train.steps
-                speed = flops_per_token * event.batch_tokens / event.seconds
-                # A machine that was busy while its peak was measured may be faster now.
-                # The peak is then raised, so speed / peak is never above 1.
-                peak = max(peak, speed)
-                record = measurements(event, speed / peak)
+                record = measurements(event)
                 if validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = validate(state.model)
                 append_metrics(run.metrics, record)
-                view.show(event, peak)
+                view.show(event)
                 if store.scheduled(event.step) or is_last or stopping:
                     sync(run.metrics)  # the log must reach the disk before the checkpoint
                     store.save(state, record.get("val_loss"))
@@ -96,10 +81,9 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def measurements(update: Update, mfu: float) -> dict[str, Any]:
-    """The record of an update in metrics.jsonl. mfu: model FLOPs utilisation, a share
-    of the machine's peak."""
+def measurements(update: Update) -> dict[str, Any]:
+    """The record of an update in metrics.jsonl."""
     record = dict(vars(update))
     tokens_per_s = record.pop("batch_tokens") / update.seconds
     figures = record.pop("figures")
-    return record | {"tokens_per_s": tokens_per_s, "mfu": mfu} | figures
+    return record | {"tokens_per_s": tokens_per_s} | figures

@@ -30,10 +30,8 @@ def talker(base, tmp_path_factory):
     """A run of npllm sft on conversations, with LoRA."""
     learning = {"optim__lr": 2e-2, "optim__warmup_steps": 10, "train__steps": 250, "train__eval_every": 250}
     lora = {"adapt__lora_rank": 16, "adapt__lora_alpha": 32}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
-        records = conversations(DEMONSTRATIONS * 2)
-        return tuned(base, tmp_path_factory.mktemp("talker") / "run", records, **learning, **lora)
+    records = conversations(DEMONSTRATIONS * 2)
+    return tuned(base, tmp_path_factory.mktemp("talker") / "run", records, **learning, **lora)
 
 
 def turns_learnt(talker) -> list[tuple[str, str]]:

@@ -40,7 +40,6 @@ def base(tmp_path_factory):
     """A language model whose vocabulary has the letters of the texts below."""
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
         patch.setattr("npllm.training.results.SAMPLE_TOKENS", 2)
         patch.setattr("npllm.training.results.plot_loss", lambda *_: None)
         assert run(*pretrain_arguments(write_text(folder), folder / "run")) == 0

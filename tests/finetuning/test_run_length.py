@@ -99,9 +99,7 @@ def learnt(verb, base, out, records, **changes) -> list[dict]:
 @pytest.fixture(scope="module")
 def answers(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("sft") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npllm.training.train.matmul_peak", lambda dtype: 1e9)
-        learnt("sft", base, out, DEMONSTRATIONS * 2)
+    learnt("sft", base, out, DEMONSTRATIONS * 2)
     return out
 
 

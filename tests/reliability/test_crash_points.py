@@ -62,7 +62,7 @@ class Outcome:
     def __init__(self, run, state):
         self.state = state
         self.ledger = events(run, "rollback", "left_out")
-        clocked = {"seconds", "tokens_per_s", "mfu"}
+        clocked = {"seconds", "tokens_per_s"}
         self.metrics = [
             {name: value for name, value in record.items() if name not in clocked}
             for record in read_metrics(run.metrics)

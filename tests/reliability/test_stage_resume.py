@@ -44,13 +44,11 @@ def folder(tmp_path_factory):
     write_jsonl(folder / "prompts.jsonl", PROMPTS)
     spacious = {"model__block_size": 48}  # a model of conversations needs three more tokens for a pair
     base = pretrained(folder, model__dropout=0.2, train__steps=30, optim__lr=1e-2, **spacious)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "matmul_peak", lambda dtype: 1e9)
-        data = folder / "demonstrations.jsonl"
-        assert run(*stage_arguments("sft", base, folder / "sft", data=data, train__steps=40)) == 0
-        data = folder / "preferences.jsonl"
-        for name, adapt in (("reward", {}), ("reward-lora", LORA)):
-            assert run(*stage_arguments("reward", folder / "sft", folder / name, data=data, **adapt)) == 0
+    data = folder / "demonstrations.jsonl"
+    assert run(*stage_arguments("sft", base, folder / "sft", data=data, train__steps=40)) == 0
+    data = folder / "preferences.jsonl"
+    for name, adapt in (("reward", {}), ("reward-lora", LORA)):
+        assert run(*stage_arguments("reward", folder / "sft", folder / name, data=data, **adapt)) == 0
     return folder
 
 

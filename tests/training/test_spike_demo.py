@@ -19,7 +19,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.runs.config_file import stage_of
 from npllm.runs.ledger import Ledger
 from npllm.runs.run_folder import RunFolder
-from npllm.training import recovery, spike_demo, train
+from npllm.training import recovery, spike_demo
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
 from npllm.training.loop import BatchResult, build_state
 from npllm.training.spike_demo import Batch, Poison, Training, in_plain_words, poison, run_demo, skip_updates
@@ -54,7 +54,6 @@ def demo(tmp_path_factory):
         patch.setattr(spike_demo, "CONFIG", config)
         patch.setattr(spike_demo, "POISON", POISON)
         patch.setattr(spike_demo, "AVERAGED", 5)
-        patch.setattr(train, "matmul_peak", lambda dtype: 1e9)
         results = spy(patch, spike_demo, "train_three_times")
         restored = spy(patch, recovery, "restore_checkpoint")
         printed = io.StringIO()
