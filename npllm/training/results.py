@@ -22,8 +22,9 @@ from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder, load, run_of
 from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
-from npllm.training.evaluation import Evaluation, evaluate, pair_table_loss
+from npllm.training.evaluation import Evaluation, evaluate
 from npllm.training.state import LoopState
+from npllm.training.verdict import verdict
 
 SAMPLE_PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 160
@@ -51,8 +52,8 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         table.add_row(f"{name} -9", f"{bits:.3f}")
     console.print(table)
     console.print(f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}", highlight=False)
-    if warning := learnt_too_little(run, state.model, val_shard, result.loss):
-        console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for sentence in verdict(run, state.model, read_shard(run.train_shard), val_shard, result, compressors):
+        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for prompt, text in samples:
         console.rule("sample", style="dim")
         console.print(prompt, style="dim", end="", markup=False, highlight=False)
@@ -62,18 +63,6 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     plot = draw_if_possible("loss plot", run.loss_plot, lambda: plot_loss(history, run.loss_plot))
     for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # keep a command on one line
-
-
-def learnt_too_little(run: RunFolder, model: GPT, val_shard: TokenShard, loss: float) -> str | None:
-    """A warning if a table of token pairs predicts the text better than the model; None
-    if it does not. Too high a learning rate may show in no other way."""
-    table = pair_table_loss(read_shard(run.train_shard).tokens, val_shard.tokens, model.config.vocab_size)
-    if loss <= table:
-        return None
-    return (
-        f"A table of which token follows which predicts this text better, in {table:.4f} nats per token: lower "
-        "optim.lr, or train longer."
-    )
 
 
 def next_command(path: Path, prompt: str) -> str:

@@ -1,0 +1,67 @@
+"""How a pretraining went, in sentences: what its last figures mean and what to change."""
+
+from collections.abc import Iterator, Mapping
+
+from npllm.data.shards import TokenShard
+from npllm.model import GPT
+from npllm.output import shell_word
+from npllm.runs.checkpoint import checkpoint_path
+from npllm.runs.checkpoint_store import read_manifest
+from npllm.runs.metrics import read_metrics
+from npllm.runs.run_folder import RunFolder
+from npllm.training.evaluation import Evaluation, pair_table_loss
+
+OVERFIT = 0.05  # nats above the lowest validation loss
+RARE = 10  # occurrences of a token of the vocabulary in the training text, on average
+LEAST_TEXT = 4096  # bytes; of a shorter text, most of a compressor's output is overhead
+LONGER = "train longer (train.steps or train.minutes)"
+
+
+def verdict(
+    run: RunFolder, model: GPT, train: TokenShard, val: TokenShard, result: Evaluation, compressors: Mapping[str, float]
+) -> Iterator[str]:
+    """Yield a sentence for each thing that went wrong, the most important first.
+
+    result: of the whole validation text. compressors: their bits per byte of that text.
+    """
+    table = pair_table_loss(train.tokens, val.tokens, model.config.vocab_size)
+    if sentence := overfitting(run):
+        yield sentence
+    elif result.loss > table:  # too high a learning rate may show in no other way
+        yield (
+            f"A table of which token follows which predicts this text better, in {table:.4f} nats per token: lower "
+            f"optim.lr, or {LONGER}."
+        )
+    elif val.n_bytes >= LEAST_TEXT and result.bits_per_byte > compressors["gzip"]:
+        yield f"gzip, which learns nothing, still predicts this text better: {LONGER}."
+    if val.n_bytes < LEAST_TEXT:
+        yield (
+            f"{val.n_bytes:,} bytes of held-out text are too few to compare with compressors; give more text, or raise "
+            "data.val_fraction."
+        )
+    occurrences = len(train.tokens) / model.config.vocab_size
+    if occurrences < RARE:
+        yield (
+            f"A token of the vocabulary occurs {occurrences:.1f} times on average in the training text, which is too "
+            "rarely to be learnt; lower data.vocab_size, or give more text."
+        )
+
+
+def overfitting(run: RunFolder) -> str | None:
+    """A sentence if the validation loss has risen again; None if it has not."""
+    losses = {record["step"]: record["val_loss"] for record in read_metrics(run.metrics) if "val_loss" in record}
+    if not losses:
+        return None
+    best, last = min(losses, key=losses.get), losses[max(losses)]
+    if last <= losses[best] + OVERFIT:
+        return None
+    sentence = (
+        f"The model has learnt its text by heart: the validation loss was {losses[best]:.2f} at step {best} and is "
+        f"{last:.2f} now; train for fewer steps, or give more text."
+    )
+    kept = [entry for entry in read_manifest(run.checkpoints)[0] if entry.step and entry.val_loss is not None]
+    entry = min(kept, key=lambda entry: entry.val_loss, default=None)
+    if entry is None or entry.val_loss > last - OVERFIT:
+        return sentence
+    path = shell_word(checkpoint_path(run.checkpoints, entry.step))
+    return f"{sentence} The best weights that were kept are those of step {entry.step}: npllm generate {path}"

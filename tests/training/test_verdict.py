@@ -1,0 +1,83 @@
+"""What a pretraining says about itself at its end."""
+
+import json
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from small_runs import pretrain_arguments, run, write_text
+
+from npllm.runs.metrics import FIELDS
+from npllm.runs.run_folder import RunFolder
+from npllm.training.evaluation import Evaluation, pair_table_loss
+from npllm.training.verdict import LEAST_TEXT, RARE, overfitting, verdict
+
+RNG = np.random.default_rng(0)
+TRAIN = SimpleNamespace(tokens=RNG.integers(0, 8, 4000))
+VAL = SimpleNamespace(tokens=RNG.integers(0, 8, 500), n_bytes=LEAST_TEXT)
+TABLE = pair_table_loss(TRAIN.tokens, VAL.tokens, 8)
+
+
+def write_losses(folder, **losses) -> RunFolder:
+    """A run whose metrics have these validation losses; the key s20 is step 20."""
+    rest = dict.fromkeys(FIELDS.keys() - {"step"}, 1)
+    lines = [{"step": int(key[1:]), "val_loss": loss, **rest} for key, loss in losses.items()]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return RunFolder(folder)
+
+
+def said(folder, *, loss=1.0, bits=2.0, train=TRAIN, val=VAL, **losses) -> list[str]:
+    """The beginnings of the sentences about a run with this result, beside a gzip of
+    2 bits per byte."""
+    model, result = SimpleNamespace(config=SimpleNamespace(vocab_size=8)), Evaluation(loss, 0.0, bits, 0, 0)
+    sentences = verdict(write_losses(folder, **losses), model, train, val, result, {"gzip": 2.0})
+    return [" ".join(sentence.split()[:2]) for sentence in sentences]
+
+
+def test_a_good_run_says_nothing(tmp_path):
+    assert said(tmp_path, loss=TABLE, s10=2.0, s20=1.5, s30=1.54) == []
+
+
+@pytest.mark.parametrize(
+    ("figures", "beginnings"),
+    [
+        ({"loss": TABLE + 1e-9}, ["A table"]),
+        ({"bits": 2.0 + 1e-9}, ["gzip, which"]),
+        ({"loss": TABLE + 1e-9, "bits": 3.0}, ["A table"]),
+        ({"loss": 9.0, "bits": 9.0, "s10": 1.0, "s20": 1.06}, ["The model"]),
+        ({"bits": 3.0, "val": SimpleNamespace(tokens=VAL.tokens, n_bytes=LEAST_TEXT - 1)}, ["4,095 bytes"]),
+        ({"train": SimpleNamespace(tokens=TRAIN.tokens[: 8 * RARE])}, []),
+        ({"train": SimpleNamespace(tokens=TRAIN.tokens[: 8 * RARE - 1])}, ["A token"]),
+    ],
+)
+def test_each_fault_is_named_once(tmp_path, figures, beginnings):
+    """A model that has overfitted should not be told to train longer."""
+    assert said(tmp_path, **figures) == beginnings
+
+
+def test_the_loss_may_have_risen_a_little(tmp_path):
+    assert overfitting(write_losses(tmp_path, s10=1.0, s20=1.05)) is None
+    assert "was 1.00 at step 10 and is 1.06 now" in overfitting(write_losses(tmp_path, s10=1.0, s20=1.06))
+
+
+def test_the_best_weights_that_were_kept_are_named(tmp_path, capsys):
+    """The text is short: the letters are learnt first, then the text by heart. The
+    command that is printed works."""
+    text, out = write_text(tmp_path, n_lines=4), tmp_path / "a run"
+    settings = {
+        "optim__lr": 0.02,
+        "train__steps": 120,
+        "train__eval_every": 20,
+        "train__checkpoint_every": 20,
+        "data__val_fraction": 0.3,
+    }
+    assert run(*pretrain_arguments(text, out, model__n_embd=32, batch__size=8, batch__micro_size=8, **settings)) == 0
+    [sentence] = [line for line in capsys.readouterr().out.splitlines() if "by heart" in line]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = {record["step"]: record["val_loss"] for record in metrics if "val_loss" in record}
+    best = min(losses, key=losses.get)
+    assert f"was {losses[best]:.2f} at step {best} and is {losses[120]:.2f} now" in sentence
+    command = sentence.partition("npllm ")[2]
+    assert f"step-{best:08d}.h5" in command
+    assert run(*shlex.split(command), "--max_tokens", "5") == 0
