@@ -34,7 +34,7 @@ from npllm.files.atomic import write_atomically
 
 PACKAGE = Path(__file__).parents[1]
 SOURCES = (PACKAGE / "kernels", PACKAGE / "reference")  # kernels contain constants of the reference
-PREFIX = "npllm-"  # of the folders' names
+PREFIX = "npllm-kernels-"  # of the folders' names; nothing else has it, for such folders are deleted
 KEPT = 8  # folders: installations with other sources or versions may take turns
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -78,6 +78,7 @@ class CompiledCache(NullCache):
         """Return the compiled form for these types; None if there is none."""
         target_context.refresh()
         file = self._file(sig, target_context.codegen())
+        problem = None
         for folder in folders():
             path = folder / file
             try:
@@ -85,7 +86,9 @@ class CompiledCache(NullCache):
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except Exception as error:  # whatever damaged bytes make of Python's and Numba's readers
-                _warn(f"The compiled kernel {path} cannot be read ({error}); it is compiled again.")
+                problem = f"The compiled kernel {path} cannot be read ({error}); it is compiled again."
+        if problem:
+            _warn(problem)
         return None
 
     def save_overload(self, sig, data):

@@ -1,6 +1,7 @@
 """The package installed in any way, or not at all."""
 
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def test_a_checkout_that_is_not_installed_trains(tmp_path, monkeypatch):
     recorded = tomllib.loads((out / "config.toml").read_text())["run"]
     assert recorded["npllm"] == npllm.__version__
     assert {"numpy", "numba", "python", "cpu"} < recorded.keys()
+
+
+def test_every_dependency_has_a_minimum_that_is_tried():
+    """.ci/run reads them by line."""
+    source = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    tried = re.findall(r'^ *"([a-z0-9]*>=[0-9.]*)"', source, flags=re.MULTILINE)
+    assert tried == tomllib.loads(source)["project"]["dependencies"]
+    assert len(tried) == 6

@@ -147,12 +147,12 @@ def test_a_folder_that_is_deleted_meanwhile_is_made_again(cache):
 
 def test_clear_deletes_the_kernels_of_all_sources(cache, monkeypatch):
     found()
-    monkeypatch.setattr(compiled_cache, "FOLDER", "npllm-of-other-sources")
+    monkeypatch.setattr(compiled_cache, "FOLDER", f"{compiled_cache.PREFIX}of-other-sources")
     compiled_cache.folder_to_write.cache_clear()
     assert not found()
-    (cache / "somebody-else").mkdir()
+    (cache / "npllm-0.1.0").mkdir()  # somebody's sources
     compiled_cache.clear()
-    assert [path.name for path in cache.iterdir()] == ["somebody-else"]
+    assert [path.name for path in cache.iterdir()] == ["npllm-0.1.0"]
 
 
 def test_warmup_clear_deletes_before_it_compiles(cache, monkeypatch):
@@ -165,12 +165,23 @@ def test_warmup_clear_deletes_before_it_compiles(cache, monkeypatch):
     assert [len(files) for files in seen] == [1, 0]
 
 
-def test_old_folders_do_not_pile_up(cache, monkeypatch):
-    for age in range(20):
-        (cache / f"npllm-{age}").mkdir(parents=True)
-        os.utime(cache / f"npllm-{age}", (1000 - age, 1000 - age))
+def test_old_folders_do_not_pile_up(cache):
+    names = [f"{compiled_cache.PREFIX}{age}" for age in range(20)]
+    for age, name in enumerate(names):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (1000 - age, 1000 - age))
     found()
-    assert {path.name for path in cache.iterdir()} == {compiled_cache.FOLDER, *(f"npllm-{age}" for age in range(7))}
+    assert {path.name for path in cache.iterdir()} == {compiled_cache.FOLDER, *names[:7]}
+
+
+def test_a_kernel_in_the_second_place_is_found_without_a_word(cache, monkeypatch):
+    """The first place may be another user's, and closed to this one."""
+    found()
+    [path] = kept(cache)
+    closed = cache.parent / "closed" / compiled_cache.FOLDER / path.name
+    closed.mkdir(parents=True)  # cannot be read as a file
+    monkeypatch.setattr(compiled_cache, "_parents", lambda: [cache.parent / "closed", cache])
+    assert with_warnings(found) == (True, [])
 
 
 # The verb is any: what matters is that the command line calls a kernel.
