@@ -10,22 +10,18 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
 import npllm
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
-from npllm.output import TextConsole, guarded_streams, printable
-from npllm.runs.arguments import nearest, options_of, parse_arguments
+from npllm.output import guarded_streams, printable
+from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
 from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
 from npllm.training.stages import STAGES, load_stage
 from npllm.verbs import OTHER_VERBS
-
-if TYPE_CHECKING:
-    from npllm.training.stage import Stage
 
 
 def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
@@ -142,7 +138,7 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
         print(verb_help(command, function, first))
         return 0
     # The verb is called after parsing has ended, so its output and errors are its own.
-    parse_arguments(_deferred(function), arguments, prog=command)()
+    parse_arguments(deferred(function), arguments, prog=command)()
     return 0
 
 
@@ -151,43 +147,7 @@ def _function_of(verb: str, arguments: list[str]) -> Callable[..., None]:
     which has the defaults."""
     if verb in VERBS:
         return VERBS[verb]
+    from npllm.training.stage_verb import verb_of
+
     stage = load_stage(verb)
-    return _verb_of(stage, STAGES[verb].summary, stage.default_config(arguments))
-
-
-def _deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """A function with the same signature that only binds its arguments. It returns the
-    call, which takes no arguments."""
-
-    @functools.wraps(function)
-    def bind(*args, **kwargs):
-        return functools.partial(function, *args, **kwargs)
-
-    bind.__signature__ = inspect.signature(function)
-    return bind
-
-
-def _verb_of(stage: "Stage", summary: str, config: Any) -> Callable[..., None]:
-    """The function that makes and trains a run of a stage.
-
-    Its parameters are the arguments of the stage's `inputs`, `out`, and the sections of
-    the stage's config. The sections' defaults are those of `config`.
-    """
-    inputs = [p for p in inspect.signature(stage.inputs).parameters.values() if p.name not in ("config", "console")]
-    sections = [p.replace(default=getattr(config, p.name)) for p in inspect.signature(type(config)).parameters.values()]
-    out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Path | None)
-    signature = inspect.Signature([*inputs, out, *sections])
-
-    def verb(*args, **kwargs):
-        from npllm.training.stage import start_run
-
-        given = signature.bind(*args, **kwargs).arguments
-        fields = {section.name: given[section.name] for section in sections}
-        arguments = {parameter.name: given[parameter.name] for parameter in inputs}
-        start_run(stage, type(config)(**fields), given["out"], TextConsole(), **arguments)
-
-    verb.__signature__ = signature
-    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
-    described = inspect.cleandoc(stage.inputs.__doc__).split("Args:\n")[-1]
-    verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = a new one below runs/"
-    return verb
+    return verb_of(stage, STAGES[verb].summary, stage.default_config(arguments))

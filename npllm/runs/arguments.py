@@ -6,6 +6,7 @@ The fields of a dataclass that is a parameter are options with dotted names, suc
 
 import contextlib
 import difflib
+import functools
 import inspect
 import io
 import re
@@ -57,6 +58,18 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
             )
     except SystemExit:
         raise ConfigError(_first_sentence(complaint.getvalue())) from None
+
+
+def deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """A function with the same signature that only binds its arguments. It returns the
+    call, which takes no arguments."""
+
+    @functools.wraps(function)
+    def bind(*args, **kwargs):
+        return functools.partial(function, *args, **kwargs)
+
+    bind.__signature__ = inspect.signature(function)
+    return bind
 
 
 def options_of(kind: Callable) -> list[Option]:

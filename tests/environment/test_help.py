@@ -10,9 +10,8 @@ import pytest
 from small_runs import refused, run
 
 import npllm
-from npllm import cli
 from npllm.cli import VERBS, _function_of
-from npllm.runs.arguments import options_of, parse_arguments
+from npllm.runs.arguments import deferred, options_of, parse_arguments
 from npllm.tokenizer import byte_tokenizer
 from npllm.training.stages import STAGES
 
@@ -60,7 +59,7 @@ def test_the_parser_takes_what_the_help_writes(capsys, monkeypatch, verb):
     everything = " ".join(help_of(capsys, *verb.split(), "--help-all").split())
     assert "None" not in everything
     assert "True" not in everything
-    function = cli._deferred(_function_of(verb, []))
+    function = deferred(_function_of(verb, []))
     required, with_default = [], 0
     for option in options_of(function):
         if option.default is not inspect.Parameter.empty:

@@ -38,10 +38,9 @@ def test_it_trains_is_killed_and_resumes_to_the_same_bits(tmp_path, monkeypatch,
 def test_it_is_in_the_list_of_verbs_and_has_help_of_its_own(capsys):
     assert run("--help") == 0
     assert "toy               Learn a sentence by heart." in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        run("toy", "--help")
+    assert run("toy", "--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for words in ("Learn a sentence by heart.", "what is learnt (default: ", "--optim.lr FLOAT"):
+    for words in ("Learn a sentence by heart.", "what is learnt (default: ", "--optim.lr NUMBER"):
         assert words in shown
 
 

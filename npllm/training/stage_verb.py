@@ -1,0 +1,33 @@
+"""The verb of a stage: a function whose signature is its command line."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from npllm.output import TextConsole
+from npllm.training import stage
+
+
+def verb_of(kind: stage.Stage, summary: str, config: Any) -> Callable[..., None]:
+    """The function that makes and trains a run of one kind of stage.
+
+    Its parameters are the arguments of the stage's `inputs`, `out`, and the sections of
+    the stage's config. The sections' defaults are those of `config`.
+    """
+    inputs = [p for p in inspect.signature(kind.inputs).parameters.values() if p.name not in ("config", "console")]
+    sections = [p.replace(default=getattr(config, p.name)) for p in inspect.signature(type(config)).parameters.values()]
+    out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Path | None)
+    signature = inspect.Signature([*inputs, out, *sections])
+
+    def verb(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        fields = {section.name: given[section.name] for section in sections}
+        arguments = {parameter.name: given[parameter.name] for parameter in inputs}
+        stage.start_run(kind, type(config)(**fields), given["out"], TextConsole(), **arguments)
+
+    verb.__signature__ = signature
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
+    described = inspect.cleandoc(kind.inputs.__doc__).split("Args:\n")[-1]
+    verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = a new one below runs/"
+    return verb
