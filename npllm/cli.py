@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 import npllm
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
-from npllm.output import guarded_streams, printable
+from npllm.output import READER_LEFT, guarded_streams, printable
 from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
 from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
@@ -44,7 +44,6 @@ VERBS = OTHER_VERBS | {"completion": completion}
 # Their result is what they print. Any other verb goes on when nobody reads its output.
 PRINTING = {"generate", "chat", "evaluate", "verify", "tokenizer encode", "tokenizer decode", "completion"}
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words of two-word verbs
-READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def main(arguments: list[str] | None = None) -> int:

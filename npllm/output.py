@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 # All control characters but tab and line end, and those that reverse the order of text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
 # What this package prints beyond ASCII.
@@ -161,6 +162,18 @@ def guarded_streams(*, endures: bool) -> Iterator[None]:
         yield
     finally:
         sys.stdin, sys.stdout, sys.stderr = streams
+
+
+def run_printing(main: Callable[[], None]) -> int:
+    """Run a program whose result is what it prints. Returns its exit code, which is
+    READER_LEFT when the reader has left."""
+    with guarded_streams(endures=False):
+        try:
+            main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return READER_LEFT
+    return 0
 
 
 def _occupy_descriptors() -> None:

@@ -1,7 +1,10 @@
 """`python -m npllm.reference`: train the plain network on a few lines of text."""
 
+import sys
+
 import numpy as np
 
+from npllm.output import run_printing
 from npllm.reference.lesson import (
     CHECKED,
     STEPS,
@@ -42,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_printing(main))
