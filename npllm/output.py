@@ -22,13 +22,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
+WIDEST_TABLE = 10_000  # columns
 # All control characters but tab and line end, and those that reverse the order of text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
 # What this package prints beyond ASCII.
@@ -68,6 +70,16 @@ class TextConsole(Console):
 
     def __init__(self, **options):
         super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options) -> None:
+        """Print texts and tables. A table that is too wide for the console folds its
+        cells, so that no figure is cut."""
+        unlimited = self.options.update(max_width=WIDEST_TABLE)
+        for table in objects:
+            for column in table.columns if isinstance(table, Table) else ():
+                column.overflow = "fold"
+                column.no_wrap &= self.measure(table, options=unlimited).minimum <= self.width
+        super().print(*objects, **options)
 
     def render_str(self, text: str, **options) -> Text:
         """The text to print; rich calls this for each string, also in a table."""

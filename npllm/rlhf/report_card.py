@@ -102,7 +102,7 @@ def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overop
 
 def console_table(heading: str, headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> Table:
     """Return a table for the console, with little padding, to fit into a terminal."""
-    columns = [Column(name, no_wrap=True) for name in headings]
+    columns = [Column(name) for name in headings]
     table = Table(*columns, title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in cells:
         table.add_row(*row)

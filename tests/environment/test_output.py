@@ -16,6 +16,7 @@ from npllm.cli import VERBS
 from npllm.errors import DataError
 from npllm.output import TextConsole, guarded_streams, printable, run_printing, shell_word, show
 from npllm.reference import __main__ as lesson
+from npllm.rlhf.report_card import console_table
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -169,6 +170,19 @@ def test_text_is_shown_and_not_interpreted(capsys, monkeypatch):
     assert shown.getvalue().count(HARMLESS) >= 5
     for each in ("\x1b[31m", "\x1b]0", "\x07", "\x9b", "\u202e", "\r \\x9b"):
         assert each not in shown.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 140])
+def test_no_figure_of_a_table_is_cut(width):
+    figures = [f"{number}.{number}{number}1" for number in range(9)]
+    table = console_table("figures", [f"heading {number}" for number in range(9)], [tuple(figures)])
+    console = TextConsole(file=io.StringIO(), width=width)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "…" not in console.file.getvalue()
+    shown = "".join("".join(lines).split())
+    assert all(shown.count(digit) >= "".join(figures).count(digit) for digit in "0123456789.")
 
 
 def test_errors_show_no_escape_sequence(capsys, monkeypatch):
