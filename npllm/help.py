@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 from npllm.runs.arguments import Option, is_optional, options_of
 
 WIDEST = 80  # columns of the help, on wider terminals too
+NARROWEST = 20
 INDENT = 26  # of the descriptions
 METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
@@ -151,7 +152,7 @@ def _descriptions(function: Callable) -> dict[str, str]:
 
 
 def _width() -> int:
-    return min(WIDEST, shutil.get_terminal_size().columns)
+    return max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns))
 
 
 def _paragraph(text: str) -> str:

@@ -76,6 +76,11 @@ def test_the_parser_takes_what_the_help_writes(capsys, monkeypatch, verb):
             parse_arguments(function, [f"--{name}={value}", *required], prog="test")
 
 
+def test_the_narrowest_terminal_gets_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    assert help_of(capsys, "generate", "--help")
+
+
 def test_help_is_a_verb_too(capsys):
     assert help_of(capsys, "help", "tokenizer", "train") == help_of(capsys, "tokenizer", "train", "-h")
     assert help_of(capsys, "help") == help_of(capsys, "--help")

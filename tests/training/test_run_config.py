@@ -114,6 +114,7 @@ def with_data(**changes) -> RunConfig:
 @example(with_data(source=("quote\" and 'quote'", "back\\slash", "new\nline\ttab", "")), {})
 @example(with_data(source=("müller/日本/🦜.txt",), tokenizer="🦜\x7f\u2028\x00\x1b"), {"cpu": '"\\🦜'})
 @example(with_data(separator="\n\n---\t\"'\\\n", field=" text"), {})
+@example(with_data(separator="---", field="--data.source"), {})
 @example(with_data(source=("a=b", "#c", "[d]", "None", "1", "True")), {})
 def test_a_config_survives_being_written_and_read(tmp_path_factory, config, record):
     path = tmp_path_factory.getbasetemp() / "config.toml"
