@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     words, flags = _without_flags(arguments)
     verb, rest = _verb_in(words)
-    prints = verb in PRINTING or verb not in (*STAGES, *VERBS) or bool(flags & HELP)
+    prints = verb in PRINTING or verb not in (*STAGES, *VERBS) or bool(flags - {"--debug"})
     with guarded_streams(endures=not prints):
         try:
             with signals_interrupt(), warnings.catch_warnings():
@@ -115,7 +115,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
     """Run a verb, or print what a flag asks for. Returns the exit code."""
-    if "--version" in flags and not verb:
+    if "--version" in flags:
         print(f"npllm {npllm.__version__}")
         return 0
     if not verb or verb in GROUPS:

@@ -90,6 +90,7 @@ def test_help_is_a_verb_too(capsys):
 
 def test_version(capsys):
     assert help_of(capsys, "--version") == f"npllm {npllm.__version__}\n"
+    assert help_of(capsys, "pretrain", "--version") == f"npllm {npllm.__version__}\n"
 
 
 @pytest.mark.parametrize(
