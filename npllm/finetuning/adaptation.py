@@ -11,7 +11,6 @@ import numpy as np
 
 from npllm.errors import ConfigError
 from npllm.model import GPT, ModelConfig, Parameters, Storage, Trainable
-from npllm.model.lora import Workspace
 from npllm.model.parameters import TOKEN_TABLES, name_in_model, weight_shapes
 from npllm.reference.random import random_normal
 from npllm.reference.random_streams import NEW_TOKEN_ROWS
@@ -54,8 +53,6 @@ def adapted(
     dropout: float | None = None,
     seed: int = 0,
     dtype: str | None = None,
-    frozen: Parameters | None = None,
-    workspace: Workspace | None = None,
 ) -> GPT:
     """Return a model to train, which computes the same as `base`.
 
@@ -66,8 +63,6 @@ def adapted(
     n_outputs: outputs of a second head. It is copied if the base has one of this size,
     else its weights are random (`seed`).
     dropout, dtype: None = those of the base.
-    frozen, workspace: only with LoRA: those of another model, which the new one then
-    shares. The frozen weights must be those of the base.
 
     Raises ConfigError if config.frozen_blocks is more than the blocks of the base.
     """
@@ -83,10 +78,11 @@ def adapted(
         lora_new_tokens=vocab_size - base.config.vocab_size if config.lora_rank else 0,
     )
     dtype = dtype or base.dtype_name
-    if config.lora_rank and frozen is None:
+    frozen = None
+    if config.lora_rank:
         frozen = Parameters(weight_shapes(model_config), "float32" if dtype == "bf16" else dtype)
         copy_weights(base, frozen, seed)
-    model = GPT(model_config, seed=seed, dtype=dtype, storage=Storage(frozen=frozen, workspace=workspace))
+    model = GPT(model_config, seed=seed, dtype=dtype, storage=Storage(frozen=frozen))
     if not config.lora_rank:
         copy_weights(base, model.params, seed)
     for name in TOKEN_TABLES:
