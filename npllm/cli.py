@@ -43,6 +43,8 @@ def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
 VERBS = OTHER_VERBS | {"completion": completion}
 # Their result is what they print. Any other verb goes on when nobody reads its output.
 PRINTING = {"generate", "chat", "evaluate", "verify", "tokenizer encode", "tokenizer decode", "completion"}
+HELP = {"-h", "--help", "--help-all"}
+FLAGS = HELP | {"--debug", "--version"}  # of npllm itself
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words of two-word verbs
 
 
@@ -70,10 +72,6 @@ def main(arguments: list[str] | None = None) -> int:
             message, exit_code = _explain(error)
             print(f"npllm: {printable(message)}", file=sys.stderr)
             return exit_code
-
-
-HELP = {"-h", "--help", "--help-all"}
-FLAGS = HELP | {"--debug", "--version"}  # of npllm itself
 
 
 def _without_flags(arguments: list[str]) -> tuple[list[str], set[str]]:

@@ -13,7 +13,7 @@ LARGEST_BATCH = 1 << 24  # sequences
 class OptimConfig:
     """The update rule, its learning-rate schedule and clipping."""
 
-    follows: ClassVar = {"min_lr": "lr"}  # see Option in runs/arguments.py
+    follows: ClassVar[dict[str, str]] = {"min_lr": "lr"}  # see Option in runs/arguments.py
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """update rule; sgd takes beta1 as its momentum"""
     lr: float = 1e-3
@@ -55,7 +55,7 @@ class OptimConfig:
 class BatchConfig:
     """The number of sequences in one update."""
 
-    follows: ClassVar = {"ramp_start": "size"}
+    follows: ClassVar[dict[str, str]] = {"ramp_start": "size"}
     size: int | None = 12
     """sequences of block_size tokens per update; none, in sft, reward and dpo = 16 rows
     or 32 pairs, or fewer if the data is small

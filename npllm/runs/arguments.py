@@ -11,7 +11,7 @@ import inspect
 import io
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import is_dataclass
 from itertools import zip_longest
 from types import NoneType
@@ -48,8 +48,11 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
     prog: the name of the command in messages. Raises ConfigError for arguments that are
     not valid.
     """
-    options = {option.name: option for option in options_of(kind) if not option.positional}
-    arguments = _following(options, arguments) + _spelled_out(options, arguments, prog)
+    every = options_of(kind)
+    options = {option.name: option for option in every if not option.positional}
+    spelled_out = _spelled_out(options, arguments, prog)
+    _check_complete(every, given_values(arguments), spelled_out, prog)
+    arguments = _following(options, arguments) + spelled_out
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -130,6 +133,17 @@ def _spelled_out(options: dict[str, Option], arguments: list[str], prog: str) ->
             value = _value(option, rest, name)
         named.append(f"{name}={_as_tyro(option.kind, value)}")
     return [*named, "--", *positional] if positional else named
+
+
+def _check_complete(options: list[Option], given: Container[str], spelled_out: list[str], prog: str) -> None:
+    """Raise ConfigError if an argument without a default is missing."""
+    n_positional = len(spelled_out) - spelled_out.index("--") - 1 if "--" in spelled_out else 0
+    positional = [option for option in options if option.positional]
+    absent = positional[n_positional:] + [o for o in options if not o.positional and o.name not in given]
+    needed = [option for option in absent if option.default is inspect.Parameter.empty]
+    if needed:
+        names = " and ".join(option.name if option.positional else f"--{option.name}" for option in needed)
+        raise ConfigError(f"{prog} needs {names}; {prog} --help shows what that is.")
 
 
 def _following(options: dict[str, Option], arguments: list[str]) -> list[str]:

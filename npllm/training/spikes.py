@@ -61,7 +61,7 @@ ROLLBACK_PERIOD = 10_000  # updates; max_rollbacks counts the rollbacks within t
 class SpikeConfig:
     """When a step is a loss spike, and how a run recovers from it."""
 
-    follows: ClassVar = {"min_history": "window"}
+    follows: ClassVar[dict[str, str]] = {"min_history": "window"}
     enabled: bool = True
     """go back to a checkpoint and skip the data when the loss spikes"""
     window: int = 128
