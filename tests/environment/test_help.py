@@ -107,9 +107,7 @@ def test_a_field_without_its_section_is_found(capsys, option, meant):
     assert message.endswith(f"{option} is not an option of npllm pretrain; did you mean {meant}.")
 
 
-@pytest.mark.parametrize(
-    "text", ["-- SELECT", "-5", "-x", "--text", "--help", "-h", "--debug", "a=b", "none", ""]
-)
+@pytest.mark.parametrize("text", ["-- SELECT", "-5", "-x", "--text", "--help", "-h", "--debug", "a=b", "none", ""])
 def test_a_value_may_begin_with_dashes(capsys, tmp_path, text):
     """After its option with =, after -- as an argument, and bare where it cannot be an option."""
     byte_tokenizer().save(tmp_path)
