@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 import npllm
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
+from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, printable
 from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
 from npllm.training.environment import check_environment
@@ -106,8 +107,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "interrupted", 130
     if isinstance(error, MemoryError):
         return "out of memory; lower batch.micro_size, model.block_size or model.n_embd.", 5
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename}: {error.strerror}; free some.", 5
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return str(unwritable(error.filename, error)), 5
     return f"{error.filename}: {error.strerror}; check the path.", 3
 
 

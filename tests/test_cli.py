@@ -84,7 +84,16 @@ def test_bad_usage_is_one_sentence(capsys, arguments, complaint):
         (Interrupted("saved."), 130, "saved."),
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 5, "out of memory; lower batch.micro_size, model.block_size or model.n_embd."),
-        (OSError(errno.ENOSPC, "No space left on device", "x.json"), 5, "x.json: No space left on device; free some."),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x.json"),
+            5,
+            "x.json cannot be written (No space left on device); free disk space there or choose another folder.",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "x.json"),
+            5,
+            "x.json cannot be written (Read-only file system); copy the folder to a disk that can be written.",
+        ),
         (OSError(errno.EACCES, "Permission denied", "x.json"), 3, "x.json: Permission denied; check the path."),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

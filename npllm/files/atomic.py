@@ -17,8 +17,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from npllm.errors import ResourceError
 from npllm.files.locks import check_held
+from npllm.files.unwritable import unwritable
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
@@ -33,14 +33,13 @@ def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
         _write(temporary, os.O_CREAT | os.O_TRUNC, data)
         os.replace(temporary, path)
         _sync(path.parent)
-    except OSError as error:
-        check_held(path)  # a folder that was replaced is the real reason
-        raise ResourceError(
-            f"{path} cannot be written ({error.strerror}); free disk space there or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # after a success the temporary name no longer exists
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # why the write failed is what the user must know
             os.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
+        check_held(path)  # a folder that was replaced is the real reason
+        raise unwritable(path, error) from error
 
 
 def append(path: Path, data: bytes, *, durably: bool = False) -> None:
@@ -57,13 +56,19 @@ def append(path: Path, data: bytes, *, durably: bool = False) -> None:
             _sync(path.parent)
     except OSError as error:
         check_held(path)
-        raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
+        raise unwritable(path, error) from error
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Delete the temporary files of a process that was killed while writing."""
-    for path in folder.glob(".*.tmp"):
-        os.unlink(path)
+    """Delete the temporary files of a process that was killed while writing.
+
+    Raises ResourceError.
+    """
+    try:
+        for path in folder.glob(".*.tmp"):
+            os.unlink(path)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def sync(path: Path) -> None:
@@ -75,7 +80,7 @@ def sync(path: Path) -> None:
         _sync(path)
     except OSError as error:
         check_held(path)
-        raise ResourceError(f"{path} cannot be written ({error.strerror}); free disk space, then resume.") from error
+        raise unwritable(path, error) from error
 
 
 def _sync(path: Path) -> None:

@@ -4,41 +4,67 @@ A lock is the operating system's (flock) on a file that nobody edits. It ends wh
 process ends, in whatever way, so there are no stale locks: a lock file that no process
 holds has no effect, and the next process takes it.
 
+Some file systems have no locks: NFS without its lock service, some cluster and FUSE
+file systems. There the work goes on without one, and one warning says so: a user who
+trains on such a disk knows which processes run, and a refusal would leave the disk
+unusable. Only EWOULDBLOCK means that another process holds the lock; every other error
+is reported with its reason.
+
 A lock follows its file, but a path may come to name another file: the folder is renamed
 while a process works in it, and another folder gets its name. So `atomic.py`, which
 does all writing, calls `check_held` before each write.
 """
 
+import errno
 import fcntl
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from npllm.errors import ConfigError, ResourceError
+from npllm.errors import ConfigError, NpllmWarning, ResourceError
+from npllm.files.unwritable import unwritable
 
 LOCK = ".lock"  # name of the lock file of a folder
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
+_warned: set[int] = set()  # devices without locks of which a warning was given
 _held: dict[Path, int] = {}  # each folder that this process holds -> the descriptor of its lock file
 
 
 def lock_file(file: Path) -> int:
     """Lock a file, which is created if necessary, and return its descriptor.
 
-    The lock lasts until the descriptor is closed. Raises BlockingIOError when another
-    process holds the lock, and any other OSError when the file cannot be locked at all.
+    The lock lasts until the descriptor is closed. On a file system that has no locks
+    the file is only opened. Raises BlockingIOError when another process holds the lock,
+    and any other OSError when the file cannot be opened or locked.
     """
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, file)
             if _is_still(file, descriptor):
                 return descriptor
         except OSError:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its last holder deleted or moved it: try the file that has the name now
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        device = os.fstat(descriptor).st_dev
+        if device not in _warned:
+            _warned.add(device)
+            place = file.absolute().parent
+            message = f"{place} is on a disk without locks ({error.strerror}); let no other process work in the folder."
+            warnings.warn(message, NpllmWarning, stacklevel=1)
 
 
 @contextmanager
@@ -54,9 +80,7 @@ def hold_folder(folder: Path, busy: str) -> Iterator[None]:
     except BlockingIOError as error:
         raise ConfigError(busy) from error
     except OSError as error:
-        raise ResourceError(
-            f"{file} cannot be locked ({error.strerror}); use a folder that can be written, on a disk that has locks."
-        ) from error
+        raise unwritable(file, error, "locked") from error
     _held[name] = descriptor
     try:
         yield

@@ -19,7 +19,9 @@ that the model needs and fits into the file.
 import hashlib
 import io
 import json
+import os
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -91,8 +93,16 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*.h5"))
+    """The checkpoints in a folder, oldest first. Raises DataError when the folder cannot
+    be read: that says nothing about what is in it."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read ({error.strerror}); make it readable, put it back from a copy, or make an empty "
+            "folder there to start again."
+        ) from error
+    return sorted(folder / name for name in names if fnmatch(name, "step-*.h5"))
 
 
 def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryview:
@@ -137,7 +147,9 @@ def sealed_sha256(path: Path) -> str:
             block = file.read(USER_BLOCK)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _damaged(path, error.strerror) from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); make it readable, or use another checkpoint."
+        ) from error
     if block != _user_block(digest):
         raise _damaged(path, "its SHA-256 is not the one that it records")
     return digest

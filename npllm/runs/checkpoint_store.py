@@ -27,10 +27,11 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
-from npllm.errors import DataError, ResourceError
+from npllm.errors import DataError
 from npllm.files.atomic import remove_temporary_files, sync, write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import check_fields, from_fields, parse_json
+from npllm.files.unwritable import unwritable
 from npllm.runs.checkpoint import (
     Checkpoint,
     Saveable,
@@ -173,10 +174,7 @@ class CheckpointStore:
                     os.unlink(self.path(step))
             sync(self.folder)
         except OSError as error:
-            raise ResourceError(
-                f"{error.filename} cannot be deleted ({error.strerror}); make its folder writable, then resume: "
-                "nothing is lost."
-            ) from error
+            raise unwritable(error.filename, error, "deleted") from error
 
     def __enter__(self) -> "CheckpointStore":
         remove_temporary_files(self.folder)
@@ -204,17 +202,19 @@ def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:
     """The manifest's entries, and what is wrong with it (None = nothing). A folder
     without a manifest has no entries."""
     path = folder / MANIFEST
-    if not path.exists():
-        return [], None
     try:
-        document = parse_json(read_bounded(path, LARGEST_MANIFEST))
+        content = read_bounded(path, LARGEST_MANIFEST)
+    except DataError as error:
+        return [], None if isinstance(error.__cause__, FileNotFoundError) else str(error)
+    try:
+        document = parse_json(content)
         check_fields(document, {"version": int, "checkpoints": dict})
         if document["version"] != MANIFEST_VERSION:
             raise ValueError(f"it has version {document['version']!r:.20}")
         entries = [from_fields(Entry, fields) for fields in document["checkpoints"].values()]
         if list(document["checkpoints"]) != [checkpoint_path(folder, entry.step).name for entry in entries]:
             raise ValueError("its file names and steps disagree")
-    except (DataError, ValueError) as error:
+    except ValueError as error:
         return [], f"{path} is damaged ({error}); delete it, and npllm resume makes it again from the checkpoints."
     return entries, None
 

@@ -28,6 +28,7 @@ from npllm.errors import DataError
 from npllm.files.atomic import append
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import check_fields, parse_json
+from npllm.files.unwritable import unwritable
 
 LARGEST_LEDGER = 64 << 20  # bytes
 NUMBER = float | None  # None stands for NaN and infinity, which JSON lacks
@@ -63,7 +64,7 @@ class Ledger:
         self.path = path
         self.events, whole = _read(path)
         if writable and path.exists() and whole < path.stat().st_size:
-            os.truncate(path, whole)  # a line that a crash cut off does not count
+            _cut(path, whole)  # a line that a crash cut off does not count
         self.skipped: list[tuple[int, int]] = []  # ranges of sample ids, [start, end)
         # step -> its left_out events that no later rollback has undone
         self.left_out_at: dict[int, list[dict[str, Any]]] = {}
@@ -121,6 +122,13 @@ class Ledger:
         append(self.path, (json.dumps(record) + "\n").encode(), durably=True)
         self.events.append(record)
         self._take_in(record)
+
+
+def _cut(path: Path, n_bytes: int) -> None:
+    try:
+        os.truncate(path, n_bytes)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

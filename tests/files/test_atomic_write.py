@@ -81,6 +81,25 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch, call):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("call", ["open", "replace"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR])
+def test_why_a_write_failed_is_not_hidden_by_the_clean_up(tmp_path, monkeypatch, call, number):
+    """A folder in which no file can be made lets none be deleted either. The user must
+    read about the file, and not about the temporary one beside it."""
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    def fail_otherwise(path, **_):
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(os, "unlink", fail_otherwise)
+    with pytest.raises(ResourceError) as caught:
+        write_atomically(tmp_path / "file", b"new")
+    assert str(caught.value).startswith(f"{tmp_path / 'file'} cannot be written ({os.strerror(number)}); ")
+
+
 def test_a_write_that_stops_half_way_leaves_no_file(tmp_path):
     command = [sys.executable, "-c", FILE_SIZE_LIMIT, str(tmp_path / "file")]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)

@@ -4,12 +4,14 @@ import errno
 import fcntl
 import os
 import shutil
+import warnings
 
 import pytest
 from reliability.small_training import CONFIG, TOKENS, assert_same_bits, clean_state, make_run, train_on
 from small_runs import content
 
-from npllm.errors import ConfigError, ResourceError
+from npllm.errors import ConfigError, NpllmWarning, ResourceError
+from npllm.files import locks
 from npllm.files.atomic import append, sync, write_atomically
 from npllm.files.locks import LOCK, lock_file
 from npllm.runs.checkpoint_store import CheckpointStore
@@ -123,16 +125,45 @@ def test_a_lock_on_a_file_that_was_deleted_before_it_was_locked_is_none(tmp_path
     ("number", "kind", "complaint"),
     [
         (errno.EWOULDBLOCK, ConfigError, "is being trained by another process"),
-        (errno.ENOLCK, ResourceError, r"\.lock cannot be locked \(No locks available\)"),
         (errno.EBADF, ResourceError, r"\.lock cannot be locked \(Bad file descriptor\)"),
+        (errno.EIO, ResourceError, r"\.lock cannot be locked \(Input/output error\)"),
     ],
 )
-def test_a_disk_without_locks_is_no_other_process(run, monkeypatch, number, kind, complaint):
-    def fail(*_):
+def test_an_error_of_the_disk_is_no_other_process(run, monkeypatch, number, kind, complaint):
+    monkeypatch.setattr(fcntl, "flock", failing(number))
+    with pytest.raises(kind, match=complaint), run.lock():
+        pass
+
+
+def failing(number):
+    """A system call that fails with this error."""
+
+    def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(kind, match=complaint), run.lock():
+    return fail
+
+
+@pytest.mark.parametrize("number", locks.WITHOUT_LOCKS)
+def test_on_a_disk_without_locks_the_work_goes_on_with_one_warning(run, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", failing(number))
+    monkeypatch.setattr(locks, "_warned", set())
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with run.lock():
+                write_atomically(run.summary, b"ours")
+    assert [warning.category for warning in warned] == [NpllmWarning]
+    assert os.strerror(number) in str(warned[0].message)
+
+
+@pytest.mark.parametrize(("number", "mend"), [(errno.EROFS, "a disk that can be written"), (errno.EACCES, "writable")])
+def test_a_folder_that_cannot_be_written_is_no_other_process(run, monkeypatch, number, mend):
+    monkeypatch.setattr(os, "open", failing(number))
+    with (
+        pytest.raises(ResourceError, match=rf"\.lock cannot be locked \({os.strerror(number)}\); .*{mend}"),
+        run.lock(),
+    ):
         pass
 
 

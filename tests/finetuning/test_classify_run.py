@@ -259,7 +259,7 @@ def test_a_damaged_curve_is_refused(tmp_path):
     path = tmp_path / "curve.jsonl"
     for content in ("nonsense\n", '{"labels": 8}\n', "[]\n"):
         path.write_text(content)
-        with pytest.raises(DataError, match=r"curve.jsonl is damaged .* delete it"):
+        with pytest.raises(DataError, match=r"curve.jsonl, line 1, is not a point of the curve .* delete the file"):
             read_curve(path)
 
 
