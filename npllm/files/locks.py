@@ -20,7 +20,7 @@ import fcntl
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,16 +102,17 @@ def check_held(path: Path) -> None:
             )
 
 
-def empty_held(folder: Path) -> None:
-    """Delete the content of a folder that this process holds.
+def empty_held(folder: Path, unwanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Delete the content of a folder that this process holds, except its lock.
 
-    Raises ResourceError, and deletes nothing, when another folder has its name now.
+    unwanted: whether a file or folder of this name is deleted. Raises ResourceError,
+    and deletes nothing, when another folder has its name now.
     """
     check_held(folder / LOCK)
-    for path in folder.iterdir():
+    for path in [path for path in folder.iterdir() if path.name != LOCK and unwanted(path.name)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        else:
             path.unlink()
 
 

@@ -1,7 +1,9 @@
 """The folder of a new run after two starts at once, a kill, and a stop signal."""
 
+import errno
+import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,96 @@ def test_only_a_run_that_this_process_made_is_discarded(tmp_path):
     assert not (foreign / LOCK).exists()
     with draft_run(own) as draft:
         draft.config.write_text("again")
+
+
+def the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return Path()
+
+
+def a_link(folder, _):
+    (folder.parent / "link").symlink_to(folder)
+    return folder.parent / "link"
+
+
+def the_root_of_a_disk(folder, monkeypatch):
+    """It cannot be replaced, nor may a name be made beside it."""
+    real_open = os.open
+
+    def open_(path, *rest, **more):
+        if Path(path).parent == folder.parent and Path(path).name.startswith("."):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real_open(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", open_)
+    (folder / "lost+found").mkdir()
+    return folder
+
+
+def left_by_a_killed_process(folder, _):
+    (folder / "data").mkdir()
+    for name in (".claim", LOCK, "tokenizer.json", "data/train.h5", "data/.val.h5.7.tmp", ".config.toml.7.tmp"):
+        (folder / name).write_text("of a dead process")
+    return folder
+
+
+EXISTING = [the_current_folder, a_link, the_root_of_a_disk, left_by_a_killed_process]
+
+
+@pytest.mark.parametrize("kind", EXISTING)
+def test_an_existing_folder_is_filled_where_it_is(tmp_path, monkeypatch, kind):
+    """A rename onto it would fail, and only after the whole preparation."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    before = folder.stat().st_ino
+    out = kind(folder, monkeypatch)
+    with claim_run(out, "run") as path:
+        with pytest.raises(ConfigError, match="is being prepared by another process"), claim_run(out, "run"):
+            pass
+        make(path)
+    assert content(folder) == {"config.toml": b"mine"}
+    assert folder.stat().st_ino == before
+    with pytest.raises(ConfigError, match="holds a run already"), claim_run(out, "run"):
+        pass
+
+
+@pytest.mark.parametrize("kind", EXISTING)
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_start_that_fails_leaves_an_existing_folder_as_it_was(tmp_path, monkeypatch, kind, trained):
+    """A file that the user has put there meanwhile is kept."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    out = kind(folder, monkeypatch)
+    with claim_run(out, "run") as path, suppress(ZeroDivisionError):
+        with draft_run(path) as draft:
+            draft.config.write_text("mine")
+            (folder / "notes.txt").write_text("the user's")
+            assert trained or 1 / 0
+        (folder / "metrics.jsonl").touch()
+        discard_untrained(path)
+    assert content(folder) == {"notes.txt": b"the user's"}
+    assert not (folder / LOCK).exists()
+
+
+def test_a_folder_with_a_file_of_the_users_is_not_what_a_killed_process_left(tmp_path):
+    left_by_a_killed_process(tmp_path, None)
+    (tmp_path / "notes.txt").write_text("the user's")
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match="is not an empty folder"), claim_run(tmp_path, "run"):
+        pass
+    assert content(tmp_path) == before
+
+
+def test_a_link_to_a_folder_that_is_not_there_yet(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "run")
+    with claim_run(tmp_path / "link", "run") as path:
+        make(path)
+    assert content(tmp_path / "disk") == {"run/config.toml": b"mine"}
+
+
+@pytest.mark.parametrize("target", ["link", "text.txt"])
+def test_a_link_that_leads_to_no_folder_is_refused_before_the_preparation(tmp_path, capsys, target):
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    (tmp_path / "text.txt").touch()
+    message = refused(capsys, *pretrain_arguments(tmp_path / "absent.txt", tmp_path / "link"), exit_code=2)
+    assert message.endswith("link exists and is not an empty folder; choose another --out.")
