@@ -114,7 +114,7 @@ def warmup(*, clear: bool = False) -> None:
     """Compile the kernels of training and generation now; later runs start faster.
 
     Args:
-        clear: delete all kernels that are kept from earlier first
+        clear: first delete all kernels that were compiled earlier
     """
     from npllm.kernels import compiled_cache
     from npllm.training.compile_ahead import compiling_ahead

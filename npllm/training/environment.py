@@ -35,8 +35,13 @@ def _check_numba() -> None:
         raise ConfigError(f"{str(warning).splitlines()[0].rstrip('.')}; correct or unset it.") from warning
     except ValueError as error:
         raise ConfigError(_refusal("NUMBA_NUM_THREADS", error)) from error
-    if config.DISABLE_JIT:  # nothing runs in parallel
+    if config.DISABLE_JIT:  # nothing is compiled, and nothing runs in parallel
         return
+    if any(feature[0] not in "+-" for feature in (config.CPU_FEATURES or "").split(",") if feature):  # LLVM would abort
+        raise ConfigError(
+            f"The environment variable NUMBA_CPU_FEATURES is {config.CPU_FEATURES!r}, in which not every name begins "
+            "with + or -; correct or unset it."
+        )
     importlib.import_module("npllm.kernels.jit")  # which sets how threads wait, before there are any
     try:
         get_num_threads()  # loads the threading layer

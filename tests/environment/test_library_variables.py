@@ -26,6 +26,7 @@ def refusal(*arguments: str, **variables) -> str:
         ("NUMBA_NUM_THREADS", "0", "must be > 0"),
         ("NUMBA_NUM_THREADS", "many", "could not be parsed"),
         ("NUMBA_OPT", "9", "could not be parsed"),
+        ("NUMBA_CPU_FEATURES", "+fma,avx", "not every name begins with + or -"),
     ],
 )
 def test_a_variable_of_numba_is_named(tmp_path, name, value, why):
