@@ -10,6 +10,7 @@ compiled, and the first such problem of a process is reported in one line.
 """
 
 import hashlib
+import os
 import pickle
 import shutil
 import sys
@@ -163,7 +164,7 @@ def clear() -> None:
 def _parents() -> list[Path]:
     """As Numba chooses: NUMBA_CACHE_DIR; without it, beside the sources, then the user's."""
     if config.CACHE_DIR:
-        return [Path(config.CACHE_DIR)]
+        return [Path(os.path.expanduser(config.CACHE_DIR))]
     of_user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
     return [SOURCES[0] / "__pycache__", *([of_user] if of_user.is_absolute() else [])]
 
@@ -171,7 +172,7 @@ def _parents() -> list[Path]:
 def _delete_oldest(parent: Path) -> None:
     """Delete all but the folders to which something was added last. A process that uses
     a deleted one compiles again."""
-    with suppress(FileNotFoundError):  # another process does the same
+    with suppress(OSError):  # another process does the same, or the folder is another user's
         for folder in sorted(parent.glob(f"{PREFIX}*"), key=lambda folder: folder.stat().st_mtime)[:-KEPT]:
             shutil.rmtree(folder)
 

@@ -174,6 +174,24 @@ def test_old_folders_do_not_pile_up(cache):
     assert {path.name for path in cache.iterdir()} == {compiled_cache.FOLDER, *names[:7]}
 
 
+def test_an_old_folder_that_cannot_be_deleted_is_left(cache, monkeypatch):
+    """It may be another user's."""
+    for number in range(20):
+        (cache / f"{compiled_cache.PREFIX}{number}").mkdir(parents=True)
+
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert with_warnings(lambda: [found(), found()]) == ([False, True], [])
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(config, "CACHE_DIR", "~/kernels")
+    assert compiled_cache.folders() == [tmp_path / "kernels" / compiled_cache.FOLDER]
+
+
 def test_a_kernel_in_the_second_place_is_found_without_a_word(cache, monkeypatch):
     """The first place may be another user's, and closed to this one."""
     found()
