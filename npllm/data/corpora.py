@@ -29,6 +29,7 @@ from npllm.data.records import scan, string_field
 from npllm.data.text_files import Folder, files_below, read_text
 from npllm.errors import ConfigError, DataError
 from npllm.files.bounded_read import RefusedFile
+from npllm.files.user_path import user_path
 
 # Folders of the standard library that hold tests or other people's packages, and two
 # that would spoil the split: `encodings` holds a hundred code page tables, which are
@@ -134,7 +135,7 @@ class _Reading:
             try:
                 yield from self._documents_of(name, path)
             except RefusedFile as error:
-                if path == Path(source).expanduser():  # named by the user, not found in a folder
+                if path == user_path(source):  # named by the user, not found in a folder
                     raise
                 self.left_out.append((error.kind, str(path)))
 
@@ -177,7 +178,7 @@ class _Reading:
 
 def _find_files(source: str) -> tuple[Path, Folder]:
     """Return the folder that file names are relative to, and the files of a source."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if source == "stdlib":
         return Path(sysconfig.get_path("stdlib")), Folder(list(_standard_library()), [])
     if source and os.path.isdir(path):  # Path("") would be the current folder

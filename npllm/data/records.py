@@ -20,6 +20,7 @@ from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
+from npllm.files.user_path import user_path
 from npllm.tokenizer.pretokenize import refuse_lone_surrogates
 
 LARGEST_FILE = 1 << 30  # bytes
@@ -144,7 +145,7 @@ def scan(path: str | PathLike, record: Callable[[dict], Record]) -> RecordFile[R
 
     record: makes a record from the fields of a line; one of the functions below.
     """
-    path = Path(path)
+    path = user_path(path)
     items = _listed(path) if path.suffix.lower() == ".json" else _lines(path)
     return sort_out(path, items, lambda item: record(_fields(item)))
 
@@ -158,7 +159,7 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
     label, white space, and the text. White space around a label is removed. group is
     "".
     """
-    path = Path(path)
+    path = user_path(path)
     match path.suffix.lower():
         case ".jsonl" | ".json":
             return scan(path, labelled)

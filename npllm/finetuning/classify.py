@@ -23,6 +23,7 @@ from tyro.conf import Positional
 from npllm.data.records import Labelled, read_labelled, scan_labelled
 from npllm.data.topics import stdlib_topics
 from npllm.errors import Interrupted
+from npllm.files.user_path import user_path
 from npllm.finetuning.chosen_records import chosen_records, say_contradictions, say_shared_texts
 from npllm.finetuning.classifier import (
     TEXTS_AT_ONCE,
@@ -132,7 +133,7 @@ class Classify(Stage[ClassifyConfig]):
         """
         if compare_scratch:
             config = replace(config, classify=replace(config.classify, compare_scratch=True))
-        records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else labelled_of(Path(data), config, console)
+        records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else labelled_of(user_path(data), config, console)
         test_records = labelled_of(test, config, console) if test else None
         if test_records:
             say_shared_texts(records, test_records, console)

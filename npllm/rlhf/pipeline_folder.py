@@ -18,6 +18,7 @@ from npllm.files.atomic import remove_temporary_files, write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.locks import hold_folder
 from npllm.files.strict_json import from_fields, parse_json
+from npllm.files.user_path import user_path
 from npllm.rlhf.tasks.task import EMBEDDED
 from npllm.runs.new_run import Taken, first_free
 from npllm.runs.run_folder import RunFolder
@@ -45,7 +46,7 @@ def record_of(name: str) -> TaskRecord:
     """The record of a task. name: as `load_task` takes it."""
     if name in EMBEDDED:
         return TaskRecord(name)
-    file = Path(name).resolve()
+    file = user_path(name).resolve()
     return TaskRecord(file.stem, str(file), hashlib.sha256(read_bounded(file, LARGEST_TASK)).hexdigest())
 
 

@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import is_dataclass
 from itertools import zip_longest
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 import tyro
 
 from npllm.errors import ConfigError
+from npllm.files.user_path import user_path
 
 T = TypeVar("T")
 
@@ -64,12 +66,16 @@ def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) 
 
 
 def deferred(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """A function with the same signature that only binds its arguments. It returns the
-    call, which takes no arguments."""
+    """A function with the same signature that only binds its arguments, with ~ in paths
+    replaced. It returns the call, which takes no arguments."""
+
+    def with_home(value: object) -> object:
+        return user_path(value) if isinstance(value, Path) else value
 
     @functools.wraps(function)
     def bind(*args, **kwargs):
-        return functools.partial(function, *args, **kwargs)
+        named = {name: with_home(value) for name, value in kwargs.items()}
+        return functools.partial(function, *map(with_home, args), **named)
 
     bind.__signature__ = inspect.signature(function)
     return bind

@@ -21,7 +21,7 @@ from npllm.generation import check_writes
 from npllm.model import GPT, ModelConfig
 from npllm.runs.checkpoint import model_from_checkpoint
 from npllm.runs.checksums import checked, write_checksums
-from npllm.runs.run_folder import RunFolder, run_of
+from npllm.runs.run_folder import RunFolder, checkpoint_of, run_of
 from npllm.tokenizer import Tokenizer
 
 
@@ -76,8 +76,8 @@ def load_model(run: RunFolder, name: str) -> GPT:
 def trained_checkpoint(path: Path) -> tuple[Path, Tokenizer]:
     """A checkpoint and its tokenizer. path: a run, which means its newest checkpoint,
     or a checkpoint file in a run."""
-    run = run_of(path)
-    return (Path(path) if Path(path).is_file() else run.newest_checkpoint()), run.load_tokenizer()
+    checkpoint, run = checkpoint_of(path)
+    return checkpoint, run.load_tokenizer()
 
 
 def policy_checkpoint(path: Path) -> tuple[Path, Tokenizer, ModelConfig]:

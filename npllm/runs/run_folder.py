@@ -8,6 +8,7 @@ from pathlib import Path
 from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import DataError
 from npllm.files.locks import hold_folder
+from npllm.files.user_path import user_path
 from npllm.model import GPT
 from npllm.output import shell_word
 from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint
@@ -95,7 +96,7 @@ class RunFolder:
 
 def open_run(path: str | Path) -> RunFolder:
     """The run at `path`. Raises DataError when there is none."""
-    run = RunFolder(Path(path))
+    run = RunFolder(user_path(path))
     if not run.path.is_dir():
         raise DataError(f"{path} is not a folder; name the folder of a run, such as runs/default.")
     if not run.config.exists():
@@ -104,8 +105,26 @@ def open_run(path: str | Path) -> RunFolder:
 
 
 def run_of(path: str | Path) -> RunFolder:
-    """The run of a path, which is its folder or a checkpoint file in it."""
-    return RunFolder(Path(path).absolute().parent.parent) if Path(path).is_file() else open_run(path)
+    """The run of a path, which is its folder or a checkpoint file in it.
+
+    The file may be a link to one in a run, and so may the folder that it is in. Raises
+    DataError when there is no run.
+    """
+    path = user_path(path)
+    if not path.is_file():
+        return open_run(path)
+    for name in (path.absolute(), path.resolve()):
+        run = RunFolder(name.parent.parent)
+        if run.config.exists():
+            return run
+    raise DataError(f"{path} is not in the folder of a run; name a run, or a file in its folder checkpoints.")
+
+
+def checkpoint_of(path: str | Path) -> tuple[Path, RunFolder]:
+    """The checkpoint that a path names, and its run. path: of a run, which means its
+    newest checkpoint, or of a checkpoint file in a run."""
+    run = run_of(path)
+    return (user_path(path) if user_path(path).is_file() else run.newest_checkpoint()), run
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]:
@@ -115,8 +134,7 @@ def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]
     dtype of training. Raises DataError for files that are missing or damaged, or do not
     belong together.
     """
-    run = run_of(path)
-    checkpoint = Path(path) if Path(path).is_file() else run.newest_checkpoint()
+    checkpoint, run = checkpoint_of(path)
     model, tokenizer = model_from_checkpoint(checkpoint, dtype=dtype), run.load_tokenizer()
     if tokenizer.vocab_size != model.config.vocab_size:
         raise DataError(

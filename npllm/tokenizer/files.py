@@ -7,6 +7,7 @@ from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
+from npllm.files.user_path import user_path
 from npllm.tokenizer.gpt2_files import from_gpt2_files
 from npllm.tokenizer.tokenizer_json import from_json, to_json
 from npllm.tokenizer.vocabulary import Vocabulary
@@ -22,7 +23,7 @@ def read(path: str | os.PathLike) -> Vocabulary:
 
     Raises DataError when there is none or when it cannot be used.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir():
         return _read_folder(path)
     return from_json(_read_json(path), str(path))
@@ -59,7 +60,7 @@ def write(vocabulary: Vocabulary, path: str | os.PathLike) -> None:
 
     Raises ResourceError when it cannot be written.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir():
         path = path / TOKENIZER_JSON
     write_atomically(path, to_json(vocabulary))

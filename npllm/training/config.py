@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from npllm.errors import ConfigError
+from npllm.files.user_path import user_path
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.runs.arguments import nearest
@@ -137,8 +138,8 @@ def _find_recipe(recipe: str) -> Path:
     names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
     if recipe in names:
         return Path(str(folder / f"{recipe}.toml"))
-    if Path(recipe).is_file():
-        return Path(recipe)
+    if (path := user_path(recipe)).is_file():
+        return path
     raise ConfigError(
         f"{recipe} is neither a TOML file nor a recipe{nearest(recipe, names)}; the recipes are {', '.join(names)}."
     )

@@ -1,11 +1,11 @@
 """Data preparation: from raw text to token shards."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from npllm.data.corpora import Corpus, load_corpus
 from npllm.data.shards import write_shard
 from npllm.errors import DataError
+from npllm.files.user_path import user_path
 from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_char
 from npllm.tokenizer.tokenizer import END_OF_TEXT
@@ -25,7 +25,7 @@ def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
         return byte_tokenizer()
     if config.tokenizer == "char":
         return train_char(document.text for document in corpus.train + corpus.val)
-    if not Path(config.tokenizer).exists():
+    if not user_path(config.tokenizer).exists():
         raise DataError(
             f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file; name one."
         )

@@ -20,13 +20,19 @@ file:
 
 import importlib
 import importlib.util
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+
+import numpy as np
 
 from npllm.data.records import Demonstration
-from npllm.errors import ConfigError
+from npllm.errors import ConfigError, DataError, NpllmError
+from npllm.files.user_path import user_path
 from npllm.finetuning.sft import SFTConfig
 from npllm.rlhf.dpo import DPOConfig
 from npllm.rlhf.ppo_run import PPOConfig
@@ -96,16 +102,60 @@ def load_task(name: str) -> Task:
     """Return an embedded task, or the task in a Python file.
 
     name: of the embedded task, or the path of the file. Raises ConfigError if it is
-    neither, or if the file does not define exactly one subclass of Task.
+    neither, or if the file does not define exactly one subclass of Task; DataError,
+    with the line, if the file cannot be run, or if its task is not complete.
     """
     if name in EMBEDDED:
-        module = importlib.import_module(EMBEDDED[name])
-    elif Path(name).is_file():
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-        module = importlib.util.module_from_spec(spec)
+        return _task_in(importlib.import_module(EMBEDDED[name]), name)
+    path = user_path(name)
+    if path.suffix != ".py" or not path.is_file():
+        known = ", ".join(EMBEDDED)
+        raise ConfigError(f"--task {name} is neither a Python file, NAME.py, nor one of {known}; name one of them.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with _failures_named(path):
         spec.loader.exec_module(module)
-    else:
-        raise ConfigError(f"--task {name} is neither a Python file nor one of {', '.join(EMBEDDED)}; name one of them.")
+        task = _task_in(module, name)
+        _check_task(task)
+    return task
+
+
+@contextmanager
+def _failures_named(path: Path) -> Iterator[None]:
+    """Turn every failure of a user's file into a DataError with the line."""
+    try:
+        yield
+    except NpllmError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+        number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        place = f"{path}, line {number}" if number else str(path)
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise DataError(f"{place}: {type(error).__name__}: {reason}; correct the task.") from error
+
+
+def _check_task(task: Task) -> None:
+    """Raise TypeError unless each part of a task has its type.
+
+    A mistake would otherwise show after minutes of training.
+    """
+    prompts, demonstrations, text = task.prompts(), task.demonstrations(), task.corpus()
+    gold = [task.gold(Response(record.prompt, record.response, stopped=True)) for record in demonstrations[:1]]
+    for name, kind, values in (
+        ("name", str, [getattr(task, "name", None)]),
+        ("prompts()", str, prompts),
+        ("demonstrations()", Demonstration, demonstrations),
+        ("corpus()", str, [] if text is None else [text]),
+        ("gold()", (float, int, np.number), gold),
+    ):
+        for value in values:
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} of {type(task).__name__} gives {value!r:.80}")
+
+
+def _task_in(module: ModuleType, name: str) -> Task:
     classes = [
         value
         for value in vars(module).values()

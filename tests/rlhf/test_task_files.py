@@ -1,0 +1,62 @@
+"""A task in a file of the user's that cannot be used: one sentence with the line."""
+
+import pytest
+from small_runs import refused
+
+from npllm.rlhf.tasks import load_task
+
+TASK = """from npllm.data.records import Demonstration
+from npllm.rlhf.tasks import Task
+class Short(Task):
+    name = "short"
+    def prompts(self): return ["a", "b"]
+    def demonstrations(self): return [Demonstration("a", "b")]
+    def gold(self, response): return 1 / len(response.text)
+"""
+
+# name: (what is replaced, by what, what the message says)
+BAD = {
+    "syntax": ("class Short(Task):", "class Short(Task:", ", line 3: SyntaxError: "),
+    "import": (
+        "from npllm.rlhf.tasks",
+        "from npllm.tasks",
+        ", line 2: ModuleNotFoundError: No module named",
+    ),
+    "zero byte": ("Short", "\0", ": SyntaxError: source code string cannot contain null bytes"),
+    "exit": ("class", "raise SystemExit(0)\nclass", ", line 3: SystemExit: 0"),
+    "no name": ('name = "short"', "pass", "name of Short gives None"),
+    "no gold": ("def gold", "def silver", "TypeError: Can't instantiate abstract class Short"),
+    "a prompt that is no text": ('"b"]', "7]", "prompts() of Short gives 7"),
+    "a demonstration that is none": ("[Demonstration(", "[dict(prompt=", "SyntaxError"),
+    "demonstrations that are none": ('[Demonstration("a", "b")]', "None", "TypeError: 'NoneType'"),
+    "gold fails": ("1 / len", "1 / 0 * len", ", line 7: ZeroDivisionError: division by zero"),
+    "gold is no number": ("1 / len(response.text)", "None", "gold() of Short gives None"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "complaint"), BAD.values(), ids=BAD)
+def test_a_task_that_cannot_be_used(tmp_path, capsys, monkeypatch, old, new, complaint):
+    """Before anything is trained, and whether the path is relative or not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.py").write_text(TASK.replace(old, new))
+    for name in ("task.py", tmp_path / "task.py"):
+        message = refused(capsys, "rlhf", "--task", name, "--out", "out", exit_code=3)
+        assert message.startswith(f"npllm: {name}")
+        assert complaint in message
+        assert message.endswith("; correct the task.")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "folder.py", "absent.py"])
+def test_what_is_no_python_file(tmp_path, capsys, name):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "folder.py").mkdir()
+    message = refused(capsys, "rlhf", "--task", tmp_path / name, "--out", tmp_path / "out", exit_code=2)
+    assert f"{name} is neither a Python file, NAME.py, nor one of paths, code" in message
+
+
+def test_a_task_behind_a_link_and_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "real.py").write_text(TASK)
+    (tmp_path / "link.py").symlink_to("real.py")
+    assert load_task("~/link.py").prompts() == ["a", "b"]
