@@ -20,12 +20,12 @@ from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
+from npllm.files.text_format import BYTE_ORDER_MARK, SIGNATURE_BYTES, decode, refuse_other_formats
 from npllm.files.user_path import user_path
 from npllm.tokenizer.pretokenize import refuse_lone_surrogates
 
 LARGEST_FILE = 1 << 30  # bytes
 ROLES = ("system", "user", "assistant")
-BYTE_ORDER_MARK = "\ufeff"  # some spreadsheets write it at the start of a file
 WRONG_FIELDS = "with wrong fields"
 
 
@@ -155,7 +155,8 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
 
     .jsonl, .json: `text` and `label` (a string or an integer) in each line or object.
     .csv, .tsv: a header line that names the columns text and label; fields of .csv may
-    be quoted, fields of .tsv are used as they are. Any other suffix: a line holds a
+    be quoted, fields of .tsv are used as they are, and only a line feed, with or
+    without a carriage return before it, ends a line of .tsv. Any other suffix: a line holds a
     label, white space, and the text. White space around a label is removed. group is
     "".
     """
@@ -163,8 +164,10 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
     match path.suffix.lower():
         case ".jsonl" | ".json":
             return scan(path, labelled)
-        case ".csv" | ".tsv" as ending:
-            return sort_out(path, _rows(path, "," if ending == ".csv" else "\t"), _labelled_row)
+        case ".csv":
+            return sort_out(path, _csv_rows(path), _labelled_row)
+        case ".tsv":
+            return sort_out(path, _tsv_rows(path), _labelled_row)
         case _:
             return sort_out(path, _lines(path), _labelled_line)
 
@@ -251,15 +254,18 @@ def _messages(entries: object, last: Literal["user", "assistant"]) -> tuple[Mess
     return messages
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
+Row = tuple[list[str], list[str] | bytes]  # the header, and the fields or the line that holds them
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """(place, (header, fields)) of each row.
 
     Raises DataError for a header without text and label, and for a quote that is never
     closed.
     """
-    text = io.StringIO(_decoded(path, read_bounded(path, LARGEST_FILE)).removeprefix(BYTE_ORDER_MARK), newline="")
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    rows = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
+    text = io.StringIO(decode(path, read_bounded(path, LARGEST_FILE)), newline="")
+    csv.field_size_limit(LARGEST_FILE)  # the file is in memory already; without this 131,072 characters
+    rows = csv.reader(text, strict=True)
     header: list[str] = []
     try:
         for row in filter(None, rows):
@@ -269,6 +275,19 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, tuple[list[str], li
                 header = _header(row, f"{path} line {rows.line_num}")
     except csv.Error as error:
         raise DataError(f"{path} line {rows.line_num} cannot be read ({error}); correct its quotes.") from None
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(place, (header, line)) of each line.
+
+    Raises DataError for a header without text and label.
+    """
+    header: list[str] = []
+    for place, line in _lines(path):
+        if header:
+            yield place, (header, line)
+        else:
+            header = _header(decode(path, line).split("\t"), f"{path} {place}")
 
 
 def _header(row: list[str], place: str) -> list[str]:
@@ -281,8 +300,10 @@ def _header(row: list[str], place: str) -> list[str]:
     return header
 
 
-def _labelled_row(row: tuple[list[str], list[str]]) -> Labelled:
+def _labelled_row(row: Row) -> Labelled:
     header, values = row
+    if isinstance(values, bytes):
+        values = _text(values).removesuffix("\r").split("\t")
     if len(values) != len(header):
         raise Unusable(
             WRONG_FIELDS, f"it has {len(values)} fields but the header has {len(header)}; quote or add fields."
@@ -308,7 +329,9 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     Only a line feed ends a line: JSON strings may hold other separators, such as
     U+2028.
     """
-    content = read_bounded(path, LARGEST_FILE).removeprefix(BYTE_ORDER_MARK.encode())
+    content = read_bounded(path, LARGEST_FILE)
+    refuse_other_formats(path, content[:SIGNATURE_BYTES])
+    content = content.removeprefix(BYTE_ORDER_MARK.encode())
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             yield f"line {number}", line
@@ -317,7 +340,7 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 def _listed(path: Path) -> Iterator[tuple[str, object]]:
     """(place, item) of each item of a JSON list."""
     try:
-        items = parse_json(_decoded(path, read_bounded(path, LARGEST_FILE)).removeprefix(BYTE_ORDER_MARK))
+        items = parse_json(decode(path, read_bounded(path, LARGEST_FILE)))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}); correct it, or save it again.") from None
     if not isinstance(items, list):
@@ -329,20 +352,9 @@ def _text(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Unusable("that are not UTF-8", _not_utf8(line, error)) from None
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {line}: {_not_utf8(content, error)}") from None
-
-
-def _not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
-    byte = f"0x{content[error.start]:02x}"
-    return f"it is not UTF-8 (invalid byte {byte}); convert the file to UTF-8, for example with iconv."
+        byte = f"0x{line[error.start]:02x}"
+        complaint = f"it is not UTF-8 (invalid byte {byte}); convert the file to UTF-8, for example with iconv."
+        raise Unusable("that are not UTF-8", complaint) from None
 
 
 def _fields(item: object) -> dict:

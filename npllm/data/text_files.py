@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from npllm.errors import DataError
 from npllm.files.bounded_read import RefusedFile, open_bounded
+from npllm.files.text_format import SIGNATURE_BYTES, decode, refuse_other_formats
 
 LARGEST_TEXT = 1 << 30  # bytes; preparing a text takes several times its size in memory
 CHUNK = 1 << 20  # bytes
@@ -57,7 +58,8 @@ def _refuse(error: OSError) -> None:
 def read_text(path: Path) -> str:
     """Return the text of a file.
 
-    Line ends stay as they are, so that byte counts are the file's.
+    Line ends stay as they are, so that byte counts are the file's, but for a byte order
+    mark, which is no part of the text.
 
     A binary file is read only up to its first zero byte. Raises RefusedFile for a file
     that is not text.
@@ -67,16 +69,11 @@ def read_text(path: Path) -> str:
             raise RefusedFile("empty", f"{path} is empty; name a file with text.")
         content = bytearray()
         while part := file.read(min(CHUNK, n_bytes - len(content))):
+            if not content:
+                refuse_other_formats(path, part[:SIGNATURE_BYTES])
             if (zero := part.find(0)) >= 0:
                 offset = len(content) + zero
                 message = f"{path} is binary (a zero byte at offset {offset}); name a file with UTF-8 text."
                 raise RefusedFile("binary", message)
             content += part
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RefusedFile(
-            "not UTF-8",
-            f"{path} is not UTF-8 (invalid byte 0x{content[error.start]:02x} at offset {error.start}); "
-            "convert it to UTF-8, for example with iconv.",
-        ) from error
+    return decode(path, content)

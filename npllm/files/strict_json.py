@@ -15,13 +15,18 @@ DEEPEST = 100  # levels of lists and objects; so code that visits the value may 
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
+    A byte order mark at the start is skipped.
     Raises ValueError for invalid JSON, and also for what Python's parser accepts: a key
     twice in one object (readers differ in which they use), NaN, Infinity and numbers
     that become it, and deep nesting.
     """
     try:
         value = json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
+            text.removeprefix("\ufeff") if isinstance(text, str) else text,  # a byte order mark
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from npllm.errors import ConfigError, DataError
 from npllm.files.bounded_read import read_bounded
+from npllm.files.text_format import decode
 from npllm.runs.arguments import is_option, nearest, options_of, parse_arguments
 
 T = TypeVar("T")
@@ -58,9 +59,8 @@ def last_step_of(path: Path) -> int | None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    content = read_bounded(path, LARGEST_CONFIG)
+    text = decode(path, read_bounded(path, LARGEST_CONFIG))
     try:
-        text = content.decode("utf-8")
         if any(line.count(".") > MOST_DOTS for line in _NO_KEYS.sub("", text).splitlines()):
             raise ValueError("it has a key with too many parts")
         return tomllib.loads(text)

@@ -7,6 +7,7 @@ from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
+from npllm.files.text_format import decode
 from npllm.files.user_path import user_path
 from npllm.tokenizer.gpt2_files import from_gpt2_files
 from npllm.tokenizer.tokenizer_json import from_json, to_json
@@ -49,10 +50,7 @@ def _read_json(path: Path) -> object:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        return read_bounded(path, MAX_FILE_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save or download it again.") from None
+    return decode(path, read_bounded(path, MAX_FILE_BYTES))
 
 
 def write(vocabulary: Vocabulary, path: str | os.PathLike) -> None:

@@ -92,9 +92,9 @@ def test_a_single_character_cannot_be_split(tmp_path):
     [
         (b"", "is empty"),
         (b"abc\x00def", "binary .*offset 3"),
-        (b"caf\xe9 au lait", "not UTF-8 .*0xe9 at offset 3.*iconv"),
+        (b"two\ncaf\xe9 au lait", "not UTF-8 .*0xe9 in line 2, at offset 7.*iconv"),
         (b"cut \xf0\x9f\x98", "not UTF-8 .*offset 4"),
-        ("wide".encode("utf-16"), "not UTF-8|binary"),
+        ("wide".encode("utf-16"), "is UTF-16 text; convert it with iconv -f UTF-16"),
     ],
 )
 def test_a_named_file_that_is_not_text_is_refused(tmp_path, data, message):

@@ -121,6 +121,21 @@ def test_a_quoted_text_may_have_several_lines(tmp_path):
     assert read_labelled(path) == [Labelled("two\r\nlines", "1"), Labelled("b", "0")]
 
 
+def test_a_field_may_be_longer_than_pythons_limit(tmp_path):
+    """Python's csv module refuses fields of more than 131,072 characters."""
+    long = "x y" * 50_000
+    for name, text in (("a.csv", f'text,label\n"{long}",1\n'), ("a.tsv", f"text\tlabel\n{long}\t1\n")):
+        assert read_labelled(write(tmp_path, text, name)) == [Labelled(long, "1")]
+
+
+def test_only_a_line_feed_ends_a_line_of_tsv(tmp_path):
+    path = write(tmp_path, 'text\tlabel\r\none\rline \u2028 "\t1\r\nb\t0', "a.tsv")
+    assert read_labelled(path) == [Labelled('one\rline \u2028 "', "1"), Labelled("b", "0")]
+    path.write_bytes(b"text\tlabel\na\t1\n\xe9\t1\n")
+    with pytest.raises(DataError, match="line 3: it is not UTF-8"):
+        read_labelled(path)
+
+
 def test_an_integer_label_is_its_digits(tmp_path):
     path = write_lines(tmp_path, {"text": "a", "label": 0}, {"text": "b", "label": "1"})
     assert [record.label for record in read_labelled(path)] == ["0", "1"]

@@ -70,18 +70,18 @@ def test_every_path_of_a_new_run(home, capsys):
 
 def test_a_link_to_a_checkpoint_and_a_link_in_the_run(home, tmp_path):
     """The one leads into the run from outside, the other out of it to another disk."""
-    (tmp_path / "newest.h5").symlink_to(home / NEWEST)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "newest.h5").symlink_to(home / NEWEST)
+    npllm.load(tmp_path / "links" / "newest.h5")
     (home / "run" / "checkpoints").rename(tmp_path / "disk")
     (home / "run" / "checkpoints").symlink_to(tmp_path / "disk")
-    (tmp_path / "again.h5").symlink_to(home / NEWEST)
     for path in (home / "run", home / NEWEST):
         npllm.load(path)
 
 
 def test_a_checkpoint_outside_of_a_run_is_named(home, tmp_path, capsys):
-    copy = shutil.copy(home / NEWEST, tmp_path / "copy.h5")
-    (tmp_path / "newest.h5").symlink_to(home / NEWEST)
-    assert run("generate", tmp_path / "newest.h5", "--max-tokens", 1) == 0
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(home / NEWEST, tmp_path / "elsewhere" / "copy.h5")
     assert f"{copy} is not in the folder of a run" in refused(capsys, "generate", copy, exit_code=3)
 
 

@@ -248,7 +248,7 @@ def test_json_that_is_no_tokenizer_is_refused(tmp_path, content):
 
 def test_a_binary_file_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(b"\x89HDF\r\n\xff")
-    with pytest.raises(DataError, match=r"is not UTF-8 \(byte 0\)"):
+    with pytest.raises(DataError, match=r"is not UTF-8 \(invalid byte 0x89 in line 1, at offset 0\)"):
         Tokenizer.load(tmp_path)
 
 

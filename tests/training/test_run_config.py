@@ -216,11 +216,20 @@ def test_a_bad_field_is_named_with_its_file(tmp_path, toml, complaint):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"[model\n", b"n_layer 2", b"\xff\xfe\x00[", b"\x00\x01\x02"])
-def test_a_file_that_is_no_toml_is_named(tmp_path, data):
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"[model\n", "is not valid TOML"),
+        (b"n_layer 2", "is not valid TOML"),
+        (b"\x00\x01\x02", "is not valid TOML"),
+        (b"\xff\xfe[\x00", "is UTF-16 text"),
+        (b"[model]\n# \xfc", "is not UTF-8 .* in line 2"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named(tmp_path, data, complaint):
     path = tmp_path / "config.toml"
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"config\.toml is not valid TOML"):
+    with pytest.raises(DataError, match=rf"config\.toml {complaint}"):
         load_config(path, RunConfig)
 
 
