@@ -49,11 +49,14 @@ class Document:
     """One text with its name: a path relative to its source, or a topic.
 
     key: hashed instead of the name to choose the side of the split; "" = the name.
+    first_line: the line of the file that the text starts in, where it is the end of a
+    file that was cut.
     """
 
     name: str
     text: str
     key: str = ""
+    first_line: int = 1
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,10 @@ def _split(documents: list[Document], val_fraction: float) -> tuple[list[Documen
     if not can_cut:
         raise DataError(f"{documents[0].name} has a single character, too few to train and validate on; give more.")
     parts = [
-        (Document(document.name, document.text[:border]), Document(document.name, document.text[border:]))
+        (
+            Document(document.name, document.text[:border]),
+            Document(document.name, document.text[border:], first_line=1 + document.text.count("\n", 0, border)),
+        )
         for document, border in zip(documents, borders, strict=True)
     ]
     val = [end for _, end in parts if end.text]

@@ -12,6 +12,7 @@ read the files of the test texts, though not their labels. Part of its advantage
 that it knows these files.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import NamedTuple
 from rich.console import Console
 from tyro.conf import Positional
 
+from npllm.data.record_file import Unusable
 from npllm.data.records import Labelled, read_labelled, scan_labelled
 from npllm.data.topics import stdlib_topics
-from npllm.errors import Interrupted
+from npllm.errors import DataError, Interrupted
 from npllm.files.user_path import user_path
 from npllm.finetuning.chosen_records import chosen_records, say_contradictions, say_shared_texts
 from npllm.finetuning.classifier import (
@@ -42,6 +44,7 @@ from npllm.model import GPT
 from npllm.output import shell_word
 from npllm.runs.inputs import Copies, checked_records, load_model, trained_checkpoint
 from npllm.runs.run_folder import RunFolder
+from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import rows_at_once
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.job import Job
@@ -58,16 +61,24 @@ class Sides(NamedTuple):
     test: Texts
 
 
-def labelled_of(path: Path, config: ClassifyConfig, console: Console) -> list[Labelled]:
-    """Return the labelled texts of a file.
+def labelled_of(path: Path, tokenizer: Tokenizer, config: ClassifyConfig, console: Console) -> list[Labelled]:
+    """Return the labelled texts of a file. A text that cannot be encoded is a bad record.
 
     Prints a line about texts with more than one label, and those of `chosen_records`.
     Raises DataError for bad records, unless classify.on_bad leaves them out.
     """
-    file = scan_labelled(path)
+    file = scan_labelled(path).map(lambda record: _encodable(record, tokenizer))
     records = chosen_records(file, config.classify.on_bad, "classify", console)
     say_contradictions(file, console)
     return records
+
+
+def _encodable(record: Labelled, tokenizer: Tokenizer) -> Labelled:
+    try:
+        tokenizer.encode(record.text)
+    except DataError as error:
+        raise Unusable("with characters that the tokenizer lacks", str(error)) from None
+    return record
 
 
 def classify_inputs(
@@ -133,8 +144,10 @@ class Classify(Stage[ClassifyConfig]):
         """
         if compare_scratch:
             config = replace(config, classify=replace(config.classify, compare_scratch=True))
-        records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else labelled_of(user_path(data), config, console)
-        test_records = labelled_of(test, config, console) if test else None
+        _, tokenizer = trained_checkpoint(run)
+        read = functools.partial(labelled_of, tokenizer=tokenizer, config=config, console=console)
+        records = stdlib_topics(EMBEDDED_CLASSES) if data == EMBEDDED else read(user_path(data))
+        test_records = read(test) if test else None
         if test_records:
             say_shared_texts(records, test_records, console)
         return classify_inputs(config, run, records, test_records)

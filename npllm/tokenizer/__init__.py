@@ -3,7 +3,8 @@
 Of npllm, this package imports only `errors` and `files`.
 """
 
+from npllm.tokenizer.table_encoding import UnknownCharacter
 from npllm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 from npllm.tokenizer.training import byte_tokenizer, train_bpe, train_char
 
-__all__ = ["StreamDecoder", "Tokenizer", "byte_tokenizer", "train_bpe", "train_char"]
+__all__ = ["StreamDecoder", "Tokenizer", "UnknownCharacter", "byte_tokenizer", "train_bpe", "train_char"]

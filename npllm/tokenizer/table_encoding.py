@@ -12,6 +12,27 @@ UNKNOWN = np.uint32(0xFFFFFFFF)
 CHARACTERS_AT_ONCE = 1 << 20  # characters; their code points take four bytes each
 
 
+class UnknownCharacter(DataError):
+    """A text has a character that the tokenizer lacks.
+
+    text: the text. place: of the character in it.
+    """
+
+    def __init__(self, text: str, place: int, n_known: int):
+        super().__init__(
+            f"the character {text[place]!r} (U+{ord(text[place]):04X}) at place {place} is not among the "
+            f"{n_known} characters of this tokenizer; remove it, or train a byte or bpe tokenizer."
+        )
+        self.text, self.place = text, place
+
+    def in_file(self, name: str, first_line: int = 1) -> DataError:
+        """Return this error with the line of the character.
+
+        name: of the file. first_line: of the file, where the text starts.
+        """
+        return DataError(f"{name}, line {first_line + self.text.count(chr(10), 0, self.place)}: {self}")
+
+
 class ByteEncoder:
     """Encodes each byte of the UTF-8 text as one token.
 
@@ -30,7 +51,7 @@ class ByteEncoder:
 class CharacterEncoder:
     """Encodes each character as one token.
 
-    Raises DataError for a character that the training text did not have.
+    Raises UnknownCharacter for one that the training text did not have.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -48,12 +69,5 @@ class CharacterEncoder:
             part[:] = self._table[np.minimum(code_points, len(self._table) - 1)]
             unknown = np.flatnonzero(part == UNKNOWN)
             if unknown.size:
-                raise self._lacks(text, start + int(unknown[0]))
+                raise UnknownCharacter(text, start + int(unknown[0]), np.count_nonzero(self._table != UNKNOWN))
         return ids
-
-    def _lacks(self, text: str, place: int) -> DataError:
-        return DataError(
-            f"the character {text[place]!r} (U+{ord(text[place]):04X}) at place {place} is not among the "
-            f"{len(self._table[self._table != UNKNOWN])} characters of this tokenizer; "
-            "remove it, or train a byte or bpe tokenizer."
-        )

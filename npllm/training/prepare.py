@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
-from npllm.data.corpora import Corpus, load_corpus
+import numpy as np
+
+from npllm.data.corpora import Corpus, Document, load_corpus
 from npllm.data.shards import write_shard
 from npllm.errors import DataError
 from npllm.files.user_path import user_path
 from npllm.runs.run_folder import RunFolder
-from npllm.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_char
+from npllm.tokenizer import Tokenizer, UnknownCharacter, byte_tokenizer, train_bpe, train_char
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import DataConfig
 
@@ -30,6 +32,15 @@ def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
             f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file; name one."
         )
     return Tokenizer.load(config.tokenizer)
+
+
+def encode_document(tokenizer: Tokenizer, document: Document) -> np.ndarray:
+    """The ids of a document, (n_tokens,) uint32. Raises DataError, with file and line,
+    for a character that the tokenizer lacks."""
+    try:
+        return tokenizer.encode_documents([document.text])[0]
+    except UnknownCharacter as error:
+        raise error.in_file(document.name, document.first_line) from None
 
 
 def separator_hint(corpus: Corpus) -> list[str]:
@@ -65,7 +76,7 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
         report(f"encoding {n_bytes / 1e6:.1f} MB into {path.name}")
         n_tokens = write_shard(
             path,
-            (tokenizer.encode_documents([document.text])[0] for document in side),  # one at a time, to save memory
+            (encode_document(tokenizer, document) for document in side),  # one at a time, to save memory
             vocab_size=tokenizer.vocab_size,
             eot_id=tokenizer.eot_id,
             n_bytes=n_bytes,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from npllm.data.compression import bits_per_byte_of_compressors
+from npllm.data.corpora import Document
 from npllm.data.shards import TokenShard, read_shard
 from npllm.data.text_files import read_text
 from npllm.errors import ConfigError
@@ -23,6 +24,7 @@ from npllm.runs.run_folder import RunFolder, load, run_of
 from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import Evaluation, evaluate
+from npllm.training.prepare import encode_document
 from npllm.training.state import LoopState
 from npllm.training.verdict import verdict
 
@@ -120,4 +122,5 @@ def evaluate_run(path: Path, data: Path | None) -> Evaluation:
         shard = read_shard(run_of(path).val_shard)
         return evaluate(model, shard.tokens, shard.n_bytes)
     text = read_text(data)
-    return evaluate(model, tokenizer.encode_documents([text])[0], len(text.encode()))
+    tokens = encode_document(tokenizer, Document(str(data), text))
+    return evaluate(model, tokens, len(text.encode()))

@@ -216,6 +216,13 @@ def test_an_empty_text_is_refused(base, tmp_path):
         classify(CONFIG, base, str(path), None, tmp_path / "refused", Console())
 
 
+def test_a_text_that_the_tokenizer_lacks_characters_of_is_named_with_its_line(base, tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text,label\na cat,c\na Ω,c\na dog,d\n")
+    with pytest.raises(DataError, match=r"texts.csv line 3: the character 'Ω'"):
+        classify(CONFIG, base, path, None, tmp_path / "refused", Console())
+
+
 @pytest.mark.parametrize("thing", ["memory", "disk"])
 def test_what_the_machine_has_no_room_for_is_refused(base, tmp_path, quick, monkeypatch, thing):
     out = create(base, tmp_path, records())

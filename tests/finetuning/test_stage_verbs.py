@@ -171,9 +171,12 @@ def test_a_run_that_is_refused_takes_nothing_else_with_it(folder, tmp_path, caps
     out, real = tmp_path / "run", npllm.finetuning.sft.scan
 
     def read(path, record):
-        shutil.copytree(folder / "sft", out) if what == "a run" else out.mkdir()
-        for checkpoint in checkpoints(out):
-            checkpoint.unlink()
+        if what == "a run":
+            shutil.copytree(folder / "sft", out)
+            for checkpoint in checkpoints(out):
+                checkpoint.unlink()
+        else:
+            out.mkdir()
         (out / "notes.txt").write_text("mine")
         return real(path, record)
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from npllm.data.corpora import load_corpus
+from npllm.errors import DataError
 from npllm.runs.run_folder import RunFolder
-from npllm.tokenizer import train_bpe
+from npllm.tokenizer import train_bpe, train_char
 from npllm.training.config import DataConfig
 from npllm.training.prepare import prepare_data
 
@@ -61,3 +63,17 @@ def test_pieces_are_not_kept_while_a_text_is_encoded():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6 * ids.nbytes
+
+
+@pytest.mark.parametrize(("line", "side"), [(3, "train"), (97, "val")])
+def test_a_character_that_the_tokenizer_lacks_is_named_with_file_and_line(tmp_path, run_folder, line, side):
+    """Also in the end of a file that was cut, whose lines do not count from 1."""
+    train_char(["the cat\n"]).save(tmp_path / "tokenizer.json")
+    lines = ["the cat\n"] * 100
+    lines[line - 1] = "the Ω\n"
+    (tmp_path / "text.txt").write_text("".join(lines))
+    config = DataConfig(source=(str(tmp_path / "text.txt"),), tokenizer=str(tmp_path / "tokenizer.json"))
+    assert load_corpus(config.source).held_out == "the end of text.txt"
+    with pytest.raises(DataError, match=rf"^text\.txt, line {line}: the character 'Ω'"):
+        prepare_data(config, run_folder, lambda line: None)
+    assert run_folder.train_shard.exists() == (side == "val")

@@ -279,8 +279,10 @@ def test_the_same_command_gives_the_same_run(tmp_path):
 
 def test_evaluating_what_the_vocabulary_lacks(tmp_path, capsys, finished_run):
     path = tmp_path / "other.txt"
-    path.write_text("Ωmega")
-    assert "'Ω'" in refused(capsys, "evaluate", finished_run, "--data", path, exit_code=3)
+    path.write_text("the cat\nΩmega")
+    assert f"{path}, line 2: the character 'Ω'" in refused(
+        capsys, "evaluate", finished_run, "--data", path, exit_code=3
+    )
     assert "cannot be read" in refused(capsys, "evaluate", finished_run, "--data", tmp_path / "absent", exit_code=3)
 
 
@@ -293,6 +295,7 @@ def test_evaluating_what_is_no_file(tmp_path, capsys, finished_run):
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
     (tmp_path / "config.toml").write_text("")
+    (tmp_path / "checkpoints").mkdir()
     assert open_run(tmp_path).path == tmp_path
     assert "has no checkpoint; train the run first" in refused(capsys, "generate", tmp_path, exit_code=3)
 
