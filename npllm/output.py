@@ -176,18 +176,6 @@ def guarded_streams(*, endures: bool) -> Iterator[None]:
         sys.stdin, sys.stdout, sys.stderr = streams
 
 
-def run_printing(main: Callable[[], None]) -> int:
-    """Run a program whose result is what it prints. Returns its exit code, which is
-    READER_LEFT when the reader has left."""
-    with guarded_streams(endures=False):
-        try:
-            main()
-            sys.stdout.flush()
-        except BrokenPipeError:
-            return READER_LEFT
-    return 0
-
-
 def _occupy_descriptors() -> None:
     """Open descriptors 0, 1 and 2 where they are closed. Else the next file would get
     one of them, and what a library prints would end in it."""

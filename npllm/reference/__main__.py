@@ -1,10 +1,10 @@
 """`python -m npllm.reference`: train the plain network on a few lines of text."""
 
+import os
 import sys
 
 import numpy as np
 
-from npllm.output import run_printing
 from npllm.reference.lesson import (
     CHECKED,
     STEPS,
@@ -45,4 +45,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_printing(main))
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, which Python flushes
+        sys.exit(141)

@@ -14,8 +14,7 @@ from stage_runs import DEMONSTRATIONS, conversations, write_jsonl
 
 from npllm.cli import VERBS
 from npllm.errors import DataError
-from npllm.output import TextConsole, guarded_streams, printable, run_printing, shell_word, show
-from npllm.reference import __main__ as lesson
+from npllm.output import TextConsole, guarded_streams, printable, shell_word, show
 from npllm.rlhf.report_card import console_table
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -137,14 +136,6 @@ def test_a_reader_that_leaves_does_not_end_a_training(places, tmp_path):
     assert process.wait(PATIENCE) == 0
     assert message == "npllm: standard output: its reader has left; npllm goes on without it.\n"
     assert summary(tmp_path / "new")["steps"] == 12
-
-
-def test_the_lesson_ends_with_its_reader(monkeypatch):
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    with open(write_end, "w", buffering=1, encoding="utf-8") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        assert run_printing(lesson.main) == 141
 
 
 def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path):

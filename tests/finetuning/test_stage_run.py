@@ -11,7 +11,7 @@ from npllm.finetuning.adaptation import AdaptConfig, adapted
 from npllm.finetuning.sft import SFTConfig
 from npllm.finetuning.stage_run import micro_batch, new_state
 from npllm.generation.kv_cache import KVCache
-from npllm.model import GPT, ActorCritic, ModelConfig
+from npllm.model import GPT, ActorCritic, ModelConfig, Storage
 from npllm.model.footprint import evaluation_pass, training_pass
 from npllm.optim import BatchConfig
 from npllm.training.available import Left
@@ -58,13 +58,14 @@ def test_frozen_weights_are_counted_once_for_all_that_share_them():
     config, base = AdaptConfig(lora_rank=2), GPT(PLAIN)
     model = adapted(base, config)
     workspace = model._lora.workspace
-    sharing = adapted(base, config, n_outputs=1, frozen=model.frozen, workspace=workspace)
+    with_head = replace(model.config, n_outputs=1)
+    sharing = GPT(with_head, storage=Storage(frozen=model.frozen, workspace=workspace))
     memory = memory_of(model, [sharing])
     assert memory.weights == nbytes(model, sharing) + 2 * nbytes(base)
     assert memory.gradients == nbytes(model) + nbytes(base)
     assert memory.moments == 2 * nbytes(model)
     assert memory.aside == 3 * nbytes(model) + nbytes(base)
-    alone = adapted(base, config, n_outputs=1, frozen=model.frozen)
+    alone = GPT(with_head, storage=Storage(frozen=model.frozen))
     assert memory_of(model, [alone]).weights == memory.weights + nbytes(base)  # its own merged weights
 
 

@@ -1,5 +1,6 @@
 """`python -m npllm.reference` needs NumPy alone, and what it prints is true."""
 
+import os
 import re
 import subprocess
 import sys
@@ -85,3 +86,15 @@ def test_the_text_is_a_ring():
     assert inputs.shape == targets.shape == (50, 3)
     np.testing.assert_array_equal(targets, (inputs + 1) % 5)
     assert set(targets.flat) == set(range(5))
+
+
+def test_a_reader_may_leave():
+    """Python would end with a traceback and the exit code 120."""
+    program = f"from npllm.reference import lesson; lesson.STEPS = lesson.CHECKED = 1; {LESSON}"
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")
