@@ -1,6 +1,7 @@
 """SHA256SUMS: the hashes of a folder's files, in the format of `sha256sum --check`."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from npllm.data.records import LARGEST_FILE
@@ -19,8 +20,10 @@ def write_checksums(folder: Path) -> None:
 
 
 def check_list(path: Path) -> None:
-    """Raise DataError unless all files that a SHA256SUMS names exist."""
-    for line in _lines(path):
+    """Raise DataError unless a SHA256SUMS is one, and all files that it names exist."""
+    for number, line in enumerate(_lines(path), 1):
+        if not re.fullmatch("[0-9a-f]{64}  .+", line):
+            raise DataError(f"{path}, line {number}, is not a hash and a name; put back the file of the run.")
         if not (path.parent / line[66:]).is_file():
             raise DataError(f"{path} names {line[66:]!r:.80}, which is missing; put back the file of the run.")
 

@@ -52,7 +52,7 @@ def test_what_is_no_python_file(tmp_path, capsys, name):
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "folder.py").mkdir()
     message = refused(capsys, "rlhf", "--task", tmp_path / name, "--out", tmp_path / "out", exit_code=2)
-    assert f"{name} is neither a Python file, NAME.py, nor one of paths, code" in message
+    assert f"{name} is neither a Python file nor one of paths, code; name one, or a file NAME.py." in message
 
 
 def test_a_task_behind_a_link_and_below_the_home_folder(tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ def load_task(name: str) -> Task:
     path = user_path(name)
     if path.suffix != ".py" or not path.is_file():
         known = ", ".join(EMBEDDED)
-        raise ConfigError(f"--task {name} is neither a Python file, NAME.py, nor one of {known}; name one of them.")
+        raise ConfigError(f"--task {name} is neither a Python file nor one of {known}; name one, or a file NAME.py.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     with _failures_named(path):
