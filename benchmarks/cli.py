@@ -1,11 +1,11 @@
 """The benchmarks' command line."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 
 from benchmarks import checkpoint, gemm, generate, kernels, scale, startup, tokenizer, train
 from benchmarks.configs import CONFIGS
@@ -13,6 +13,8 @@ from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
 from benchmarks.tables import Row
 from npllm.data.corpora import load_corpus
+from npllm.errors import ConfigError, NpllmError
+from npllm.output import READER_LEFT, TextConsole, guarded_streams
 
 ConfigName = Literal["cpu", "mid", "baby", "gpt2", "default"]
 StageName = Literal["sft", "reward", "ppo"]
@@ -35,7 +37,7 @@ def train_command(
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     publish(train, train.measure(configs, rounds, 1e9 * facts["peak_gflops"], peers), facts, json)
 
 
@@ -49,7 +51,7 @@ def generate_command(*, rounds: int = 5, peers: bool = True, json: Path | None =
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     rows = generate.measure(generate.GPT2, rounds, 1e9 * facts["stream_gb_per_s"], peers)
     publish(generate, rows, facts, json)
 
@@ -64,7 +66,7 @@ def scale_command(
         rounds: timed steps of each, or bursts of short steps
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     publish(scale, scale.measure(configs, rounds), facts, json)
 
 
@@ -78,7 +80,7 @@ def checkpoint_command(
         rounds: timed steps of each
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     publish(checkpoint, checkpoint.measure(configs, rounds), facts, json)
 
 
@@ -89,7 +91,7 @@ def startup_command(*, rounds: int = 5, json: Path | None = None) -> None:
         rounds: processes of each kind; the one that compiles runs once
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     publish(startup, startup.measure(startup.DEFAULT_JOB, rounds), facts, json)
 
 
@@ -105,7 +107,7 @@ def tokenizer_command(
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     texts = [document.text for document in load_corpus(source).train]
     publish(tokenizer, tokenizer.measure(texts, vocab_size, rounds, peers), facts, json)
 
@@ -120,7 +122,7 @@ def kernels_command(
         rounds: timed bursts of each
         json: file to write the figures to as well
     """
-    facts = introduce(dtype)
+    facts = introduce(rounds, dtype)
     publish(kernels, kernels.measure(dtype, rounds, 1e9 * facts["peak_gflops"]), facts, json)
 
 
@@ -134,7 +136,7 @@ def gemm_command(
         rounds: timed bursts of each
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     publish(gemm, gemm.measure({name: CONFIGS[name] for name in configs}, rounds), facts, json)
 
 
@@ -147,7 +149,7 @@ def ladder_command(*, rounds: int = 5, peers: bool = True, plot: Path | None = N
         plot: PNG to draw: a roofline plot of all versions
         json: file to write the figures to as well
     """
-    facts = introduce()
+    facts = introduce(rounds)
     peak, bandwidth = 1e9 * facts["peak_gflops"], 1e9 * facts["stream_gb_per_s"]
     rows = climb.measure(rounds, peak, bandwidth, peers)
     publish(view, rows, facts, json)
@@ -168,19 +170,26 @@ COMMANDS = {
 }
 
 
-def introduce(dtype: str = "float32") -> dict[str, Any]:
-    """Measure and print the facts of the machine, and return them."""
+def introduce(rounds: int, dtype: str = "float32") -> dict[str, Any]:
+    """Measure and print the facts of the machine, and return them.
+
+    Raises ConfigError if there is no round to measure.
+    """
+    if rounds < 1:
+        raise ConfigError(f"--rounds is {rounds}; give at least 1.")
     facts = machine_facts(dtype)
     say(f"{facts['cpu']}, {facts['threads']} of {facts['cores']} cores, {facts['date']}")
     say(f"numpy {facts['numpy']} with {facts['blas']}, numba {facts['numba']}")
     say(f"peak {facts['peak_gflops']:.0f} GFLOP/s {dtype}, memory {facts['stream_gb_per_s']:.1f} GB/s")
+    if rounds == 1:
+        say("one round, so there is no spread")
     return facts
 
 
 def publish(benchmark, rows: list[Row], facts: dict[str, Any], path: Path | None) -> None:
     """Print the tables of a benchmark and where npllm loses; write the rows to path."""
     for table in benchmark.tables(rows):
-        Console().print(table)
+        TextConsole().print(table)
     for line in benchmark.verdict(rows):
         say(line)
     if path is not None:
@@ -188,10 +197,23 @@ def publish(benchmark, rows: list[Row], facts: dict[str, Any], path: Path | None
 
 
 def say(line: str) -> None:
-    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    TextConsole().print(line, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one benchmark."""
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks", args=arguments, use_underscores=True)
+    """Run one benchmark. Returns the exit code, as `npllm` does."""
+    with guarded_streams(endures=False):
+        try:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="python -m benchmarks", args=arguments, use_underscores=True
+            )
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return READER_LEFT
+        except NpllmError as error:
+            print(f"benchmarks: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("benchmarks: interrupted", file=sys.stderr)
+            return 130
     return 0

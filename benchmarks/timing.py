@@ -52,8 +52,13 @@ def repeats_within(burst: float, seconds: float) -> int:
     return max(2 if seconds < SETTLE else 1, round(burst / seconds))
 
 
-def spread(seconds: list[float]) -> float:
-    """Return half the distance between the quartiles, as a share of the median."""
+def spread(seconds: list[float]) -> float | None:
+    """Return half the distance between the quartiles, as a share of the median.
+
+    One round has none.
+    """
+    if len(seconds) < 2:
+        return None
     low, high = np.percentile(seconds, [25, 75])
     return float((high - low) / 2.0 / median(seconds))
 

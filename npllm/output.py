@@ -18,16 +18,19 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
+from rich.progress import track
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+
+T = TypeVar("T")
 
 READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 WIDEST_TABLE = 10_000  # columns
@@ -62,6 +65,15 @@ def can_redraw(console: Console) -> bool:
     if console.is_jupyter:
         return find_spec("ipywidgets") is not None
     return console.is_terminal and not console.is_dumb_terminal
+
+
+def tracked(items: Iterable[T], total: int, label: str, console: Console | None) -> Iterable[T]:
+    """The items. While they are taken, a terminal shows how many of them are done.
+
+    console: None = nothing is shown.
+    """
+    shows = console is not None and can_redraw(console)
+    return track(items, label, total, console=console, transient=True) if shows else items
 
 
 class TextConsole(Console):

@@ -86,7 +86,7 @@ def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
     """
     from npllm.training.results import evaluate_run
 
-    result = evaluate_run(run, data)
+    result = evaluate_run(run, data, TextConsole())
     print(f"loss           {result.loss:.4f} nats per token")
     print(f"perplexity     {result.perplexity:.3f}")
     print(f"bits per byte  {result.bits_per_byte:.4f}")

@@ -37,6 +37,7 @@ class Toy(Stage[LoopConfig]):
 
     def report(self, run, config, job, console):
         write_summary(run, job.state, {"learnt": True})
+        return f"npllm verify {run.path}"
 
 
 STAGE = Toy()

@@ -213,12 +213,12 @@ class SFT(Stage[SFTConfig]):
             description=f"{model.params.count / 1e6:.2f} M parameters to train; {length}",
         )
 
-    def report(self, run: RunFolder, config: SFTConfig, job: Job, console: Console) -> None:
+    def report(self, run: RunFolder, config: SFTConfig, job: Job, console: Console) -> str:
         """Write and print the loss on the held-out demonstrations."""
         val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
-        console.print(f"Next: npllm chat {shell_word(run.path)}", markup=False, highlight=False, soft_wrap=True)
+        return f"npllm chat {shell_word(run.path)}"
 
 
 STAGE = SFT()

@@ -29,6 +29,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import shell_word
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.losses import direct_preference
 from npllm.rlhf.reward import Pairs, encode_pairs, preferences_of
@@ -186,11 +187,12 @@ class DPO(Stage[DPOConfig]):
             shown=("accuracy",),
         )
 
-    def report(self, run: RunFolder, config: DPOConfig, job: Job, console: Console) -> None:
+    def report(self, run: RunFolder, config: DPOConfig, job: Job, console: Console) -> str:
         """Write and print the loss on the held-out pairs."""
         val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)
+        return f"npllm generate {shell_word(run.path)}"
 
 
 STAGE = DPO()

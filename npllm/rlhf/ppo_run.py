@@ -162,10 +162,10 @@ class PPO(Stage[PPOConfig]):
             shown=("objective/score", "objective/kl", "policy/entropy"),
         )
 
-    def report(self, run: RunFolder, config: PPOConfig, job: Job, console: Console) -> None:
+    def report(self, run: RunFolder, config: PPOConfig, job: Job, console: Console) -> str:
         """Write the summary. The figures of the rollouts are in metrics.jsonl."""
         write_summary(run, job.state, {})
-        console.print(f"Next: npllm generate {shell_word(run.path)}", markup=False, highlight=False, soft_wrap=True)
+        return f"npllm generate {shell_word(run.path)}"
 
 
 def work_of(gradients: PPOGradients, config: PPOConfig, reference: GPT) -> Work:

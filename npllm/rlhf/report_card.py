@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from npllm.files.atomic import write_atomically
+from npllm.output import shell_word
 from npllm.report.confidence import half_width
 from npllm.report.plots import draw_if_possible
 from npllm.report.reward_plot import Series, plot_rewards
@@ -96,7 +97,8 @@ def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overop
         hacking = path / "reward_hacking.png"
         series_of_study = panels([pooled(of_seeds) for of_seeds in study])
         lines.append(draw_if_possible("plot", hacking, lambda: plot_rewards(series_of_study, hacking, lines=False)))
-    for line in (*lines, f"Report card: {path / 'report_card.md'}"):
+    next_command = f"npllm generate {shell_word(pipelines[0].path / 'ppo')}"
+    for line in (*lines, f"Report card: {path / 'report_card.md'}", f"Next: {next_command}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

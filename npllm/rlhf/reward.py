@@ -33,6 +33,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import shell_word
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, rows_in_part, width_of
 from npllm.runs.inputs import Copies, block_size_of, checked_records, load_model, trained_checkpoint
@@ -244,7 +245,7 @@ class Reward(Stage[RewardConfig]):
             val_pairs=val_pairs,
         )
 
-    def report(self, run: RunFolder, config: RewardConfig, job: RewardJob, console: Console) -> None:
+    def report(self, run: RunFolder, config: RewardConfig, job: RewardJob, console: Console) -> str:
         """Write and print the figures on the held-out pairs."""
         result = evaluate_reward(job.state.model, job.val_pairs)
         write_summary(run, job.state, result._asdict())
@@ -253,6 +254,7 @@ class Reward(Stage[RewardConfig]):
             f"loss {result.loss:.4f}, margin {result.margin:.3f}",
             highlight=False,
         )
+        return f"npllm verify {shell_word(run.path)}"
 
 
 STAGE = Reward()

@@ -4,9 +4,11 @@ from math import exp, log, log2
 from typing import NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 from npllm.data.sampler import batch, evaluation_batches
 from npllm.model import GPT
+from npllm.output import tracked
 from npllm.reference.lm_head_loss import IGNORED
 
 EVALUATION_ROWS = 16
@@ -36,17 +38,21 @@ def rows_at_once(T: int, most: int | None = None) -> int:
     return max(1, min(EVALUATION_ROWS if most is None else most, TOKENS_AT_ONCE // T))
 
 
-def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int) -> Evaluation:
+def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int, console: Console | None = None) -> Evaluation:
     """The loss of a model on all of `tokens`, (n_tokens,), the tokens of a text of
     n_bytes bytes.
 
     The text is cut into windows of block_size tokens. Every token but the first is
     predicted once, from the tokens before it in its window. The first token is not
     predicted; in bits_per_byte it costs log2(V).
+
+    console: shows how much is done; None = nothing is shown.
     """
     nll, n_targets = 0.0, 0
     T = model.config.block_size
-    for x, y in evaluation_batches(tokens, T, rows_at_once(T)):
+    rows = rows_at_once(T)
+    n_batches = -(-(len(tokens) - 1) // (rows * T))
+    for x, y in tracked(evaluation_batches(tokens, T, rows), n_batches, "evaluating", console):
         nll += float(model.negative_log_likelihood(x, y).sum(dtype=np.float64))
         n_targets += int(np.count_nonzero(y != IGNORED))
     loss = nll / n_targets

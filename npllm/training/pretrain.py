@@ -115,9 +115,9 @@ class Pretraining(Stage[RunConfig]):
             tokens_per_byte=len(train.tokens) / train.n_bytes,
         )
 
-    def report(self, run: RunFolder, config: RunConfig, job: Job, console: Console) -> None:
+    def report(self, run: RunFolder, config: RunConfig, job: Job, console: Console) -> str:
         """Report the loss on the whole validation text, samples and a plot."""
-        report_results(run, job.state, read_shard(run.val_shard), console)
+        return report_results(run, job.state, read_shard(run.val_shard), console)
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
         """The two token shards, which pretraining has in place of models and

@@ -32,12 +32,12 @@ SAMPLE_PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 160
 
 
-def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, console: Console) -> None:
+def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, console: Console) -> str:
     """Evaluate on the whole validation text; write summary.json, samples.txt and
-    loss.png; print the results."""
+    loss.png; print the results. Returns a shell command to try next."""
     tokenizer = run.load_tokenizer()
-    with console.status("evaluating on the whole validation text"):
-        result = evaluate(state.model, val_shard.tokens, val_shard.n_bytes)
+    result = evaluate(state.model, val_shard.tokens, val_shard.n_bytes, console)
+    with console.status("compressing the validation text"):
         compressors = bits_per_byte_of_compressors(shard_text(val_shard, tokenizer))
     samples = write_samples(run, state.model, tokenizer, val_shard)
     figures = {
@@ -63,8 +63,8 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     console.rule(style="dim")
     history = RunHistory(read_metrics(run.metrics), Ledger(run.ledger).events)
     plot = draw_if_possible("loss plot", run.loss_plot, lambda: plot_loss(history, run.loss_plot))
-    for line in (plot, f"Next: {next_command(run.path, prompt=samples[0][0])}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)  # keep a command on one line
+    console.print(plot, soft_wrap=True)
+    return next_command(run.path, prompt=samples[0][0])
 
 
 def next_command(path: Path, prompt: str) -> str:
@@ -112,7 +112,7 @@ def shard_text(shard: TokenShard, tokenizer: Tokenizer) -> bytes:
     return tokenizer.decode_bytes(tokens)
 
 
-def evaluate_run(path: Path, data: Path | None) -> Evaluation:
+def evaluate_run(path: Path, data: Path | None, console: Console) -> Evaluation:
     """The result of a run or a checkpoint on a text file. data: None = on the run's own
     validation text."""
     model, tokenizer = load(path)
@@ -120,7 +120,7 @@ def evaluate_run(path: Path, data: Path | None) -> Evaluation:
         if not run_of(path).val_shard.exists():
             raise ConfigError(f"{path} holds no validation text; name one with --data.")
         shard = read_shard(run_of(path).val_shard)
-        return evaluate(model, shard.tokens, shard.n_bytes)
+        return evaluate(model, shard.tokens, shard.n_bytes, console)
     text = read_text(data)
     tokens = encode_document(tokenizer, Document(str(data), text))
-    return evaluate(model, tokens, len(text.encode()))
+    return evaluate(model, tokens, len(text.encode()), console)

@@ -32,6 +32,7 @@ from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard, write_shard
 from npllm.model import GPT, Architecture
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import shell_word
 from npllm.report.plots import DemoCurve, draw_if_possible, plot_spike_demo
 from npllm.runs.ledger import Ledger, Spike
 from npllm.runs.run_folder import RunFolder
@@ -168,6 +169,7 @@ def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Cons
     console.print(comparison(trainings, T))
     poisoned = POISON.first, POISON.end
     say(draw_if_possible("plot", picture, lambda: plot_spike_demo(curves(trainings, ledger), poisoned, picture)))
+    say(f"Next: npllm generate {shell_word(run.path)}")
 
 
 @dataclass(frozen=True)

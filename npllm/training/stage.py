@@ -77,8 +77,11 @@ class Stage(ABC, Generic[C]):
         """The job of a run, made from its folder, in the initial state."""
 
     @abstractmethod
-    def report(self, run: RunFolder, config: C, job: Job, console: Console) -> None:
-        """Write summary.json and print the results. Called after the last update."""
+    def report(self, run: RunFolder, config: C, job: Job, console: Console) -> str:
+        """Write summary.json and print the results. Called after the last update.
+
+        Returns a shell command to try next.
+        """
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
         """The input files of a run and the check of each, for `npllm verify`."""
@@ -121,7 +124,8 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
         console.print(job.description, markup=False, highlight=False, soft_wrap=True)
         prepare_memory(run, config, job, console)
         train(run, config, job, console)
-        stage.report(run, config, job, console)
+        command = stage.report(run, config, job, console)
+        console.print(f"Next: {command}", soft_wrap=True)  # keeps the command on one line
 
 
 def load_run_config(run: RunFolder, kind: type[C]) -> C:

@@ -71,9 +71,12 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console: Console) -> None:
-    """Print a line for a run that goes on, or one that is too short to learn much."""
+    """Print a line for a run that is finished, that goes on, or that is too short to
+    learn much."""
     steps = config.train.steps
-    if step:
+    if step == steps:
+        console.print(f"{run.path} is finished: all {steps} updates are made. Its results once more:", soft_wrap=True)
+    elif step:
         line = f"{run.path}: going on after step {step} of {steps}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     elif steps < FEWEST_UPDATES:

@@ -17,6 +17,7 @@ from benchmarks.cases import operation_cases
 from benchmarks.configs import CONFIGS, TINY
 from benchmarks.ladder import adamw, climb, maximum
 from benchmarks.race import TORCH_PYTHON
+from benchmarks.tables import build_table
 from npllm.model import ModelConfig
 
 FACTS = {
@@ -229,3 +230,34 @@ def test_blas_is_not_forced_to_another_processor():
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert "OPENBLAS_CORETYPE is set" in process.stdout
     assert "ladder" in process.stdout
+
+
+def test_no_round_is_refused_before_anything_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "machine_facts", lambda dtype: pytest.fail("it measures"))
+    assert cli.main(["kernels", "--rounds", "0"]) == 2
+    assert capsys.readouterr().err == "benchmarks: --rounds is 0; give at least 1.\n"
+
+
+def test_a_package_that_is_missing_is_named():
+    program = (
+        "import runpy, sys; sys.modules['threadpoolctl'] = None; runpy.run_module('benchmarks', run_name='__main__')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == "benchmarks: threadpoolctl is not installed; pip install 'npllm[bench]' installs it.\n"
+
+
+def test_a_narrow_terminal_cuts_no_figure(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    table = build_table(
+        "sizes",
+        [{"n": 123456789.0, "name": "a product"}] * 2,
+        {"what": ("name", "{}")} | {f"figure {i}": ("n", "{:,.1f}") for i in range(4)},
+    )
+    benchmark = SimpleNamespace(tables=lambda rows: [table], verdict=lambda rows: [])
+    cli.publish(benchmark, [], {}, None)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 30

@@ -25,7 +25,8 @@ def test_a_ratio_is_taken_within_each_round():
 
 def test_spread_is_half_the_distance_of_the_quartiles_as_a_share_of_the_median():
     assert spread([8.0, 9.0, 10.0, 11.0, 12.0]) == pytest.approx(0.1)
-    assert spread([5.0]) == 0.0
+    assert spread([5.0, 5.0]) == 0.0
+    assert spread([5.0]) is None
 
 
 @pytest.mark.parametrize(("seconds", "repeats"), [(0.3, 1), (0.05, 2), (0.001, 100), (5.0, 1)])

@@ -1,6 +1,8 @@
 """The later stages on the command line: help, `resume`, `verify` and error messages."""
 
 import hashlib
+import io
+import shlex
 import shutil
 from collections import namedtuple
 
@@ -69,6 +71,23 @@ def test_every_verb_explains_itself(verb, capsys):
     assert "(default: " in shown
     summary = STAGES[verb].summary.rstrip(".")
     assert summary in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "ppo"])
+def test_the_next_command_works_as_it_is_printed(folder, tmp_path, capsys, monkeypatch, verb):
+    """The name of the run needs quotes in a shell."""
+    assert run(*words_of(verb, folder, tmp_path / "a run")) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")]
+    program, *arguments = shlex.split(line.removeprefix("Next: "))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))  # npllm chat asks there
+    assert (program, run(*arguments)) == ("npllm", 0)
+
+
+def test_a_finished_run_says_so_and_shows_its_results_again(folder, capsys):
+    assert run("resume", folder / "reward") == 0
+    shown = capsys.readouterr().out
+    assert "reward is finished: all" in shown
+    assert "held-out pairs rightly" in shown
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])

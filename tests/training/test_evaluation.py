@@ -1,5 +1,6 @@
 """The figures of a held-out text, compared with sums over single tokens."""
 
+import io
 from math import exp, log, log2
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from npllm.data.sampler import batch
 from npllm.errors import DataError
 from npllm.model import GPT, ModelConfig
+from npllm.output import TextConsole
 from npllm.training import evaluation
 from npllm.training.evaluation import (
     PRIOR_PAIRS,
@@ -49,6 +51,18 @@ def test_every_token_but_the_first_counts_once(model, n_tokens):
     assert result.perplexity == pytest.approx(exp(np.mean(nll)), rel=1e-12)
     assert result.bits_per_byte == pytest.approx((sum(nll) / log(2) + log2(V)) / 100, rel=1e-12)
     assert result.n_bytes == 100
+
+
+def test_a_terminal_shows_how_much_is_done(model):
+    """And the result is the same."""
+    shown = {}
+    for kind in (True, False):
+        console = TextConsole(file=io.StringIO(), force_terminal=kind, _environ={"TERM": "xterm"})
+        assert evaluate(model, TOKENS, 43, console) == evaluate(model, TOKENS, 43)
+        shown[kind] = console.file.getvalue()
+    assert "evaluating" in shown[True]
+    assert "100%" in shown[True]
+    assert shown[False] == ""
 
 
 def test_an_untrained_model_needs_the_bits_of_its_vocabulary():
