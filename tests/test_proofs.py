@@ -20,7 +20,7 @@ TESTS = {
 }
 
 
-@pytest.mark.parametrize("processes", ["0", "2"])
+@pytest.mark.parametrize("processes", ["0", pytest.param("2", marks=pytest.mark.long)])
 def test_the_counts_of_all_processes_are_printed(tmp_path, processes):
     for name, text in TESTS.items():
         (tmp_path / name).write_text(text)

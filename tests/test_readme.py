@@ -101,7 +101,7 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
     return tasks
 
 
-SHORT_PAGES = ("README.md", "npllm/README.md", "npllm/reference/README.md", "tests/reliability/README.md")
+SHORT_PAGES = ("npllm/README.md", "npllm/reference/README.md", "tests/reliability/README.md")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def test_pytorch_is_a_rung_of_the_ladder():
                 climb.with_torch(worker, task, tuple(1.01 * result for result in right))
 
 
+@pytest.mark.long
 def test_generate(run, monkeypatch):
     monkeypatch.setattr(generate, "GPT2", SMALL_GPT)
     monkeypatch.setattr(generate, "CONTENDERS", generate.CONTENDERS[:1])
@@ -117,6 +118,7 @@ def test_hugging_face_writes_what_we_write():
     assert theirs["facts"] == ours["facts"]
 
 
+@pytest.mark.long
 def test_scale(run, monkeypatch):
     monkeypatch.setitem(CONFIGS, "cpu", TINY)
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 2)
@@ -155,6 +157,7 @@ def test_startup_of_a_job_that_fails(monkeypatch):
         startup.measure((*SMALL_JOB, "--model.n_embd", "7"), rounds=1)
 
 
+@pytest.mark.long
 def test_tokenizer(run, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(startup.TEXT)
@@ -184,6 +187,7 @@ def test_gemm(run, monkeypatch):
     assert f"slower than OpenBLAS in {lost} of {len(rows)}" in output
 
 
+@pytest.mark.long
 def test_ladder(run, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     tasks = [module.task(*module.SMALL) for module in (adamw, maximum)]
@@ -212,6 +216,7 @@ def test_the_time_of_the_python_loop_is_scaled_up_by_the_work(monkeypatch):
     assert rows[0]["ns_per_element"] == 4e9 / 8000
 
 
+@pytest.mark.long
 def test_the_machine_is_measured(monkeypatch):
     """On this clock everything takes 1 ms, so the figures show the work."""
     monkeypatch.setattr(machine, "STREAM_BYTES", 1 << 22)

@@ -238,7 +238,7 @@ def call_kernel(package: Path, **environment) -> tuple[str, int, str]:
     return result, int(hits), process.stderr
 
 
-@pytest.mark.parametrize("place", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("place", ["NUMBA_CACHE_DIR", pytest.param("XDG_CACHE_HOME", marks=pytest.mark.long)])
 def test_a_kernel_of_other_sources_is_never_used(package, tmp_path, place):
     """The sigmoid is compiled into SwiGLU, whose own file stays as it is."""
     (package / "npllm" / "kernels" / "__pycache__").touch()  # in the way of a folder beside the sources

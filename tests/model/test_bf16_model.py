@@ -100,6 +100,7 @@ def learned_copying(dtype, seed, steps=150):
     return np.array(losses)
 
 
+@pytest.mark.long
 def test_the_loss_falls_as_in_float32():
     """bf16 changes a loss curve by less than another seed changes one of float32."""
     float32, bf16 = (np.stack([learned_copying(dtype, seed) for seed in range(3)]) for dtype in ("float32", "bf16"))

@@ -46,6 +46,7 @@ def heavy(rng, n):
     return rng.standard_t(8, n)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tail", [normal, heavy], ids=["normal", "heavy tails"])
 def test_03_a_hundred_thousand_noisy_losses_cause_no_alarm(tail):
     detector = SpikeDetector(SpikeConfig(), OPTIM.warmup_steps)

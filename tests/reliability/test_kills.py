@@ -1,8 +1,8 @@
 """Real `npllm` processes are killed at random moments of one run, then resumed.
 
 The text has broken lines in it, so the run has loss spikes of its own and goes back:
-some of the moments lie in rollbacks. The default tests kill the run once in each way,
-the long ones twenty times.
+some of the moments lie in rollbacks. The run is killed once in each way, and twenty
+times; `test_crash_points.py` ends runs at chosen moments without a process of their own.
 """
 
 import random
@@ -106,10 +106,9 @@ def numbers_of_each_end() -> list[int]:
     return sorted(chosen.values())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    "numbers", [numbers_of_each_end(), pytest.param(range(20), marks=pytest.mark.long)], ids=["each way", "all"]
-)
+@pytest.mark.parametrize("numbers", [numbers_of_each_end(), range(20)], ids=["each way", "all"])
 def test_06_07_11_a_run_that_was_killed_is_the_run_that_was_never_killed(tmp_path, numbers):
     text, out, undisturbed = broken_text(tmp_path), tmp_path / "run", tmp_path / "undisturbed"
     ends = [end_a_process(text, out, random.Random(number)) for number in numbers]

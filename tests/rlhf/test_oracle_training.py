@@ -49,6 +49,7 @@ def random_gold(world: World, seed: int) -> np.ndarray:
     return shares[np.arange(8), world.sequences.targets].sum(axis=1) + 0.3 * rng.standard_normal(len(world.stopped))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ppo", *(pytest.param(name, marks=pytest.mark.long) for name in ("rloo", "grpo"))])
 def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
     """J rises by at least 95 % of the difference between J* and the reference's J.
@@ -102,6 +103,7 @@ def test_reinforcement_learning_comes_near_the_best_policy(monkeypatch, method):
     assert start + 0.95 * (best - start) <= reached <= best
 
 
+@pytest.mark.long
 def test_the_reward_model_finds_the_gold_reward():
     """It learns from pairs labelled by the Bradley-Terry model.
 
