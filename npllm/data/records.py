@@ -156,9 +156,9 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
     .jsonl, .json: `text` and `label` (a string or an integer) in each line or object.
     .csv, .tsv: a header line that names the columns text and label; fields of .csv may
     be quoted, fields of .tsv are used as they are, and only a line feed, with or
-    without a carriage return before it, ends a line of .tsv. Any other suffix: a line holds a
-    label, white space, and the text. White space around a label is removed. group is
-    "".
+    without a carriage return before it, ends a line of .tsv. Any other suffix: a line
+    holds a label, white space, and the text. White space around a label is removed.
+    group is "".
     """
     path = user_path(path)
     match path.suffix.lower():

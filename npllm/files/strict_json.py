@@ -37,8 +37,8 @@ def parse_json(text: str | bytes) -> Any:
 def check_fields(values: Any, types: Mapping[str, Any]) -> None:
     """Raise ValueError unless `values` is an object that has each field with its type.
 
-    types: name -> int, float, str, bool, list, dict, a Literal, or a union of them
-    and None. Python takes True for the integer 1; here it is none. An int is one of at most
+    types: name -> int, float, str, bool, list, dict, a Literal, or a union of them and
+    None. Python takes True for the integer 1; here it is none. An int is one of at most
     64 bits. A float may be written as such an int, and is finite. Other fields are
     ignored.
     """

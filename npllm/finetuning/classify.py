@@ -62,7 +62,8 @@ class Sides(NamedTuple):
 
 
 def labelled_of(path: Path, tokenizer: Tokenizer, config: ClassifyConfig, console: Console) -> list[Labelled]:
-    """Return the labelled texts of a file. A text that cannot be encoded is a bad record.
+    """Return the labelled texts of a file. A text that cannot be encoded is a bad
+    record.
 
     Prints a line about texts with more than one label, and those of `chosen_records`.
     Raises DataError for bad records, unless classify.on_bad leaves them out.

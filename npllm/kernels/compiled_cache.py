@@ -162,7 +162,8 @@ def clear() -> None:
 
 
 def _parents() -> list[Path]:
-    """As Numba chooses: NUMBA_CACHE_DIR; without it, beside the sources, then the user's."""
+    """As Numba chooses: NUMBA_CACHE_DIR; without it, beside the sources, then the
+    user's."""
     if config.CACHE_DIR:
         return [Path(os.path.expanduser(config.CACHE_DIR))]
     of_user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)

@@ -1,1 +1,2 @@
-"""Reinforcement learning from human feedback: reward model, rollouts, PPO and its relatives, tasks."""
+"""Reinforcement learning from human feedback: reward model, rollouts, PPO and its
+relatives, tasks."""

@@ -1,9 +1,10 @@
-"""The networks of a run of PPO, RLOO or GRPO: policy, critic, reference and reward model.
+"""The networks of a run of PPO, RLOO or GRPO: policy, critic, reference and reward
+model.
 
                   without LoRA              with LoRA
     policy        a copy of the base        frozen weights + factors of its own
-    critic        a copy of the reward      frozen weights + the reward model's factors, copied
-                  model
+    critic        a copy of the reward      frozen weights + a copy of the reward
+                  model                     model's factors
     reference     the base                  the frozen weights
     reward model  as it was trained         frozen weights + its factors
 
@@ -16,8 +17,8 @@ That is safe for three reasons:
 - A forward pass starts by merging its own network's factors into the workspace, so it
   never reads what another network left there. The head and the backward use the weights
   of that pass, so they must come before another network's next pass: `ppo_gradient.py`
-  ends the policy's backward before it starts the critic's pass, and a rollout is written
-  to its end before it is judged.
+  ends the policy's backward before it starts the critic's pass, and a rollout is
+  written to its end before it is judged.
 - A backward ends by taking its gradients out of the workspace and leaves zeros there.
   Reference and reward model have no backward; they hold the same array, so that none is
   allocated for them.
@@ -39,7 +40,8 @@ from npllm.training.machine import usable_dtype
 
 
 class Actors(NamedTuple):
-    """The networks of a run. model: what is trained. reference, reward: never changed."""
+    """The networks of a run. model: what is trained. reference, reward: never
+    changed."""
 
     model: Trainable
     reference: GPT
@@ -81,7 +83,8 @@ def lora_policy(policy: GPT, reward: GPT) -> Actors:
 
 
 def lora_with_critic(policy: GPT, reward: GPT, seed: int) -> Actors:
-    """LoRA's factors are trained. The critic is a copy of the reward model's, on the policy's frozen weights."""
+    """LoRA's factors are trained. The critic is a copy of the reward model's, on the
+    policy's frozen weights."""
     if not has_weights_of(policy, reward):
         raise ConfigError(
             "With adapt.lora_rank the critic shares the policy's weights; train the reward model with it."
@@ -91,7 +94,8 @@ def lora_with_critic(policy: GPT, reward: GPT, seed: int) -> Actors:
 
 
 def has_weights_of(policy: GPT, reward: GPT) -> bool:
-    """Whether the reward model's factors stand on the same frozen weights as the policy's."""
+    """Whether the reward model's factors stand on the same frozen weights as the
+    policy's."""
     return reward.frozen is not None and np.array_equal(reward.frozen.flat, policy.frozen.flat)
 
 
@@ -101,7 +105,8 @@ def workspace_of(policy: GPT) -> Workspace:
 
 
 def sharing(reward: GPT, policy: GPT) -> GPT:
-    """The reward model, with its factors, on the policy's frozen weights and workspace."""
+    """The reward model, with its factors, on the policy's frozen weights and
+    workspace."""
     storage = Storage(reward.params, policy.dweights, policy.frozen, workspace_of(policy))
     return GPT(reward.config, dtype=policy.dtype_name, storage=storage)
 
@@ -132,7 +137,8 @@ def joined(policy: GPT, critic: GPT, seed: int, shared: GPT | None = None) -> Ac
 
 
 def check_dtype(actors: Actors, dtype: str) -> None:
-    """Raise ConfigError unless all networks compute in `dtype`: others would not agree on a ratio of 1."""
+    """Raise ConfigError unless all networks compute in `dtype`: others would not agree
+    on a ratio of 1."""
     for who, model in (("policy", actors.model), ("reward model", actors.reward)):
         if model.dtype_name != usable_dtype(dtype):
             raise ConfigError(

@@ -62,7 +62,8 @@ class Pipeline:
         return self.judge()
 
     def stage(self, name: str, stage: Stage, inputs: Callable[[], Inputs]) -> None:
-        """Create the run of a stage if it is missing, and train it until it is finished."""
+        """Create the run of a stage if it is missing, and train it until it is
+        finished."""
         run = self.run_folder(name)
         if run.summary.exists():
             return
@@ -76,7 +77,8 @@ class Pipeline:
         return replace(config, train=replace(config.train, seed=self.seed))
 
     def raw_text(self) -> RawText:
-        """The text to pretrain on: the task's own, or the source that its recipe names."""
+        """The text to pretrain on: the task's own, or the source that its recipe
+        names."""
         config, text = self.seeded(self.task.recipe.pretrain), self.task.corpus()
         if text is not None:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,8 @@ class TaskRecord:
     sha256: str | None = None
 
     def same(self, other: "TaskRecord") -> bool:
-        """Whether both are the same task: the same content, or the same embedded name."""
+        """Whether both are the same task: the same content, or the same embedded
+        name."""
         return self.sha256 == other.sha256 and (self.sha256 is not None or self.task == other.task)
 
 
@@ -57,8 +58,8 @@ def hold_pipeline(out: Path | None, task: TaskRecord) -> Iterator[Path]:
     The folder is `out`. Without `out` it is the first of runs/rlhf-TASK,
     runs/rlhf-TASK-2, ... that does not belong to another task.
 
-    Raises ConfigError when another process uses the folder, when `out` belongs to another
-    task, and when the task's file was edited since the pipeline was started.
+    Raises ConfigError when another process uses the folder, when `out` belongs to
+    another task, and when the task's file was edited since the pipeline was started.
     """
     with _hold(out, task) if out else first_free(f"rlhf-{task.task}", lambda path: _hold(path, task)) as path:
         yield path

@@ -1,38 +1,43 @@
-"""PPO and its relatives: the policy writes, the reward model judges, what was better than expected becomes likelier.
+"""PPO and its relatives: the policy writes, the reward model judges, what was better
+than expected becomes likelier.
 
-    repeat:  1 write        B responses to prompts, with the policy                     generation/batched.py
-             2 judge        log pi and log ref of every token; one score for            divergence.py, sequences.py
+    repeat:  1 write        B responses to prompts, with the policy
+             2 judge        log pi and log ref of every token; one score for
                             each response, from the reward model
              3 calibrate    in the first rollout only: fix the scale of the scores
-             4 advantages   r_t = -beta (log pi_t - log ref_t), + the score at the      advantages.py
+             4 advantages   r_t = -beta (log pi_t - log ref_t), + the score at the
                             last token; GAE with a critic (ppo), or against the
                             other responses to the same prompt (rloo, grpo)
-             5 update       E epochs of minibatches, in a new order each time, with     ppo_gradient.py, losses.py
+             5 update       E epochs of minibatches, in a new order each time, with
                             clipped losses; a policy that has left its rollout too
                             far behind writes a new one first
 
-Logits are divided by the temperature wherever a probability is meant: in writing, for the
-reference and in the updates. Otherwise the ratio of new to old probabilities would not
-start at exactly 1.
+The steps are in generation/batched.py (1), divergence.py and sequences.py (2),
+advantages.py (4), ppo_gradient.py and losses.py (5).
+
+Logits are divided by the temperature wherever a probability is meant: in writing, for
+the reference and in the updates. Otherwise the ratio of new to old probabilities would
+not start at exactly 1.
 
 What this PPO leaves out, and why:
 
 - Dropout. A ratio compares two passes, and would not start at 1 with two masks.
-- Weights shared by policy and critic. The value loss would then move the policy, and its
-  weight would have to be tuned against that.
+- Weights shared by policy and critic. The value loss would then move the policy, and
+  its weight would have to be tuned against that.
 - A running scale of the scores. It would change what a reward means between rollouts;
   step 3 fixes it once.
 - A KL term in the loss, which GRPO's paper has. Here all three methods have it in the
   reward, so that one beta and one target mean the same for each.
-- A language-model loss on pretraining text (InstructGPT's ptx). The KL penalty alone keeps
-  the policy near the reference.
+- A language-model loss on pretraining text (InstructGPT's ptx). The KL penalty alone
+  keeps the policy near the reference.
 - Older rollouts. The clip bounds how far the policy may leave the one that wrote a
   response, and says nothing about a policy from long before.
 - Writing while learning. One machine has the same cores for both, and the rollouts of a
   resumed run would depend on their timing.
 
-Source: Ziegler et al., "Fine-tuning language models from human preferences", 2019, and its code; Stiennon et al.,
-"Learning to summarize from human feedback", 2020; Huang et al., "The N implementation details of RLHF with PPO", 2023.
+Source: Ziegler et al., "Fine-tuning language models from human preferences", 2019, and
+its code; Stiennon et al., "Learning to summarize from human feedback", 2020; Huang et
+al., "The N implementation details of RLHF with PPO", 2023.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +66,8 @@ Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  
 
 @dataclass(frozen=True)
 class Scorers:
-    """What responses are scored with: the reference that the policy must stay near, and the reward model.
+    """What responses are scored with: the reference that the policy must stay near, and
+    the reward model.
 
     Neither is ever changed. gold: a true score to log, where there is one.
     """
@@ -75,8 +81,8 @@ class Written(NamedTuple):
     """B responses of the policy.
 
     prompt_numbers: (B,), which prompt each one answers. responses: the tokens of each.
-    lengths: (B,), in tokens. stopped: (B,) bool, whether the last token is the stop token.
-    sequences: prompts and responses in rows.
+    lengths: (B,), in tokens. stopped: (B,) bool, whether the last token is the stop
+    token. sequences: prompts and responses in rows.
     """
 
     prompt_numbers: np.ndarray
@@ -87,7 +93,8 @@ class Written(NamedTuple):
 
 
 class PPOGradients:
-    """The gradient of one minibatch; collects a rollout first where the last one is used up."""
+    """The gradient of one minibatch; collects a rollout first where the last one is
+    used up."""
 
     def __init__(
         self,
@@ -115,7 +122,8 @@ class PPOGradients:
         self.buffer = RolloutBuffer(settings.rollout_size, width, settings.kl_coef)
 
     def __call__(self, model: Trainable, ids: np.ndarray, step: int) -> BatchResult:
-        """The samples' ids are not used: a rollout decides what there is to learn from."""
+        """The samples' ids are not used: a rollout decides what there is to learn
+        from."""
         buffer, figures, n_written = self.buffer, {}, 0
         is_new = buffer.rollouts == 0 or buffer.minibatches_used == self.minibatches_per_rollout
         if is_new:
@@ -129,7 +137,8 @@ class PPOGradients:
         return BatchResult(result.loss, result.tokens + n_written, figures | dict(result.figures))
 
     def check_rollout(self, arrays: dict[str, np.ndarray]) -> None:
-        """Raise ValueError unless these arrays of a checkpoint can be those of a rollout of this run."""
+        """Raise ValueError unless these arrays of a checkpoint can be those of a
+        rollout of this run."""
         vocab_size = self.scorers.reference.config.vocab_size
         check_rollout(arrays, self.buffer.tokens.shape, vocab_size, self.minibatches_per_rollout)
 
@@ -157,7 +166,8 @@ class PPOGradients:
         return figures, int(written.lengths.sum())
 
     def write(self, policy: GPT, group: int) -> Written:
-        """Step 1: `group` responses to each of the next prompts, rollout_size in all."""
+        """Step 1: `group` responses to each of the next prompts, rollout_size in
+        all."""
         size, number = self.settings.rollout_size, self.buffer.rollouts
         n_prompts = size // group
         numbers = self.sampler.rows(np.arange(number * n_prompts, (number + 1) * n_prompts)).repeat(group)
@@ -176,22 +186,24 @@ class PPOGradients:
         return Written(numbers, responses, completions.lengths, completions.stopped, sequences)
 
     def judge(self, policy: GPT, sequences: Sequences) -> tuple[Comparison, np.ndarray]:
-        """Step 2: the policy beside the reference, and the reward model's scores as they are, (B,) float64."""
+        """Step 2: the policy beside the reference, and the reward model's scores as
+        they are, (B,) float64."""
         comparison = compare(policy, self.scorers.reference, sequences, self.settings.temperature)
         return comparison, rewards_of(self.scorers.reward, sequences)
 
     def calibrate(self, raw_scores: np.ndarray, critic: GPT | None) -> None:
-        """Step 3, in the first rollout only: fix the scale of the scores, for the whole run.
+        """Step 3, in the first rollout only: fix the scale of the scores, for the whole
+        run.
 
-        A reward model is trained on differences, so its scores have an arbitrary mean, and
-        a deviation that depends on how long it was trained. Nothing is learnt yet, so the
-        first responses are the reference's: over them the scores get mean 0 and deviation
-        1. beta, missing_stop_score and the learning rate then mean the same with every
-        reward model.
+        A reward model is trained on differences, so its scores have an arbitrary mean,
+        and a deviation that depends on how long it was trained. Nothing is learnt yet,
+        so the first responses are the reference's: over them the scores get mean 0 and
+        deviation 1. beta, missing_stop_score and the learning rate then mean the same
+        with every reward model.
 
         The critic starts as a copy of the reward model and has to predict calibrated
-        scores, so its scalar head h·w + b becomes (h·w + b - mean) / deviation. This changes
-        parameters outside of the optimiser, before its first update.
+        scores, so its scalar head h·w + b becomes (h·w + b - mean) / deviation. This
+        changes parameters outside of the optimiser, before its first update.
         """
         buffer = self.buffer
         buffer.score_mean, buffer.score_std = scale_of(raw_scores)
@@ -207,7 +219,8 @@ class PPOGradients:
         return score(raw_scores, stopped, scale, self.settings.missing_stop_score)
 
     def find_advantages(self, rewards: np.ndarray, critic: GPT | None, sequences: Sequences) -> None:
-        """Step 4: from the rewards of the tokens, (B, W), to what the updates weight them with."""
+        """Step 4: from the rewards of the tokens, (B, W), to what the updates weight
+        them with."""
         settings, buffer, mask = self.settings, self.buffer, self.buffer.mask
         if critic is not None:
             buffer.values[...] = np.where(mask, values_of(critic, sequences), 0.0)
@@ -226,12 +239,14 @@ class PPOGradients:
         return self.shuffled(epoch)[number * self.minibatch : (number + 1) * self.minibatch]
 
     def shuffled(self, epoch: int) -> np.ndarray:
-        """The order of the rows in an epoch of the present rollout: a fresh one each time."""
+        """The order of the rows in an epoch of the present rollout: a fresh one each
+        time."""
         step = self.buffer.rollouts * self.settings.epochs + epoch
         return random_permutation(self.settings.rollout_size, seed=self.seed, step=step, stream=MINIBATCH_ORDER)
 
     def accumulate(self, model: Trainable, rows: np.ndarray) -> BatchResult:
-        """Step 5: add the gradient of a minibatch, in micro-batches. The optimiser makes the update from it."""
+        """Step 5: add the gradient of a minibatch, in micro-batches. The optimiser
+        makes the update from it."""
         n_tokens = int(np.count_nonzero(self.buffer.mask[rows]))
 
         def gradient(part: slice) -> tuple[float, dict[str, float]]:
@@ -265,7 +280,8 @@ class PPOGradients:
         return figures
 
     def adapt_kl_coef(self, kl: float) -> None:
-        """beta for the next rollout: higher where this one's divergence is above kl_target, lower where below.
+        """beta for the next rollout: higher where this one's divergence is above
+        kl_target, lower where below.
 
         (Ziegler et al., 2019, section 2.2.)
         """
@@ -276,6 +292,7 @@ class PPOGradients:
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
-    """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for one that knows the mean only."""
+    """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for one that knows the mean
+    only."""
     variance = returns.var()
     return 0.0 if variance == 0 else float(1.0 - (returns - values).var() / variance)

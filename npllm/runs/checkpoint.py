@@ -93,8 +93,8 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first. Raises DataError when the folder cannot
-    be read: that says nothing about what is in it."""
+    """The checkpoints in a folder, oldest first. Raises DataError when the folder
+    cannot be read: that says nothing about what is in it."""
     try:
         names = os.listdir(folder)
     except OSError as error:

@@ -41,9 +41,9 @@ PROCESS = 400 << 20  # bytes: the most that one of them takes
 
 @contextmanager
 def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
-    """Inside, two processes compile the kernels of these kinds of training, where the cache
-    has none and there is memory for both. They have ended when the context is left,
-    whether by an error or not."""
+    """Inside, two processes compile the kernels of these kinds of training, where the
+    cache has none and there is memory for both. They have ended when the context is
+    left, whether by an error or not."""
     children: list[subprocess.Popen] = []
     try:
         if cache_is_empty() and memory_left().n_bytes > len(PARTS) * PROCESS:
@@ -75,7 +75,8 @@ def cache_is_empty() -> bool:
 
 
 def _start(part: str, kinds: Sequence[Kind]) -> subprocess.Popen:
-    """A process that compiles one part. In a session of its own, it does not get the Ctrl-C of the terminal."""
+    """A process that compiles one part. In a session of its own, it does not get the
+    Ctrl-C of the terminal."""
     arguments = json.dumps([kind._replace(config=asdict(kind.config)) for kind in kinds])
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -131,7 +132,8 @@ def _main(part: str, arguments: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Its end of the pipe is closed when the parent is gone, even where it was killed."""
+    """Its end of the pipe is closed when the parent is gone, even where it was
+    killed."""
     sys.stdin.read()
     os._exit(1)
 

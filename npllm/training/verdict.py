@@ -1,4 +1,5 @@
-"""How a pretraining went, in sentences: what its last figures mean and what to change."""
+"""How a pretraining went, in sentences: what its last figures mean and what to
+change."""
 
 from collections.abc import Iterator, Mapping
 

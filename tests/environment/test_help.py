@@ -1,5 +1,5 @@
-"""The help of every verb: it fits the terminal, shows first what is used most, and writes
-what the parser takes. Values may begin with dashes."""
+"""The help of every verb: it fits the terminal, shows first what is used most, and
+writes what the parser takes. Values may begin with dashes."""
 
 import inspect
 import re
@@ -109,7 +109,8 @@ def test_a_field_without_its_section_is_found(capsys, option, meant):
 
 @pytest.mark.parametrize("text", ["-- SELECT", "-5", "-x", "--text", "--help", "-h", "--debug", "a=b", "none", ""])
 def test_a_value_may_begin_with_dashes(capsys, tmp_path, text):
-    """After its option with =, after -- as an argument, and bare where it cannot be an option."""
+    """After its option with =, after -- as an argument, and bare where it cannot be an
+    option."""
     byte_tokenizer().save(tmp_path)
     ids = " ".join(map(str, byte_tokenizer().encode(text))) + "\n"
     assert help_of(capsys, "tokenizer", "encode", tmp_path, "--", text) == ids

@@ -1,4 +1,5 @@
-"""Environment variables of Numba and Matplotlib: a bad one is named before anything is prepared."""
+"""Environment variables of Numba and Matplotlib: a bad one is named before anything is
+prepared."""
 
 import subprocess
 
@@ -9,7 +10,8 @@ CLEAN = {name: value for name, value in ENVIRONMENT.items() if not name.startswi
 
 
 def refusal(*arguments: str, **variables) -> str:
-    """The one line on stderr of a process that ends with exit code 2 and prints nothing else."""
+    """The one line on stderr of a process that ends with exit code 2 and prints nothing
+    else."""
     process = subprocess.run(
         [*NPLLM, *arguments], env=CLEAN | variables, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -1,5 +1,6 @@
 """Every verb with every kind of standard output: other encodings, closed, full, and a
-reader that leaves. Output never ends a training, and nothing in a text is interpreted."""
+reader that leaves. Output never ends a training, and nothing in a text is
+interpreted."""
 
 import io
 import os

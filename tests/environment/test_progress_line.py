@@ -1,4 +1,5 @@
-"""The live view on terminals of every width and kind: what gives way, and what stays."""
+"""The live view on terminals of every width and kind: what gives way, and what
+stays."""
 
 import io
 import re
@@ -28,7 +29,8 @@ def clock(monkeypatch):
 
 
 def shown(width: int, n_updates: int = 3, *, first=0, figures=None, terminal="xterm") -> str:
-    """What a run of a thousand steps writes. figures: those of a stage, such as reward."""
+    """What a run of a thousand steps writes. figures: those of a stage, such as
+    reward."""
     console = TextConsole(
         file=io.StringIO(),
         force_terminal=terminal is not None,
@@ -73,7 +75,8 @@ def test_where_no_line_can_change_there_are_plain_lines_with_the_time_left(clock
         assert "\x1b" not in text
         lines = text.splitlines()
         assert [line.split(" ")[1] for line in lines] == [f"{step}/1000" for step in (100, 200, 300, 400, 500)]
-        # The clock is looked at before the first step and for each update: 500 seconds for half of the steps.
+        # The clock is looked at before the first step and for each update: half of
+        # the steps take 500 seconds.
         assert lines[-1].endswith(" tokens/s · 8:20 left")
 
 

@@ -81,7 +81,8 @@ def test_a_field_of_the_declared_type_is_accepted(kind, values):
 
 @pytest.mark.parametrize(("kind", "values"), WRONG.items())
 def test_a_field_of_another_type_is_refused(kind, values):
-    """For Python True is the integer 1, and 10**4000 an int that no message can hold."""
+    """For Python True is the integer 1, and 10**4000 an int that no message can
+    hold."""
     for value in values:
         with pytest.raises(ValueError, match="^x is ") as caught:
             check_fields({"x": value}, {"x": kind})

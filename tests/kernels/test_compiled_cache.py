@@ -1,4 +1,5 @@
-"""Compiled kernels on the disk: never an old one, and a cache that cannot be used is a miss, said in one line."""
+"""Compiled kernels on the disk: never an old one, and a cache that cannot be used is a
+miss, said in one line."""
 
 import errno
 import os
@@ -49,7 +50,8 @@ def with_warnings(call):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """An empty cache, as a process finds it that has not warned yet. Returns its folder."""
+    """An empty cache, as a process finds it that has not warned yet. Returns its
+    folder."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(compiled_cache, "_warned", [])
     compiled_cache.folder_to_write.cache_clear()
@@ -225,7 +227,8 @@ def package(tmp_path):
 
 
 def call_kernel(package: Path, **environment) -> tuple[str, int, str]:
-    """The sum of a kernel's result, its hits in the cache, and stderr, of a new process."""
+    """The sum of a kernel's result, its hits in the cache, and stderr, of a new
+    process."""
     process = subprocess.run(
         [sys.executable, "-P", "-B", "-c", PROGRAM],
         env=ENVIRONMENT | {"PYTHONPATH": str(package)} | environment,
@@ -265,7 +268,8 @@ def test_every_source_of_a_kernel_counts(package, monkeypatch, source):
 
 
 def test_nowhere_to_keep_kernels_is_one_line_and_the_work_goes_on(package, tmp_path):
-    """Files stand in the way of both folders, as an installation without permission and a missing home would."""
+    """Files stand in the way of both folders, as an installation without permission and
+    a missing home would."""
     (package / "npllm" / "kernels" / "__pycache__").touch()
     (tmp_path / "file").touch()
     result, hits, stderr = call_kernel(package, NUMBA_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path / "file"))

@@ -2,7 +2,8 @@
 
 The text has broken lines in it, so the run has loss spikes of its own and goes back:
 some of the moments lie in rollbacks. The run is killed once in each way, and twenty
-times; `test_crash_points.py` ends runs at chosen moments without a process of their own.
+times; `test_crash_points.py` ends runs at chosen moments without a process of their
+own.
 """
 
 import random

@@ -171,7 +171,8 @@ def test_a_wrong_value_in_the_summary_is_named(copy, capsys, changes, complaint)
 
 
 def test_a_loss_that_is_not_finite_is_recorded_as_null(tmp_path):
-    """NaN is no JSON: `verify` and `resume` would refuse the file that the run itself wrote."""
+    """NaN is no JSON: `verify` and `resume` would refuse the file that the run itself
+    wrote."""
     path = tmp_path / "metrics.jsonl"
     append_metrics(path, {"step": 1, "tokens": 8, "loss": float("nan"), "grad_norm": float("inf")})
     assert json.loads(path.read_text()) == {"step": 1, "tokens": 8, "loss": None, "grad_norm": None}
