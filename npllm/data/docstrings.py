@@ -100,7 +100,7 @@ def _functions(source: str) -> Iterator[Function]:
 
 def _definitions(parent: ast.AST) -> Iterator[Definition]:
     """Every function below a node. Only lists of statements are searched: `ast.walk`
-    would also visit the ten times as many expressions."""
+    would also visit the expressions, which are many more."""
     for field in ("body", "orelse", "finalbody", "handlers", "cases"):
         for node in getattr(parent, field, ()):
             if isinstance(node, Definition):

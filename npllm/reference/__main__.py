@@ -19,6 +19,7 @@ from npllm.reference.weights import initial_weights
 
 
 def main() -> None:
+    """Print the tokens, the falling loss, the error of each gradient, and a sample."""
     rng = np.random.default_rng(0)
     tokenizer = Characters(TEXT)
     tokens = tokenizer.encode(TEXT)

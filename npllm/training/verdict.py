@@ -2,6 +2,7 @@
 change."""
 
 from collections.abc import Iterator, Mapping
+from math import isfinite, nan
 
 from npllm.data.shards import TokenShard
 from npllm.model import GPT
@@ -50,7 +51,8 @@ def verdict(
 
 def overfitting(run: RunFolder) -> str | None:
     """A sentence if the validation loss has risen again; None if it has not."""
-    losses = {record["step"]: record["val_loss"] for record in read_metrics(run.metrics) if "val_loss" in record}
+    records = read_metrics(run.metrics)
+    losses = {record["step"]: record["val_loss"] for record in records if isfinite(record.get("val_loss", nan))}
     if not losses:
         return None
     best, last = min(losses, key=losses.get), losses[max(losses)]

@@ -61,6 +61,12 @@ def test_the_loss_may_have_risen_a_little(tmp_path):
     assert "was 1.00 at step 10 and is 1.06 now" in overfitting(write_losses(tmp_path, s10=1.0, s20=1.06))
 
 
+def test_a_loss_that_was_not_finite_is_no_loss(tmp_path):
+    """JSON has null for it; every comparison with NaN is false."""
+    assert overfitting(write_losses(tmp_path, s10=None, s20=1.0, s30=1.0)) is None
+    assert "at step 20" in overfitting(write_losses(tmp_path, s10=None, s20=1.0, s30=1.2))
+
+
 def test_the_best_weights_that_were_kept_are_named(tmp_path, capsys):
     """The text is short: the letters are learnt first, then the text by heart. The
     command that is printed works."""
