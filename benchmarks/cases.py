@@ -84,6 +84,7 @@ def operation_cases(dtype) -> list[Case]:
         ("head + entropy", f"{N}×{C}×{V}", partial(_lm_head_policy, inputs), 8.0 * N * C * V),
         ("gradient norm", f"{12 * C * F}", partial(_gradient_norm, inputs)),
         ("AdamW", f"{12 * C * F}", partial(_adamw, inputs)),
+        ("Muon", f"{C}×{F}", partial(_muon, inputs)),
         ("SGD", f"{12 * C * F}", partial(_sgd, inputs)),
     ]
     return [Case(*case) for case in cases]
@@ -177,6 +178,12 @@ def _adamw(inputs, ops, empty):
     rates = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
     ops.adam_update(params, grads, m, v, **rates, decoupled=True, step=3)
     return params, grads, m, v
+
+
+def _muon(inputs, ops, empty):
+    params, grads, m = (flat[: C * F].reshape(C, F) for flat in inputs.flat["muon", ops][:3])
+    ops.muon_update(params, grads, m, lr=1e-3, momentum=0.95, weight_decay=0.1, empty=empty)
+    return params, grads, m
 
 
 def _sgd(inputs, ops, empty):

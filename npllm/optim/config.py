@@ -14,10 +14,13 @@ class OptimConfig:
     """The update rule, its learning-rate schedule and clipping."""
 
     follows: ClassVar[dict[str, str]] = {"min_lr": "lr"}  # see Option in runs/arguments.py
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """update rule; sgd takes beta1 as its momentum"""
+    name: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
+    """update rule; muon is for the blocks' matrices, with AdamW for the rest; sgd takes
+    beta1 as its momentum"""
     lr: float = 1e-3
     """peak learning rate"""
+    matrix_lr: float = 2e-2
+    """peak learning rate of muon's matrices; the schedule scales it like lr"""
     min_lr: float = 1e-4
     """learning rate at the end of the decay; a tenth of the peak, as in GPT-3"""
     warmup_steps: int = 100
@@ -39,7 +42,7 @@ class OptimConfig:
 
     def __post_init__(self):
         check_choices("optim", self)
-        for field in ("lr", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
+        for field in ("lr", "matrix_lr", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
             if not getattr(self, field) >= 0:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}; set it to at least 0.")
         if not self.eps > 0:  # else a parameter without a gradient moves by 0 / 0

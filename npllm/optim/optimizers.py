@@ -5,7 +5,8 @@ The pass also clips the gradients and sets them to zero.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from math import isfinite
+from functools import partial
+from math import isfinite, prod
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from npllm.errors import TrainingError
 from npllm.memory.aligned import aligned_zeros
+from npllm.memory.arena import Arena
 from npllm.model import Parameters, Trainable
 from npllm.optim.config import OptimConfig
 
@@ -23,6 +25,7 @@ class ParameterGroup(NamedTuple):
     where: slice
     lr_scale: float  # 0 = frozen
     decays: bool
+    shape: tuple[int, int] | None = None  # of the one matrix that it is, for Muon
 
 
 class Optimizer(ABC):
@@ -33,6 +36,7 @@ class Optimizer(ABC):
     """
 
     state_names: tuple[str, ...] = ()
+    whole_matrices = False  # whether each matrix of the blocks is a group of its own
 
     def __init__(
         self, model: Trainable, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
@@ -46,14 +50,14 @@ class Optimizer(ABC):
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
-        self._groups = parameter_groups(model.params, lr_scales)
+        self._groups = parameter_groups(model.params, lr_scales, self.whole_matrices)
 
     def gradient_norm(self) -> float:
         """Return the Euclidean norm of `model.grads`.
 
         The gradients of frozen parameters are set to zero first.
         """
-        for where, lr_scale, _ in self._groups:
+        for where, lr_scale, *_ in self._groups:
             if lr_scale == 0.0:
                 self.model.grads.flat[where] = 0.0
         return self.model.ops.gradient_norm(self.model.grads.flat)
@@ -77,16 +81,15 @@ class Optimizer(ABC):
             )
         scale = grad_clip / norm if 0.0 < grad_clip < norm else 1.0
         self.updates += 1
-        for part, lr_scale, decays in self._groups:
-            if lr_scale == 0.0:
+        for group in self._groups:
+            if group.lr_scale == 0.0:
                 continue
-            state = [array[part] for array in self.state.values()]
-            self._update(
-                params.flat[part],
-                grads.flat[part],
-                *state,
-                lr=lr_scale * (self.lr if lr is None else lr),
-                weight_decay=self.weight_decay if decays else 0.0,
+            arrays = (flat[group.where] for flat in (params.flat, grads.flat, *self.state.values()))
+            update = self._update if group.shape is None else partial(self._update_matrix, group.shape)
+            update(
+                *arrays,
+                lr=group.lr_scale * (self.lr if lr is None else lr),
+                weight_decay=self.weight_decay if group.decays else 0.0,
                 grad_scale=scale,
             )
         return norm
@@ -130,6 +133,31 @@ class AdamW(Adam):
         super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
 
+class Muon(AdamW):
+    """Muon for the matrices of the blocks, AdamW for all other parameters.
+
+    adam_m holds the momentum of these matrices, and adam_v stays zero there. Embeddings
+    and heads are tables of vectors, and LoRA's factors are not the matrices that act:
+    they are AdamW's. See `npllm/reference/muon.py`.
+    """
+
+    whole_matrices = True
+
+    def __init__(self, model: Trainable, *, lr=3e-3, matrix_lr=2e-2, momentum=0.95, **options):
+        """lr: of AdamW's part. matrix_lr: of Muon's; a schedule scales both alike."""
+        super().__init__(model, lr=lr, **options)
+        self.matrix_scale = matrix_lr / lr if lr else 0.0
+        self.momentum = momentum
+        self._scratch = Arena()
+
+    def _update_matrix(self, shape, params, grads, m, v, *, lr, **step):
+        params, grads, m = (array[: prod(shape)].reshape(shape) for array in (params, grads, m))
+        with self._scratch.scope():
+            self.model.ops.muon_update(
+                params, grads, m, lr=self.matrix_scale * lr, momentum=self.momentum, empty=self._scratch.empty, **step
+            )
+
+
 class SGD(Optimizer):
     """Gradient descent with momentum. See `npllm/reference/sgd.py`."""
 
@@ -143,7 +171,7 @@ class SGD(Optimizer):
         self.model.ops.sgd_update(params, grads, *state, momentum=self.momentum, **step)
 
 
-RULES = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
+RULES = {"adamw": AdamW, "adam": Adam, "muon": Muon, "sgd": SGD}
 
 
 def moment_count(config: OptimConfig) -> int:
@@ -158,22 +186,32 @@ def build_optimizer(
     shared = {"lr": config.lr, "weight_decay": config.weight_decay, "lr_scales": lr_scales}
     if config.name == "sgd":
         return SGD(model, momentum=config.beta1, **shared)
+    if config.name == "muon":
+        shared |= {"matrix_lr": config.matrix_lr}
     return RULES[config.name](model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
 
 
-def parameter_groups(params: Parameters, lr_scales: Mapping[str, float]) -> list[ParameterGroup]:
+def parameter_groups(
+    params: Parameters, lr_scales: Mapping[str, float], whole_matrices: bool = False
+) -> list[ParameterGroup]:
     """Return the groups of the flat buffer, in order.
 
     A new group starts where the factor of the learning rate changes, and where the
-    matrices end.
+    matrices end. whole_matrices: every matrix of a block is a group of its own.
     """
-    kinds = [
-        (params.offsets[name], lr_scales.get(name, 1.0), params.offsets[name] < params.n_matrix_elements)
-        for name in sorted(params.offsets, key=params.offsets.get)
-    ]
-    firsts = [kind for before, kind in zip([None, *kinds], kinds, strict=False) if not before or before[1:] != kind[1:]]
-    ends = [offset for offset, *_ in firsts[1:]] + [len(params.flat)]
-    return [ParameterGroup(slice(first, end), *kind) for (first, *kind), end in zip(firsts, ends, strict=True)]
+    kinds = {}  # offset: all of a group but its slice, and a name where the group is one matrix
+    for name in sorted(params.offsets, key=params.offsets.get):
+        shape = params.shapes[name] if whole_matrices and is_block_matrix(name, params.shapes[name]) else None
+        decays = params.offsets[name] < params.n_matrix_elements
+        kinds[params.offsets[name]] = (lr_scales.get(name, 1.0), decays, shape), name if shape else None
+    starts = [offset for offset, before in zip(kinds, [None, *kinds.values()], strict=False) if kinds[offset] != before]
+    ends = [*starts[1:], len(params.flat)]
+    return [ParameterGroup(slice(start, end), *kinds[start][0]) for start, end in zip(starts, ends, strict=True)]
+
+
+def is_block_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is the matrix of a linear layer inside a block."""
+    return "blocks." in name and name.endswith(".weight") and len(shape) == 2
 
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def every_kind() -> list[Kind]:
     return [
         Kind(ModelConfig(**TINY, **architecture, dropout=dropout), dtype, optimizer, policy=True, generates=True)
         for architecture, dropout, dtype in product(ARCHITECTURES, (0.0, 0.1), ("float32", "bf16"))
-        for optimizer in ("adamw", "sgd")
+        for optimizer in ("muon", "sgd")
     ]
 
 

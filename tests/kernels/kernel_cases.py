@@ -226,11 +226,19 @@ def sgd(ops, s, draw, empty):
     return {"params": params, "grads": grads, "velocity": velocity}
 
 
+def muon(ops, s, draw, empty):
+    """The matrix is wide or tall, whichever the sizes say."""
+    params, grads, m = draw(s.N, s.C), draw(s.N, s.C), draw(s.N, s.C)
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "grad_scale": 0.7}
+    ops.muon_update(params, grads, m, **options, empty=empty)
+    return {"params": params, "grads": grads, "m": m}
+
+
 CASES = {
     case.__name__: case
     for case in (
         embedding, linear, linear_gelu, linear_residual, gelu, relu2, swiglu, layernorm, rmsnorm, add_norm,
         add_rmsnorm, attention, attention_dropout, attention_packed_dropout, cached_attention, rotary, dropout,
-        lm_head_loss, lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, sgd,
+        lm_head_loss, lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, muon, sgd,
     )
 }  # fmt: skip

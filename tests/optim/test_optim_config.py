@@ -26,7 +26,7 @@ NAN = float("nan")
         ({"beta1": NAN}, "optim.beta1 is nan"),
         ({"beta2": -0.1}, "optim.beta2 is -0.1"),
         ({"lr": 1e-4, "min_lr": 1e-3}, "optim.min_lr = 0.001 is above optim.lr = 0.0001"),
-        ({"name": "lion"}, "optim.name is 'lion'; choose one of adamw, adam, sgd"),
+        ({"name": "lion"}, "optim.name is 'lion'; choose one of adamw, muon, adam, sgd"),
         ({"decay": "step"}, "optim.decay is 'step'; choose one of cosine, linear"),
     ],
 )

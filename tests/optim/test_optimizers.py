@@ -5,7 +5,7 @@ import pytest
 
 from npllm.errors import TrainingError
 from npllm.model import GPT, ModelConfig
-from npllm.optim import SGD, Adam, AdamW, OptimConfig, build_optimizer
+from npllm.optim import SGD, Adam, AdamW, Muon, OptimConfig, build_optimizer
 
 CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=12, block_size=5, vocab_size=9)
 
@@ -52,6 +52,27 @@ class PlainAdam:
         return {"adam_m": self.m, "adam_v": self.v}
 
 
+class PlainMuon(PlainAdam):
+    """Jordan et al.: the singular values pass through the polynomial, five times."""
+
+    def __init__(self, params):
+        super().__init__(params, decoupled=True)
+
+    def update(self, params, gradients, t, rate, weight_decay):
+        whole = {name for name, p in params.items() if name.startswith("blocks.") and p.ndim == 2}
+        before, momenta = {name: params[name] for name in whole}, {name: self.m[name] for name in whole}
+        super().update(params, gradients, t, rate, weight_decay)
+        for name, p in before.items():
+            lr, g = 5.0 * rate * SCALES.get(name, 1.0), gradients[name]
+            self.m[name], self.v[name] = 0.6 * momenta[name] + 0.4 * g, np.zeros_like(p)
+            left, s, right = np.linalg.svd(0.6 * self.m[name] + 0.4 * g, full_matrices=False)
+            s /= np.sqrt((s * s).sum())
+            for _ in range(5):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            direction = max(1.0, p.shape[1] / p.shape[0]) ** 0.5 * (left * s) @ right
+            params[name] = p - lr * weight_decay * p - lr * direction
+
+
 class PlainSGD:
     """SGD with heavy-ball momentum."""
 
@@ -78,6 +99,12 @@ RULES = {
     "adam": (
         lambda model, **how: Adam(model, lr=0.01, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.5, **how),
         lambda params: PlainAdam(params, decoupled=False),
+    ),
+    "muon": (
+        lambda model, **how: Muon(
+            model, lr=0.01, matrix_lr=0.05, momentum=0.6, betas=(0.8, 0.9), eps=1e-4, weight_decay=0.5, **how
+        ),
+        PlainMuon,
     ),
     "sgd": (lambda model, **how: SGD(model, lr=0.01, momentum=0.8, weight_decay=0.5, **how), PlainSGD),
 }
@@ -197,16 +224,18 @@ def test_state_is_aligned_and_zero(model):
 def test_a_config_names_the_rule(model):
     options = {"lr": 0.02, "min_lr": 0.0, "beta1": 0.7, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.3}
     adamw, adam, sgd = (build_optimizer(model, OptimConfig(name=name, **options)) for name in ("adamw", "adam", "sgd"))
-    assert (type(adamw), type(adam), type(sgd)) == (AdamW, Adam, SGD)
+    muon = build_optimizer(model, OptimConfig(name="muon", matrix_lr=0.06, **options))
+    assert (type(adamw), type(adam), type(sgd), type(muon)) == (AdamW, Adam, SGD, Muon)
     assert (adamw.decoupled, adam.decoupled) == (True, False)
-    for optimizer in (adamw, adam, sgd):
+    assert muon.matrix_scale == pytest.approx(3.0)
+    for optimizer in (adamw, adam, sgd, muon):
         assert (optimizer.lr, optimizer.weight_decay) == (0.02, 0.3)
-    for optimizer in (adamw, adam):
+    for optimizer in (adamw, adam, muon):
         assert (optimizer.betas, optimizer.eps) == ((0.7, 0.9), 1e-6)
     assert sgd.momentum == 0.7
     frozen = dict.fromkeys(model.params, 0.0)
     before = model.params.flat.copy()
-    for name in ("adamw", "adam", "sgd"):
+    for name in ("adamw", "adam", "muon", "sgd"):
         add_gradient(model, seed=0)
         build_optimizer(model, OptimConfig(name=name, **options), frozen).step()
     np.testing.assert_array_equal(model.params.flat, before)

@@ -1,15 +1,17 @@
 """Parameter groups: their places in the buffer, their learning rates, and freezing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import Parameters
-from npllm.optim import SGD, Adam, AdamW
+from npllm.optim import SGD, Adam, AdamW, Muon
 from npllm.optim.optimizers import parameter_groups
 
 CONFIG = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=5, vocab_size=9)
-RULES = [AdamW, Adam, SGD]
+RULES = [AdamW, Adam, Muon, SGD]
 
 
 def new_model(backend: str = "kernels") -> GPT:
@@ -45,7 +47,7 @@ def test_every_element_is_in_one_stretch_with_what_its_parameter_says(lr_scales)
         inside = [part for part in found if part.where.start <= offset < part.where.stop]
         assert len(inside) == 1
         assert offset + params[name].size <= inside[0].where.stop, name
-        assert inside[0][1:] == (lr_scales.get(name, 1.0), name in "abc"), name
+        assert inside[0][1:] == (lr_scales.get(name, 1.0), name in "abc", None), name
     for before, after in zip(found, found[1:], strict=False):  # as few groups as possible: each takes a pass
         assert before[1:] != after[1:]
 
@@ -53,10 +55,26 @@ def test_every_element_is_in_one_stretch_with_what_its_parameter_says(lr_scales)
 def test_without_scales_there_are_matrices_and_vectors():
     params = new_model().params
     cut = params.n_matrix_elements
-    assert [tuple(part) for part in parameter_groups(params, {})] == [
+    assert [part[:3] for part in parameter_groups(params, {})] == [
         (slice(0, cut), 1.0, True),
         (slice(cut, len(params.flat)), 1.0, False),
     ]
+
+
+def test_every_matrix_of_a_block_is_a_group_of_its_own_for_muon():
+    """Tables of vectors are not, nor are LoRA's factors and the second head."""
+    params = GPT(replace(CONFIG, n_outputs=2), dtype="float64").params
+    groups = parameter_groups(params, {"blocks.0.mlp.up.weight": 0.5}, whole_matrices=True)
+    found = {group.where.start: (group.lr_scale, group.shape) for group in groups if group.shape}
+    kinds = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    names = [f"blocks.{layer}.{kind}.weight" for layer in range(2) for kind in kinds]
+    assert found == {
+        params.offsets[name]: (0.5 if name == "blocks.0.mlp.up.weight" else 1.0, params.shapes[name]) for name in names
+    }
+    assert [group.where.start for group in groups] == [0, *(group.where.stop for group in groups[:-1])]
+    assert groups[-1].where.stop == len(params.flat)
+    lora = GPT(replace(CONFIG, lora_rank=2), dtype="float64").params
+    assert not any(group.shape for group in parameter_groups(lora, {}, whole_matrices=True))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -83,7 +101,7 @@ def test_a_scale_multiplies_the_learning_rate(ops, rule):
     for scale in (0.25, 0.5, 1.0, 2.0):
         alike = new_model(backend)
         add_gradient(alike)
-        rule(alike, lr=0.01 * scale, weight_decay=0.3).step(grad_clip=0.5)
+        rule(alike, lr=0.01, weight_decay=0.3).step(grad_clip=0.5, lr=0.01 * scale)
         for name, array in model.params.items():
             if scales.get(name, 1.0) == scale:
                 np.testing.assert_array_equal(array, alike.params[name], err_msg=name)

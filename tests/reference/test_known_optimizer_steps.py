@@ -105,6 +105,59 @@ def test_two_sgd_steps_by_hand(ops):
         np.testing.assert_allclose(params, [expected], rtol=1e-14)
 
 
+def muon_step(ops, gradient, **options):
+    """The step of a first update with the learning rate 1."""
+    params = np.zeros(np.shape(gradient))
+    momentum = np.zeros_like(params)
+    ops.muon_update(params, np.array(gradient), momentum, lr=1.0, momentum=0.5, weight_decay=0.0, **options)
+    return -params
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5), (5, 1)])
+def test_muon_makes_singular_values_nearly_equal_and_keeps_their_vectors(ops, shape):
+    """Five iterations bring those above 1 % of the norm to between 0.68 and 1.13."""
+    draw = np.random.default_rng(sum(shape))
+    left, _, right = np.linalg.svd(draw.normal(size=shape), full_matrices=False)
+    values = np.geomspace(1.0, 0.02, min(shape))
+    step = muon_step(ops, (left * values) @ right) / max(1.0, shape[1] / shape[0]) ** 0.5
+    found = left.T @ step @ right.T
+    assert np.all((np.diag(found) > 0.68) & (np.diag(found) < 1.14))
+    np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-12)
+
+
+def test_the_length_of_a_gradient_does_not_matter_to_muon(ops):
+    gradient = np.random.default_rng(0).normal(size=(3, 7))
+    long, short = muon_step(ops, 1e3 * gradient), muon_step(ops, gradient, grad_scale=0.1)
+    np.testing.assert_allclose(long, short, rtol=1e-5)
+
+
+def test_a_matrix_without_gradient_only_decays_under_muon(ops):
+    params, zeros = np.full((3, 2), 4.0), np.zeros((3, 2))
+    ops.muon_update(params, zeros.copy(), zeros.copy(), lr=0.1, momentum=0.9, weight_decay=0.5)
+    np.testing.assert_allclose(params, np.full((3, 2), 4.0 * 0.95), rtol=1e-14)
+
+
+def test_two_muon_steps_by_hand(ops):
+    """Momentum 0.5, lr 0.1, weight decay 0.5, clipping factor 0.5, one element.
+
+    Its singular value is |u|, so u / |u| is the sign of u. The polynomial, applied five
+    times, maps it to s = 0.696 with this sign.
+    Step 1, p = 1, g = 4:    m = 0.5*2 = 1       u = 0.5*1 + 0.5*2 = 1.5 > 0
+    Step 2, g = -8:          m = 0.5 - 2 = -1.5  u = -0.75 - 2 = -2.75 < 0
+    """
+    s = 1.0
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    params, m = np.array([[1.0]]), np.zeros((1, 1))
+    first = 0.95 - 0.1 * s
+    for gradient, expected_m, expected in [(4.0, 1.0, first), (-8.0, -1.5, 0.95 * first + 0.1 * s)]:
+        grads = np.array([[gradient]])
+        ops.muon_update(params, grads, m, lr=0.1, momentum=0.5, weight_decay=0.5, grad_scale=0.5)
+        np.testing.assert_allclose(m, [[expected_m]], rtol=1e-14)
+        np.testing.assert_allclose(params, [[expected]], rtol=1e-6)
+        np.testing.assert_array_equal(grads, [[0.0]])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gradient_norm_of_3_and_4_is_5(ops, dtype):
     grads = np.zeros(10_000, dtype)

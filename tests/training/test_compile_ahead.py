@@ -46,8 +46,8 @@ def record(kernel, *arguments, **none):
 
 Dispatcher._compile_for_args = record
 function = {"whole": warmup.load_kernels, **compile_ahead.PARTS}[sys.argv[1]]
-for architecture, dtype, name in product((GPT2, LLAMA), ("float32", "float64"), ("adamw", "sgd")):
-    also = dict.fromkeys(("policy", "generates"), name == "adamw")
+for architecture, dtype, name in product((GPT2, LLAMA), ("float32", "float64"), ("muon", "sgd")):
+    also = dict.fromkeys(("policy", "generates"), name == "muon")
     function(warmup.kind_of(architecture, dtype, OptimConfig(name=name), **also))
 """
 

@@ -37,7 +37,7 @@ def config_of(dtype="float32", optimizer="adamw", model=MODEL, steps=5, **batch)
     return RunConfig(model=model, batch=batch, optim=optim, train=TrainConfig(dtype=dtype, steps=steps))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bf16"])
 @pytest.mark.parametrize("micro_size", [2, 20])  # validation takes 16 rows at once
 def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_size):

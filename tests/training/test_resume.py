@@ -149,7 +149,7 @@ def test_what_the_message_calls_saved_is_saved(tmp_path, monkeypatch, capsys):
     assert saved.name == f"step-{said:08d}.h5"
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon", "sgd"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_saved_and_rebuilt_after_every_step(tmp_path, optimizer, dtype):
     """A run's state is all in its files: after each step all objects are made anew."""

@@ -55,7 +55,7 @@ def run_configs(draw):
         ),
         optim=replace(
             config.optim,
-            name=draw(st.sampled_from(["adamw", "adam", "sgd"])),
+            name=draw(st.sampled_from(["adamw", "muon", "adam", "sgd"])),
             lr=lr,
             min_lr=draw(st.sampled_from([0.0, lr / 3, lr])),
             warmup_steps=draw(st.integers(0, 10**6)),
