@@ -182,7 +182,7 @@ def _adamw(inputs, ops, empty):
 
 def _muon(inputs, ops, empty):
     params, grads, m = (flat[: C * F].reshape(C, F) for flat in inputs.flat["muon", ops][:3])
-    ops.muon_update(params, grads, m, lr=1e-3, momentum=0.95, weight_decay=0.1, empty=empty)
+    ops.muon_update(params, grads, m, (F,), lr=1e-3, momentum=0.95, weight_decay=0.1, empty=empty)
     return params, grads, m
 
 

@@ -7,25 +7,28 @@ multiplied from the right, so that nothing is transposed.
 import numpy as np
 from numba import prange
 
-from npllm.kernels.chunks import ELEMENTS, chunk_count
+from npllm.kernels.chunks import CHUNK_ROWS, chunk_bounds, chunk_count
 from npllm.kernels.gemm import matmul
 from npllm.kernels.gradient_norm import gradient_norm
 from npllm.kernels.jit import parallel, serial
 from npllm.reference.muon import COEFFICIENTS, ITERATIONS, SMALLEST_NORM
 
 
-def muon_update(params, grads, m, *, lr, momentum, weight_decay, grad_scale=1.0, empty=np.empty):
-    """Update one matrix in place.
+def muon_update(params, grads, m, widths, *, lr, momentum, weight_decay, grad_scale=1.0, empty=np.empty):
+    """Update matrices that stand side by side, in place.
 
-    params, grads, m: (in, out), of one dtype. grad_scale: the clipping factor,
-    multiplied into the gradients. Sets grads to zero.
+    params, grads, m: (in, sum of widths), of one dtype. widths: those of the matrices;
+    each has a step of its own. grad_scale: the clipping factor, multiplied into the
+    gradients. Sets grads to zero.
     """
-    n_in, n_out = params.shape
-    u = empty(params.shape, params.dtype)
-    _momentum(grads.reshape(-1), m.reshape(-1), u.reshape(-1), float(momentum), float(grad_scale))
-    step = orthogonal(u, empty=empty)
-    length = lr * max(1.0, n_out / n_in) ** 0.5
-    _step(params.reshape(-1), step.reshape(-1), 1.0 - lr * weight_decay, float(length))
+    start, n_in = 0, len(params)
+    for width in widths:
+        columns = slice(start, start + width)
+        u = empty((n_in, width), params.dtype)
+        _momentum(grads[:, columns], m[:, columns], u, float(momentum), float(grad_scale))
+        length = lr * max(1.0, width / n_in) ** 0.5
+        _step(params[:, columns], orthogonal(u, empty=empty), 1.0 - lr * weight_decay, float(length))
+        start += width
 
 
 def orthogonal(u, *, empty=np.empty):
@@ -50,20 +53,22 @@ def orthogonal(u, *, empty=np.empty):
 
 @parallel
 def _momentum(grads, m, u, momentum, grad_scale):
-    for chunk in prange(chunk_count(len(m), ELEMENTS)):
-        part = slice(chunk * ELEMENTS, (chunk + 1) * ELEMENTS)
-        _momentum_chunk(grads[part], m[part], u[part], momentum, grad_scale)
+    """Update m; u is the momentum one gradient ahead; grads are set to zero."""
+    for c in prange(chunk_count(len(m), CHUNK_ROWS)):
+        start, stop = chunk_bounds(c, CHUNK_ROWS, len(m))
+        _momentum_rows(grads[start:stop], m[start:stop], u[start:stop], momentum, grad_scale)
 
 
 @serial
-def _momentum_chunk(grads, m, u, momentum, grad_scale):
+def _momentum_rows(grads, m, u, momentum, grad_scale):
     real = m.dtype.type
     old, new, grad_scale = real(momentum), real(1.0 - momentum), real(grad_scale)
     for i in range(len(m)):
-        g = grads[i] * grad_scale
-        m[i] = old * m[i] + new * g
-        u[i] = old * m[i] + new * g
-        grads[i] = real(0.0)
+        for j in range(m.shape[1]):
+            g = grads[i, j] * grad_scale
+            m[i, j] = old * m[i, j] + new * g
+            u[i, j] = old * m[i, j] + new * g
+            grads[i, j] = real(0.0)
 
 
 @serial
@@ -80,4 +85,5 @@ def _polynomial(square, constant, factor, out):
 def _step(params, step, shrink, length):
     shrink, length = params.dtype.type(shrink), params.dtype.type(length)
     for i in range(len(params)):
-        params[i] = shrink * params[i] - length * step[i]
+        for j in range(params.shape[1]):
+            params[i, j] = shrink * params[i, j] - length * step[i, j]

@@ -6,7 +6,7 @@ The pass also clips the gradients and sets them to zero.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
-from math import isfinite, prod
+from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from npllm.errors import TrainingError
 from npllm.memory.aligned import aligned_zeros
 from npllm.memory.arena import Arena
 from npllm.model import Parameters, Trainable
+from npllm.model.parameters import name_in_model, parameter_shapes
 from npllm.optim.config import OptimConfig
 
 
@@ -25,7 +26,17 @@ class ParameterGroup(NamedTuple):
     where: slice
     lr_scale: float  # 0 = frozen
     decays: bool
-    shape: tuple[int, int] | None = None  # of the one matrix that it is, for Muon
+    matrix: "BlockMatrix | None" = None  # for Muon: the group is this one parameter
+
+
+class BlockMatrix(NamedTuple):
+    """The weight of a linear layer of a block: matrices side by side.
+
+    Most weights are one matrix. That of attention is three, for q, k and v.
+    """
+
+    n_in: int
+    widths: tuple[int, ...]  # each matrix is (n_in, width)
 
 
 class Optimizer(ABC):
@@ -36,7 +47,7 @@ class Optimizer(ABC):
     """
 
     state_names: tuple[str, ...] = ()
-    whole_matrices = False  # whether each matrix of the blocks is a group of its own
+    whole_matrices = False  # whether the rule takes the blocks' matrices as wholes
 
     def __init__(
         self, model: Trainable, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
@@ -50,7 +61,7 @@ class Optimizer(ABC):
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
-        self._groups = parameter_groups(model.params, lr_scales, self.whole_matrices)
+        self._groups = parameter_groups(model.params, lr_scales, block_matrices(model) if self.whole_matrices else {})
 
     def gradient_norm(self) -> float:
         """Return the Euclidean norm of `model.grads`.
@@ -85,7 +96,7 @@ class Optimizer(ABC):
             if group.lr_scale == 0.0:
                 continue
             arrays = (flat[group.where] for flat in (params.flat, grads.flat, *self.state.values()))
-            update = self._update if group.shape is None else partial(self._update_matrix, group.shape)
+            update = self._update if group.matrix is None else partial(self._update_matrix, group.matrix)
             update(
                 *arrays,
                 lr=group.lr_scale * (self.lr if lr is None else lr),
@@ -150,11 +161,14 @@ class Muon(AdamW):
         self.momentum = momentum
         self._scratch = Arena()
 
-    def _update_matrix(self, shape, params, grads, m, v, *, lr, **step):
-        params, grads, m = (array[: prod(shape)].reshape(shape) for array in (params, grads, m))
+    def _update_matrix(self, matrix, params, grads, m, v, *, lr, **step):
+        n_in, widths = matrix
+        size = n_in * sum(widths)
+        arrays = (array[:size].reshape(n_in, -1) for array in (params, grads, m))
+        lr *= self.matrix_scale
         with self._scratch.scope():
             self.model.ops.muon_update(
-                params, grads, m, lr=self.matrix_scale * lr, momentum=self.momentum, empty=self._scratch.empty, **step
+                *arrays, widths, lr=lr, momentum=self.momentum, empty=self._scratch.empty, **step
             )
 
 
@@ -191,27 +205,40 @@ def build_optimizer(
     return RULES[config.name](model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
 
 
+def block_matrices(model: Trainable) -> dict[str, BlockMatrix]:
+    """Return the weights of the linear layers inside the blocks, by name.
+
+    LoRA's factors are none of them.
+    """
+    found = {}
+    for part, network in model.parts().items():
+        config = network.config
+        heads = tuple(n_head * config.head_width for n_head in (config.n_head, config.kv_heads, config.kv_heads))
+        for name, shape in parameter_shapes(config).items():
+            if name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2:
+                widths = heads if name.endswith("attention.qkv.weight") else shape[1:]
+                found[name_in_model(part, name)] = BlockMatrix(shape[0], widths)
+    return found
+
+
 def parameter_groups(
-    params: Parameters, lr_scales: Mapping[str, float], whole_matrices: bool = False
+    params: Parameters,
+    lr_scales: Mapping[str, float],
+    matrices: Mapping[str, BlockMatrix] = MappingProxyType({}),
 ) -> list[ParameterGroup]:
     """Return the groups of the flat buffer, in order.
 
     A new group starts where the factor of the learning rate changes, and where the
-    matrices end. whole_matrices: every matrix of a block is a group of its own.
+    matrices end. Each of the parameters in `matrices` is a group of its own.
     """
-    kinds = {}  # offset: all of a group but its slice, and a name where the group is one matrix
+    kinds = {}  # offset: all of a group but its slice, and the parameter's name if the group is one parameter
     for name in sorted(params.offsets, key=params.offsets.get):
-        shape = params.shapes[name] if whole_matrices and is_block_matrix(name, params.shapes[name]) else None
         decays = params.offsets[name] < params.n_matrix_elements
-        kinds[params.offsets[name]] = (lr_scales.get(name, 1.0), decays, shape), name if shape else None
+        group = lr_scales.get(name, 1.0), decays, matrices.get(name)
+        kinds[params.offsets[name]] = group, name if name in matrices else None
     starts = [offset for offset, before in zip(kinds, [None, *kinds.values()], strict=False) if kinds[offset] != before]
     ends = [*starts[1:], len(params.flat)]
     return [ParameterGroup(slice(start, end), *kinds[start][0]) for start, end in zip(starts, ends, strict=True)]
-
-
-def is_block_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter is the matrix of a linear layer inside a block."""
-    return "blocks." in name and name.endswith(".weight") and len(shape) == 2
 
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:

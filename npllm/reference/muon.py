@@ -24,6 +24,10 @@ and 1.13, not at 1, which does no harm here.
 The factor max(1, out / in)^(1/2) makes the step of a matrix that widens its input as
 long as its output, for an input whose elements are about 1.
 
+The queries, keys and values of attention come from one product with three matrices side
+by side, and each of the three is made orthogonal by itself. Together, the values' large
+gradients would leave little of the step to queries and keys.
+
 Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024;
 Bernstein & Newhouse, "Old optimizer, new norm: an anthology", 2024.
 """
@@ -35,19 +39,22 @@ ITERATIONS = 5
 SMALLEST_NORM = 1e-30  # a gradient of zeros stays zero
 
 
-def muon_update(params, grads, m, *, lr, momentum, weight_decay, grad_scale=1.0):
-    """Update one matrix in place.
+def muon_update(params, grads, m, widths, *, lr, momentum, weight_decay, grad_scale=1.0):
+    """Update matrices that stand side by side, in place.
 
-    params, grads, m: (in, out), of one dtype. grad_scale: the clipping factor,
-    multiplied into the gradients. Sets grads to zero.
+    params, grads, m: (in, sum of widths), of one dtype. widths: those of the matrices;
+    each has a step of its own. grad_scale: the clipping factor, multiplied into the
+    gradients. Sets grads to zero.
     """
-    n_in, n_out = params.shape
     g = grads * grad_scale
     m *= momentum
     m += (1.0 - momentum) * g
     u = momentum * m + (1.0 - momentum) * g
     params *= 1.0 - lr * weight_decay
-    params -= lr * max(1.0, n_out / n_in) ** 0.5 * orthogonal(u)
+    ends = np.cumsum(widths)
+    for width, end in zip(widths, ends, strict=True):
+        columns = slice(end - width, end)
+        params[:, columns] -= lr * max(1.0, width / len(params)) ** 0.5 * orthogonal(u[:, columns])
     grads[...] = 0.0
 
 

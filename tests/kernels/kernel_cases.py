@@ -227,10 +227,10 @@ def sgd(ops, s, draw, empty):
 
 
 def muon(ops, s, draw, empty):
-    """The matrix is wide or tall, whichever the sizes say."""
+    """Two matrices, wide or tall, whichever the sizes say."""
     params, grads, m = draw(s.N, s.C), draw(s.N, s.C), draw(s.N, s.C)
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "grad_scale": 0.7}
-    ops.muon_update(params, grads, m, **options, empty=empty)
+    ops.muon_update(params, grads, m, (s.C - s.C // 2, s.C // 2), **options, empty=empty)
     return {"params": params, "grads": grads, "m": m}
 
 

@@ -65,12 +65,18 @@ class PlainMuon(PlainAdam):
         for name, p in before.items():
             lr, g = 5.0 * rate * SCALES.get(name, 1.0), gradients[name]
             self.m[name], self.v[name] = 0.6 * momenta[name] + 0.4 * g, np.zeros_like(p)
-            left, s, right = np.linalg.svd(0.6 * self.m[name] + 0.4 * g, full_matrices=False)
-            s /= np.sqrt((s * s).sum())
-            for _ in range(5):
-                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-            direction = max(1.0, p.shape[1] / p.shape[0]) ** 0.5 * (left * s) @ right
+            u = 0.6 * self.m[name] + 0.4 * g
+            parts = np.split(u, 3, axis=1) if "qkv" in name else [u]
+            direction = np.concatenate([self.direction(part) for part in parts], axis=1)
             params[name] = p - lr * weight_decay * p - lr * direction
+
+    @staticmethod
+    def direction(u):
+        left, s, right = np.linalg.svd(u, full_matrices=False)
+        s /= np.sqrt((s * s).sum())
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        return max(1.0, u.shape[1] / u.shape[0]) ** 0.5 * (left * s) @ right
 
 
 class PlainSGD:

@@ -8,7 +8,7 @@ import pytest
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import Parameters
 from npllm.optim import SGD, Adam, AdamW, Muon
-from npllm.optim.optimizers import parameter_groups
+from npllm.optim.optimizers import block_matrices, parameter_groups
 
 CONFIG = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=5, vocab_size=9)
 RULES = [AdamW, Adam, Muon, SGD]
@@ -63,18 +63,23 @@ def test_without_scales_there_are_matrices_and_vectors():
 
 def test_every_matrix_of_a_block_is_a_group_of_its_own_for_muon():
     """Tables of vectors are not, nor are LoRA's factors and the second head."""
-    params = GPT(replace(CONFIG, n_outputs=2), dtype="float64").params
-    groups = parameter_groups(params, {"blocks.0.mlp.up.weight": 0.5}, whole_matrices=True)
-    found = {group.where.start: (group.lr_scale, group.shape) for group in groups if group.shape}
-    kinds = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-    names = [f"blocks.{layer}.{kind}.weight" for layer in range(2) for kind in kinds]
-    assert found == {
-        params.offsets[name]: (0.5 if name == "blocks.0.mlp.up.weight" else 1.0, params.shapes[name]) for name in names
+    model = GPT(replace(CONFIG, n_kv_head=1, n_outputs=2), dtype="float64")
+    params, matrices = model.params, block_matrices(model)
+    kinds = {
+        "attention.qkv": (12, (12, 6, 6)),
+        "attention.out": (12, (12,)),
+        "mlp.up": (12, (48,)),
+        "mlp.down": (48, (12,)),
+    }
+    assert matrices == {f"blocks.{layer}.{name}.weight": kinds[name] for layer in range(2) for name in kinds}
+    groups = parameter_groups(params, {"blocks.0.mlp.up.weight": 0.5}, matrices)
+    assert {group.where.start: (group.lr_scale, group.matrix) for group in groups if group.matrix} == {
+        params.offsets[name]: (0.5 if name == "blocks.0.mlp.up.weight" else 1.0, matrix)
+        for name, matrix in matrices.items()
     }
     assert [group.where.start for group in groups] == [0, *(group.where.stop for group in groups[:-1])]
     assert groups[-1].where.stop == len(params.flat)
-    lora = GPT(replace(CONFIG, lora_rank=2), dtype="float64").params
-    assert not any(group.shape for group in parameter_groups(lora, {}, whole_matrices=True))
+    assert block_matrices(GPT(replace(CONFIG, lora_rank=2), dtype="float64")) == {}
 
 
 @pytest.mark.parametrize("rule", RULES)

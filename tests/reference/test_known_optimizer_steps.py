@@ -109,7 +109,9 @@ def muon_step(ops, gradient, **options):
     """The step of a first update with the learning rate 1."""
     params = np.zeros(np.shape(gradient))
     momentum = np.zeros_like(params)
-    ops.muon_update(params, np.array(gradient), momentum, lr=1.0, momentum=0.5, weight_decay=0.0, **options)
+    ops.muon_update(
+        params, np.array(gradient), momentum, params.shape[1:], lr=1.0, momentum=0.5, weight_decay=0.0, **options
+    )
     return -params
 
 
@@ -131,9 +133,18 @@ def test_the_length_of_a_gradient_does_not_matter_to_muon(ops):
     np.testing.assert_allclose(long, short, rtol=1e-5)
 
 
+def test_matrices_side_by_side_have_steps_of_their_own(ops):
+    gradient = np.random.default_rng(0).normal(size=(4, 9))
+    gradient[:, :6] *= 100.0  # together, the last matrix would hardly move
+    params, m = np.zeros((4, 9)), np.zeros((4, 9))
+    ops.muon_update(params, gradient.copy(), m, (6, 3), lr=1.0, momentum=0.5, weight_decay=0.0)
+    np.testing.assert_allclose(-params[:, :6], muon_step(ops, gradient[:, :6]), rtol=1e-9)
+    np.testing.assert_allclose(-params[:, 6:], muon_step(ops, gradient[:, 6:]), rtol=1e-9)
+
+
 def test_a_matrix_without_gradient_only_decays_under_muon(ops):
     params, zeros = np.full((3, 2), 4.0), np.zeros((3, 2))
-    ops.muon_update(params, zeros.copy(), zeros.copy(), lr=0.1, momentum=0.9, weight_decay=0.5)
+    ops.muon_update(params, zeros.copy(), zeros.copy(), (2,), lr=0.1, momentum=0.9, weight_decay=0.5)
     np.testing.assert_allclose(params, np.full((3, 2), 4.0 * 0.95), rtol=1e-14)
 
 
@@ -152,7 +163,7 @@ def test_two_muon_steps_by_hand(ops):
     first = 0.95 - 0.1 * s
     for gradient, expected_m, expected in [(4.0, 1.0, first), (-8.0, -1.5, 0.95 * first + 0.1 * s)]:
         grads = np.array([[gradient]])
-        ops.muon_update(params, grads, m, lr=0.1, momentum=0.5, weight_decay=0.5, grad_scale=0.5)
+        ops.muon_update(params, grads, m, (1,), lr=0.1, momentum=0.5, weight_decay=0.5, grad_scale=0.5)
         np.testing.assert_allclose(m, [[expected_m]], rtol=1e-14)
         np.testing.assert_allclose(params, [[expected]], rtol=1e-6)
         np.testing.assert_array_equal(grads, [[0.0]])
