@@ -10,7 +10,7 @@ from npllm.finetuning.adaptation import AdaptConfig, lr_scales
 from npllm.finetuning.chosen_records import OnBad
 from npllm.model import Trainable
 from npllm.model.config import check_choices
-from npllm.optim import build_optimizer, warmup_updates
+from npllm.optim import build_optimizer
 from npllm.training.config import LoopConfig, TrainConfig
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
@@ -113,7 +113,7 @@ def new_state(model: Trainable, config: StageConfig, extra: dict[str, np.ndarray
     extra: arrays that the stage saves besides weights and moments.
     """
     optimizer = build_optimizer(model, config.optim, lr_scales(config.adapt, model))
-    detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
+    detector = SpikeDetector(config.spikes)
     return LoopState(model, optimizer, detector, extra=extra or {})
 
 

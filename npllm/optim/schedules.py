@@ -22,8 +22,10 @@ def warmup_updates(n_updates: int | None, config: OptimConfig) -> int:
     return min(config.warmup_steps, int(LONGEST_WARMUP * n_updates))
 
 
-def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
+def learning_rate(update: int, n_updates: int | None, config: OptimConfig) -> float:
     """Return the learning rate of an update, 0 ... n_updates - 1.
+
+    n_updates: None = the length is not known yet, and the decay has not begun.
 
     The warm-up rises in equal steps; the first is not zero, and the last is the peak.
     The decay starts at the peak, and its last update has exactly min_lr; inverse_sqrt
@@ -34,7 +36,7 @@ def learning_rate(update: int, n_updates: int, config: OptimConfig) -> float:
     warmup = warmup_updates(n_updates, config)
     if update < warmup:
         return config.lr * ((update + 1) / warmup)
-    if config.decay == "constant":
+    if config.decay == "constant" or n_updates is None:
         return config.lr
     if config.decay == "inverse_sqrt":
         return max(config.min_lr, config.lr * sqrt(max(1, warmup) / (update + 1)))

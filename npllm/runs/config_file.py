@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from npllm.errors import ConfigError, DataError
+from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.text_format import decode
 from npllm.runs.arguments import is_option, nearest, options_of, parse_arguments
@@ -106,6 +107,11 @@ def config_text(config: Any, record: dict[str, str]) -> str:
         # TOML has no null. A field that is None is left out; None is its default.
         lines += [f"[{section}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None), ""]
     return "\n".join(lines)
+
+
+def rewrite_config(path: Path, config: Any) -> None:
+    """Replace the config in a run's config.toml; the table [run] stays."""
+    write_atomically(path, config_text(config, _read_toml(path)["run"]).encode())
 
 
 def _toml(value: Any) -> str:

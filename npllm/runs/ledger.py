@@ -1,5 +1,5 @@
-"""ledger.jsonl: what went wrong in a run, and what was done. One line an event; a line
-is never changed, and a rollback does not remove it.
+"""ledger.jsonl: what went wrong in a run, and what was decided. One line an event; a
+line is never changed, and a rollback does not remove it.
 
     rollback    "time", "step", "loss", "grad_norm", "tokens", "samples", "reason",
                 "restored_step", "skipped": [start, end]
@@ -10,6 +10,9 @@ is never changed, and a rollback does not remove it.
                 a checkpoint that could not be used
     gave_up     "time", "step", "loss", ..., "reason"
                 a spike after which no rollback was possible
+    length      "time", "step", "steps", "seconds"
+                the number of updates that a time budget has room for, as decided after
+                `step` updates that took `seconds`
 
 Appending the line *is* the rollback. If the process is killed before, the spike happens
 again. If it is killed after, `npllm resume` reads here which samples to skip, and which
@@ -38,6 +41,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "refused": {"checkpoint": str, "reason": str},
     "left_out": SPIKE | {"loss": float, "grad_norm": float},
     "gave_up": SPIKE,
+    "length": {"step": int, "steps": int, "seconds": float},
 }
 
 
@@ -76,6 +80,11 @@ class Ledger:
         """The rollback events, oldest first."""
         return [event for event in self.events if event["event"] == "rollback"]
 
+    @property
+    def lengths(self) -> list[dict[str, Any]]:
+        """The decisions about the length of the run, oldest first."""
+        return [event for event in self.events if event["event"] == "length"]
+
     def _take_in(self, event: dict[str, Any]) -> None:
         """Update `skipped` and `left_out_at` by one event."""
         if event["event"] == "rollback":
@@ -111,6 +120,10 @@ class Ledger:
     def gave_up(self, spike: Spike) -> None:
         """Record a spike that ended the run."""
         self._append("gave_up", **_fields(spike))
+
+    def decided_length(self, step: int, steps: int, seconds: float) -> None:
+        """Record that a run that has made `step` updates will make `steps`."""
+        self._append("length", step=step, steps=steps, seconds=seconds)
 
     def belongs(self, step: int, rollbacks: int) -> bool:
         """Whether no later rollback has undone a state of this step that was saved

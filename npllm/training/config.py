@@ -66,7 +66,8 @@ class TrainConfig:
     steps: int | None = None
     """updates; none = as many as fit into `minutes`"""
     minutes: float = 3.0
-    """time budget of the training loop if steps is none; it is turned into steps"""
+    """time budget of the updates if steps is none; the number of steps is decided while
+    the run goes on"""
     eval_every: int = 100
     """steps between evaluations on a sample of the validation text (at the end: all)"""
     checkpoint_every: int = 200
@@ -97,6 +98,7 @@ class LoopConfig:
     """The sections that every stage has."""
 
     lengthened_by: ClassVar[str] = "train.steps"  # the fields that make a run longer
+    has_budget: ClassVar[bool] = False  # whether train.minutes counts if train.steps is None
     fits_batch: ClassVar[bool] = False  # whether the stage chooses batch.size if it is None
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -123,6 +125,7 @@ class RunConfig(LoopConfig):
     """The config of a pretraining run."""
 
     lengthened_by = "train.steps or train.minutes"
+    has_budget = True
     data: DataConfig = field(default_factory=DataConfig)
     model: Architecture = field(default_factory=Architecture)
 

@@ -13,6 +13,7 @@ from npllm.model import GPT, Model, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
+from npllm.training.length import RunLength
 from npllm.training.machine import usable_dtype
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
@@ -75,8 +76,7 @@ def build_state(config: RunConfig, vocab_size: int) -> LoopState:
     (`memory.py`)."""
     model_config = ModelConfig(**asdict(config.model), vocab_size=vocab_size)
     model = GPT(model_config, seed=config.train.seed, dtype=usable_dtype(config.train.dtype))
-    detector = SpikeDetector(config.spikes, warmup_updates(config.train.steps, config.optim))
-    return LoopState(model, build_optimizer(model, config.optim), detector)
+    return LoopState(model, build_optimizer(model, config.optim), SpikeDetector(config.spikes))
 
 
 class NextTokenGradients:
@@ -100,28 +100,44 @@ class NextTokenGradients:
 
 
 def updates(
-    state: LoopState, config: LoopConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
+    state: LoopState,
+    config: LoopConfig,
+    gradients: Gradients,
+    skipped: Sequence[tuple[int, int]] = (),
+    length: RunLength | None = None,
 ) -> Iterator[Update | Spike]:
-    """Make the remaining updates up to config.train.steps. Yields the record of each.
+    """Make the remaining updates of a run. Yields the record of each.
 
     Between two updates the state is complete: if it is saved there and restored later,
     the run continues with the same bits. A spike is yielded in place of an update that
     is not made; the optimiser has then changed nothing. The caller sets the state to
     one that training can continue from, and the loop continues from there. skipped:
     ranges of sample ids to leave out, [start, end); they are read again for each batch.
+    length: None = config.train.steps.
     """
-    while state.step < config.train.steps:
-        yield make_update(state, config, gradients, skipped)
+    length = length or RunLength(config)
+    while not length.is_over(state.step):
+        event = make_update(state, config, gradients, length.known_at(state.step), skipped)
+        length.decide(state.step, state.seconds)
+        yield event
 
 
 def make_update(
-    state: LoopState, config: LoopConfig, gradients: Gradients, skipped: Sequence[tuple[int, int]] = ()
+    state: LoopState,
+    config: LoopConfig,
+    gradients: Gradients,
+    n_updates: int | None,
+    skipped: Sequence[tuple[int, int]] = (),
 ) -> Update | Spike:
-    """Make one update. Returns its record, or a Spike if it must not be made."""
+    """Make one update. Returns its record, or a Spike if it must not be made.
+
+    n_updates: of the whole run; None = not known yet.
+    """
     start = time.perf_counter()
     step = state.step
     rows = batch_size(step, config.batch)
-    lr = learning_rate(step, config.train.steps, config.optim)
+    lr = learning_rate(step, n_updates, config.optim)
+    state.detector.warmup_steps = warmup_updates(n_updates, config.optim)
     ids = next_ids(state.next_sample, rows, skipped)
     end = int(ids[-1]) + 1
 

@@ -11,7 +11,6 @@ from npllm.errors import DataError
 from npllm.runs.arguments import given_values
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.verify import Check
-from npllm.training.calibration import steps_in_budget
 from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.config import RunConfig, load_recipe
 from npllm.training.evaluation import quick_loss
@@ -32,8 +31,7 @@ class RawText:
     config: RunConfig
 
     def write(self, draft: RunFolder, console: Console) -> RunConfig:
-        """Write tokenizer and token shards; turn a time budget into a number of
-        updates."""
+        """Write tokenizer and token shards."""
         config = self.config
         limit_threads(config.train.threads)
         kind = kind_of(config.model, usable_dtype(config.train.dtype), config.optim)
@@ -42,15 +40,16 @@ class RawText:
                 corpus = prepare_data(config.data, draft, status.update)
                 status.update("compiling kernels (kept for the next run)")
             remarks = [*corpus.remarks, held_out_line(*draft.load_shards(), corpus.held_out)]
-            del corpus  # the text is on the disk now, as tokens
-            if config.train.steps is None:
-                train, val = draft.load_shards()
-                require_pretraining_memory(config, train.vocab_size, val.n_bytes)
-                status.update(f"measuring how many steps fit into {config.train.minutes:g} minutes")
-                config = config.with_steps(steps_in_budget(config, train.vocab_size, train.tokens))
         for line in remarks:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         return config
+
+
+def run_time(config: RunConfig) -> str:
+    """How long a run trains, in steps or in minutes."""
+    if config.train.steps is None:
+        return f"{config.train.minutes:g} minutes of steps"
+    return f"{config.train.steps:,} steps"
 
 
 def held_out_line(train: TokenShard, val: TokenShard, held_out: str) -> str:
@@ -110,7 +109,7 @@ class Pretraining(Stage[RunConfig]):
             work=pretraining_work(config, train.vocab_size, val.n_bytes),
             description=(
                 f"{state.model.params.count / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}; "
-                f"{config.train.steps:,} steps of up to {config.batch.size} × {config.model.block_size} tokens"
+                f"{run_time(config)} of up to {config.batch.size} × {config.model.block_size} tokens"
             ),
             tokens_per_byte=len(train.tokens) / train.n_bytes,
         )

@@ -12,7 +12,7 @@ from rich.table import Table
 from npllm.optim import batch_size
 from npllm.output import can_redraw
 from npllm.runs.ledger import Spike
-from npllm.training.config import LoopConfig
+from npllm.training.length import RunLength
 from npllm.training.loop import Update
 
 SMOOTHING = 0.95  # of the shown loss and speed: a mean over about 20 steps
@@ -27,22 +27,22 @@ class ProgressView:
     def __init__(
         self,
         console: Console,
-        config: LoopConfig,
+        length: RunLength,
         first_step: int,
         *,
         tokens_per_byte: float | None,
         shown: tuple[str, ...] = (),
     ):
         self.console = console
-        self.n_steps = config.train.steps
+        self.length = length
         self.tokens_per_byte = tokens_per_byte
         self.shown = shown
         self._loss: float | None = None
         self._seconds_per_token: float | None = None
         # The bar and the time left count sequences, not steps: with a growing batch the
         # early steps are short.
-        self._sequences = [batch_size(step, config.batch) for step in range(self.n_steps)]
-        self._bar = ProgressBar(sum(self._sequences), sum(self._sequences[:first_step]), width=BAR)
+        self._n_steps: int | None = None  # None = not known yet
+        self._bar = ProgressBar(None, self._sequences(first_step), width=BAR)
         self._start, self._n_trained = time.monotonic(), 0  # of this process, in seconds and sequences
         self._line: tuple[str, list[str], str] = ("", [], "")
         self._live = Live(console=console, get_renderable=self._rendered) if can_redraw(console) else None
@@ -62,19 +62,25 @@ class ProgressView:
         """Show one update."""
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
+        if (n_steps := self.length.known_at(update.step)) != self._n_steps:
+            self._n_steps, self._bar.total = n_steps, self._sequences(n_steps)
         self._bar.update(self._bar.completed + update.batch)
         self._n_trained += update.batch
         speed = f"{1e-3 / self._seconds_per_token:.1f}k tokens/s"
         figures = [f"loss {self._loss:.3f}", *self._others(update), speed]
-        self._line = f"step {update.step}/{self.n_steps}", figures, f"{self._time_left()} left"
-        if not self._live and update.step % max(1, self.n_steps // PLAIN_LINES) == 0:
+        step = f"step {update.step}" + (f"/{n_steps}" if n_steps else "")
+        self._line = step, figures, f"{self._time_left()} left"
+        if not self._live and n_steps and update.step % max(1, n_steps // PLAIN_LINES) == 0:
             step, figures, left = self._line
             self.console.print(" · ".join([step, *figures, left]), highlight=False, soft_wrap=True)
 
     def _time_left(self) -> str:
         """At the mean speed of this process, evaluations and checkpoints included."""
         elapsed = time.monotonic() - self._start
-        seconds = round(elapsed / self._n_trained * (self._bar.total - self._bar.completed))
+        if self._n_steps is None:
+            seconds = max(0, round(self.length.budget - elapsed))
+        else:
+            seconds = max(0, round(elapsed / self._n_trained * (self._bar.total - self._bar.completed)))
         minutes, hours = seconds // 60, seconds // 3600
         return f"{hours}:{minutes % 60:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
@@ -102,7 +108,11 @@ class ProgressView:
             line = f"Loss spike at step {spike.step}: {spike.reason}. {done}"
             self.console.print(line, highlight=False, soft_wrap=True)
         self._loss = None
-        self._bar.update(sum(self._sequences[:step]))
+        self._bar.update(self._sequences(step))
+
+    def _sequences(self, n_steps: int) -> int:
+        """The number of sequences in the first n_steps updates."""
+        return sum(batch_size(step, self.length.batch) for step in range(n_steps))
 
 
 def what_fits(width: int, step: str, figures: Sequence[str], left: str) -> tuple[int, bool]:

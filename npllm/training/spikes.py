@@ -94,11 +94,12 @@ class SpikeDetector:
     """The window of accepted steps. It is part of the loop's state: it is saved,
     restored and rolled back with it.
 
+    warmup_steps: the loop sets it before every update, when it knows the run's length.
     levels: update number -> the losses and norms that replace the window there. They
     come from the ledger and are not part of the state.
     """
 
-    def __init__(self, config: SpikeConfig, warmup_steps: int):
+    def __init__(self, config: SpikeConfig, warmup_steps: int = 0):
         self.config = config
         self.warmup_steps = warmup_steps
         self.losses: deque[float] = deque(maxlen=config.window)

@@ -42,8 +42,7 @@ class Inputs(Protocol):
     """The inputs that a run starts from."""
 
     def write(self, draft: RunFolder, console: Console) -> LoopConfig:
-        """Write the inputs into the folder of a new run. Returns the run's config, in
-        which train.steps is set."""
+        """Write the inputs into the folder of a new run. Returns the run's config."""
 
 
 class Stage(ABC, Generic[C]):
@@ -131,9 +130,9 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
 def load_run_config(run: RunFolder, kind: type[C]) -> C:
     """The config of a run. Raises ConfigError if it is not complete."""
     config = load_config(run.config, kind)
-    for name, value in (("train.steps", config.train.steps), ("batch.size", config.batch.size)):
-        if value is None:
-            raise ConfigError(f"{run.config} has no {name}; restore the config.toml of the run.")
+    missing = [] if config.has_budget or config.train.steps else ["train.steps"]
+    for name in missing + ([] if config.batch.size else ["batch.size"]):
+        raise ConfigError(f"{run.config} has no {name}; restore the config.toml of the run.")
     return config
 
 

@@ -23,7 +23,7 @@ class LoopState:
 
     model: Trainable
     optimizer: Optimizer
-    detector: SpikeDetector = field(default_factory=lambda: SpikeDetector(SpikeConfig(), warmup_steps=0))
+    detector: SpikeDetector = field(default_factory=lambda: SpikeDetector(SpikeConfig()))
     next_sample: int = 0  # absolute id of the first sample not yet trained on or skipped
     tokens: int = 0  # trained on
     seconds: float = 0.0  # spent in the loop, in all processes together

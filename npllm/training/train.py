@@ -9,12 +9,14 @@ from npllm.errors import Interrupted
 from npllm.files.atomic import remove_temporary_files, sync
 from npllm.output import shell_word
 from npllm.runs.checkpoint_store import CheckpointStore
+from npllm.runs.config_file import rewrite_config
 from npllm.runs.ledger import Ledger, Spike
 from npllm.runs.metrics import append_metrics, drop_metrics_after
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.job import Job
+from npllm.training.length import RunLength
 from npllm.training.loop import Update, updates
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, restore_newest
@@ -44,9 +46,10 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
         if not store.entries:
             # What a later spike's weights are held against until the first evaluation.
             store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
-        _say_where_it_starts(run, config, state.step, console)
-        with ProgressView(console, config, state.step, tokens_per_byte=job.tokens_per_byte, shown=job.shown) as view:
-            for event in updates(state, config, job.gradients, ledger.skipped):
+        length = RunLength(config, ledger)
+        _say_where_it_starts(run, config, length, state.step, console)
+        with ProgressView(console, length, state.step, tokens_per_byte=job.tokens_per_byte, shown=job.shown) as view:
+            for event in updates(state, config, job.gradients, ledger.skipped, length):
                 if isinstance(event, Spike):
                     done = recovery.recover(event)
                     if state.step < event.step - 1:
@@ -54,7 +57,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     view.recovered(event, done, state.step)
                     continue
                 store.check()
-                stopping, is_last = stop.requested, event.step == config.train.steps
+                stopping, is_last = stop.requested, length.is_over(event.step)
                 record = measurements(event)
                 if validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = validate(state.model)
@@ -68,18 +71,20 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     raise Interrupted(
                         f"Stopped and saved after step {event.step}; go on with: npllm resume {shell_word(run.path)}"
                     )
+    if config.train.steps is None:
+        rewrite_config(run.config, config.with_steps(state.step))
 
 
-def _say_where_it_starts(run: RunFolder, config: LoopConfig, step: int, console: Console) -> None:
+def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:
     """Print a line for a run that is finished, that goes on, or that is too short to
     learn much."""
-    steps = config.train.steps
-    if step == steps:
+    steps = length.known_at(step)
+    if length.is_over(step):
         console.print(f"{run.path} is finished: all {steps} updates are made. Its results once more:", soft_wrap=True)
     elif step:
-        line = f"{run.path}: going on after step {step} of {steps}"
+        line = f"{run.path}: going on after step {step}" + (f" of {steps}" if steps else "")
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    elif steps < FEWEST_UPDATES:
+    elif steps is not None and steps < FEWEST_UPDATES:
         line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -13,6 +13,7 @@ from npllm.optim import BatchConfig
 from npllm.output import TextConsole
 from npllm.training import progress
 from npllm.training.config import LoopConfig, TrainConfig
+from npllm.training.length import RunLength
 from npllm.training.loop import Update
 from npllm.training.progress import ProgressView, what_fits
 
@@ -40,7 +41,7 @@ def shown(width: int, n_updates: int = 3, *, first=0, figures=None, terminal="xt
     )
     config = LoopConfig(batch=BatchConfig(size=4), train=TrainConfig(steps=STEPS))
     kind = {"tokens_per_byte": None, "shown": tuple(figures)} if figures else {"tokens_per_byte": 0.5}
-    with ProgressView(console, config, first, **kind) as view:
+    with ProgressView(console, RunLength(config), first, **kind) as view:
         for step in range(first + 1, first + n_updates + 1):
             view.show(Update(step, 2.5, 1.0, 1e-3, 4, step * 64, 0.1, 64, figures or {}))
     return console.file.getvalue()

@@ -85,7 +85,7 @@ def test_an_update_is_loss_and_grad_then_the_optimiser():
     state, plain = build_state(config, V), build_state(config, V)
     sampler = WindowSampler(len(TOKENS), 4, config.train.seed)
     for step in range(2):
-        update = make_update(state, config, NextTokenGradients(config, TOKENS))
+        update = make_update(state, config, NextTokenGradients(config, TOKENS), config.train.steps)
         starts = sampler.positions(np.arange(8 * step, 8 * step + 8))
         windows = np.stack([TOKENS[start : start + 5] for start in starts]).astype(np.int64)
         loss = plain.model.loss_and_grad(windows[:, :-1], windows[:, 1:], step=step)
@@ -99,7 +99,9 @@ def test_an_update_is_loss_and_grad_then_the_optimiser():
 def test_limits_wait_for_the_warm_up_that_there_is(steps, expected):
     """The detector has the warm-up of the learning rate: at most a tenth of the run."""
     config = tiny_config(optim=OptimConfig(warmup_steps=5)).with_steps(steps)
-    assert build_state(config, V).detector.warmup_steps == expected
+    state = build_state(config, V)
+    next(updates(state, config, NextTokenGradients(config, TOKENS)))
+    assert state.detector.warmup_steps == expected
 
 
 def test_metrics_are_those_of_the_schedules(finished_run):
