@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,9 @@ from benchmarks.machine import machine_facts
 from benchmarks.tables import Row
 from npllm.data.corpora import load_corpus
 from npllm.errors import ConfigError, NpllmError
+from npllm.files.atomic import append, write_atomically
 from npllm.output import READER_LEFT, TextConsole, guarded_streams
+from npllm.report.plots import draw_if_possible
 
 ConfigName = Literal["cpu", "mid", "baby", "gpt2", "default"]
 StageName = Literal["sft", "reward", "ppo"]
@@ -37,7 +40,7 @@ def train_command(
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     publish(train, train.measure(configs, rounds, 1e9 * facts["peak_gflops"], peers), facts, json)
 
 
@@ -51,7 +54,7 @@ def generate_command(*, rounds: int = 5, peers: bool = True, json: Path | None =
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     rows = generate.measure(generate.GPT2, rounds, 1e9 * facts["stream_gb_per_s"], peers)
     publish(generate, rows, facts, json)
 
@@ -66,7 +69,7 @@ def scale_command(
         rounds: timed steps of each, or bursts of short steps
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     publish(scale, scale.measure(configs, rounds), facts, json)
 
 
@@ -80,7 +83,7 @@ def checkpoint_command(
         rounds: timed steps of each
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     publish(checkpoint, checkpoint.measure(configs, rounds), facts, json)
 
 
@@ -91,7 +94,7 @@ def startup_command(*, rounds: int = 5, json: Path | None = None) -> None:
         rounds: processes of each kind; the one that compiles runs once
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     publish(startup, startup.measure(startup.DEFAULT_JOB, rounds), facts, json)
 
 
@@ -107,7 +110,7 @@ def tokenizer_command(
         peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     texts = [document.text for document in load_corpus(source).train]
     publish(tokenizer, tokenizer.measure(texts, vocab_size, rounds, peers), facts, json)
 
@@ -122,7 +125,7 @@ def kernels_command(
         rounds: timed bursts of each
         json: file to write the figures to as well
     """
-    facts = introduce(rounds, dtype)
+    facts = introduce(rounds, json, dtype=dtype)
     publish(kernels, kernels.measure(dtype, rounds, 1e9 * facts["peak_gflops"]), facts, json)
 
 
@@ -136,7 +139,7 @@ def gemm_command(
         rounds: timed bursts of each
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    facts = introduce(rounds, json)
     publish(gemm, gemm.measure({name: CONFIGS[name] for name in configs}, rounds), facts, json)
 
 
@@ -149,12 +152,14 @@ def ladder_command(*, rounds: int = 5, peers: bool = True, plot: Path | None = N
         plot: PNG to draw: a roofline plot of all versions
         json: file to write the figures to as well
     """
-    facts = introduce(rounds)
+    if plot is not None and find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib; pip install 'npllm[plot]' installs it.")
+    facts = introduce(rounds, json, plot)
     peak, bandwidth = 1e9 * facts["peak_gflops"], 1e9 * facts["stream_gb_per_s"]
     rows = climb.measure(rounds, peak, bandwidth, peers)
     publish(view, rows, facts, json)
     if plot is not None:
-        roofline.plot(rows, peak, bandwidth, plot)
+        say(draw_if_possible("plot", plot, lambda: roofline.plot(rows, peak, bandwidth, plot)))
 
 
 COMMANDS = {
@@ -170,13 +175,17 @@ COMMANDS = {
 }
 
 
-def introduce(rounds: int, dtype: str = "float32") -> dict[str, Any]:
+def introduce(rounds: int, *files: Path | None, dtype: str = "float32") -> dict[str, Any]:
     """Measure and print the facts of the machine, and return them.
 
-    Raises ConfigError if there is no round to measure.
+    files: what the command will write. Raises ConfigError if there is no round to
+    measure, and ResourceError if a file cannot be written.
     """
     if rounds < 1:
         raise ConfigError(f"--rounds is {rounds}; give at least 1.")
+    for path in files:
+        if path is not None:
+            append(path, b"")  # fails now, and not after everything is measured
     facts = machine_facts(dtype)
     say(f"{facts['cpu']}, {facts['threads']} of {facts['cores']} cores, {facts['date']}")
     say(f"numpy {facts['numpy']} with {facts['blas']}, numba {facts['numba']}")
@@ -189,11 +198,11 @@ def introduce(rounds: int, dtype: str = "float32") -> dict[str, Any]:
 def publish(benchmark, rows: list[Row], facts: dict[str, Any], path: Path | None) -> None:
     """Print the tables of a benchmark and where npllm loses; write the rows to path."""
     for table in benchmark.tables(rows):
-        TextConsole().print(table)
+        TextConsole().print("", table)
     for line in benchmark.verdict(rows):
         say(line)
     if path is not None:
-        path.write_text(json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n").encode())
 
 
 def say(line: str) -> None:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.checks import TOLERANCE, check_close
 from benchmarks.configs import Config
-from benchmarks.tables import Row, build_table, say_where_we_lose
+from benchmarks.tables import Row, build_table, build_tables, say_where_we_lose
 from benchmarks.timing import SHORT_PAUSE, interleave, spread, timed, times_faster
 from npllm.kernels.bfloat16 import rounded, widen
 from npllm.kernels.gemm import matmul
@@ -137,19 +137,18 @@ def tables(rows: list[Row]) -> list[Table]:
     """Return the tables to print: every product, then the geometric means."""
     ratio = {"npllm is faster": ("ratio", "{:.2f}×"), "bf16 is faster": ("bf16_ratio", "{:.2f}×")}
     products = {
-        "config": ("config", "{}"),
         "layer": ("layer", "{}"),
         "product": ("product", "{}"),
         "M×K×N": ("shape", "{}"),
-        "threads": ("threads", "{:d}"),
         "npllm GFLOP/s": ("npllm_gflops", "{:.0f}"),
         "bf16": ("bf16_gflops", "{:.0f}"),
         "OpenBLAS": ("blas_gflops", "{:.0f}"),
         "spread": ("spread", "±{:.0%}"),
     }
     means = {"threads": ("threads", "{:d}"), "product": ("product", "{}")}
+    rows = [row | {"pool": f"threads: {row['threads']}"} for row in rows]
     return [
-        build_table("matrix products beside OpenBLAS's in float32", rows, products | ratio),
+        *build_tables("products beside OpenBLAS's in float32", rows, products | ratio, by=("config", "pool")),
         build_table("geometric means", summarise(rows), means | ratio),
     ]
 

@@ -14,7 +14,7 @@ from benchmarks import stages
 from benchmarks.configs import CONFIGS, TINY, Config
 from benchmarks.peers.parameter_file import shared_model
 from benchmarks.race import Contender, Facts, absences, race
-from benchmarks.tables import Row, build_table, say_where_we_lose
+from benchmarks.tables import Row, build_table, build_tables, say_where_we_lose
 
 WITH_NUMPY = ("cpu", "default")  # with larger ones plain NumPy would take too long
 UPDATE = {"optimizer": {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}, "grad_clip": 1.0}
@@ -109,7 +109,6 @@ def summarise(rows: list[Row]) -> list[Row]:
 def tables(rows: list[Row]) -> list[Table]:
     """Return the tables to print: all figures, then npllm against PyTorch's best."""
     contenders = {
-        "config": ("config", "{}"),
         "contender": ("contender", "{}"),
         "seconds": ("seconds", "{:.4f}"),
         "spread": ("spread", "±{:.1%}"),
@@ -129,7 +128,7 @@ def tables(rows: list[Row]) -> list[Table]:
         "peak memory, npllm / PyTorch": ("memory_ratio", "{:.2f}"),
     }
     summary = summarise(rows)
-    tables = [build_table("one training step: forward, backward, clipping, AdamW", rows, contenders)]
+    tables = build_tables("forward, backward, clipping, AdamW", rows, contenders, by=("config",))
     return tables + [build_table("npllm against the best of PyTorch", summary, best)] * bool(summary)
 
 
