@@ -52,7 +52,10 @@ def show(text: str, end: str = "\n") -> None:
 
 
 def shell_word(text: str | Path) -> str:
-    """The text as one word of a shell command, to copy from the screen."""
+    """The text as one word of a shell command, to copy from the screen. A path is never
+    taken for an option."""
+    if isinstance(text, Path) and os.fspath(text).startswith("-"):
+        text = f"./{text}"
     shown = printable(os.fspath(text).encode("utf-8", "npllm").decode())
     if shown == os.fspath(text):
         return shlex.quote(shown)

@@ -34,9 +34,19 @@ from npllm.finetuning.stage_run import (
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.output import shell_word
+from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.losses import bradley_terry
+from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.sequences import Sequences, join, last_rows, rewards_of, rows_in_part, width_of
-from npllm.runs.inputs import Copies, block_size_of, checked_records, load_model, trained_checkpoint
+from npllm.runs.inputs import (
+    Copies,
+    block_size_of,
+    checked_records,
+    load_model,
+    model_file,
+    record_file,
+    trained_checkpoint,
+)
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
@@ -254,7 +264,20 @@ class Reward(Stage[RewardConfig]):
             f"loss {result.loss:.4f}, margin {result.margin:.3f}",
             highlight=False,
         )
-        return f"npllm verify {shell_word(run.path)}"
+        return ppo_command(run, job.gradients.pairs, job.state.model.config.block_size)
+
+
+def ppo_command(run: RunFolder, pairs: Pairs, block_size: int) -> str:
+    """Return the command that trains the run's policy with its reward model.
+
+    The prompts are those of the training pairs. ppo.max_tokens is lowered where the
+    longest prompt leaves less room for a response.
+    """
+    policy, prompts = (shell_word(file) for file in (model_file(run, "policy"), record_file(run, "train")))
+    command = f"npllm ppo {policy} --reward {shell_word(run.path)} --prompts {prompts}"
+    longest = int((pairs.chosen.targets != IGNORED).argmax(axis=1).max()) + 1
+    room = block_size - longest
+    return command if room >= PPOSettings.max_tokens else f"{command} --ppo.max_tokens {room}"
 
 
 STAGE = Reward()

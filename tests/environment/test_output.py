@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -205,3 +206,9 @@ def test_line_ends_and_tabs_are_text():
 def test_a_command_that_is_shown_can_be_copied(name):
     shell = ["bash", "-c", f"printf %s {shell_word(name)}"]
     assert subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout == os.fsencode(name)
+
+
+def test_a_path_in_a_command_is_no_option():
+    assert shell_word(Path("--out")) == "./--out"
+    assert shell_word("--out") == "--out"
+    assert shell_word(Path("/a/-b")) == "/a/-b"

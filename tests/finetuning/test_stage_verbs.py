@@ -75,12 +75,16 @@ def test_every_verb_explains_itself(verb, capsys):
 
 @pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "ppo"])
 def test_the_next_command_works_as_it_is_printed(folder, tmp_path, capsys, monkeypatch, verb):
-    """The name of the run needs quotes in a shell."""
+    """The name of the run needs quotes in a shell. A reward model goes on with PPO,
+    which the test makes shorter."""
     assert run(*words_of(verb, folder, tmp_path / "a run")) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")]
     program, *arguments = shlex.split(line.removeprefix("Next: "))
     monkeypatch.setattr("sys.stdin", io.StringIO(""))  # npllm chat asks there
-    assert (program, run(*arguments)) == ("npllm", 0)
+    monkeypatch.chdir(tmp_path)
+    short = ["--train.steps", 2, "--ppo.rollout_size", 4, "--batch.size", 4, "--batch.micro_size", 4]
+    assert (program, run(*arguments, *(short if verb == "reward" else []))) == ("npllm", 0)
+    assert (tmp_path / "runs" / "ppo").exists() == (verb == "reward")
 
 
 def test_a_finished_run_says_so_and_shows_its_results_again(folder, capsys):
