@@ -1,17 +1,21 @@
 """Tiny runs for tests of training and the command line, and what their folders hold."""
 
 import hashlib
+import io
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 import npllm
 from npllm.cli import main
 from npllm.files.locks import LOCK
+from npllm.output import TextConsole
 from npllm.runs.checkpoint import checkpoint_files, load_checkpoint
 from npllm.runs.metrics import read_metrics
 from npllm.training import train
@@ -75,6 +79,13 @@ def refused(capsys, *arguments, exit_code: int) -> str:
     assert len(lines) == 1, lines
     assert lines[0].startswith("npllm: ")
     return lines[0]
+
+
+def shown_on_a_terminal(action: Callable[[Console], object]) -> str:
+    """What a terminal gets while action(console) works."""
+    console = TextConsole(file=io.StringIO(), force_terminal=True, width=80, _environ={"TERM": "xterm"})
+    action(console)
+    return console.file.getvalue()
 
 
 def stop_after(monkeypatch, *steps: int) -> None:

@@ -19,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 from npllm.data.records import Labelled
 from npllm.data.sampler import RowSampler
 from npllm.errors import DataError
 from npllm.model import GPT
+from npllm.output import tracked
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.tokenizer import Tokenizer
 from npllm.training.config import LoopConfig
@@ -209,15 +211,17 @@ class ClassifierEvaluation(NamedTuple):
     accuracy: float
 
 
-def evaluate_classifier(model: GPT, texts: Texts, pool: Pool) -> ClassifierEvaluation:
+def evaluate_classifier(model: GPT, texts: Texts, pool: Pool, console: Console | None = None) -> ClassifierEvaluation:
     """Return the loss and the accuracy of a classifier on texts.
 
-    Texts of similar lengths are read together, which saves padding.
+    Texts of similar lengths are read together, which saves padding. console: shows how
+    much is done; None = nothing is shown.
     """
     order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
     nll, right, T = 0.0, 0, model.config.block_size
     at_once = rows_at_once(width_of(texts, T), TEXTS_AT_ONCE)
-    for first in range(0, len(order), at_once):
+    starts = range(0, len(order), at_once)
+    for first in tracked(starts, len(starts), "evaluating", console):
         rows = pad_texts(texts.take(order[first : first + at_once]), T, pool)
         logits = model.readout(pooled(model.hidden(rows.tokens), rows.shares))
         nll += float(cross_entropy(logits, rows.labels)[0].sum())

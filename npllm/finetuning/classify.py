@@ -177,7 +177,7 @@ class Classify(Stage[ClassifyConfig]):
     def report(self, run: RunFolder, config: ClassifyConfig, job: ClassifyJob, console: Console) -> str:
         """Finish the learning curve, then write summary.json, a table and a plot."""
         points = finish_curve(run, config, job.base, job.sides, console)
-        result = evaluate_classifier(job.state.model, job.sides.test, config.classify.pool)
+        result = evaluate_classifier(job.state.model, job.sides.test, config.classify.pool, console)
         report_classify(run, job.state, job.classes, result, points, console)
         return f"npllm verify {shell_word(run.path)}"
 

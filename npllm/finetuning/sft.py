@@ -215,7 +215,8 @@ class SFT(Stage[SFTConfig]):
 
     def report(self, run: RunFolder, config: SFTConfig, job: Job, console: Console) -> str:
         """Write and print the loss on the held-out demonstrations."""
-        val_loss = job.validate(job.state.model)
+        with console.status("evaluating"):
+            val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
         return f"npllm chat {shell_word(run.path)}"

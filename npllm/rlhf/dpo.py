@@ -189,7 +189,8 @@ class DPO(Stage[DPOConfig]):
 
     def report(self, run: RunFolder, config: DPOConfig, job: Job, console: Console) -> str:
         """Write and print the loss on the held-out pairs."""
-        val_loss = job.validate(job.state.model)
+        with console.status("evaluating"):
+            val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
         console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)
         return f"npllm generate {shell_word(run.path)}"

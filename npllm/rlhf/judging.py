@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from rich.console import Console
 
 from npllm.data.prompt_format import PromptFormat
 from npllm.model import GPT
+from npllm.output import tracked
 from npllm.rlhf.divergence import exact_kl
 from npllm.rlhf.ppo import Gold
 from npllm.rlhf.responses import decode_responses, respond
@@ -56,7 +58,8 @@ class Judge:
 
     max_tokens: length limit of a response. missing_stop_score: the reward of a response
     that reaches it, in best-of-n. n: number of prompts; the task's prompts are repeated
-    if it has fewer.
+    if it has fewer. console: shows how much of best-of-n is done; None = nothing is
+    shown.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Judge:
         max_tokens: int,
         missing_stop_score: float,
         n: int,
+        console: Console | None = None,
     ):
         self.task, self.tokenizer, self.reference, self.reward = task, tokenizer, reference, reward
+        self.console = console
         self.max_tokens, self.missing_stop_score = max_tokens, missing_stop_score
         prompts = task.judged_prompts()
         self.prompts = [prompts[i % len(prompts)] for i in range(n)]
@@ -129,7 +134,8 @@ class Judge:
 
         The gold rewards are (n, prompts) float64.
         """
-        rounds = [self.ask(policy, number) for number in range(n)]
+        numbers = tracked(range(n), n, f"writing {n} responses to each prompt", self.console)
+        rounds = [self.ask(policy, number) for number in numbers]
         return rounds, np.array([[self.task.gold(response) for response in responses] for responses, _ in rounds])
 
     def _verdict(self, method: str, responses: list[Response], proxy: np.ndarray, kl: float) -> Verdict:

@@ -132,8 +132,8 @@ class Pipeline:
         The fine-tuned model comes first: the win rates compare the others with it.
         """
         judge, reference = self.new_judge(), load(self.path / "sft")[0]
+        verdicts = [judge.judge("sft", reference), judge.judge_best_of(BEST_OF, reference)]
         with self.console.status("judging"):
-            verdicts = [judge.judge("sft", reference), judge.judge_best_of(BEST_OF, reference)]
             verdicts += [judge.judge(name, load(self.path / name)[0]) for name in (*IMPROVED, "dpo")]
         return verdicts
 
@@ -150,6 +150,7 @@ class Pipeline:
             max_tokens=settings.max_tokens,
             missing_stop_score=settings.missing_stop_score,
             n=self.task.recipe.n_judged,
+            console=self.console,
         )
 
     def rollouts(self, name: str) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from npllm.finetuning.stage_run import (
 )
 from npllm.model import GPT
 from npllm.optim import BatchConfig, OptimConfig
-from npllm.output import shell_word
+from npllm.output import shell_word, tracked
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.rlhf.losses import bradley_terry
 from npllm.rlhf.ppo_settings import PPOSettings
@@ -173,9 +173,15 @@ class RewardEvaluation(NamedTuple):
     by_confidence: list[dict[str, float]]
 
 
-def evaluate_reward(model: GPT, pairs: Pairs) -> RewardEvaluation:
-    """Return how well a reward model ranks the pairs."""
-    chosen, rejected = rewards_of(model, pairs.chosen), rewards_of(model, pairs.rejected)
+def evaluate_reward(model: GPT, pairs: Pairs, console: Console | None = None) -> RewardEvaluation:
+    """Return how well a reward model ranks the pairs.
+
+    console: shows how much is done; None = nothing is shown.
+    """
+    rows = rows_in_part(pairs.width)
+    parts = [pairs.take(slice(first, first + rows)) for first in range(0, len(pairs.chosen.tokens), rows)]
+    rewards = [[rewards_of(model, side) for side in part] for part in tracked(parts, len(parts), "evaluating", console)]
+    chosen, rejected = (np.concatenate(side) for side in zip(*rewards, strict=True))
     loss, dchosen, _ = bradley_terry(chosen, rejected)
     right = chosen > rejected
     wrong_probability = -dchosen * len(chosen)  # sigma(-z)
@@ -257,7 +263,7 @@ class Reward(Stage[RewardConfig]):
 
     def report(self, run: RunFolder, config: RewardConfig, job: RewardJob, console: Console) -> str:
         """Write and print the figures on the held-out pairs."""
-        result = evaluate_reward(job.state.model, job.val_pairs)
+        result = evaluate_reward(job.state.model, job.val_pairs, console)
         write_summary(run, job.state, result._asdict())
         console.print(
             f"ranks {result.accuracy:.1%} of {len(job.val_pairs.chosen.tokens):,} held-out pairs rightly, "

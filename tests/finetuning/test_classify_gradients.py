@@ -12,6 +12,7 @@ from gradient_check import check_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, shapes, small_config
+from small_runs import shown_on_a_terminal
 
 from npllm.data.sampler import RowSampler
 from npllm.finetuning.adaptation import AdaptConfig
@@ -227,3 +228,6 @@ def test_evaluation_counts_every_text_once_and_has_no_dropout(pool):
         right += int(quiet.readout(read).argmax() == alone.labels[0])
     assert result.loss == pytest.approx(np.mean(losses), rel=1e-10)
     assert result.accuracy == right / 70
+    shown = shown_on_a_terminal(lambda console: evaluate_classifier(model, texts, pool, console))
+    assert "evaluating" in shown
+    assert "100%" in shown

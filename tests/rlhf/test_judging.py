@@ -6,6 +6,7 @@ The figures are gold, proxy, KL divergence and wins.
 import numpy as np
 import pytest
 from rlhf_cases import TOKENIZER, language_model, tiny_config
+from small_runs import shown_on_a_terminal
 
 from npllm.rlhf.divergence import exact_kl
 from npllm.rlhf.judging import JUDGING_SEED, Judge, gold_of
@@ -45,10 +46,15 @@ def networks():
     return language_model(config, 3), language_model(config, 4), language_model(tiny_config(n_outputs=1), 11)
 
 
+def new_judge(networks, console=None) -> Judge:
+    reference, _, reward = networks
+    settings = {"max_tokens": MAX_TOKENS, "missing_stop_score": -1.0, "n": N}
+    return Judge(Letters(), TOKENIZER, reference, reward, console=console, **settings)
+
+
 @pytest.fixture
 def judge(networks):
-    reference, _, reward = networks
-    return Judge(Letters(), TOKENIZER, reference, reward, max_tokens=MAX_TOKENS, missing_stop_score=-1.0, n=N)
+    return new_judge(networks)
 
 
 def test_a_policy_is_judged_by_what_it_writes(judge, networks):
@@ -91,6 +97,9 @@ def test_the_best_of_n_is_what_ppo_rewards_most(judge, networks):
     assert len(set(winners)) == 4
     assert not stopped[favourites, np.arange(N)].all(), "the reward model likes no response best that has no end"
     verdict = judge.judge_best_of(4, reference)
+    shown = shown_on_a_terminal(lambda console: new_judge(networks, console).judge_best_of(4, reference))
+    assert "writing 4 responses" in shown
+    assert "100%" in shown
     assert verdict.responses == [rounds[winner].responses[i] for i, winner in enumerate(winners)]
     np.testing.assert_array_equal(verdict.gold, golds[winners, np.arange(N)])
     np.testing.assert_allclose(verdict.proxy, proxies[winners, np.arange(N)], rtol=1e-12)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from rlhf_cases import TOKENIZER, language_model, random_sequences, tiny_config
+from small_runs import shown_on_a_terminal
 
 from npllm.data.records import Preference
 from npllm.errors import DataError
@@ -89,6 +90,9 @@ def test_evaluation_on_held_out_pairs():
         confidence = sigmoid(np.abs(difference))
         inside = (confidence > low) & (confidence <= found["up_to"])
         assert (found["pairs"], found["accuracy"]) == (inside.sum(), (difference[inside] > 0).mean())
+    shown = shown_on_a_terminal(lambda console: evaluate_reward(model, pairs, console))
+    assert "evaluating" in shown
+    assert "100%" in shown
 
 
 def test_the_loss_of_dpo_on_held_out_pairs():
