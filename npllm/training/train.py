@@ -80,7 +80,11 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, 
     learn much."""
     steps = length.known_at(step)
     if length.is_over(step):
-        console.print(f"{run.path} is finished: all {steps} updates are made. Its results once more:", soft_wrap=True)
+        line = (
+            f"{run.path} is finished: all {steps} updates are made. To train it further, raise train.steps in "
+            f"{run.config} and resume it again. Its results once more:"
+        )
+        console.print(line, soft_wrap=True)
     elif step:
         line = f"{run.path}: going on after step {step}" + (f" of {steps}" if steps else "")
         console.print(line, highlight=False, markup=False, soft_wrap=True)

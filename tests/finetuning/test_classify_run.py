@@ -150,6 +150,17 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(finished, base, tmp_path
     }
 
 
+def test_a_finished_run_can_be_trained_further(finished):
+    """The learning curve stays as it is."""
+    out, _ = finished
+    config, curve = out / "config.toml", (out / "curve.jsonl").read_text()
+    config.write_text(config.read_text().replace("\nsteps = 6\n", "\nsteps = 9\n"))
+    assert run("resume", out) == 0
+    assert summary(out)["steps"] == 9
+    assert (out / "curve.jsonl").read_text() == curve
+    assert run("verify", out) == 0
+
+
 def test_pretrained_only_and_a_test_file(base, tmp_path, quick, monkeypatch):
     seeds, real_begin = [], learning_curve.initial_state
 

@@ -7,7 +7,7 @@ import shutil
 from collections import namedtuple
 
 import pytest
-from small_runs import checkpoints, content, refused, run, untimed_metrics
+from small_runs import checkpoints, content, refused, run, summary, untimed_metrics
 from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
 
 import npllm.finetuning.sft
@@ -69,8 +69,7 @@ def test_every_verb_explains_itself(verb, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: npllm {verb} [OPTIONS]")
     assert "(default: " in shown
-    summary = STAGES[verb].summary.rstrip(".")
-    assert summary in " ".join(shown.split())
+    assert STAGES[verb].summary.rstrip(".") in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("verb", ["sft", "reward", "dpo", "ppo"])
@@ -92,6 +91,21 @@ def test_a_finished_run_says_so_and_shows_its_results_again(folder, capsys):
     shown = capsys.readouterr().out
     assert "reward is finished: all" in shown
     assert "held-out pairs rightly" in shown
+
+
+@pytest.mark.parametrize("stage", ["pretrained", "sft", "reward", "dpo", "ppo"])
+def test_a_finished_run_can_be_trained_further(folder, tmp_path, capsys, stage):
+    """As it says when it is resumed: with a larger train.steps in its config.toml."""
+    out = shutil.copytree(folder / stage, tmp_path / "run")
+    config, n = out / "config.toml", summary(out)["steps"]
+    assert run("resume", out) == 0
+    assert f"raise train.steps in {config} and resume it again." in capsys.readouterr().out
+    config.write_text(config.read_text().replace(f"\nsteps = {n}\n", f"\nsteps = {n + 3}\n"))
+    assert run("resume", out) == 0
+    assert f"going on after step {n} of {n + 3}" in capsys.readouterr().out
+    assert summary(out)["steps"] == n + 3
+    assert [record["step"] for record in untimed_metrics(out)] == list(range(1, n + 4))
+    assert run("verify", out) == 0
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
