@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 import npllm
 from npllm.cli import main
@@ -86,6 +88,15 @@ def shown_on_a_terminal(action: Callable[[Console], object]) -> str:
     console = TextConsole(file=io.StringIO(), force_terminal=True, width=80, _environ={"TERM": "xterm"})
     action(console)
     return console.file.getvalue()
+
+
+def broken_at_80_columns(table: Table) -> list[str]:
+    """The words and figures of a table that 80 columns break over two lines."""
+    console = TextConsole(file=io.StringIO(), width=80)
+    console.print(table)
+    printed = set(re.split(r"[\s│┃]+", console.file.getvalue()))
+    texts = (text for column in table.columns for text in (column.header, *column.cells))
+    return [word for text in texts for word in str(text).split() if word not in printed]
 
 
 def stop_after(monkeypatch, *steps: int) -> None:

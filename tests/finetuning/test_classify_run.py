@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from small_runs import pretrain_arguments, run, state_digests, stop_after, summary, write_text
+from small_runs import broken_at_80_columns, pretrain_arguments, run, state_digests, stop_after, summary, write_text
 
 from npllm.data.records import Labelled, write_records
 from npllm.errors import ConfigError, DataError, Interrupted, ResourceError
 from npllm.finetuning import learning_curve
 from npllm.finetuning.classify import STAGE, classify_inputs
 from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
-from npllm.finetuning.learning_curve import read_curve
+from npllm.finetuning.classify_report import accuracy_table
+from npllm.finetuning.learning_curve import Point, read_curve
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.report.transfer_plot import transfer_figure
 from npllm.runs.config_file import load_config
@@ -105,6 +106,12 @@ def test_it_ends_in_a_table_a_plot_and_a_summary(finished):
         ("scratch", 0),
         ("scratch", 1),
     ]
+
+
+def test_80_columns_break_no_figure_of_the_table():
+    points = [Point(method, 10_000, 0, 123_456, 1.0) for method in ("pretrained", "scratch")]
+    curves = {point.method: {point.labels: (1.0, 6.353)} for point in points}
+    assert broken_at_80_columns(accuracy_table(curves, points)) == []
 
 
 def test_the_split_is_the_runs_and_no_text_is_on_both_sides(finished):

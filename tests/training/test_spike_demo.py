@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from rich.console import Console
-from small_runs import write_text
+from small_runs import broken_at_80_columns, write_text
 
 from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard
@@ -22,7 +22,16 @@ from npllm.runs.run_folder import RunFolder
 from npllm.training import recovery, spike_demo
 from npllm.training.config import DataConfig, RunConfig, TrainConfig
 from npllm.training.loop import BatchResult, build_state
-from npllm.training.spike_demo import Batch, Poison, Training, in_plain_words, poison, run_demo, skip_updates
+from npllm.training.spike_demo import (
+    Batch,
+    Poison,
+    Training,
+    comparison,
+    in_plain_words,
+    poison,
+    run_demo,
+    skip_updates,
+)
 from npllm.training.spikes import SpikeConfig
 
 T, ROWS = 16, 8
@@ -72,6 +81,12 @@ def spy(patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list:
 
     patch.setattr(module, name, call)
     return returned
+
+
+def test_80_columns_break_no_figure_of_the_table():
+    batches = [Batch(0, 1.0, 0), Batch(spike_demo.POISON.first, 1234.5, 10_000)]  # the loss never comes back
+    trainings = [Training(name, batches, 12.3456) for name in ("roll back and skip", "no detection")]
+    assert broken_at_80_columns(comparison(trainings, T)) == []
 
 
 def a_shard(n_tokens: int = 2000) -> TokenShard:
