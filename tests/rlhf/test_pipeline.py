@@ -1,6 +1,7 @@
 """The whole pipeline on a task in a user's file: stages, report card, resuming."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ class Echo(Task):
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
+    """The folder of a task and of its pipeline with two seeds, `out`. Do not change."""
     folder = tmp_path_factory.mktemp("pipeline")
     (folder / "echo.py").write_text(TASK)
     assert run("rlhf", "--task", folder / "echo.py", "--out", folder / "out", "--seeds", 2) == 0
@@ -103,12 +105,12 @@ def test_the_report_card_shows_samples_and_the_plot(pipeline):
     assert (pipeline / "out" / "overoptimisation.png").stat().st_size > 10_000
 
 
-def test_the_same_command_goes_on(pipeline, capsys):
+def test_the_same_command_goes_on(pipeline, tmp_path, capsys):
     """One of two pipelines has lost its last run and its preferences.
 
     Only that run is made again, with the same bits.
     """
-    out = pipeline / "out"
+    out = shutil.copytree(pipeline / "out", tmp_path / "out")
     before = {path: path.read_bytes() for path in out.rglob("summary.json")}
     for path in sorted((out / "seed-1" / "dpo").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -125,16 +127,15 @@ def test_the_same_command_goes_on(pipeline, capsys):
 
 
 @pytest.fixture(scope="module")
-def study(pipeline):
-    """The pipeline once more, with a small over-optimisation study at its end."""
+def study(pipeline, tmp_path_factory):
+    """A copy of the pipeline, with a small over-optimisation study at its end."""
+    out = shutil.copytree(pipeline / "out", tmp_path_factory.mktemp("study") / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overoptimisation, "PAIRS", (4, 8, 10_000))
         patch.setattr(overoptimisation, "PENALTIES", (0.3,))
         patch.setattr(overoptimisation, "MOST_OF", 4)
-        assert (
-            run("rlhf", "--task", pipeline / "echo.py", "--out", pipeline / "out", "--seeds", 2, "--overoptimise") == 0
-        )
-    return pipeline / "out"
+        assert run("rlhf", "--task", pipeline / "echo.py", "--out", out, "--seeds", 2, "--overoptimise") == 0
+    return out
 
 
 def test_reward_models_learn_from_nested_subsets_of_what_the_pipelines_own_learns_from(study):
