@@ -74,4 +74,4 @@ def say_shared_texts(learnt: Sequence[Labelled], tested: Sequence[Labelled], con
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)

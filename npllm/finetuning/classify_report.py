@@ -46,10 +46,10 @@ def report_classify(
     figures = {"classes": list(classes), **result._asdict(), "accuracy_by_labels_per_class": accuracy_by_labels}
     write_summary(run, state, figures)
     console.print(accuracy_table(curves, points))
-    console.print(f"with all labels, pretrained: accuracy {result.accuracy:.1%}", highlight=False)
+    console.print(f"with all labels, pretrained: accuracy {result.accuracy:.1%}")
     path = run.path / "accuracy.png"
     plot = draw_if_possible("plot", path, lambda: plot_transfer(curves, 1 / len(classes), path))
-    console.print(plot, markup=False, highlight=False, soft_wrap=True)
+    console.print(plot, soft_wrap=True)
 
 
 def accuracy_table(curves: Mapping[str, Mapping[int, tuple[float, float]]], points: Sequence[Point]) -> Table:

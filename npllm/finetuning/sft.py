@@ -218,7 +218,7 @@ class SFT(Stage[SFTConfig]):
         with console.status("evaluating"):
             val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
-        console.print(f"loss {val_loss:.4f} nats per token of the held-out responses", highlight=False)
+        console.print(f"loss {val_loss:.4f} nats per token of the held-out responses")
         return f"npllm chat {shell_word(run.path)}"
 
 

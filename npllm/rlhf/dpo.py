@@ -192,7 +192,7 @@ class DPO(Stage[DPOConfig]):
         with console.status("evaluating"):
             val_loss = job.validate(job.state.model)
         write_summary(run, job.state, {"val_loss": val_loss})
-        console.print(f"loss {val_loss:.4f} on held-out pairs", highlight=False)
+        console.print(f"loss {val_loss:.4f} on held-out pairs")
         return f"npllm generate {shell_word(run.path)}"
 
 

@@ -85,9 +85,9 @@ def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overop
 
     console.rule("report card")
     console.print(console_table(title(task, verdicts), HEADINGS, rows(grades)))
-    console.print(f"The reward model ranks {accuracy:.1%} of held-out pairs rightly.", highlight=False)
+    console.print(f"The reward model ranks {accuracy:.1%} of held-out pairs rightly.")
     for text in samples(verdicts[0]):
-        console.print(text, markup=False, highlight=False)
+        console.print(text)
     if study_figures:
         console.print(console_table("over-optimisation", STUDY_HEADINGS, [figures.row() for figures in study_figures]))
     png = path / "overoptimisation.png"
@@ -99,7 +99,7 @@ def _run_and_report(task: Task, path: Path, seeds: int, console: Console, overop
         lines.append(draw_if_possible("plot", hacking, lambda: plot_rewards(series_of_study, hacking, lines=False)))
     next_command = f"npllm generate {shell_word(pipelines[0].path / 'ppo')}"
     for line in (*lines, f"Report card: {path / 'report_card.md'}", f"Next: {next_command}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def console_table(heading: str, headings: Sequence[str], cells: Sequence[tuple[str, ...]]) -> Table:

@@ -267,8 +267,7 @@ class Reward(Stage[RewardConfig]):
         write_summary(run, job.state, result._asdict())
         console.print(
             f"ranks {result.accuracy:.1%} of {len(job.val_pairs.chosen.tokens):,} held-out pairs rightly, "
-            f"loss {result.loss:.4f}, margin {result.margin:.3f}",
-            highlight=False,
+            f"loss {result.loss:.4f}, margin {result.margin:.3f}"
         )
         return ppo_command(run, job.gradients.pairs, job.state.model.config.block_size)
 

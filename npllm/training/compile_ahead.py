@@ -54,7 +54,6 @@ def compiling_ahead(kinds: Sequence[Kind], console: Console) -> Iterator[None]:
             console.print(
                 f"compiling kernels in {len(children)} processes ({', '.join(PARTS)}), kept for later runs: "
                 "usually half a minute for a kind of model",
-                highlight=False,
                 soft_wrap=True,
             )
         yield

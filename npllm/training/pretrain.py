@@ -41,7 +41,7 @@ class RawText:
                 status.update("compiling kernels (kept for the next run)")
             remarks = [*corpus.remarks, held_out_line(*draft.load_shards(), corpus.held_out)]
         for line in remarks:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         return config
 
 

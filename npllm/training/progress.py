@@ -72,7 +72,7 @@ class ProgressView:
         self._line = step, figures, f"{self._time_left()} left"
         if not self._live and n_steps and update.step % max(1, n_steps // PLAIN_LINES) == 0:
             step, figures, left = self._line
-            self.console.print(" · ".join([step, *figures, left]), highlight=False, soft_wrap=True)
+            self.console.print(" · ".join([step, *figures, left]), soft_wrap=True)
 
     def _time_left(self) -> str:
         """At the mean speed of this process, evaluations and checkpoints included."""
@@ -106,7 +106,7 @@ class ProgressView:
         bar back to `step`."""
         if done:
             line = f"Loss spike at step {spike.step}: {spike.reason}. {done}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
         self._loss = None
         self._bar.update(self._sequences(step))
 

@@ -53,13 +53,13 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     for name, bits in compressors.items():
         table.add_row(f"{name} -9", f"{bits:.3f}")
     console.print(table)
-    console.print(f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}", highlight=False)
+    console.print(f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}")
     for sentence in verdict(run, state.model, read_shard(run.train_shard), val_shard, result, compressors):
-        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(sentence, style="yellow", soft_wrap=True)
     for prompt, text in samples:
         console.rule("sample", style="dim")
-        console.print(prompt, style="dim", end="", markup=False, highlight=False)
-        console.print(text, markup=False, highlight=False)
+        console.print(prompt, style="dim", end="")
+        console.print(text)
     console.rule(style="dim")
     history = RunHistory(read_metrics(run.metrics), Ledger(run.ledger).events)
     plot = draw_if_possible("loss plot", run.loss_plot, lambda: plot_loss(history, run.loss_plot))

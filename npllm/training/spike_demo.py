@@ -20,6 +20,7 @@ little noise to many batches.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -149,11 +150,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
     run = create_run(PRETRAINING, PoisonedText(config), path, console)
     first, end = POISON.sample_ids(config.batch.size)
     samples = f"(samples {first:,} to {end - 1:,})"
-    console.print(
-        f"Batches {POISON.first} to {POISON.end - 1} {samples} have their bytes shuffled.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"Batches {POISON.first} to {POISON.end - 1} {samples} have their bytes shuffled.", soft_wrap=True)
     with run.lock():
         trainings = train_three_times(run, config, console)
         report_demo(run, trainings, config.model.block_size, console)
@@ -161,7 +158,7 @@ def run_demo(path: Path, seed: int, console: Console) -> None:
 
 def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Console) -> None:
     """Print what happened and a table, and plot the losses. T: block_size."""
-    say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    say = partial(console.print, soft_wrap=True)
     ledger, picture = Ledger(run.ledger), run.path / "spike.png"
     say(f"\n{run.ledger}:")
     for line in in_plain_words(ledger):

@@ -116,11 +116,9 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
         config = load_run_config(run, stage.config_type)
         limit_threads(config.train.threads)
         if usable_dtype(config.train.dtype) != config.train.dtype:
-            console.print(
-                "This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.", highlight=False
-            )
+            console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.")
         job = stage.job(run, config)
-        console.print(job.description, markup=False, highlight=False, soft_wrap=True)
+        console.print(job.description, soft_wrap=True)
         prepare_memory(run, config, job, console)
         train(run, config, job, console)
         command = stage.report(run, config, job, console)
@@ -146,7 +144,7 @@ def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Consol
     check_memory(memory)
     for network in model.parts().values():
         reserve_arenas(network, job.work, writes=network.config == model.config)
-    console.print(f"{memory.announced / 1e6:.0f} MB of memory", highlight=False)
+    console.print(f"{memory.announced / 1e6:.0f} MB of memory")
     if not checkpoint_files(run.checkpoints):
         check_disk(run.path, job.state, config.train.keep)
 

@@ -39,7 +39,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
         CheckpointStore(run.checkpoints, keep=config.train.keep, every=config.train.checkpoint_every) as store,
     ):
         for reason in restore_newest(store, ledger, state, validate):
-            console.print(f"Refused: {reason}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"Refused: {reason}", soft_wrap=True)
         state.detector.levels = ledger.levels(config.spikes.min_history)
         recovery = Recovery(config.spikes, store, ledger, state, validate)
         drop_metrics_after(run.metrics, state.step)
@@ -86,11 +86,12 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, 
         )
         console.print(line, soft_wrap=True)
     elif step:
-        line = f"{run.path}: going on after step {step}" + (f" of {steps}" if steps else "")
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{run.path}: going on after step {step}" + (f" of {steps}" if steps else ""), soft_wrap=True)
     elif steps is not None and steps < FEWEST_UPDATES:
         line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+        line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
+        console.print(line, soft_wrap=True)
 
 
 def measurements(update: Update) -> dict[str, Any]:

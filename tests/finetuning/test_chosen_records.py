@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from stage_runs import write_jsonl
 
 from npllm.data.fitting import Room
 from npllm.data.records import Labelled, Preference, preference, scan, scan_labelled
 from npllm.errors import ConfigError, DataError
 from npllm.finetuning.chosen_records import chosen_records, fitting_records, say_contradictions, say_shared_texts
+from npllm.output import TextConsole
 from npllm.rlhf.dpo import DPOSettings
 from npllm.tokenizer import byte_tokenizer
 
@@ -24,7 +24,7 @@ ROOM = Room(32, "model.block_size")
 
 @pytest.fixture
 def console():
-    return Console(file=io.StringIO(), width=40)
+    return TextConsole(file=io.StringIO(), width=40)
 
 
 def chosen(path, on_bad, console) -> list[Preference]:

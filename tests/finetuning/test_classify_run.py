@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from small_runs import broken_at_80_columns, pretrain_arguments, run, state_digests, stop_after, summary, write_text
 
 from npllm.data.records import Labelled, write_records
@@ -21,6 +20,7 @@ from npllm.finetuning.classify_config import ClassifyConfig, ClassifySettings
 from npllm.finetuning.classify_report import accuracy_table
 from npllm.finetuning.learning_curve import Point, read_curve
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import TextConsole
 from npllm.report.transfer_plot import transfer_figure
 from npllm.runs.config_file import load_config
 from npllm.runs.run_folder import RunFolder
@@ -63,7 +63,7 @@ def classify(config, base, data, test, out, console):
 
 def shown(out: Path, action) -> str:
     """The output of an action."""
-    console = Console(file=io.StringIO(), width=120)
+    console = TextConsole(file=io.StringIO(), width=120)
     action(console)
     return console.file.getvalue()
 
@@ -139,7 +139,7 @@ def stop_in_the_curve(monkeypatch, training: int) -> None:
 def test_stopped_and_resumed_it_ends_with_the_same_bits(finished, base, tmp_path, monkeypatch):
     straight, _ = finished
     out = tmp_path / "stopped"
-    silent = Console(file=io.StringIO())
+    silent = TextConsole(file=io.StringIO())
     stop_after(monkeypatch, 3)
     stop_in_the_curve(monkeypatch, 5)
     with pytest.raises(Interrupted, match="after step 3"):
@@ -193,7 +193,7 @@ def test_pretrained_only_and_a_test_file(base, tmp_path, quick, monkeypatch):
 
 def create(base, tmp_path, train, test=None, **settings):
     config = replace(CONFIG, classify=replace(CONFIG.classify, **settings))
-    return create_run(STAGE, classify_inputs(config, base, train, test), tmp_path / "refused", Console(quiet=True))
+    return create_run(STAGE, classify_inputs(config, base, train, test), tmp_path / "refused", TextConsole(quiet=True))
 
 
 def test_each_method_has_its_learning_rate(base, tmp_path, quick, monkeypatch):
@@ -206,7 +206,7 @@ def test_each_method_has_its_learning_rate(base, tmp_path, quick, monkeypatch):
     learn = learning_curve.updates
     monkeypatch.setattr(learning_curve, "updates", watched)
     settings = replace(CONFIG.classify, labels=(2,), scratch_lr=0.25)
-    silent = Console(quiet=True)
+    silent = TextConsole(quiet=True)
     inputs = classify_inputs(replace(CONFIG, classify=settings), base, records(), None)
     train_run(create_run(STAGE, inputs, tmp_path / "run", silent), silent, STAGE)
     assert rates == [(0, 1e-2), (0, 1e-2), (0, 0.25), (0, 0.25)]
@@ -218,7 +218,7 @@ def test_refusals_about_texts(base, tmp_path):
         create(base, tmp_path, of_one_class)
     write_records(tmp_path / "one.jsonl", of_one_class)
     with pytest.raises(DataError, match="at least two classes"):
-        classify(CONFIG, base, str(tmp_path / "one.jsonl"), None, tmp_path / "refused", Console())
+        classify(CONFIG, base, str(tmp_path / "one.jsonl"), None, tmp_path / "refused", TextConsole())
     with pytest.raises(DataError, match="The class 'd' has 2 training texts, fewer than .* classify.labels, 3;"):
         create(base, tmp_path, [*of_one_class, *[Labelled("dog", "d")] * 2], records(), labels=(3,))
     with pytest.raises(DataError, match="The class 'c' has only one text or file"):
@@ -232,14 +232,14 @@ def test_an_empty_text_is_refused(base, tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text, "label": text[:1] or "c"}) + "\n" for text in ("cat", "", "dog")))
     with pytest.raises(DataError, match=r"texts.jsonl line 2: the text is empty"):
-        classify(CONFIG, base, str(path), None, tmp_path / "refused", Console())
+        classify(CONFIG, base, str(path), None, tmp_path / "refused", TextConsole())
 
 
 def test_a_text_that_the_tokenizer_lacks_characters_of_is_named_with_its_line(base, tmp_path):
     path = tmp_path / "texts.csv"
     path.write_text("text,label\na cat,c\na Ω,c\na dog,d\n")
     with pytest.raises(DataError, match=r"texts.csv line 3: the character 'Ω'"):
-        classify(CONFIG, base, path, None, tmp_path / "refused", Console())
+        classify(CONFIG, base, path, None, tmp_path / "refused", TextConsole())
 
 
 @pytest.mark.parametrize("thing", ["memory", "disk"])
@@ -250,7 +250,7 @@ def test_what_the_machine_has_no_room_for_is_refused(base, tmp_path, quick, monk
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
     with pytest.raises(ResourceError, match="Training needs" if thing == "memory" else "checkpoints need"):
-        train_run(out, Console(file=io.StringIO()), STAGE)
+        train_run(out, TextConsole(file=io.StringIO()), STAGE)
 
 
 def test_other_texts_are_refused(base, tmp_path):
@@ -258,7 +258,7 @@ def test_other_texts_are_refused(base, tmp_path):
     file = out.path / "data" / "test.jsonl"
     file.write_text(file.read_text().replace("cat", "bat", 1))
     with pytest.raises(DataError, match=r"test\.jsonl does not have the hash in SHA256SUMS beside it; put back"):
-        train_run(out, Console(file=io.StringIO()), STAGE)
+        train_run(out, TextConsole(file=io.StringIO()), STAGE)
 
 
 @pytest.mark.parametrize(

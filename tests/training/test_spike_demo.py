@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from rich.console import Console
 from small_runs import broken_at_80_columns, write_text
 
 from npllm.data.sampler import WindowSampler
 from npllm.data.shards import TokenShard
 from npllm.model import Architecture
 from npllm.optim import BatchConfig, OptimConfig
+from npllm.output import TextConsole
 from npllm.runs.config_file import stage_of
 from npllm.runs.ledger import Ledger
 from npllm.runs.run_folder import RunFolder
@@ -66,7 +66,7 @@ def demo(tmp_path_factory):
         results = spy(patch, spike_demo, "train_three_times")
         restored = spy(patch, recovery, "restore_checkpoint")
         printed = io.StringIO()
-        run_demo(folder / "run", 3, Console(file=printed, width=120))
+        run_demo(folder / "run", 3, TextConsole(file=printed, width=120))
     run = RunFolder(folder / "run")
     return Demo(results[0], Ledger(run.ledger), run, printed.getvalue(), len(restored))
 
@@ -234,7 +234,7 @@ def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(spike_demo, "CONFIG", tiny)
     printed = io.StringIO()
-    run_demo(tmp_path / "run", 0, Console(file=printed))
+    run_demo(tmp_path / "run", 0, TextConsole(file=printed))
     assert "No plot: it needs matplotlib (pip install 'npllm[plot]')." in printed.getvalue()
     assert not (tmp_path / "run" / "spike.png").exists()
 
