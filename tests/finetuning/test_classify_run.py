@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import broken_at_80_columns, pretrain_arguments, run, state_digests, stop_after, summary, write_text
+from small_runs import (
+    broken_at_80_columns,
+    pretrain_arguments,
+    run,
+    shown_on_a_terminal,
+    state_digests,
+    stop_after,
+    summary,
+    write_text,
+)
 
 from npllm.data.records import Labelled, write_records
 from npllm.errors import ConfigError, DataError, Interrupted, ResourceError
@@ -166,6 +175,8 @@ def test_a_finished_run_can_be_trained_further(finished):
     assert summary(out)["steps"] == 9
     assert (out / "curve.jsonl").read_text() == curve
     assert run("verify", out) == 0
+    resumed = shown_on_a_terminal(lambda console: train_run(RunFolder(out), console, STAGE))
+    assert "evaluating" in resumed
 
 
 def test_pretrained_only_and_a_test_file(base, tmp_path, quick, monkeypatch):

@@ -93,6 +93,16 @@ def test_a_finished_run_says_so_and_shows_its_results_again(folder, capsys):
     assert "held-out pairs rightly" in shown
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_a_terminal_shows_that_a_stage_is_evaluated(folder, capsys, monkeypatch, stage):
+    monkeypatch.setenv("TERM", "xterm")
+    for variable, is_shown in {"FORCE_COLOR": True, "NO_COLOR": False}.items():  # the first one stands for a terminal
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "1")
+            assert run("resume", folder / stage) == 0
+        assert ("evaluating" in capsys.readouterr().out) == is_shown
+
+
 @pytest.mark.parametrize("stage", ["pretrained", "sft", "reward", "dpo", "ppo"])
 def test_a_finished_run_can_be_trained_further(folder, tmp_path, capsys, stage):
     """As it says when it is resumed: with a larger train.steps in its config.toml."""
