@@ -61,7 +61,8 @@ class BatchConfig:
     follows: ClassVar[dict[str, str]] = {"ramp_start": "size"}
     size: int | None = 12
     """sequences of block_size tokens per update; none, in sft, reward and dpo = 16 rows
-    or 32 pairs, or fewer if the data is small
+    or 32 pairs, or fewer if the data is small; in ppo = 32, or a divisor of
+    ppo.rollout_size
     """
     micro_size: int = 12
     """sequences in memory at once; a batch is the sum of the gradients of its

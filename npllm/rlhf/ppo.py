@@ -42,6 +42,7 @@ al., "The N implementation details of RLHF with PPO", 2023.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +111,8 @@ class PPOGradients:
     ):
         if settings.rollout_size % minibatch:
             raise ConfigError(
-                f"ppo.rollout_size = {settings.rollout_size} is no multiple of batch.size = {minibatch}; change one."
+                f"ppo.rollout_size = {settings.rollout_size} is no multiple of batch.size = {minibatch}; leave one of "
+                f"them out, or set ppo.rollout_size to {minibatch * ceil(settings.rollout_size / minibatch)}."
             )
         check_prompts(prompts, settings.max_tokens, block_size)
         self.settings, self.prompts, self.scorers = settings, prompts, scorers

@@ -5,6 +5,7 @@ It starts from a policy, a reward model and prompts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil, lcm
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -24,7 +25,7 @@ from npllm.output import shell_word
 from npllm.rlhf.actors import build_actors, check_dtype
 from npllm.rlhf.divergence import comparison_bytes
 from npllm.rlhf.ppo import Gold, PPOGradients, Scorers
-from npllm.rlhf.ppo_settings import PPOSettings
+from npllm.rlhf.ppo_settings import USUAL_GROUP, PPOSettings, nearest_divisor
 from npllm.rlhf.sequences import rows_in_part
 from npllm.runs.inputs import (
     Copies,
@@ -43,21 +44,42 @@ from npllm.training.memory import Work
 from npllm.training.spikes import SpikeConfig
 from npllm.training.stage import Stage
 
+USUAL_BATCH = 32  # responses, as in lm-human-preferences
+USUAL_BATCHES = 4  # in a rollout
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(StageConfig):
     """All settings of a PPO, RLOO or GRPO run. batch.size counts responses."""
 
+    fits_batch = True
     ppo: PPOSettings = field(default_factory=PPOSettings)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             name="adam", lr=2e-4, min_lr=0.0, warmup_steps=0, decay="linear", beta2=0.999, eps=1e-5, weight_decay=0.0
         )
     )
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=32, micro_size=32))
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=None, micro_size=32))
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400))
     # The policy loss has no trend and no steady level, so a spike would not stand out.
     spikes: SpikeConfig = field(default_factory=lambda: SpikeConfig(enabled=False))
+
+
+def with_sizes(config: PPOConfig) -> PPOConfig:
+    """Return the config with batch.size, ppo.rollout_size and ppo.group set.
+
+    What the user has set stays, and the others are chosen to fit it: the batch divides
+    the rollout, and with RLOO and GRPO the group does too.
+    """
+    rollout, group, size = config.ppo.rollout_size, config.ppo.group, config.batch.size
+    if rollout is None:
+        size = size or USUAL_BATCH
+        unit = size if config.ppo.method == "ppo" else lcm(size, group or USUAL_GROUP)
+        rollout = ceil(USUAL_BATCHES * size / unit) * unit
+    size = size or nearest_divisor(rollout, USUAL_BATCH)
+    group = group or nearest_divisor(rollout, USUAL_GROUP, least=2)
+    settings = replace(config.ppo, rollout_size=rollout, group=group)
+    return replace(config, ppo=settings, batch=replace(config.batch, size=size))
 
 
 def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Console) -> list[PromptText]:
@@ -86,7 +108,7 @@ def ppo_inputs(config: PPOConfig, base: Path, reward: Path, prompts: Sequence[Pr
     policy_file, tokenizer, _ = policy_checkpoint(base)
     reward_file, _ = trained_checkpoint(reward)
     models, records = {"policy": policy_file, "reward": reward_file}, {"prompts": [Prompt(text) for text in prompts]}
-    return Copies(config, tokenizer, models, records)
+    return Copies(with_sizes(config), tokenizer, models, records)
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,7 @@ class PPO(Stage[PPOConfig]):
 
     def job(self, run: RunFolder, config: PPOConfig) -> Job:
         """Return the training job. The rollout buffer is part of its saved state."""
+        config = with_sizes(config)  # for a config.toml that leaves one of them out
         asked = PromptFormat(run.load_tokenizer())
         policy, reward = load_model(run, "policy"), load_model(run, "reward")
         actors = build_actors(policy, reward, config.adapt, method=config.ppo.method, seed=config.train.seed)

@@ -7,6 +7,16 @@ from npllm.errors import ConfigError
 from npllm.finetuning.chosen_records import OnBad
 from npllm.model.config import check_choices
 
+USUAL_GROUP = 4
+LARGEST_DIVISOR = 4096  # that is tried
+
+
+def nearest_divisor(n: int, usual: int, least: int = 1) -> int:
+    """Return the divisor of n whose ratio to `usual` is nearest to 1; `usual` if there
+    is none."""
+    divisors = [d for d in range(least, min(n, LARGEST_DIVISOR) + 1) if n % d == 0]
+    return min(divisors, key=lambda d: max(d, usual) / min(d, usual), default=usual)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOSettings:
@@ -19,10 +29,12 @@ class PPOSettings:
 
     method: Literal["ppo", "rloo", "grpo"] = "ppo"
     """ppo has a critic; rloo and grpo compare responses to the same prompt instead"""
-    rollout_size: int = 128
-    """responses per rollout; each update uses batch.size of them"""
-    group: int = 4
-    """responses to each prompt of a rollout, with rloo and grpo"""
+    rollout_size: int | None = None
+    """responses per rollout, a multiple of batch.size, and of group with rloo and grpo;
+    none = about 4 * batch.size"""
+    group: int | None = None
+    """responses to each prompt of a rollout, with rloo and grpo;
+    none = 4, or another divisor of rollout_size"""
     max_tokens: int = 32
     """length limit of a response in tokens, including the stop token"""
     epochs: int = 4
@@ -63,8 +75,8 @@ class PPOSettings:
     def __post_init__(self):
         check_choices("ppo", self)
         for field in ("rollout_size", "group", "max_tokens", "epochs", "kl_horizon"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it to at least 1.")
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ConfigError(f"ppo.{field} is {value}; set it to at least 1.")
         for field in ("temperature", "clip", "value_clip", "max_update_kl"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it above 0.")
@@ -74,5 +86,8 @@ class PPOSettings:
         for field in ("gamma", "lam"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"ppo.{field} is {getattr(self, field)}; set it from 0 to 1.")
-        if self.method != "ppo" and (self.group < 2 or self.rollout_size % self.group):
-            raise ConfigError(f"ppo.group is {self.group}; set it to a divisor of ppo.rollout_size, at least 2.")
+        if self.method == "ppo" or self.group is None:
+            return
+        if self.group < 2 or (self.rollout_size is not None and self.rollout_size % self.group):
+            fitting = nearest_divisor(self.rollout_size or USUAL_GROUP, USUAL_GROUP, least=2)
+            raise ConfigError(f"ppo.group is {self.group}; set it to a divisor of ppo.rollout_size, such as {fitting}.")

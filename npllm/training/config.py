@@ -113,7 +113,7 @@ class LoopConfig:
                 if isinstance(value, int) and name != "seed" and value > LARGEST_COUNT:
                     raise ConfigError(f"{section}.{name} is {value}; set it to at most {LARGEST_COUNT}.")
         if self.batch.size is None and not self.fits_batch:
-            raise ConfigError("batch.size is none, which only sft, reward and dpo accept; set batch.size.")
+            raise ConfigError("batch.size is none, which only sft, reward, dpo and ppo accept; set batch.size.")
 
     def with_steps(self, steps: int) -> Self:
         """This config with train.steps set."""

@@ -144,4 +144,4 @@ def test_a_config_that_lost_its_length_is_refused(answers, tmp_path, capsys, ver
 
 def test_pretraining_has_a_batch(tmp_path, capsys):
     words = ["pretrain", "--data.source", __file__, "--out", tmp_path / "run", "--batch.size", "None"]
-    assert "batch.size is none, which only sft, reward and dpo accept" in refused(capsys, *words, exit_code=2)
+    assert "batch.size is none, which only sft, reward, dpo and ppo accept" in refused(capsys, *words, exit_code=2)

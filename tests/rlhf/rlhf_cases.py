@@ -163,7 +163,7 @@ def ppo_gradients(model: Trainable, *, minibatch: int | None = None, prompts=Non
     for name, array in policy.merged().items():
         reference.params[name][...] = array
     reward = language_model(ModelConfig(**vars(plain) | {"n_outputs": 1}), seed=11, dtype=policy.dtype_name)
-    settings = PPOSettings(**{"rollout_size": 16, "max_tokens": 4} | settings)
+    settings = PPOSettings(**{"rollout_size": 16, "group": 4, "max_tokens": 4} | settings)
     return PPOGradients(
         settings,
         prompts or [[1], [2, 3], [4, 5, 6]],

@@ -8,7 +8,9 @@ from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Preference, read_preferences
 from npllm.errors import ConfigError, DataError
 from npllm.generation.batched import generate_batch
+from npllm.optim import BatchConfig
 from npllm.rlhf.dpo import DPOSettings
+from npllm.rlhf.ppo_run import PPOConfig, with_sizes
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.reward import RewardSettings, encode_pairs
 from npllm.rlhf.sequences import join
@@ -37,7 +39,7 @@ def test_a_run_is_refused_before_its_first_rollout():
     model = actor_critic(tiny_config())
     with pytest.raises(DataError, match=r"Prompt 2 has 13 tokens; .*shorten it, or lower max_tokens"):
         ppo_gradients(model, prompts=[[1], [2] * 13])
-    with pytest.raises(ConfigError, match=r"ppo\.rollout_size = 16 is no multiple of batch\.size = 5"):
+    with pytest.raises(ConfigError, match=r"ppo\.rollout_size = 16 is no multiple of batch\.size = 5; .* to 20\."):
         ppo_gradients(model, minibatch=5)
 
 
@@ -47,10 +49,34 @@ def test_the_longest_prompt_that_fits():
 
 
 @pytest.mark.parametrize(
+    ("settings", "size", "expected"),
+    [
+        ({}, None, (32, 128, 4)),
+        ({}, 7, (7, 28, 4)),
+        ({"rollout_size": 48}, None, (24, 48, 4)),
+        ({"rollout_size": 131}, None, (131, 131, 131)),  # a batch of 1 would be mostly noise
+        ({"method": "rloo", "group": 5}, None, (32, 160, 5)),
+        ({"method": "rloo", "group": 3}, 8, (8, 48, 3)),
+        ({"method": "grpo", "rollout_size": 50}, None, (25, 50, 5)),
+        ({"rollout_size": 6}, 4, (4, 6, 3)),  # both are the user's, and refused later
+    ],
+)
+def test_sizes_that_are_not_set_fit_those_that_are(settings, size, expected):
+    """Batch and group divide the rollout."""
+    config = PPOConfig(ppo=PPOSettings(**settings), batch=BatchConfig(size=size, micro_size=32))
+    sized = with_sizes(config)
+    assert (sized.batch.size, sized.ppo.rollout_size, sized.ppo.group) == expected
+    assert with_sizes(sized) == sized
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "rloo", "group": 5}, "ppo.group is 5; set it to a divisor of ppo.rollout_size, at least 2."),
-        ({"method": "grpo", "group": 1}, "ppo.group is 1; set it to a divisor of ppo.rollout_size, at least 2."),
+        (
+            {"method": "rloo", "group": 4, "rollout_size": 10},
+            "ppo.group is 4; set it to a divisor of ppo.rollout_size, such as 5.",
+        ),
+        ({"method": "grpo", "group": 1}, "ppo.group is 1; set it to a divisor of ppo.rollout_size, such as 4."),
         ({"method": "trpo"}, "ppo.method is 'trpo'; choose one of ppo, rloo, grpo."),
         ({"rollout_size": 0}, "ppo.rollout_size is 0; set it to at least 1."),
         ({"max_tokens": 0}, "ppo.max_tokens is 0; set it to at least 1."),
