@@ -57,13 +57,13 @@ def test_the_overview_lists_every_verb(capsys, arguments, exit_code):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["pretrian"], "'pretrian' is not a verb of npllm; did you mean pretrain; npllm --help lists them."),
-        (["tokenizer", "encod"], "did you mean tokenizer encode"),
+        (["pretrian"], "'pretrian' is not a verb of npllm; did you mean 'pretrain'; npllm --help lists them."),
+        (["tokenizer", "encod"], "did you mean 'tokenizer encode'"),
         (["xyzzy"], "'xyzzy' is not a verb of npllm; npllm --help lists them."),
         (["--recipe", "default"], "'--recipe' is not a verb"),
         (["generate"], "run"),
-        (["generate", "runs/x", "--temprature", "1"], "did you mean --temperature"),
-        (["generate", "runs/x", "--max-token", "1"], "did you mean --max_tokens"),
+        (["generate", "runs/x", "--temprature", "1"], "did you mean '--temperature'"),
+        (["generate", "runs/x", "--max-token", "1"], "did you mean '--max_tokens'"),
         (["generate", "runs/x", "runs/y"], "runs/y"),
         (["generate", "runs/x", "--top_k", "few"], "--top_k"),
         (["evaluate", "runs/x", "--data"], "--data"),

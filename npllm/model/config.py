@@ -1,11 +1,13 @@
 """The configuration of a model, which determines its parameters."""
 
 from dataclasses import dataclass, fields, replace
+from math import gcd
 from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
 
 LONGEST_BLOCK, MOST_LAYERS, MOST_OUTPUTS = 1 << 17, 1024, 1 << 16
+MOST_HEADS_TRIED = 1 << 10  # for a message
 
 
 def check_choices(section: str, config) -> None:
@@ -60,19 +62,27 @@ class Architecture:
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"model.n_embd = {self.n_embd} cannot be divided into model.n_head = {self.n_head} heads of equal "
-                f"width; choose a multiple of {self.n_head} for model.n_embd."
+                f"width; {self._fitting_width()}."
             )
         if self.kv_heads < 1 or self.n_head % self.kv_heads:
             raise ConfigError(
-                f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}; choose a divisor."
+                f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}; choose a divisor, "
+                f"such as {gcd(self.kv_heads, self.n_head)}."
             )
         if self.position == "rotary" and self.head_width % 2:
             raise ConfigError(
                 f"model.position = 'rotary' rotates pairs, but the head width model.n_embd / model.n_head is "
-                f"{self.head_width}; make it even."
+                f"{self.head_width}, which is odd; {self._fitting_width()}."
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout is {self.dropout}; set it to at least 0 and below 1.")
+
+    def _fitting_width(self) -> str:
+        """What to change so that all heads have the same width, even with rotary."""
+        unit = 2 if self.position == "rotary" else 1
+        width = -(-self.n_embd // (unit * self.n_head)) * unit * self.n_head
+        fewer = [n for n in range(1, min(self.n_head, MOST_HEADS_TRIED)) if self.n_embd % (unit * n) == 0]
+        return f"set model.n_embd to {width}" + (f", or model.n_head to {fewer[-1]}" if fewer else "")
 
     @property
     def kv_heads(self) -> int:

@@ -202,11 +202,12 @@ def _as_tyro(kind: Any, value: str) -> str:
 
 def nearest(name: str, known: list[str]) -> str:
     """The end of a message that proposes the known name most like `name`; empty if none
-    is like it. A field without its section, such as --lr, is like --optim.lr."""
+    is like it. The name is quoted, so that it can be copied without the full stop. A
+    field without its section, such as --lr, is like --optim.lr."""
     last_part = "." + name.lstrip("-").replace("-", "_")
     matches = [each for each in known if each.endswith(last_part)]
     matches = matches or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}" if matches else ""
+    return f"; did you mean '{matches[0]}'" if matches else ""
 
 
 def _first_sentence(box: str) -> str:

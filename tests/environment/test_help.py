@@ -85,7 +85,7 @@ def test_help_is_a_verb_too(capsys):
     assert help_of(capsys, "help", "tokenizer", "train") == help_of(capsys, "tokenizer", "train", "-h")
     assert help_of(capsys, "help") == help_of(capsys, "--help")
     assert help_of(capsys, "help", "ppo", "--help-all") == help_of(capsys, "ppo", "--help-all")
-    assert "did you mean pretrain" in refused(capsys, "help", "pretrian", exit_code=2)
+    assert "did you mean 'pretrain'" in refused(capsys, "help", "pretrian", exit_code=2)
 
 
 def test_version(capsys):
@@ -104,7 +104,7 @@ def test_version(capsys):
 )
 def test_a_field_without_its_section_is_found(capsys, option, meant):
     message = refused(capsys, "pretrain", option, "1", exit_code=2)
-    assert message.endswith(f"{option} is not an option of npllm pretrain; did you mean {meant}.")
+    assert message.endswith(f"{option} is not an option of npllm pretrain; did you mean '{meant}'.")
 
 
 @pytest.mark.parametrize("text", ["-- SELECT", "-5", "-x", "--text", "--help", "-h", "--debug", "a=b", "none", ""])

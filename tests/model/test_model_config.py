@@ -15,7 +15,7 @@ from npllm.errors import ConfigError
         ({"block_size": 0}, "model.block_size is 0"),
         ({"vocab_size": 0}, "model.vocab_size is 0"),
         ({"n_embd": 10, "n_head": 4}, "model.n_embd = 10 .* model.n_head = 4"),
-        ({"n_head": 4, "n_kv_head": 3}, r"model.n_kv_head = 3 .* model.n_head = 4; choose a divisor"),
+        ({"n_head": 4, "n_kv_head": 3}, r"model.n_kv_head = 3 .* model.n_head = 4; choose a divisor, such as 1"),
         ({"n_head": 4, "n_kv_head": 8}, "model.n_kv_head = 8"),
         ({"n_head": 4, "n_kv_head": 0}, "model.n_kv_head = 0"),
         ({"n_embd": 6, "position": "rotary"}, "model.position = 'rotary' .* is 3"),

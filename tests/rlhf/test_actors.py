@@ -46,7 +46,7 @@ def base_models(lora_rank: int, *, dtype: str = "float32", **sizes) -> tuple[GPT
 
 def gradients_for(actors, method: str) -> PPOGradients:
     return PPOGradients(
-        PPOSettings(method=method, rollout_size=8, max_tokens=4),
+        PPOSettings(method=method, rollout_size=8, group=4, max_tokens=4),
         [[1], [2, 3]],
         Scorers(actors.reference, actors.reward),
         stop_id=STOP,

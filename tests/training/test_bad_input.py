@@ -42,7 +42,7 @@ BAD = {
         TEXT.encode(),
         {"model__position": "rotary", "model__n_embd": 6, "model__n_head": 2},
         2,
-        "the head width model.n_embd / model.n_head is 3; make it even",
+        "the head width model.n_embd / model.n_head is 3, which is odd; set model.n_embd to",
     ),
     "ramp down": (TEXT.encode(), {"batch__ramp_start": 9}, 2, "batch.ramp_start = 9 is not between 1 and batch.size"),
 }
@@ -172,7 +172,7 @@ def test_what_is_no_run(tmp_path, capsys, verb):
 
 def damage_config(run_folder):
     (run_folder / "config.toml").write_text("[model]\nn_layr = 1\n")
-    return 2, "config.toml: model.n_layr is not a field"
+    return 2, "config.toml, line 2: model.n_layr is not a field"
 
 
 def damage_toml(run_folder):
