@@ -22,11 +22,13 @@ import importlib
 import importlib.util
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
+from typing import TypeVar
 
 import numpy as np
 
@@ -39,6 +41,8 @@ from npllm.rlhf.ppo_run import PPOConfig
 from npllm.rlhf.responses import Response
 from npllm.rlhf.reward import RewardConfig
 from npllm.training.config import RunConfig
+
+T = TypeVar("T")
 
 EMBEDDED = {"paths": "npllm.rlhf.tasks.paths", "code": "npllm.rlhf.tasks.code"}
 
@@ -116,43 +120,90 @@ def load_task(name: str) -> Task:
     with _failures_named(path):
         spec.loader.exec_module(module)
         task = _task_in(module, name)
-        _check_task(task)
-    return task
+    checked = CheckedTask(task, path)
+    checked.check()
+    return checked
+
+
+class CheckedTask(Task):
+    """A user's task whose failures have a name, whenever they occur: each one becomes a
+    DataError with file, line and function.
+
+    An exception of the task's own code would otherwise end hours of training in a
+    traceback, and a gold reward that is no number would spoil the figures.
+    """
+
+    def __init__(self, task: Task, path: Path):
+        self.task, self.path = task, path
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return self._checked("name", str, lambda: [getattr(self.task, "name", None)])[0]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the task."""
+        return self._checked("recipe", Recipe, lambda: [self.task.recipe])[0]
+
+    def corpus(self) -> str | None:
+        """Return what the task returns."""
+        return self._checked("corpus()", (str, NoneType), lambda: [self.task.corpus()])[0]
+
+    def demonstrations(self) -> Sequence[Demonstration]:
+        """Return what the task returns, as a list that is not empty."""
+        return self._checked("demonstrations()", Demonstration, self.task.demonstrations)
+
+    def prompts(self) -> Sequence[str]:
+        """Return what the task returns, as a list that is not empty."""
+        return self._checked("prompts()", str, self.task.prompts)
+
+    def judged_prompts(self) -> Sequence[str]:
+        """Return what the task returns, as a list that is not empty."""
+        return self._checked("judged_prompts()", str, self.task.judged_prompts)
+
+    def gold(self, response: Response) -> float:
+        """Return what the task returns, a finite number."""
+        return self._checked("gold()", (float, int, np.number), lambda: [self.task.gold(response)])[0]
+
+    def check(self) -> None:
+        """Call each part of the task once: most mistakes show before the training."""
+        _ = self.name, self.recipe, self.corpus(), self.prompts(), self.judged_prompts()
+        record = self.demonstrations()[0]
+        self.gold(Response(record.prompt, record.response, stopped=True))
+
+    def _checked(self, part: str, kind: type | tuple[type, ...], values: Callable[[], Iterable[T]]) -> list[T]:
+        """The values of a part of the task. Each must have its type and, if it is a
+        number, be finite."""
+        owner = f"{part} of {type(self.task).__name__}"
+        with _failures_named(self.path):
+            found = list(values())
+            if not found:
+                raise ValueError(f"{owner} gives nothing")
+            for value in found:
+                if not isinstance(value, kind) or (isinstance(value, float | np.floating) and not isfinite(value)):
+                    raise TypeError(f"{owner} gives {value!r:.80}")
+        return found
 
 
 @contextmanager
 def _failures_named(path: Path) -> Iterator[None]:
-    """Turn every failure of a user's file into a DataError with the line."""
+    """Turn every failure of a user's file into a DataError with line and function."""
     try:
         yield
     except NpllmError:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
-        number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        place = f"{path}, line {number}" if number else str(path)
+        lines = [frame for frame in frames if frame.filename == str(path.absolute())]
+        place = str(path)
+        if isinstance(error, SyntaxError) and error.lineno:
+            place += f", line {error.lineno}"
+        elif lines:
+            place += f", line {lines[-1].lineno}"
+            place += "" if lines[-1].name == "<module>" else f", in {lines[-1].name}"
         reason = error.msg if isinstance(error, SyntaxError) else error
-        raise DataError(f"{place}: {type(error).__name__}: {reason}; correct the task.") from error
-
-
-def _check_task(task: Task) -> None:
-    """Raise TypeError unless each part of a task has its type.
-
-    A mistake would otherwise show after minutes of training.
-    """
-    prompts, demonstrations, text = task.prompts(), task.demonstrations(), task.corpus()
-    gold = [task.gold(Response(record.prompt, record.response, stopped=True)) for record in demonstrations[:1]]
-    for name, kind, values in (
-        ("name", str, [getattr(task, "name", None)]),
-        ("prompts()", str, prompts),
-        ("demonstrations()", Demonstration, demonstrations),
-        ("corpus()", str, [] if text is None else [text]),
-        ("gold()", (float, int, np.number), gold),
-    ):
-        for value in values:
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} of {type(task).__name__} gives {value!r:.80}")
+        raise DataError(f"{place}: {type(error).__name__}: {reason!s:.400}; correct the task.") from error
 
 
 def _task_in(module: ModuleType, name: str) -> Task:
