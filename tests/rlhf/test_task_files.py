@@ -69,10 +69,11 @@ def test_a_gold_reward_that_fails_late(tmp_path, value):
     body = f"1.0 if response.text == 'b' else (\n        {value})"
     (tmp_path / "task.py").write_text(TASK.replace("1 / len(response.text)", body))
     task = load_task(str(tmp_path / "task.py"))
-    gold = gold_of(task, task.prompts(), byte_tokenizer())
-    assert gold([0], np.array([[ord("b")]]), [True]) == 1.0
+    tokenizer = byte_tokenizer()
+    gold = gold_of(task, task.prompts(), tokenizer)
+    assert gold([0], np.array([tokenizer.encode("b")]), [True]) == 1.0
     with pytest.raises(DataError) as caught:
-        gold([0], np.array([[ord("c")]]), [True])
+        gold([0], np.array([tokenizer.encode("c")]), [True])
     assert str(caught.value) == f"{tmp_path}/{LATE[value]}"
 
 
