@@ -17,7 +17,7 @@ from tyro.conf import Positional
 import npllm
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
-from npllm.output import READER_LEFT, guarded_streams, printable
+from npllm.output import READER_LEFT, guarded_streams, one_line
 from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
 from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
             if "--debug" in flags:
                 raise
-            message, exit_code = _explain(error)
-            print(f"npllm: {printable(message)}", file=sys.stderr)
+            lines, exit_code = _explain(error)
+            print("npllm: " + "\n  ".join(map(one_line, lines)), file=sys.stderr)
             return exit_code
 
 
@@ -94,22 +94,23 @@ def _verb_in(words: list[str]) -> tuple[str, list[str]]:
 
 def _show_warning(otherwise: Callable[..., None], message: Warning, category: type[Warning], *place) -> None:
     if issubclass(category, NpllmWarning):
-        print(f"npllm: {printable(str(message))}", file=sys.stderr)
+        print(f"npllm: {one_line(str(message))}", file=sys.stderr)
     else:
         otherwise(message, category, *place)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """An error as one sentence, and its exit code."""
+def _explain(error: BaseException) -> tuple[list[str], int]:
+    """An error as one sentence, which the lines of a listing may follow, and its exit
+    code."""
     if isinstance(error, NpllmError):
-        return str(error), error.exit_code
+        return [error.message, *error.listing], error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
+        return ["interrupted"], 130
     if isinstance(error, MemoryError):
-        return "out of memory; lower batch.micro_size, model.block_size or model.n_embd.", 5
+        return ["out of memory; lower batch.micro_size, model.block_size or model.n_embd."], 5
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return str(unwritable(error.filename, error)), 5
-    return f"{error.filename}: {error.strerror}; check the path.", 3
+        return [str(unwritable(error.filename, error))], 5
+    return [f"{error.filename}: {error.strerror}; check the path."], 3
 
 
 def _run(verb: str, arguments: list[str], flags: set[str]) -> int:

@@ -2,14 +2,27 @@
 
 Each message is one plain sentence, `what is wrong; what to do.`, and names the file or
 field. The command line prints it without a traceback and ends with the exit code of the
-class.
+class. A name in it may hold any character: the command line shows a line end as an
+escape.
 """
+
+from collections.abc import Sequence
 
 
 class NpllmError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    message: the sentence. listing: lines to print below it.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", listing: Sequence[str] = ()):
+        super().__init__(message)
+        self.message, self.listing = message, listing
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.message, *self.listing])
 
 
 class NpllmWarning(UserWarning):

@@ -36,6 +36,7 @@ READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 WIDEST_TABLE = 10_000  # columns
 # All control characters but tab and line end, and those that reverse the order of text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+_CONTROL_OR_LINE_END = re.compile(f"{_CONTROL.pattern}|[\t\r\n\u2028\u2029]")
 # What this package prints beyond ASCII.
 _ASCII = {"·": "-", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "…": "...", "─": "-", "━": "-"}
 
@@ -43,6 +44,12 @@ _ASCII = {"·": "-", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "…": "..
 def printable(text: str) -> str:
     """The text with its control characters as escapes, such as \\x1b."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """The text as one line: tabs and line ends, too, are escapes. A file name may hold
+    them."""
+    return _CONTROL_OR_LINE_END.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def show(text: str, end: str = "\n") -> None:
@@ -56,10 +63,11 @@ def shell_word(text: str | Path) -> str:
     taken for an option."""
     if isinstance(text, Path) and os.fspath(text).startswith("-"):
         text = f"./{text}"
-    shown = printable(os.fspath(text).encode("utf-8", "npllm").decode())
-    if shown == os.fspath(text):
-        return shlex.quote(shown)
-    return "$'" + shown.replace("'", "\\'") + "'"  # bash and zsh read the escapes in it
+    word = os.fspath(text).replace("\\", "\\\\")
+    escaped = one_line(word.encode("utf-8", "npllm").decode())
+    if escaped == word:
+        return shlex.quote(os.fspath(text))
+    return "$'" + escaped.replace("'", "\\'") + "'"  # bash and zsh read the escapes in it
 
 
 def can_redraw(console: Console) -> bool:
@@ -87,8 +95,10 @@ class TextConsole(Console):
         super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options) -> None:
-        """Print texts and tables. A table that is too wide for the console folds its
-        cells, so that no figure is cut."""
+        """Print texts and tables. A text with soft_wrap is one line. A table that is
+        too wide for the console folds its cells, so that no figure is cut."""
+        if options.get("soft_wrap"):
+            objects = [one_line(each) if isinstance(each, str) else each for each in objects]
         unlimited = self.options.update(max_width=WIDEST_TABLE)
         for table in objects:
             for column in table.columns if isinstance(table, Table) else ():
@@ -105,7 +115,7 @@ class TextConsole(Console):
         nothing where no line can change."""
         console = self if can_redraw(self) else Console(file=io.StringIO())
         spinner = "dots" if self.encoding.startswith("utf") else "line"
-        return Status(Text(printable(status)), console=console, **({"spinner": spinner} | options))
+        return Status(Text(one_line(status)), console=console, **({"spinner": spinner} | options))
 
     def on_broken_pipe(self) -> None:
         """Leave the error to `cli.main`."""

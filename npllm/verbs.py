@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 import npllm
 from npllm.errors import DataError
-from npllm.output import TextConsole, show
+from npllm.output import TextConsole, one_line, show
 from npllm.training.stages import input_checks, stage_in
 
 LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
@@ -105,7 +105,8 @@ def verify(run: Positional[Path]) -> None:
     folder = open_run(run)
     results = dict(verify_run(folder, input_checks(folder)))
     for path, complaint in results.items():
-        show(f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}")
+        line = f"{'damaged' if complaint else 'ok':9}{path.relative_to(run)}{f': {complaint}' if complaint else ''}"
+        show(one_line(line))
     if damaged := sum(complaint is not None for complaint in results.values()):
         raise DataError(f"{run} has {damaged} damaged of {len(results)} files; do what the line of each one says.")
 
@@ -146,8 +147,8 @@ def tokenizer_train(
     corpus = load_corpus(source, field=field)
     train_bpe((document.text for document in corpus.train + corpus.val), vocab_size).save(out)
     for line in corpus.remarks:
-        show(line)
-    show(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB")
+        show(one_line(line))
+    show(one_line(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB"))
 
 
 def tokenizer_encode(tokenizer: Positional[Path], text: Positional[str | None] = None) -> None:

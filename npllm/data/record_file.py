@@ -64,7 +64,7 @@ class RecordFile(Generic[Record]):
         mend: a sentence that says what the user can do besides correcting the file.
         """
         if self.bad:
-            raise DataError(self._complaint(mend))
+            raise self._complaint(mend)
         if not self.records:
             raise DataError(f"{self.path} holds no records; give a file with at least one.")
         return self.records
@@ -78,18 +78,17 @@ class RecordFile(Generic[Record]):
         total = len(self.records) + len(self.bad)
         return f"{len(self.bad):,} of {total:,} records are left out: {kinds}" if kinds else ""
 
-    def _complaint(self, mend: str) -> str:
+    def _complaint(self, mend: str) -> DataError:
         lines = [f"{bad.place}: {bad.complaint}" for bad in self.bad]
         if not self.records and len({bad.complaint for bad in self.bad}) == 1:  # a file of another kind
-            return f"{self.path} {lines[0]}" + (
-                f" The same holds for all {len(lines):,} records." if len(lines) > 1 else ""
-            )
+            same = f" The same holds for all {len(lines):,} records." if len(lines) > 1 else ""
+            return DataError(f"{self.path} {lines[0]}{same}")
         mend = mend and f" {mend}"
         if len(lines) == 1:
-            return f"{self.path} {lines[0]}{mend}"
+            return DataError(f"{self.path} {lines[0]}{mend}")
         head = f"{self.path} has {len(lines):,} bad records of {len(self.records) + len(lines):,}.{mend}"
         rest = [f"and {len(lines) - MOST_LISTED:,} more"] if len(lines) > MOST_LISTED else []
-        return "\n  ".join([head, *lines[:MOST_LISTED], *rest])
+        return DataError(head, [*lines[:MOST_LISTED], *rest])
 
 
 def sort_out(path: Path, items: Iterable[tuple[str, object]], record: Callable[[object], Record]) -> RecordFile[Record]:

@@ -160,7 +160,8 @@ def report_demo(run: RunFolder, trainings: list[Training], T: int, console: Cons
     """Print what happened and a table, and plot the losses. T: block_size."""
     say = partial(console.print, soft_wrap=True)
     ledger, picture = Ledger(run.ledger), run.path / "spike.png"
-    say(f"\n{run.ledger}:")
+    console.print()
+    say(f"{run.ledger}:")
     for line in in_plain_words(ledger):
         say(line)
     console.print(comparison(trainings, T))

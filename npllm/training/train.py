@@ -90,8 +90,6 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, 
     elif steps is not None and steps < FEWEST_UPDATES:
         line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
         console.print(line, soft_wrap=True)
-        line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
-        console.print(line, soft_wrap=True)
 
 
 def measurements(update: Update) -> dict[str, Any]:

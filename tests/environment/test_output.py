@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from small_runs import ENVIRONMENT, NPLLM, PATIENCE, TINY, pretrain_arguments, r
 from stage_runs import DEMONSTRATIONS, conversations, write_jsonl
 
 from npllm.cli import VERBS
-from npllm.errors import DataError
+from npllm.errors import DataError, NpllmWarning
 from npllm.output import TextConsole, guarded_streams, printable, shell_word, show
 from npllm.rlhf.report_card import console_table
 
@@ -198,11 +199,41 @@ def test_a_terminal_gets_text_printable_and_a_file_gets_it_as_it_is(monkeypatch)
         assert stream.getvalue() == f"{expected}\n"
 
 
+SPLIT = "a\nb\tc\rd\u2028e"  # as the name of a file
+WHOLE = r"a\nb\tc\rd\u2028e"
+
+
+def test_a_name_never_splits_a_message(capsys, tmp_path, monkeypatch):
+    """An error, a warning, a line on the console and one of a verb; a listing of bad
+    records keeps its lines."""
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", SPLIT) == 3
+    assert run("pretrain", "--data.source", SPLIT, "--out", "out") == 3
+    assert run("tokenizer", "encode", SPLIT, "x") == 3
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("npllm: ")
+        assert WHOLE in line
+
+    write_jsonl(tmp_path / SPLIT, [{}, {"prompt": 1}, {"prompt": "a", "response": "b"}])
+    (tmp_path / SPLIT).rename(f"{SPLIT}.jsonl")
+    assert run("sft", "absent", "--data", f"{SPLIT}.jsonl") == 3
+    head, *listing = capsys.readouterr().err.splitlines()
+    assert head.startswith(f"npllm: {WHOLE}.jsonl has 2 bad records of 3. ") or head.startswith("npllm: absent")
+
+    monkeypatch.setitem(VERBS, "warmup", lambda: warnings.warn(NpllmWarning(SPLIT), stacklevel=1))
+    assert run("warmup") == 0
+    assert capsys.readouterr().err == f"npllm: {WHOLE}\n"
+    assert "\n" not in shell_word(SPLIT)
+    console = TextConsole(file=io.StringIO())
+    console.print(SPLIT, soft_wrap=True)
+    assert console.file.getvalue() == f"{WHOLE}\n"
+
+
 def test_line_ends_and_tabs_are_text():
     assert printable("a\tb\r\nc\n") == "a\tb\r\nc\n"
 
 
-@pytest.mark.parametrize("name", [NOT_UTF_8, "two words", "it's\x1b[1m", "plain"])
+@pytest.mark.parametrize("name", [NOT_UTF_8, "two words", "it's\x1b[1m", "plain", "two\nlines\tand \\n"])
 def test_a_command_that_is_shown_can_be_copied(name):
     shell = ["bash", "-c", f"printf %s {shell_word(name)}"]
     assert subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout == os.fsencode(name)
