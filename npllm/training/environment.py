@@ -7,11 +7,22 @@ after its training.
 
 import importlib
 import os
+import subprocess
+import sys
 import warnings
 from importlib.util import find_spec
 
 from npllm.errors import ConfigError
 
+MOST_THREADS = 1024  # or, on a larger machine, its cores
+ASK_LLVM = """
+import sys, llvmlite.binding as llvm
+try:
+    llvm.initialize_native_target()
+except RuntimeError:  # newer versions need no initialisation
+    pass
+llvm.Target.from_default_triple().create_target_machine(cpu=sys.argv[1])
+"""
 HARMLESS = {"NUMBA_CACHE_DIR"}  # a folder that cannot be used is a miss (kernels/compiled_cache.py)
 
 
@@ -35,6 +46,11 @@ def _check_numba() -> None:
         raise ConfigError(f"{str(warning).splitlines()[0].rstrip('.')}; correct or unset it.") from warning
     except ValueError as error:
         raise ConfigError(_refusal("NUMBA_NUM_THREADS", error)) from error
+    if (threads := config.NUMBA_NUM_THREADS) > max(MOST_THREADS, os.cpu_count() or 1):
+        raise ConfigError(
+            f"The environment variable NUMBA_NUM_THREADS is '{threads}', more threads than a process can start; "
+            "correct or unset it."
+        )
     if config.DISABLE_JIT:  # nothing is compiled, and nothing runs in parallel
         return
     if any(feature[0] not in "+-" for feature in (config.CPU_FEATURES or "").split(",") if feature):  # LLVM would abort
@@ -42,12 +58,24 @@ def _check_numba() -> None:
             f"The environment variable NUMBA_CPU_FEATURES is {config.CPU_FEATURES!r}, in which not every name begins "
             "with + or -; correct or unset it."
         )
+    if config.CPU_NAME and _is_unknown_to_llvm(config.CPU_NAME):
+        raise ConfigError(
+            f"The environment variable NUMBA_CPU_NAME is {config.CPU_NAME!r}, which LLVM does not know; correct or "
+            "unset it."
+        )
     importlib.import_module("npllm.kernels.jit")  # which sets how threads wait, before there are any
     try:
         get_num_threads()  # loads the threading layer
     except ValueError as error:
         priority = "_PRIORITY" if "PRIORITY" in str(error) else ""
         raise ConfigError(_refusal(f"NUMBA_THREADING_LAYER{priority}", error)) from error
+
+
+def _is_unknown_to_llvm(processor: str) -> bool:
+    """Whether LLVM complains about the name of a processor. It only prints, so it is
+    asked in a process of its own."""
+    process = subprocess.run([sys.executable, "-c", ASK_LLVM, processor], capture_output=True, text=True)
+    return process.returncode != 0 or "not a recognized processor" in process.stderr
 
 
 def _refusal(name: str, error: ValueError) -> str:

@@ -26,6 +26,8 @@ def refusal(*arguments: str, **variables) -> str:
         ("NUMBA_THREADING_LAYER", "fibres", "is unknown to Numba"),
         ("NUMBA_THREADING_LAYER_PRIORITY", "omp", "It must be a permutation"),
         ("NUMBA_NUM_THREADS", "0", "must be > 0"),
+        ("NUMBA_NUM_THREADS", "100000", "more threads than a process can start"),
+        ("NUMBA_CPU_NAME", "znver99", "which LLVM does not know"),
         ("NUMBA_NUM_THREADS", "many", "could not be parsed"),
         ("NUMBA_OPT", "9", "could not be parsed"),
         ("NUMBA_CPU_FEATURES", "+fma,avx", "not every name begins with + or -"),
@@ -62,6 +64,7 @@ def test_a_backend_that_matplotlib_does_not_know(tmp_path):
 def test_good_values_are_no_news(tmp_path):
     """They reach the verb, which finds that the folder is no run."""
     good = {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    good |= {"NUMBA_CPU_NAME": "generic"}
     process = subprocess.run(
         [*NPLLM, "verify", str(tmp_path)], env=CLEAN | good, capture_output=True, text=True, timeout=PATIENCE
     )
