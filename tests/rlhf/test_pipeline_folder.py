@@ -12,12 +12,13 @@ from npllm.rlhf import report_card
 from npllm.rlhf.pipeline_folder import hold_pipeline, record_of
 
 TASK = """
+from npllm.data.records import Demonstration
 from npllm.rlhf.tasks import Task
 
 class Nothing(Task):
     name = "nothing"
-    def prompts(self): return []
-    def demonstrations(self): return []
+    def prompts(self): return ["a"]
+    def demonstrations(self): return [Demonstration("a", "b")]
     def gold(self, response): return 0.0
 """
 
