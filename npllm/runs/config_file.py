@@ -174,7 +174,7 @@ def config_text(config: Any, record: dict[str, str]) -> str:
 
 def rewrite_config(path: Path, config: Any) -> None:
     """Replace the config in a run's config.toml; the table [run] stays."""
-    write_atomically(path, config_text(config, _read_toml(path)["run"]).encode())
+    write_atomically(path, config_text(config, _parse_toml(path, _read(path)).get("run", {})).encode())
 
 
 def _toml(value: Any) -> str:
