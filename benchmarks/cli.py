@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks import checkpoint, gemm, generate, kernels, scale, startup, tokenizer, train
+from benchmarks import checkpoint, gemm, generate, kernels, learn, scale, startup, tokenizer, train
 from benchmarks.configs import CONFIGS
 from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
@@ -162,7 +162,39 @@ def ladder_command(*, rounds: int = 5, peers: bool = True, plot: Path | None = N
         say(draw_if_possible("plot", plot, lambda: roofline.plot(rows, peak, bandwidth, plot)))
 
 
+def learn_command(
+    *,
+    contenders: tuple[str, ...] = ("classic", "default"),
+    minutes: float = 3.0,
+    tokens: int | None = None,
+    seeds: int = 3,
+    peers: bool = True,
+    plot: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """The best model for the time: bits per byte of recipes. Peer: PyTorch.
+
+    Args:
+        contenders: recipes, each with options of npllm pretrain if wanted:
+            "default --optim.beta2 0.95"; all are compared with the first
+        minutes: of updates in each training
+        tokens: train on as many tokens instead
+        seeds: trainings of each contender
+        peers: train the peer too, in the interpreter that NPLLM_TORCH_PYTHON names
+        plot: PNG to draw: bits per byte against seconds
+        json: file to write the figures to as well
+    """
+    if plot is not None and find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib; pip install 'npllm[plot]' installs it.")
+    facts = introduce(seeds, json, plot)
+    rows = learn.measure(contenders, learn.Budget(minutes, tokens), seeds, peers)
+    publish(learn, rows, facts, json)
+    if plot is not None:
+        say(draw_if_possible("plot", plot, lambda: learn.plot(rows, plot)))
+
+
 COMMANDS = {
+    "learn": learn_command,
     "train": train_command,
     "generate": generate_command,
     "scale": scale_command,

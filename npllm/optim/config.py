@@ -13,14 +13,15 @@ LARGEST_BATCH = 1 << 24  # sequences
 class OptimConfig:
     """The update rule, its learning-rate schedule and clipping."""
 
-    follows: ClassVar[dict[str, str]] = {"min_lr": "lr"}  # see Option in runs/arguments.py
+    follows: ClassVar[dict[str, str]] = {"min_lr": "lr", "matrix_lr": "lr"}  # see Option in runs/arguments.py
     name: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
     """update rule; muon is for the blocks' matrices, with AdamW for the rest; sgd takes
     beta1 as its momentum"""
     lr: float = 1e-3
     """peak learning rate"""
     matrix_lr: float = 2e-2
-    """peak learning rate of muon's matrices; the schedule scales it like lr"""
+    """peak learning rate of muon's matrices, scheduled like lr; if only lr is set, it
+    changes in proportion"""
     min_lr: float = 1e-4
     """learning rate at the end of the decay; a tenth of the peak, as in GPT-3"""
     warmup_steps: int = 100

@@ -16,7 +16,7 @@ def verb_of(kind: stage.Stage, summary: str, config: Any) -> Callable[..., None]
     the stage's config. The sections' defaults are those of `config`.
     """
     inputs = [p for p in inspect.signature(kind.inputs).parameters.values() if p.name not in ("config", "console")]
-    sections = [p.replace(default=getattr(config, p.name)) for p in inspect.signature(type(config)).parameters.values()]
+    sections = sections_with_defaults(config)
     out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Path | None)
     signature = inspect.Signature([*inputs, out, *sections])
 
@@ -31,3 +31,8 @@ def verb_of(kind: stage.Stage, summary: str, config: Any) -> Callable[..., None]
     described = inspect.cleandoc(kind.inputs.__doc__).split("Args:\n")[-1]
     verb.__doc__ = f"{summary}\n\nArgs:\n{described}\n    out: folder of the new run; none = a new one below runs/"
     return verb
+
+
+def sections_with_defaults(config: Any) -> list[inspect.Parameter]:
+    """The sections of a config as parameters, with its values as their defaults."""
+    return [p.replace(default=getattr(config, p.name)) for p in inspect.signature(type(config)).parameters.values()]
