@@ -75,6 +75,7 @@ def operation_cases(dtype) -> list[Case]:
         ("add + LayerNorm", rows, partial(_add_norm, inputs)),
         ("SwiGLU", f"{N}×{F}", partial(_swiglu, inputs)),
         ("rotary", f"{B}×{T}×{3 * C}", partial(_rotary, inputs)),
+        ("QK-norm", f"{B}×{T}×{3 * C}", partial(_qk_norm, inputs)),
         ("dropout", rows, partial(_dropout, inputs)),
         ("attention", heads, partial(_attention, inputs, rate=0.0), attention_flops),
         ("attention + dropout", heads, partial(_attention, inputs, rate=0.1), attention_flops),
@@ -133,6 +134,13 @@ def _rotary(inputs, ops, empty):
     cos, sin = ops.rotary_tables(T, D, inputs.qkv.dtype)
     y = ops.rotary_forward(inputs.qkv, cos, sin, H, H, empty=empty)
     return y, ops.rotary_backward(y, cos, sin, H, H, empty=empty)
+
+
+def _qk_norm(inputs, ops, empty):
+    weight, dq_weight, dk_weight = inputs.weight[:D], np.zeros_like(inputs.weight[:D]), np.zeros_like(inputs.weight[:D])
+    y, cache = ops.qk_norm_forward(inputs.qkv, weight, weight, H, H, empty=empty)
+    dqkv = ops.qk_norm_backward(inputs.qkv, cache, weight, weight, dq_weight, dk_weight, empty=empty)
+    return y, dqkv, dq_weight, dk_weight
 
 
 def _dropout(inputs, ops, empty):

@@ -30,6 +30,7 @@ from npllm.kernels.linear import linear_backward, linear_forward
 from npllm.kernels.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
 from npllm.kernels.lm_head_policy import lm_head_policy_backward, lm_head_policy_forward
 from npllm.kernels.muon import muon_update
+from npllm.kernels.qk_norm import qk_norm_backward, qk_norm_forward
 from npllm.kernels.relu2 import relu2_backward, relu2_forward
 from npllm.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.kernels.rotary import rotary_backward, rotary_forward
@@ -63,6 +64,8 @@ __all__ = [
     "lm_head_policy_backward",
     "lm_head_policy_forward",
     "muon_update",
+    "qk_norm_backward",
+    "qk_norm_forward",
     "relu2_backward",
     "relu2_forward",
     "rmsnorm_backward",

@@ -66,7 +66,7 @@ def _forward_rows(start, stop, x, branch, weight, bias, eps, centred, total, y, 
         if branch is not None:
             _add(x[n], branch[n], row)
         mean_n = _sum(row) * per_column if centred else real(0.0)
-        rstd_n = real(1.0) / np.sqrt(_sum_of_squares(row, mean_n) * per_column + real(eps))
+        rstd_n = real(1.0) / np.sqrt(sum_of_squares(row, mean_n) * per_column + real(eps))
         for j in range(len(row)):
             y_row[j] = (row[j] - mean_n) * rstd_n * weight[j] + bias[j]
         mean[n], rstd[n] = mean_n, rstd_n
@@ -87,7 +87,7 @@ def _sum(row):
 
 
 @summing
-def _sum_of_squares(row, mean):
+def sum_of_squares(row, mean):
     total = row.dtype.type(0.0)
     for j in range(len(row)):
         total += (row[j] - mean) * (row[j] - mean)

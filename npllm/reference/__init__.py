@@ -24,6 +24,7 @@ from npllm.reference.linear import linear_backward, linear_forward
 from npllm.reference.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
 from npllm.reference.lm_head_policy import lm_head_policy_backward, lm_head_policy_forward
 from npllm.reference.muon import muon_update
+from npllm.reference.qk_norm import qk_norm_backward, qk_norm_forward
 from npllm.reference.relu2 import relu2_backward, relu2_forward
 from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
@@ -55,6 +56,8 @@ __all__ = [
     "lm_head_policy_backward",
     "lm_head_policy_forward",
     "muon_update",
+    "qk_norm_backward",
+    "qk_norm_forward",
     "relu2_backward",
     "relu2_forward",
     "rmsnorm_backward",

@@ -177,6 +177,14 @@ def rotary(ops, s, draw, empty):
     return {"y": y, "dqkv": ops.rotary_backward(dy, cos, sin, s.H, s.K, empty=empty)}
 
 
+def qk_norm(ops, s, draw, empty):
+    qkv, dy = draw(s.B, s.T, (s.H + 2 * s.K) * s.D), draw(s.B, s.T, (s.H + 2 * s.K) * s.D)
+    q_weight, k_weight, dq_weight, dk_weight = draw(s.D), draw(s.D), draw(s.D), draw(s.D)
+    y, cache = ops.qk_norm_forward(qkv, q_weight, k_weight, s.H, s.K, empty=empty)
+    dqkv = ops.qk_norm_backward(dy, cache, q_weight, k_weight, dq_weight, dk_weight, empty=empty)
+    return {"y": y, "rstd": cache.rstd, "dqkv": dqkv, "dq_weight": dq_weight, "dk_weight": dk_weight}
+
+
 def dropout(ops, s, draw, empty):
     x, dy, key = draw(s.B, s.T, s.C), draw(s.B, s.T, s.C), draw.key()
     y = ops.dropout_forward(x, 0.3, key, empty=empty)
@@ -238,7 +246,7 @@ CASES = {
     case.__name__: case
     for case in (
         embedding, linear, linear_gelu, linear_residual, gelu, relu2, swiglu, layernorm, rmsnorm, add_norm,
-        add_rmsnorm, attention, attention_dropout, attention_packed_dropout, cached_attention, rotary, dropout,
-        lm_head_loss, lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, muon, sgd,
+        add_rmsnorm, attention, attention_dropout, attention_packed_dropout, cached_attention, rotary, qk_norm,
+        dropout, lm_head_loss, lm_head_loss_and_grad, lm_head_policy, gradient_norm, adam, muon, sgd,
     )
 }  # fmt: skip

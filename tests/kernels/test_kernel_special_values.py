@@ -53,6 +53,30 @@ def test_norm(norm, bad):
 
 
 @pytest.mark.parametrize("bad", BAD)
+def test_qk_norm(bad):
+    """A bad query changes its own head only, and the gradient of the weight."""
+    H, K, D = 2, 1, 7
+    qkv, weight = normal(1, N, (H + 2 * K) * D), normal(D)
+    qkv[0, 3, 2 * D - 1] = bad  # the last element of the second query
+
+    def call(ops):
+        dq_weight, dk_weight = np.zeros((2, D), np.float32)
+        y, cache = ops.qk_norm_forward(qkv, weight, weight, H, K)
+        dqkv = ops.qk_norm_backward(y, cache, weight, weight, dq_weight, dk_weight)
+        return y.reshape(-1, D), dqkv.reshape(-1, D), dq_weight, dk_weight
+
+    (y, dqkv, dq_weight, dk_weight), expected = both(call)
+    head = 3 * (H + 2 * K) + 1
+    for computed, by_the_book in zip((y, dqkv, dq_weight, dk_weight), expected, strict=True):
+        assert_alike(computed, by_the_book)
+    for rows in (y, dqkv):
+        assert np.isnan(rows[head]).any()
+        assert np.isfinite(np.delete(rows, head, axis=0)).all()
+    assert np.isnan(dq_weight).any()
+    assert np.isfinite(dk_weight).all()
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_column_sums(bad):
     dy = with_bad(bad, N, C)
 

@@ -214,6 +214,23 @@ def check_rotary(ops, B, T, K, G, D, seed, *, first_position=0):
     )
 
 
+def check_qk_norm(ops, B, T, K, G, D, seed):
+    draw = Draw(seed)
+    n_head = K * G
+    qkv, R = draw(B, T, (n_head + 2 * K) * D), draw(B, T, (n_head + 2 * K) * D)
+    weights = {"q_weight": draw(D), "k_weight": draw(D)}
+
+    def forward():
+        return ops.qk_norm_forward(qkv, *weights.values(), n_head, K)
+
+    grads = ParameterGradients(draw, weights, *weights)
+    with untouched(qkv, R, *weights.values()):
+        _, cache = forward()
+        dqkv = ops.qk_norm_backward(R, cache, *weights.values(), *grads.values())
+    arrays, gradients = split_packed(qkv, n_head, K) | weights, split_packed(dqkv, n_head, K) | grads.added()
+    check_gradients(lambda: inner(forward()[0], R), arrays, gradients)
+
+
 def check_dropout(ops, shape, rate, seed):
     draw = Draw(seed)
     x, R = draw(*shape), draw(*shape)

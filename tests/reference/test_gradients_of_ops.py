@@ -89,6 +89,12 @@ def test_rotary(ops, B, T, KG, half, first, seed):
     op_checks.check_rotary(ops, B, T, *KG, 2 * half, seed, first_position=first)
 
 
+@given(B=st.integers(1, 2), T=small, KG=groups(3), D=norm_width, seed=seeds)
+@example(B=2, T=70, KG=(2, 3), D=20, seed=0)
+def test_qk_norm(ops, B, T, KG, D, seed):
+    op_checks.check_qk_norm(ops, B, T, *KG, D, seed)
+
+
 @given(shape=st.lists(small, min_size=1, max_size=3), rate=rates, seed=seeds)
 @example(shape=[70, 51], rate=0.1, seed=0)
 def test_dropout(ops, shape, rate, seed):

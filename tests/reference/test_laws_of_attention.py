@@ -1,4 +1,5 @@
-"""Attention and rotary positions: known answers, causality, grouped heads, cache."""
+"""Attention, rotary positions and QK-norm: known answers, causality, grouped heads,
+cache."""
 
 import math
 
@@ -157,3 +158,38 @@ def test_rotary_keeps_lengths_and_values_and_makes_scores_depend_on_distance_onl
     scores = np.einsum("ikgd,jkd->kgij", q, k)
     np.testing.assert_allclose(scores[..., 1:, 1:], scores[..., :-1, :-1], rtol=1e-12, atol=1e-13)
     assert np.ptp(scores[..., 0, :], axis=-1).min() > 0.1, "and they do depend on distance"
+
+
+def test_qk_norm_by_hand(ops):
+    """H = 2, K = 1, D = 2 and eps = 3, with head 1 ten times as long as head 0.
+
+    The mean squares are 1, 61, 6 and the divisors sqrt(4) = 2, sqrt(64) = 8 and
+    sqrt(9) = 3.
+    """
+    qkv = np.array([[[1.0, -1.0, 11.0, 1.0, 0.0, 12.0**0.5, 5.0, 6.0]]])  # q, q, k, v
+    y, cache = ops.qk_norm_forward(qkv, np.array([2.0, 4.0]), np.array([1.0, 3.0]), 2, 1, 3.0)
+    np.testing.assert_allclose(y[0, 0], [1.0, -2.0, 22 / 8, 4 / 8, 0.0, 12.0**0.5, 5.0, 6.0], rtol=1e-15)
+    np.testing.assert_allclose(cache.rstd[0, 0], [1 / 2, 1 / 8, 1 / 3], rtol=1e-15)
+
+    dq_weight, dk_weight = np.zeros(2), np.zeros(2)
+    dy = np.array([[[1.0, 10.0, 100.0, 1000.0, 3.0, 3.0, 7.0, 8.0]]])
+    dqkv = ops.qk_norm_backward(dy, cache, np.array([2.0, 4.0]), np.array([1.0, 3.0]), dq_weight, dk_weight)
+    np.testing.assert_allclose(dq_weight, [1 / 2 + 1100 / 8, -10 / 2 + 1000 / 8], rtol=1e-15)
+    np.testing.assert_allclose(dk_weight, [0.0, 12.0**0.5], rtol=1e-15)
+    # Head 0: g = (2, 40), x_hat = (1/2, -1/2), so mean(g x_hat) = (1 - 20) / 2.
+    np.testing.assert_allclose(dqkv[0, 0, :2], [(2 + 19 / 4) / 2, (40 - 19 / 4) / 2], rtol=1e-15)
+    np.testing.assert_array_equal(dqkv[0, 0, 6:], [7.0, 8.0], err_msg="the gradient of v")
+
+
+@pytest.mark.parametrize(("K", "G"), [(1, 1), (2, 3)])
+def test_qk_norm_is_the_rmsnorm_of_each_head(ops, K, G):
+    T, D, draw = 3, 6, Draw(K)
+    H = K * G
+    qkv, q_weight, k_weight = draw(2, T, (H + 2 * K) * D), draw(D), draw(D)
+    before = split_packed(qkv, H, K)
+    after = split_packed(ops.qk_norm_forward(qkv, q_weight, k_weight, H, K)[0], H, K)
+    for part, weight in (("q", q_weight), ("k", k_weight)):
+        rows = np.ascontiguousarray(before[part]).reshape(-1, D)
+        expected = ops.rmsnorm_forward(rows, weight)[0].reshape(before[part].shape)
+        np.testing.assert_allclose(after[part], expected, rtol=1e-13)
+    np.testing.assert_array_equal(after["v"], before["v"])

@@ -72,6 +72,11 @@ def run_rotary(ops, array):
     return cos, sin, ops.rotary_forward(qkv, cos, sin, H, K), ops.rotary_backward(qkv, cos, sin, H, K)
 
 
+def run_qk_norm(ops, array):
+    y, cache = ops.qk_norm_forward(array(B, T, (H + 2 * K) * D), array(D), array(D), H, K)
+    return y, cache, ops.qk_norm_backward(y, cache, array(D), array(D), array(D), array(D))
+
+
 def run_dropout(ops, array):
     key = ops.DropoutKey(1, 2, 3)
     return ops.dropout_forward(array(N, C), 0.1, key), ops.dropout_backward(array(N, C), 0.1, key)
