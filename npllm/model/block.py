@@ -1,14 +1,17 @@
 """One pre-norm Transformer block, forward and backward, with a backend's operations.
 
-    ┌ norm_1 ─ qkv ─ (rotary) ─ attention ─ out ─ dropout ┐ ┌ norm_2 ─ MLP ─ dropout ┐
-  x ┴─────────────────────────────────────────────────────+─┴────────────────────────+ y
+    ┌ norm_1 ─ q, k, v ─ attention ─ out ─ dropout ┐ ┌ norm_2 ─ MLP ─ dropout ┐
+  x ┴──────────────────────────────────────────────+─┴────────────────────────+ y
+
+  q, k, v:  qkv ─ (norm of q, k) ─ (rotary)
 
 `ops` is the backend, `npllm.reference` or `npllm.kernels`: the same functions, plain or
 fast. The plain network of the same shape is `npllm/reference/block.py`; read it first.
 
 Memory. The cache of a block holds what its backward cannot compute cheaply from the
-rest of the cache: 11 numbers for each number of x, with an MLP four times as wide. The
-results of the activation and the first norm are computed twice instead, in `scratch`.
+rest of the cache: 11 numbers for each number of x, with an MLP four times as wide, and
+3 more with QK-norm, which needs q, k and v before the norm as well. The results of the
+activation and the first norm are computed twice instead, in `scratch`.
 "Lifetimes" in `threads.py` tells how long arrays of `empty` and `scratch` are valid.
 
 The backward goes through the same picture from right to left. Where the forward forks,
@@ -52,6 +55,7 @@ class Context(NamedTuple):
 
 class BlockCache(NamedTuple):
     x: np.ndarray  # (N, C), the residual stream before the block
+    qk_norm: Any  # None without QK-norm
     attention: Any
     attended: np.ndarray  # (N, C)
     norm_2: Any
@@ -91,6 +95,37 @@ def norm_backward(context, dy, cache, weight, dweight, dbias):
     if context.config.norm == "rmsnorm":
         return context.ops.rmsnorm_backward(dy, cache, weight, dweight, empty=context.empty)
     return context.ops.layernorm_backward(dy, cache, weight, dweight, dbias, empty=context.empty)
+
+
+def qkv_forward(context, w: Block, x, T):
+    """Return q, k and v for the attention, (B, T, (H+2K)·D), and QK-norm's cache.
+
+    x: (N, C), normalised. The attention keeps its input, so that lies in `empty`.
+    """
+    ops, config, empty, scratch = context.ops, context.config, context.empty, context.scratch.empty
+    H, K, rotary, cache = config.n_head, config.kv_heads, context.cos is not None, None
+    before_rotary = scratch if rotary else empty
+    qkv, _ = ops.linear_forward(x, *w.qkv, empty=empty if config.qk_norm else before_rotary)
+    qkv = qkv.reshape(-1, T, qkv.shape[1])
+    if config.qk_norm:
+        weights = w.q_norm, w.k_norm
+        qkv, cache = ops.qk_norm_forward(qkv, *weights, H, K, NORM_EPS, empty=empty, empty_y=before_rotary)
+    if rotary:
+        qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
+    return qkv, cache
+
+
+def qkv_backward(context, w: Block, dw: Block, dqkv, x, qk_norm):
+    """Return dx, (N, C), the gradient of `qkv_forward`.
+
+    dqkv: (B, T, (H+2K)·D). x: (N, C), normalised. qk_norm: QK-norm's cache. Adds to dw.
+    """
+    ops, config, scratch = context.ops, context.config, context.scratch.empty
+    if context.cos is not None:
+        dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, config.n_head, config.kv_heads, empty=scratch)
+    if config.qk_norm:
+        dqkv = ops.qk_norm_backward(dqkv, qk_norm, w.q_norm, w.k_norm, dw.q_norm, dw.k_norm, empty=scratch)
+    return ops.linear_backward(dqkv.reshape(len(x), -1), x, w.qkv.weight, *dw.qkv, empty=scratch)
 
 
 def mlp_forward(context, w: Block, x, residual, *, empty_y):
@@ -153,10 +188,7 @@ def _block_forward(context, w, x, layer):
     x = x.reshape(B * T, C)
 
     normed, _ = norm_forward(context, x, *w.norm_1, empty=scratch)
-    qkv, _ = ops.linear_forward(normed, *w.qkv, empty=empty if context.cos is None else scratch)
-    qkv = qkv.reshape(B, T, -1)
-    if context.cos is not None:
-        qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
+    qkv, qk_norm = qkv_forward(context, w, normed, T)
     if context.kv_cache is None:
         weights_key = context.dropout_key(streams.weights, H * T * T)
         attended, attention = ops.attention_forward(
@@ -180,7 +212,7 @@ def _block_forward(context, w, x, layer):
         y += stream
     else:
         y, up, gate = mlp_forward(context, w, normed, residual=stream, empty_y=empty)
-    return y.reshape(B, T, C), BlockCache(x, attention, attended, norm_2, normed, up, gate)
+    return y.reshape(B, T, C), BlockCache(x, qk_norm, attention, attended, norm_2, normed, up, gate)
 
 
 def block_backward(context: Context, w: Block, dw: Block, dy, cache: BlockCache, layer: int):
@@ -228,10 +260,8 @@ def _first_half_backward(context, w, dw, dy, cache, layer, shape):
     dqkv = ops.attention_backward(
         dattended.reshape(B, T, C), cache.attention, H, K, rate=rate, key=weights_key, empty=scratch
     )
-    if context.cos is not None:
-        dqkv = ops.rotary_backward(dqkv, context.cos, context.sin, H, K, empty=scratch)
     normed, norm_1 = norm_forward(context, cache.x, *w.norm_1, empty=scratch)
-    dnormed = ops.linear_backward(dqkv.reshape(B * T, -1), normed, w.qkv.weight, *dw.qkv, empty=scratch)
+    dnormed = qkv_backward(context, w, dw, dqkv, normed, cache.qk_norm)
     # The stream forks at norm_1 as at norm_2: dy goes past it, dnormed through it.
     return ops.add_norm_backward(
         dy, dnormed, norm_1, w.norm_1.weight, *dw.norm_1, norm=config.norm, empty=context.empty

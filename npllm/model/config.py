@@ -40,6 +40,8 @@ class Architecture:
     """norm of each branch's input"""
     position: Literal["learned", "rotary"] = "learned"
     """a learned vector per position (GPT-2), or rotated queries and keys (Llama)"""
+    qk_norm: bool = False
+    """RMSNorm of each query head and key head before the attention (Qwen3)"""
     mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
     """two matrices around a GELU (GPT-2), three with a gate (Llama), or two around a
     squared ReLU (Primer)"""

@@ -94,6 +94,8 @@ class _Rows:
         attended += self.attention(backward=False, dropout=dropout)
         up = self.array(self.N, self.F)
         kept = self.array(self.N, self.Q) + attended + self.x + self.norm() + up * (2 if gated else 1) + self.x
+        if self.config.qk_norm:  # q, k and v before the norm, and 1 / root-mean-square of each head
+            kept += self.array(self.N, self.Q) + self.array(self.N, self.config.n_head + self.config.kv_heads)
         scratch = self.norm() + self.x + up + (self.array(self.N, self.Q) if rotary else 0)
         return Pass(kept, scratch + (2 * self.x if dropout else 0))
 
@@ -106,8 +108,11 @@ class _Rows:
             second += self.linear_backward(C, F, gelu=True)
         else:
             second += (2 if self.config.mlp == "swiglu" else 1) * (up + self.linear_backward(C, F))
-        turned = self.array(self.N, Q) if self.config.position == "rotary" else 0
-        attention = self.array(self.N, Q) + self.attention(backward=True, dropout=dropout) + turned
+        attention = self.array(self.N, Q) + self.attention(backward=True, dropout=dropout)
+        if self.config.position == "rotary":
+            attention += self.array(self.N, Q)
+        if self.config.qk_norm:
+            attention += self.array(self.N, Q) + self.array(2, self.chunks(), self.config.head_width)
         first = self.linear_backward(C, C) + attention + self.norm() + self.linear_backward(C, Q)
         return Pass(2 * self.norm_backward(), dropped + max(first, second))
 

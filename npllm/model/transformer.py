@@ -6,7 +6,7 @@
 
 Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
 2019; rmsnorm, rotary and swiglu as in Touvron et al., "LLaMA", 2023; relu2 as in So et
-al., "Primer", 2021.
+al., "Primer", 2021; qk_norm as in "Qwen3 technical report", 2025.
 """
 
 import threading

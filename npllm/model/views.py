@@ -25,6 +25,8 @@ class Norm(NamedTuple):
 class Block(NamedTuple):
     norm_1: Norm
     qkv: Linear
+    q_norm: np.ndarray | None  # (D,), the weight that all query heads share; with qk_norm
+    k_norm: np.ndarray | None  # (D,), the weight that all key heads share
     out: Linear
     norm_2: Norm
     up: Linear
@@ -58,6 +60,8 @@ def _block(arrays, name, config) -> Block:
     return Block(
         norm_1=Norm(*_weight_and_bias(arrays, f"{name}.norm_1")),
         qkv=linear("attention.qkv"),
+        q_norm=arrays.get(f"{name}.attention.q_norm.weight"),
+        k_norm=arrays.get(f"{name}.attention.k_norm.weight"),
         out=linear("attention.out"),
         norm_2=Norm(*_weight_and_bias(arrays, f"{name}.norm_2")),
         up=linear("mlp.up"),

@@ -6,16 +6,17 @@ and adds what it found to the stream.
 
 Forward, from x to y:
 
-      ┌► norm_1 ─► qkv ─► (rotary) ─► attention ─► out ─┐       ┌► norm_2 ─► MLP ─┐
-  x ──┴─────────────────────────────────────────────────+─ mid ─┴─────────────────+─► y
+      ┌► norm_1 ─► attention ─┐       ┌► norm_2 ─► MLP ─┐
+  x ──┴───────────────────────+─ mid ─┴─────────────────+─► y
 
+  attention:         qkv ─► (norm of q, k) ─► (rotary) ─► attention ─► out
   MLP with GELU:     up ─► GELU ─► down               down(gelu(up(x))); relu2 alike
   MLP with SwiGLU:   gate, up ─► SwiGLU ─► down       down(silu(gate(x)) · up(x))
 
 Backward, from dy to dx: the same picture with the arrows turned round.
 
-      ┌─ norm_1 ◄─ qkv ◄─ (rotary) ◄─ attention ◄─ out ◄┐       ┌─ norm_2 ◄─ MLP ◄┐
- dx ◄─+─────────────────────────────────────────────────┴ dmid ◄+─────────────────┴── dy
+      ┌─ norm_1 ◄─ attention ◄┐       ┌─ norm_2 ◄─ MLP ◄┐
+ dx ◄─+───────────────────────┴ dmid ◄+─────────────────┴── dy
 
 Where the forward adds, the gradient goes both ways unchanged: d(a + b) = da + db.
 Where the forward forks, the gradients of the two ways add up: the chain rule.
@@ -28,8 +29,8 @@ left out here: `dropout.py` has it, and `npllm/model/block.py` uses it.
 Letters: B sequences of T tokens make N = B·T rows; C is the width of the stream, H the
 number of query heads, K that of key/value heads, D the width of a head, F the MLP's.
 
-Source: Radford et al., "Language models are unsupervised multitask learners" (GPT-2),
-2019; rmsnorm, rotary, swiglu: Touvron et al., "LLaMA", 2023; relu2: "Primer", 2021.
+Sources: Radford et al., 2019 (GPT-2); rmsnorm, rotary, swiglu: Touvron et al., 2023
+(LLaMA); relu2: So et al., 2021 (Primer); qk_norm: Yang et al., 2025 (Qwen3).
 """
 
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ from npllm.reference.attention import attention_backward, attention_forward
 from npllm.reference.gelu import gelu_backward, gelu_forward
 from npllm.reference.layernorm import layernorm_backward, layernorm_forward
 from npllm.reference.linear import linear_backward, linear_forward
+from npllm.reference.qk_norm import qk_norm_backward, qk_norm_forward
 from npllm.reference.relu2 import relu2_backward, relu2_forward
 from npllm.reference.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from npllm.reference.rotary import rotary_backward, rotary_forward, rotary_tables
@@ -48,6 +50,7 @@ from npllm.reference.swiglu import swiglu_backward, swiglu_forward
 
 class AttendCache(NamedTuple):
     x: np.ndarray  # (N, C), normalised
+    qk_norm: Any  # the cache of qk_norm_forward, or None
     attention: Any  # the cache of attention_forward
     attended: np.ndarray  # (N, C), before `out`
 
@@ -91,12 +94,14 @@ def block_backward(config, p, dp, name, dy, cache):
 def attend_forward(config, p, name, x, T):
     """x: (N, C), normalised. Returns what the branch adds, (N, C), and its cache."""
     H, K, D = config.n_head, config.kv_heads, config.head_width
-    qkv = linear(p, f"{name}.qkv", x).reshape(-1, T, (H + 2 * K) * D)
+    qkv, qk_norm = linear(p, f"{name}.qkv", x).reshape(-1, T, (H + 2 * K) * D), None
+    if config.qk_norm:
+        qkv, qk_norm = qk_norm_forward(qkv, *qk_norm_weights(p, name), H, K)
     if config.position == "rotary":
         qkv = rotary_forward(qkv, *rotary_tables(T, D, x.dtype), H, K)
     attended, attention = attention_forward(qkv, H, K)
     attended = attended.reshape(x.shape)
-    return linear(p, f"{name}.out", attended), AttendCache(x, attention, attended)
+    return linear(p, f"{name}.out", attended), AttendCache(x, qk_norm, attention, attended)
 
 
 def attend_backward(config, p, dp, name, dy, cache):
@@ -106,18 +111,19 @@ def attend_backward(config, p, dp, name, dy, cache):
     dqkv = attention_backward(dattended.reshape(B, T, -1), cache.attention, H, K)
     if config.position == "rotary":
         dqkv = rotary_backward(dqkv, *rotary_tables(T, D, dy.dtype), H, K)
+    if config.qk_norm:
+        dqkv = qk_norm_backward(dqkv, cache.qk_norm, *qk_norm_weights(p, name), *qk_norm_weights(dp, name))
     return linear_gradient(p, dp, f"{name}.qkv", dqkv.reshape(B * T, -1), cache.x)
 
 
 def mlp_forward(config, p, name, x):
     """x: (N, C), normalised. Returns what the branch adds, (N, C), and its cache."""
     up = linear(p, f"{name}.up", x)
-    if config.mlp == "gelu":
-        hidden, before = gelu_forward(up), up
-    elif config.mlp == "relu2":
-        hidden, before = relu2_forward(up), up
-    else:
+    if config.mlp == "swiglu":
         hidden, before = swiglu_forward(linear(p, f"{name}.gate", x), up)
+    else:
+        forward = gelu_forward if config.mlp == "gelu" else relu2_forward
+        hidden, before = forward(up), up
     return linear(p, f"{name}.down", hidden), MLPCache(x, before, hidden)
 
 
@@ -143,8 +149,12 @@ def linear(p, name, x):
 
 def linear_gradient(p, dp, name, dy, x):
     """dx, (N, in), for dy, (N, out), and the x that the layer was given."""
-    weight, dweight = p[f"{name}.weight"], dp[f"{name}.weight"]
-    return linear_backward(dy, x, weight, dweight, dp.get(f"{name}.bias"))
+    return linear_backward(dy, x, p[f"{name}.weight"], dp[f"{name}.weight"], dp.get(f"{name}.bias"))
+
+
+def qk_norm_weights(p, name):
+    """The weights of the norms of queries and keys, (D,) each; of dp, the gradients."""
+    return p[f"{name}.q_norm.weight"], p[f"{name}.k_norm.weight"]
 
 
 def norm_forward(config, p, name, x):

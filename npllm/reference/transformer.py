@@ -19,18 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npllm.reference.block import (
-    block_backward,
-    block_forward,
-    norm_backward,
-    norm_forward,
-)
+from npllm.reference.block import block_backward, block_forward, norm_backward, norm_forward
 from npllm.reference.embedding import embedding_backward, embedding_forward
-from npllm.reference.lm_head_loss import (
-    IGNORED,
-    lm_head_loss_and_grad,
-    lm_head_loss_forward,
-)
+from npllm.reference.lm_head_loss import IGNORED, lm_head_loss_and_grad, lm_head_loss_forward
 
 
 class TransformerCache(NamedTuple):
@@ -60,8 +51,7 @@ def transformer_backward(config, p, dp, dhidden, cache):
     for layer in reversed(range(config.n_layer)):
         dx = block_backward(config, p, dp, f"blocks.{layer}", dx, cache.blocks[layer])
     dx = dx.reshape(*cache.embedding.tokens.shape, -1)
-    dpositions = dp.get("position_embedding")
-    embedding_backward(dx, cache.embedding, dp["token_embedding"], dpositions)
+    embedding_backward(dx, cache.embedding, dp["token_embedding"], dp.get("position_embedding"))
 
 
 def loss_and_gradients(config, p, tokens, targets):

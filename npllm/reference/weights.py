@@ -22,6 +22,7 @@ class TransformerConfig:
     mlp_width: int  # F
     norm: str = "layernorm"  # or "rmsnorm"
     position: str = "learned"  # or "rotary"
+    qk_norm: bool = False  # RMSNorm of each query head and key head
     mlp: str = "gelu"  # or "swiglu" or "relu2"
     bias: bool = True  # in linear layers and LayerNorm
     tie_embeddings: bool = True  # the head is the table of the embedding
@@ -58,6 +59,9 @@ def weight_shapes(config) -> dict[str, tuple[int, ...]]:
         block = f"blocks.{layer}"
         add_norm(f"{block}.norm_1")
         add_linear(f"{block}.attention.qkv", C, qkv_width)
+        if config.qk_norm:
+            shapes[f"{block}.attention.q_norm.weight"] = (config.head_width,)
+            shapes[f"{block}.attention.k_norm.weight"] = (config.head_width,)
         add_linear(f"{block}.attention.out", C, C)
         add_norm(f"{block}.norm_2")
         if config.mlp == "swiglu":

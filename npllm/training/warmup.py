@@ -21,7 +21,7 @@ TINY = {"n_layer": 1, "n_head": 4, "n_embd": 64, "block_size": 64, "vocab_size":
 ARCHITECTURES = (
     {"norm": "layernorm", "position": "learned", "mlp": "gelu"},
     {"norm": "layernorm", "position": "learned", "mlp": "relu2"},
-    {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "tie_embeddings": False},
+    {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "tie_embeddings": False, "qk_norm": True},
 )
 SHAPES = ((1, 8), (8, 64))  # (B, T) of the batches
 
@@ -49,7 +49,7 @@ def kind_of(
     architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False, generates: bool = False
 ) -> Kind:
     """The kind of a training, whatever its size."""
-    kept = ("norm", "position", "mlp", "bias", "tie_embeddings", "dropout")
+    kept = ("norm", "position", "qk_norm", "mlp", "bias", "tie_embeddings", "dropout")
     choices = {name: value for name, value in asdict(architecture).items() if name in kept}
     return Kind(ModelConfig(**TINY, **choices), dtype, optim.name, policy, generates)
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from model_cases import EVERY, GPT_2, LLAMA, RELU2, random_batch, small_config
+from model_cases import EVERY, GPT_2, LLAMA, QWEN, RELU2, random_batch, small_config
 
 from npllm.model import GPT, Parameters
 from npllm.model.footprint import (
@@ -20,6 +20,7 @@ ARCHITECTURES = EVERY | {
     "no bias": {**GPT_2, "bias": False},
     "bias": {**LLAMA, "bias": True},
     "relu2, no bias": {**RELU2, "bias": False},
+    "qwen, learned positions": {**QWEN, "position": "learned"},
 }
 on_all = pytest.mark.parametrize(
     ("name", "dtype", "dropout"), list(product(ARCHITECTURES, ("float32", "float64", "bf16"), (0.0, 0.1)))

@@ -23,7 +23,8 @@ def test_distribution_of_every_parameter(mlp):
 
     Of n draws with deviation s the standard errors are s/sqrt(n) and s/sqrt(2n).
     """
-    config = ModelConfig(n_layer=3, n_embd=96, vocab_size=50, block_size=32, mlp=mlp, tie_embeddings=False)
+    sizes = {"n_layer": 3, "n_embd": 96, "vocab_size": 50, "block_size": 32}
+    config = ModelConfig(**sizes, mlp=mlp, tie_embeddings=False, qk_norm=True)
     for name, array in GPT(config, backend="reference").params.items():
         if array.ndim == 2:
             is_residual_projection = "attention.out" in name or "mlp.down" in name

@@ -58,7 +58,7 @@ def test_every_matrix_of_the_blocks_has_factors_and_nothing_else_is_trained(arch
     model = GPT(small_config(**architecture, **LORA))
     matrices = {name for name, array in model.frozen.items() if name.startswith("blocks.") and array.ndim == 2}
     assert set(model.params) == {f"{name}.lora_{factor}" for name in matrices for factor in "ab"}
-    assert len(matrices) == 2 * (5 if architecture is LLAMA else 4)
+    assert len(matrices) == 2 * (5 if architecture["mlp"] == "swiglu" else 4)
     for name in matrices:
         n_in, n_out = model.frozen[name].shape
         assert (model.params[f"{name}.lora_a"].shape, model.params[f"{name}.lora_b"].shape) == ((n_in, 3), (3, n_out))
@@ -68,7 +68,7 @@ def test_every_matrix_of_the_blocks_has_factors_and_nothing_else_is_trained(arch
 def test_new_tokens_have_rows_of_their_own(architecture):
     """The lm_head has them too where it is not the token embedding."""
     model = GPT(small_config(**architecture, **LORA, lora_new_tokens=4))
-    tables = {"token_embedding", "lm_head"} if architecture is LLAMA else {"token_embedding"}
+    tables = {"token_embedding"} if architecture.get("tie_embeddings", True) else {"token_embedding", "lm_head"}
     rows = {name: array.shape for name, array in model.params.items() if ".lora_" not in name}
     assert rows == {f"{name}.new_rows": (4, 8) for name in tables}
 

@@ -62,6 +62,7 @@ def test_flops_per_token_of_gpt_2():
     assert small_config().flops_per_token(6) == expected == 10320
     assert small_config(tie_embeddings=False).flops_per_token(6) == expected
     assert small_config(mlp="relu2").flops_per_token(6) == expected
+    assert small_config(qk_norm=True).flops_per_token(6) == expected  # it multiplies no matrix
 
 
 def test_flops_per_token_of_llama():

@@ -23,6 +23,8 @@ CHOICES = {
     "tie_embeddings": (True, False),
 }
 VARIANTS = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
+# QK-norm touches neither the MLP nor the biases: one of each is enough.
+VARIANTS += [variant | {"qk_norm": True} for variant in VARIANTS if variant["mlp"] == "gelu" and variant["bias"]]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))

@@ -39,6 +39,10 @@ def plain_attention(x, p, name, config):
     T, (H, K, D) = len(x), (config.n_head, config.kv_heads, config.head_width)
     qkv = plain_linear(x, p, f"{name}.qkv").reshape(T, H + 2 * K, D)
     turn = turned if config.position == "rotary" else lambda vector, t: vector
+    if config.qk_norm:
+        for t, h in product(range(T), range(H + K)):
+            weight = p[f"{name}.q_norm.weight"] if h < H else p[f"{name}.k_norm.weight"]
+            qkv[t, h] *= weight / (sum(qkv[t, h] ** 2) / D + 1e-5) ** 0.5
     y = np.zeros((T, H, D))
     for t, h in product(range(T), range(H)):
         key_head = H + h // (H // K)

@@ -51,13 +51,15 @@ def check_model(model, batch, *, elementwise_up_to, **how):
 @given(
     case=shapes(),
     bias=st.booleans(),
+    qk_norm=st.booleans(),
     tie_embeddings=st.booleans(),
     dropout=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 2**32),
 )
-def test_gradient_of_every_parameter(backend, architecture, case, bias, tie_embeddings, dropout, seed):
+def test_gradient_of_every_parameter(backend, architecture, case, bias, qk_norm, tie_embeddings, dropout, seed):
     fields, B, T = case
-    config = ModelConfig(**fields, **architecture, bias=bias, tie_embeddings=tie_embeddings, dropout=dropout)
+    choices = {"bias": bias, "qk_norm": qk_norm, "tie_embeddings": tie_embeddings, "dropout": dropout}
+    config = ModelConfig(**fields, **architecture, **choices)
     model = GPT(config, seed=seed, dtype="float64", backend=backend)
     set_weights_of_order_one(model, seed)
     check_model(model, random_batch(config, B, T, seed), elementwise_up_to=0, step=seed % 7)

@@ -9,8 +9,8 @@ from npllm.reference.weights import TransformerConfig, weight_shapes
 
 NORMS, POSITIONS, MLPS = ("layernorm", "rmsnorm"), ("learned", "rotary"), ("gelu", "swiglu")
 
-# All choices of norm, position and MLP, with the other three choices set so that any
-# two values of two choices occur together in two variants.
+# All choices of norm, position and MLP, with the other choices set so that any two
+# values of two choices occur together in two variants. QK-norm is on in half of them.
 EIGHT_VARIANTS = [
     {
         "norm": NORMS[norm],
@@ -19,6 +19,7 @@ EIGHT_VARIANTS = [
         "kv_heads": 2 if norm == position else 1,
         "bias": position == mlp,
         "tie_embeddings": norm == mlp,
+        "qk_norm": (norm + position + mlp) % 2 == 1,
     }
     for norm, position, mlp in product((0, 1), repeat=3)
 ]

@@ -48,6 +48,7 @@ def run_configs(draw):
             block_size=draw(st.integers(1, LONGEST_BLOCK)),
             norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
             position=draw(st.sampled_from(["learned", "rotary"])),
+            qk_norm=draw(st.booleans()),
             mlp=draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
             bias=draw(st.booleans()),
             tie_embeddings=draw(st.booleans()),

@@ -39,8 +39,9 @@ def test_nothing_is_left_to_compile(tmp_path):
     gpt2 = "--model.norm layernorm --model.position learned --model.mlp gelu --model.dropout 0.1 --optim.name sgd"
     relu2 = "--model.mlp relu2 --optim.name muon"
     llama = "--model.norm rmsnorm --model.position rotary --model.mlp swiglu --model.n_kv_head 2"
+    qwen = "--model.norm rmsnorm --model.qk_norm True"
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), gpt2, relu2, llama],
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), gpt2, relu2, llama, qwen],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
