@@ -62,8 +62,9 @@ def test_without_scales_there_are_matrices_and_vectors():
 
 
 def test_every_matrix_of_a_block_is_a_group_of_its_own_for_muon():
-    """Tables of vectors are not, nor are LoRA's factors and the second head."""
-    model = GPT(replace(CONFIG, n_kv_head=1, n_outputs=2), dtype="float64")
+    """Tables of vectors are not, nor are the weights of norms, LoRA's factors and the
+    second head."""
+    model = GPT(replace(CONFIG, n_kv_head=1, n_outputs=2, qk_norm=True), dtype="float64")
     params, matrices = model.params, block_matrices(model)
     kinds = {
         "attention.qkv": (12, (12, 6, 6)),
@@ -79,6 +80,9 @@ def test_every_matrix_of_a_block_is_a_group_of_its_own_for_muon():
     }
     assert [group.where.start for group in groups] == [0, *(group.where.stop for group in groups[:-1])]
     assert groups[-1].where.stop == len(params.flat)
+    decayed = [group.where for group in groups if group.decays]
+    for name in ("blocks.0.attention.q_norm.weight", "blocks.1.attention.k_norm.weight"):
+        assert not any(where.start <= params.offsets[name] < where.stop for where in decayed), name
     assert block_matrices(GPT(replace(CONFIG, lora_rank=2), dtype="float64")) == {}
 
 

@@ -185,23 +185,12 @@ def rotary_turned_on_instead_of_back(dy, cos, sin, n_head, n_kv_head):
 
 
 def qk_norm_over_all_heads_of_a_row(dy, cache, q_weight, k_weight, dq_weight, dk_weight):
-    """One root-mean-square for all queries and keys of a position."""
     rstd = np.broadcast_to((cache.rstd**-2).mean(axis=-1, keepdims=True) ** -0.5, cache.rstd.shape)
     return reference.qk_norm_backward(dy, cache._replace(rstd=rstd), q_weight, k_weight, dq_weight, dk_weight)
 
 
 def qk_norm_with_the_gradients_of_the_weights_exchanged(dy, cache, q_weight, k_weight, dq_weight, dk_weight):
     return reference.qk_norm_backward(dy, cache, q_weight, k_weight, dk_weight, dq_weight)
-
-
-def qk_norm_with_one_weight_for_both(dy, cache, q_weight, k_weight, dq_weight, dk_weight):
-    return reference.qk_norm_backward(dy, cache, q_weight, q_weight, dq_weight, dk_weight)
-
-
-def qk_norm_without_the_gradient_of_the_values(dy, cache, q_weight, k_weight, dq_weight, dk_weight):
-    dqkv = reference.qk_norm_backward(dy, cache, q_weight, k_weight, dq_weight, dk_weight)
-    n_normed = cache.rstd.shape[-1] * len(q_weight)
-    return np.concatenate([dqkv[..., :n_normed], np.zeros_like(dqkv[..., n_normed:])], axis=-1)
 
 
 def swiglu_without_the_gates_own_slope(dy, cache):
@@ -380,8 +369,6 @@ CONTROLS = [
     (rotary, "rotary_backward", rotary_turned_on_instead_of_back, "'q'"),
     (qk_norm, "qk_norm_backward", qk_norm_over_all_heads_of_a_row, "'q'"),
     (qk_norm, "qk_norm_backward", qk_norm_with_the_gradients_of_the_weights_exchanged, "'q_weight'"),
-    (qk_norm, "qk_norm_backward", qk_norm_with_one_weight_for_both, "'k'"),
-    (qk_norm, "qk_norm_backward", qk_norm_without_the_gradient_of_the_values, "'v'"),
     (swiglu, "swiglu_backward", swiglu_without_the_gates_own_slope, "'gate'"),
     (dropout, "dropout_backward", dropout_with_a_new_mask, "'x'"),
     (dropout, "dropout_backward", dropout_without_the_factor, "'x'"),

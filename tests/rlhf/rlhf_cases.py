@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from model.model_cases import GPT_2, LLAMA, set_weights_of_order_one, small_config
+from model.model_cases import GPT_2, QWEN, set_weights_of_order_one, small_config
 
 from npllm.model import GPT, ActorCritic, Model, ModelConfig, Parameters, Trainable
 from npllm.model.parameters import weight_shapes
@@ -20,7 +20,7 @@ from npllm.tokenizer import train_char
 from npllm.tokenizer.special_tokens import with_special_tokens
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 
-ARCHITECTURES = {"gpt2": GPT_2 | {"tie_embeddings": True}, "llama": LLAMA}
+ARCHITECTURES = {"gpt2": GPT_2 | {"tie_embeddings": True}, "qwen": QWEN}
 STOP = 0
 TOKENIZER = with_special_tokens(train_char(["abcdefghij"]), [END_OF_TEXT])  # 11 tokens, as in tiny_config
 

@@ -61,6 +61,13 @@ def test_the_model_alone(saved, state):
     np.testing.assert_array_equal(model.params.flat, state.model.params.flat)
 
 
+def test_a_checkpoint_from_before_a_field_of_the_model(saved, state):
+    """A field that the file does not name has its default, so an older run goes on."""
+    reseal(saved, lambda description, _: description["model"].pop("qk_norm"))
+    assert model_from_checkpoint(saved).config == state.model.config
+    restore_checkpoint(saved, build_state(CONFIG, V))
+
+
 def test_the_file_says_where_each_parameter_lies(saved, state):
     """A program without npllm can read the parameters: it needs HDF5 and JSON only."""
     with h5py.File(saved) as file:
@@ -196,7 +203,8 @@ def test_counters_that_cannot_be(saved, state, changes):
 
 
 def test_the_checkpoint_of_another_model(saved):
-    for model in (replace(CONFIG.model, n_layer=2), replace(CONFIG.model, mlp="swiglu")):
+    for changes in ({"n_layer": 2}, {"mlp": "swiglu"}, {"qk_norm": True}):
+        model = replace(CONFIG.model, **changes)
         with pytest.raises(ConfigError, match=r"step-00000003\.h5 holds another model than config\.toml describes"):
             restore_checkpoint(saved, build_state(replace(CONFIG, model=model), V))
 

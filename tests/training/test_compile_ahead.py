@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 GPT2 = Architecture(n_layer=1, n_head=4, n_embd=64, block_size=64, dropout=0.1)
 LLAMA = Architecture(
     n_layer=1, n_head=4, n_embd=64, block_size=64,
-    norm="rmsnorm", position="rotary", mlp="swiglu", bias=False, tie_embeddings=False,
+    norm="rmsnorm", position="rotary", mlp="swiglu", bias=False, tie_embeddings=False, qk_norm=True,
 )  # fmt: skip
 KIND = kind_of(GPT2, "float32", OptimConfig())
 

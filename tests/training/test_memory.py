@@ -28,7 +28,7 @@ from npllm.training.memory import (
 from npllm.training.warmup import kind_of, load_kernels
 
 TOKENS = np.zeros(2000, np.uint16)
-MODEL = Architecture(n_layer=2, n_head=2, n_embd=16, block_size=32, position="rotary")
+MODEL = Architecture(n_layer=2, n_head=2, n_embd=16, block_size=32, position="rotary", qk_norm=True)
 
 
 def config_of(dtype="float32", optimizer="adamw", model=MODEL, steps=5, **batch) -> RunConfig:

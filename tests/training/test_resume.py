@@ -156,7 +156,7 @@ def test_saved_and_rebuilt_after_every_step(tmp_path, optimizer, dtype):
     config = RunConfig(
         model=Architecture(
             n_layer=1, n_head=2, n_kv_head=1, n_embd=8, block_size=4, dropout=0.3,
-            norm="rmsnorm", position="rotary", mlp="swiglu", tie_embeddings=False,
+            norm="rmsnorm", position="rotary", mlp="swiglu", tie_embeddings=False, qk_norm=True,
         ),
         optim=OptimConfig(name=optimizer, lr=1e-2, warmup_steps=3),
         batch=BatchConfig(size=5, micro_size=2, ramp_start=1, ramp_steps=6),
