@@ -3,9 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+
+from npllm.model import Architecture
+from npllm.optim import OptimConfig
+from npllm.training.warmup import kind_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +53,14 @@ def test_nothing_is_left_to_compile(tmp_path):
         check=False,
     )
     assert process.stdout.splitlines()[-1:] == ["compiled since: []"], process.stdout + process.stderr
+
+
+def test_every_choice_of_a_model_makes_another_kind():
+    """A choice that the kind forgets leaves its kernels to the first step."""
+    other = {"norm": "rmsnorm", "position": "rotary", "qk_norm": True, "mlp": "swiglu"}
+    other |= {"bias": False, "tie_embeddings": False, "dropout": 0.1}
+    sizes = {"n_layer", "n_head", "n_kv_head", "n_embd", "block_size"}
+    assert {field.name for field in fields(Architecture)} == sizes | other.keys()
+    plain = kind_of(Architecture(), "float32", OptimConfig())
+    for name, value in other.items():
+        assert kind_of(replace(Architecture(), **{name: value}), "float32", OptimConfig()) != plain, name
