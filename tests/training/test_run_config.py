@@ -140,13 +140,13 @@ def test_an_option_wins_over_the_recipe_and_the_recipe_over_the_default(started)
     assert config.data.source == ("mine.txt", "b.txt")  # replaces the recipe's list
     assert config.optim.beta2 == 0.99  # the recipe's; the default is 0.95
     assert config.optim.eps == 1e-8  # the default
-    assert started("--batch.ramp_start", "None").batch.ramp_start is None  # 8 in the default recipe
+    assert started("--recipe", "classic", "--batch.ramp_start", "None").batch.ramp_start is None  # the recipe's is 8
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], (3e-3, 3e-4, 32, 8, 128, 64)),  # the default recipe
+        ([], (3e-3, 3e-4, 32, 8, 128, 64)),  # the recipe classic
         (["--optim.lr", "1e-4", "--batch.size=4", "--spikes.window", "32"], (1e-4, 1e-5, 4, 1, 32, 16)),
         (["--optim.lr", "0.5", "--batch.size", "64", "--spikes.window=500"], (0.5, 3e-4, 64, 8, 500, 64)),
         (["--optim.lr", "3e-4", "--optim.min_lr", "2e-4"], (3e-4, 2e-4, 32, 8, 128, 64)),
@@ -156,7 +156,7 @@ def test_an_option_wins_over_the_recipe_and_the_recipe_over_the_default(started)
 def test_a_default_follows_an_option_that_it_would_contradict(started, arguments, expected):
     """In proportion: 1e-4 instead of 3e-3 makes 3e-4 to 1e-5. What the user has set
     stays."""
-    optim, batch, spikes = (getattr(started(*arguments), name) for name in ("optim", "batch", "spikes"))
+    optim, batch, spikes = (getattr(started("--recipe", "classic", *arguments), name) for name in ("optim", "batch", "spikes"))
     found = (optim.lr, optim.min_lr, batch.size, batch.ramp_start, spikes.window, spikes.min_history)
     assert found == expected
 
