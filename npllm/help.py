@@ -114,11 +114,13 @@ def _metavar(option: Option) -> str:
     if is_optional(kind) or many:  # of X | None and tuple[X, ...], the X
         kind = next(each for each in get_args(kind) if each is not NoneType)
     word = "|".join(get_args(kind)) if get_origin(kind) is Literal else METAVARS[kind]
-    return f"{word}{' ...' * many}"
+    return f"{word}{' ...' * (many and not option.repeated)}"
 
 
 def _written(value: Any) -> str:
     """A default as it would be written on the command line."""
+    if value == ():
+        return "none"
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

@@ -7,14 +7,18 @@ Everything heavy is imported inside the functions, so that `npllm --help` stays 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 import npllm
-from npllm.errors import DataError
+from npllm.errors import ConfigError, DataError
 from npllm.output import TextConsole, one_line, show
+from npllm.runs.arguments import Repeated
 from npllm.training.stages import input_checks, stage_in
+
+if TYPE_CHECKING:
+    from npllm.data.records import PromptText
 
 LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
 
@@ -36,10 +40,15 @@ def generate(
     run: Positional[Path],
     *,
     prompt: str = "",
+    prompt_file: Path | None = None,
+    n: int = 1,
     max_tokens: int = 256,
+    stop: Repeated[str] = (),
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     dtype: Literal["float32", "bf16"] | None = None,
 ) -> None:
@@ -48,33 +57,39 @@ def generate(
     Args:
         run: folder of the run, or a checkpoint in it
         prompt: text to continue or, for a chat model, to answer; empty = a new document
+        prompt_file: instead of prompt: a text file, which is one prompt; a .jsonl file
+            with prompt in each line; or - for standard input
+        n: number of texts for each prompt
         max_tokens: most new tokens; past block_size the older half is forgotten
+        stop: text before which to end; write the option again for each other one
         temperature: 0 = the likeliest token, 1 = as the model says, above = more random
         top_k: choose among the k likeliest tokens only; none = among all
         top_p: choose among the fewest tokens that together have this probability
+        min_p: leave out tokens with less than this share of the highest probability
+        repetition_penalty: above 1 = tokens that occurred already become less likely
         seed: same seed, same text
         dtype: bf16 = weights rounded to bfloat16, half the bytes; none = as in training
     """
-    from npllm.data.prompt_format import PromptFormat
     from npllm.generation import check_writes
+    from npllm.generation.printing import print_texts
 
+    prompts = [prompt] if prompt_file is None else _prompts_of(prompt_file, prompt)
     model, tokenizer = npllm.load(run, dtype=dtype)
     check_writes(model, run)
-    pieces = npllm.generate(
+    print_texts(
         model,
         tokenizer,
-        prompt,
+        prompts,
+        n,
         max_tokens=max_tokens,
+        stop=stop,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    if not PromptFormat(tokenizer).is_chat:  # print a prompt before its continuation, not before an answer
-        show(prompt, end="")
-    for piece in pieces:
-        show(piece, end="")
-    print()
 
 
 def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
@@ -224,6 +239,20 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
     from npllm.rlhf.report_card import run_and_report
 
     run_and_report(task, out, seeds, TextConsole(), overoptimise=overoptimise)
+
+
+def _prompts_of(file: Path, prompt: str) -> "list[PromptText]":
+    """The prompts of `npllm generate --prompt_file`. A text loses the line end that an
+    editor or `echo` puts after it."""
+    from npllm.data.records import read_prompts
+    from npllm.data.text_files import read_text
+
+    if prompt:
+        raise ConfigError("--prompt and --prompt_file are both given; leave out one of them.")
+    if file.suffix.lower() in (".jsonl", ".json"):
+        return read_prompts(file)
+    text = _standard_input() if str(file) == "-" else read_text(file)
+    return [text.removesuffix("\n").removesuffix("\r")]
 
 
 def _standard_input() -> str:

@@ -1,7 +1,7 @@
 """Generates text, one token at a time."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 
 import numpy as np
@@ -10,7 +10,8 @@ from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import PromptText
 from npllm.errors import ConfigError, NpllmWarning
 from npllm.generation.kv_cache import KVCache
-from npllm.generation.sampling import check_sampling, choose_token
+from npllm.generation.sampling import check_sampling, choose_token, penalised
+from npllm.generation.stop_texts import before_stop, check_stop
 from npllm.model import GPT
 from npllm.reference.random import random_words
 from npllm.reference.random_streams import GENERATION
@@ -24,25 +25,43 @@ def generate_tokens(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
+    sample: int = 0,
     last: Callable[[list[int], int], list[int]] = lambda ids, room: ids[-room:],
+    on_reread: Callable[[], object] = lambda: None,
 ) -> Iterator[int]:
     """Yield up to max_tokens token ids that follow the prompt (at least one id).
 
-    The n-th choice depends only on (seed, n) and the logits. A model knows positions up
-    to block_size. When they are used up, the older half of the text is dropped and the
-    newer half moves to the front. last(ids, room) returns the ids that are kept where
-    there is room for so many, as in `PromptFormat`.
+    The n-th choice depends only on (seed, sample, n) and the logits. repetition_penalty
+    lowers the logits of the tokens among the last block_size of the text. A model knows
+    positions up to block_size. When they are used up, the older half of the text is
+    dropped and the newer half moves to the front, where the model reads it again.
+    last(ids, room) returns the ids that are kept where there is room for so many, as in
+    `PromptFormat`. on_reread is called each time.
 
     Raises ConfigError for a setting outside its range, at the call and not at the first
     token.
     """
-    check_sampling(max_tokens, temperature, top_k, top_p, seed)
-    return islice(_continuation(model, prompt, temperature, top_k, top_p, seed, last), max_tokens)
+    check_sampling(max_tokens, temperature, top_k, top_p, seed, min_p, repetition_penalty)
+    if sample < 0:
+        raise ConfigError(f"sample is {sample}; set it to at least 0.")
+
+    def choose(text: list[int], n: int, logits: np.ndarray) -> int:
+        if repetition_penalty != 1.0:
+            logits = penalised(logits, text[-model.config.block_size :], repetition_penalty)
+        word = random_words(1, seed=seed, step=n, stream=GENERATION, first=sample)[0]
+        return choose_token(logits, word / 2.0**32, temperature, top_k, top_p, min_p)
+
+    return islice(_continuation(model, prompt, choose, last, on_reread), max_tokens)
 
 
-def _continuation(model: GPT, prompt, temperature, top_k, top_p, seed, last) -> Iterator[int]:
-    """Like `generate_tokens`, but without an end."""
+def _continuation(model: GPT, prompt, choose, last, on_reread) -> Iterator[int]:
+    """Like `generate_tokens`, but without an end.
+
+    choose(text, n, logits) returns the n-th token after a text.
+    """
     text = list(prompt)
     cache = KVCache(model, batch=1)
     pending = last(text, cache.capacity)  # not yet in the cache
@@ -50,9 +69,9 @@ def _continuation(model: GPT, prompt, temperature, top_k, top_p, seed, last) -> 
         if cache.length + len(pending) > cache.capacity:
             pending = last(text, max(1, cache.capacity // 2))
             cache.length = 0
+            on_reread()
         logits = model.extend(np.array([pending], np.int32), cache)[0]  # (V,)
-        uniform = random_words(1, seed=seed, step=n, stream=GENERATION)[0] / 2.0**32
-        token = choose_token(logits, uniform, temperature, top_k, top_p)
+        token = choose(text, n, logits)
         text.append(token)
         pending = [token]
         yield token
@@ -67,22 +86,35 @@ def generate(
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
     seed: int = 0,
+    sample: int = 0,
+    on_reread: Callable[[], object] = lambda: None,
 ) -> Iterator[str]:
     """Yield the text that follows the prompt, piece by piece.
 
-    It stops when the model ends the text, or after max_tokens. An empty prompt stands
-    for the beginning of a document. For a model that learnt from conversations, the
-    prompt becomes a message of the user and the text is the model's answer; the prompt
-    may then also be the messages of a conversation. Special tokens and incomplete
-    characters are not yielded. A prompt longer than model.block_size loses its
-    beginning, or its oldest turns (see `PromptFormat.last`), with an NpllmWarning.
+    It stops when the model ends the text, before the first of the texts `stop`, or
+    after max_tokens. An empty prompt stands for the beginning of a document. For a
+    model that learnt from conversations, the prompt becomes a message of the user and
+    the text is the model's answer; the prompt may then also be the messages of a
+    conversation. Special tokens and incomplete characters are not yielded. A prompt
+    longer than model.block_size loses its beginning, or its oldest turns (see
+    `PromptFormat.last`), with an NpllmWarning.
+
+    min_p leaves out tokens with less than min_p times the probability of the likeliest
+    one. repetition_penalty above 1 makes tokens that occurred already less likely.
+    sample: the number of the text; each number gives another text of the same seed,
+    whichever others are generated. on_reread: called each time when block_size is used
+    up, and the model reads the newer half of the text again.
 
     Raises ConfigError for a setting outside its range and for a model that judges
     texts, and DataError for a prompt that the tokenizer cannot encode; all at the call
     and not at the first piece.
     """
     check_writes(model, "This model")
+    check_stop(stop)
     asked = PromptFormat(tokenizer)
     ids, room = asked.encode(prompt), model.config.block_size
     tokens = generate_tokens(
@@ -92,13 +124,17 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
+        sample=sample,
         last=asked.last,
+        on_reread=on_reread,
     )
     if len(ids) > room:
         what = f"The prompt has {len(ids)} tokens, but the model sees {room} at once; its beginning is left out."
         warnings.warn(what, NpllmWarning, stacklevel=2)
-    return asked.pieces(tokens)
+    return before_stop(asked.pieces(tokens), stop)
 
 
 def check_writes(model: GPT, name: object) -> None:

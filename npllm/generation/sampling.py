@@ -1,11 +1,21 @@
 """Chooses the next token from its logits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from npllm.errors import ConfigError
 
 
-def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p: float, seed: int) -> None:
+def check_sampling(
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> None:
     """Raise ConfigError for a setting outside its range."""
     if max_tokens < 0:
         raise ConfigError(f"max_tokens is {max_tokens}; set it to at least 0.")
@@ -17,40 +27,67 @@ def check_sampling(max_tokens: int, temperature: float, top_k: int | None, top_p
         raise ConfigError(f"top_p is {top_p}; set it above 0 and to at most 1.")
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed is {seed}; set it to at least 0 and below 2^64.")
+    if not 0 <= min_p <= 1:
+        raise ConfigError(f"min_p is {min_p}; set it to 0 (none is left out) or above, and to at most 1.")
+    if not 0 < repetition_penalty < float("inf"):
+        raise ConfigError(f"repetition_penalty is {repetition_penalty}; set it to 1 (none) or above.")
 
 
-def probabilities(logits, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> np.ndarray:
+def penalised(logits, text: Sequence[int], penalty: float) -> np.ndarray:
+    """Return the logits with those of the tokens in `text` lowered, (V,) float64.
+
+    A logit above 0 is divided by the penalty, and one below 0 is multiplied by it.
+    logits: (V,). penalty: above 0; 1 changes nothing. (Keskar et al., "CTRL: a
+    conditional transformer language model for controllable generation", 2019, section
+    4.1; this form, for logits of both signs, is that of most implementations.)
+    """
+    lowered = np.array(logits, np.float64)
+    seen = np.unique(np.asarray(text, np.int64))
+    lowered[seen] = np.where(lowered[seen] > 0, lowered[seen] / penalty, lowered[seen] * penalty)
+    return lowered
+
+
+def probabilities(
+    logits, temperature: float, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
+) -> np.ndarray:
     """Return the probabilities of the next token, (V,) float64.
 
     logits: (V,). temperature: above 0. top_k keeps the k likeliest tokens. top_p keeps
     the fewest tokens whose probabilities reach p (Holtzman et al., "The curious case of
     neural text degeneration", 2019). Of equally likely tokens, the lowest ids are kept.
+    min_p keeps the tokens with at least min_p times the probability of the likeliest
+    one (Nguyen et al., "Turning up the heat: min-p sampling for creative and coherent
+    LLM outputs", 2024). They apply in this order.
     """
     logits = np.asarray(logits, np.float64)
     with np.errstate(over="ignore"):  # at a tiny temperature, all but the likeliest become exp(-inf) = 0
         p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()
-    if top_k is None and top_p == 1.0:
-        return p  # no sorting, which takes longer than all the rest
-    order = np.argsort(-p, kind="stable")
-    if top_k is not None:
-        p[order[top_k:]] = 0.0
-        p /= p.sum()
-    if top_p < 1.0:
-        before = np.cumsum(p[order]) - p[order]  # the sum over all likelier tokens
-        p[order[before >= top_p]] = 0.0
+    if top_k is not None or top_p < 1.0:  # otherwise no sorting, which takes longer than all the rest
+        order = np.argsort(-p, kind="stable")
+        if top_k is not None:
+            p[order[top_k:]] = 0.0
+            p /= p.sum()
+        if top_p < 1.0:
+            before = np.cumsum(p[order]) - p[order]  # the sum over all likelier tokens
+            p[order[before >= top_p]] = 0.0
+            p /= p.sum()
+    if min_p > 0.0:
+        p[p < min_p * p.max()] = 0.0
         p /= p.sum()
     return p
 
 
-def choose_token(logits, uniform: float, temperature: float, top_k: int | None = None, top_p: float = 1.0) -> int:
+def choose_token(
+    logits, uniform: float, temperature: float, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
+) -> int:
     """Return the token at `uniform`, in [0, 1), of the cumulative probabilities.
 
     At temperature 0 it is the likeliest token.
     """
     if temperature == 0.0:
         return int(np.argmax(logits))
-    cumulated = np.cumsum(probabilities(logits, temperature, top_k, top_p))
+    cumulated = np.cumsum(probabilities(logits, temperature, top_k, top_p, min_p))
     return int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
 
 

@@ -19,11 +19,13 @@ from types import NoneType
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 import tyro
+from tyro.conf import UseAppendAction
 
 from npllm.errors import ConfigError
 from npllm.files.user_path import user_path
 
 T = TypeVar("T")
+Repeated = Annotated[tuple[T, ...], UseAppendAction]  # each value after the option's name, which is written again
 
 _OPTION = re.compile(r"--[A-Za-z][\w.-]*(=.*)?", re.DOTALL)  # "-- SELECT" and "-5" are values
 
@@ -33,7 +35,8 @@ class Option(NamedTuple):
 
     follows: the option that this one may not be above. If the user sets that option
     lower than the default of this one, and this one not at all, the default becomes
-    lower in proportion. A dataclass has a table of them, `follows`.
+    lower in proportion. A dataclass has a table of them, `follows`. repeated: it is
+    given once for each of its values.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Option(NamedTuple):
     default: Any  # Parameter.empty = none, it must be given
     positional: bool
     follows: str | None = None
+    repeated: bool = False
 
 
 def parse_arguments(kind: Callable[..., T], arguments: list[str], *, prog: str) -> T:
@@ -95,8 +99,10 @@ def options_of(kind: Callable) -> list[Option]:
                 )
                 for inner in options_of(annotation)
             ]
-        elif get_origin(annotation) is Annotated:  # tyro's Positional
-            options.append(Option(name, get_args(annotation)[0], default, positional=True))
+        elif get_origin(annotation) is Annotated:  # Repeated, or tyro's Positional
+            of, *marks = get_args(annotation)
+            repeated = UseAppendAction in marks
+            options.append(Option(name, of, default, positional=not repeated, repeated=repeated))
         else:
             follows = getattr(kind, "follows", {}).get(name)
             options.append(Option(name, annotation, default, positional=False, follows=follows))
@@ -130,7 +136,7 @@ def _spelled_out(options: dict[str, Option], arguments: list[str], prog: str) ->
         if option is None:
             known = [f"--{name}" for name in options] + ["--help"]
             raise ConfigError(f"{name} is not an option of {prog}{nearest(name, known)}.")
-        if get_origin(option.kind) is tuple and argument == name:
+        if get_origin(option.kind) is tuple and not option.repeated and argument == name:
             named.append(name)
             while _is_value(rest):
                 named.append(rest.popleft())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npllm.errors import ConfigError
-from npllm.generation.sampling import check_sampling, choose_token, probabilities
+from npllm.generation.sampling import check_sampling, choose_token, penalised, probabilities
 from npllm.reference.random import random_words
 
 P = np.array([0.1, 0.4, 0.2, 0.3])
@@ -32,6 +32,11 @@ LOGITS = np.log(P) + 7.0  # a constant changes nothing
         ({"temperature": 1.0, "top_p": 1.0}, P),
         ({"temperature": 0.5, "top_p": 0.54}, [0, 16 / 25, 0, 9 / 25]),  # of 16/30 and 9/30: temperature comes first
         ({"temperature": 1.0, "top_k": 2, "top_p": 0.5}, [0, 1, 0, 0]),  # 4/7 of what top_k leaves reaches 0.5
+        ({"temperature": 1.0, "min_p": 0.24}, P),
+        ({"temperature": 1.0, "min_p": 0.26}, [0, 4 / 9, 2 / 9, 3 / 9]),  # 0.1 is less than 0.26 of 0.4
+        ({"temperature": 2.0, "min_p": 0.49}, P**0.5 / (P**0.5).sum()),  # 0.1 / 0.4, with the root of each
+        ({"temperature": 1.0, "min_p": 1.0}, [0, 1, 0, 0]),
+        ({"temperature": 1.0, "top_p": 0.69, "min_p": 0.76}, [0, 1, 0, 0]),
     ],
     ids=str,
 )
@@ -49,13 +54,14 @@ def test_of_equally_likely_tokens_the_lowest_ids_are_kept(settings):
     st.floats(min_value=1e-300, max_value=1e300),
     st.none() | st.integers(1, 12),
     st.floats(min_value=1e-12, max_value=1.0),
+    st.floats(min_value=0, max_value=1.0),
     st.floats(min_value=0, max_value=1 - 2.0**-32),
 )
-def test_any_setting_gives_a_distribution_and_a_token_that_it_allows(logits, temperature, top_k, top_p, uniform):
+def test_any_setting_gives_a_distribution_and_a_token_that_it_allows(logits, temperature, top_k, top_p, min_p, uniform):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        p = probabilities(logits, temperature, top_k, top_p)
-        token = choose_token(logits, uniform, temperature, top_k, top_p)
+        p = probabilities(logits, temperature, top_k, top_p, min_p)
+        token = choose_token(logits, uniform, temperature, top_k, top_p, min_p)
     assert p.sum() == pytest.approx(1.0)
     assert (p >= 0).all()
     assert np.count_nonzero(p) <= (top_k or len(p))
@@ -72,6 +78,14 @@ def test_a_token_without_probability_is_never_chosen():
     logits = [-np.inf, 0.0, -np.inf, 0.0, -np.inf]
     chosen = {choose_token(logits, uniform, 1.0) for uniform in (0.0, 0.25, 0.5, 0.75, 1 - 2.0**-32)}
     assert chosen == {1, 3}
+
+
+def test_tokens_of_the_text_become_less_likely_by_the_penalty():
+    """Whatever the sign of their logits, and however often they occur."""
+    logits = np.array([2.0, -2.0, 0.0, 1.0, -1.0], np.float32)
+    assert penalised(logits, [0, 1, 2, 1, 1], 2.0).tolist() == [1.0, -4.0, 0.0, 1.0, -1.0]
+    assert penalised(logits, [3, 4], 0.5).tolist() == [2.0, -2.0, 0.0, 2.0, -0.5]
+    assert penalised(logits, [], 2.0).tolist() == logits.tolist() == [2.0, -2.0, 0.0, 1.0, -1.0]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-310])
@@ -105,6 +119,11 @@ def test_frequencies_are_the_probabilities(settings):
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.01}, "top_p is 1.01"),
         ({"top_p": float("nan")}, "top_p is nan"),
+        ({"min_p": -0.1}, "min_p is -0.1"),
+        ({"min_p": 1.1}, "min_p is 1.1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
     ],
