@@ -92,20 +92,20 @@ def generate(
     )
 
 
-def evaluate(run: Positional[Path], *, data: Path | None = None) -> None:
-    """Print loss, perplexity and bits per byte over a whole text.
+def evaluate(run: Positional[Path], *, data: Path | None = None, stride: int | None = None) -> None:
+    """Print how well a model predicts: loss, perplexity and bits per byte of a text.
 
     Args:
         run: folder of the run, or a checkpoint in it
-        data: a UTF-8 text file; none = the run's validation text
+        data: a UTF-8 text file; none = what the run held out: its validation text or,
+            after classify, sft, reward and dpo, its held-out records
+        stride: also evaluate the text with a window that slides by so many tokens, so
+            that each token has many before it; takes block_size / stride times as long
     """
-    from npllm.training.results import evaluate_run
+    from npllm.training.evaluate_run import evaluate_run
 
-    result = evaluate_run(run, data, TextConsole())
-    print(f"loss           {result.loss:.4f} nats per token")
-    print(f"perplexity     {result.perplexity:.3f}")
-    print(f"bits per byte  {result.bits_per_byte:.4f}")
-    print(f"text           {result.n_bytes:,} bytes, {result.n_tokens:,} predicted tokens")
+    for name, value in evaluate_run(run, data, stride, TextConsole()):
+        print(f"{name:15}{value}")
 
 
 def verify(run: Positional[Path]) -> None:

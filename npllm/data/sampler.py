@@ -108,32 +108,44 @@ def batch(tokens: np.ndarray, positions: np.ndarray, block_size: int) -> tuple[n
     return tokens[inputs].astype(np.int32), tokens[inputs + 1].astype(np.int32)
 
 
-def evaluation_batches(tokens: np.ndarray, block_size: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield batches that cover a whole split.
+def evaluation_batches(
+    tokens: np.ndarray, block_size: int, rows: int, stride: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches that cover a whole split. Every token but the first is a target
+    once.
 
-    Every token but the first is a target once.
+    Each window starts `stride` tokens after the one before it. None = block_size: the
+    windows follow one another without overlap, and the mean loss over all of them is
+    the loss of the split, not an estimate from random windows. With a shorter stride
+    only the last `stride` tokens of a window are targets, except in the first window,
+    where all are. Each target then has at least block_size - stride tokens before it,
+    or all that there are.
 
-    Windows follow one another without overlap. So the mean loss over all of them is the
-    loss of the split, not an estimate from random windows. The last window is padded
-    with inputs 0 and targets -1, which the loss ignores; causal attention keeps the
-    padding invisible to the real tokens.
+    Other targets are -1, which the loss ignores. The last windows are padded with
+    inputs 0; causal attention keeps the padding invisible to the real tokens.
 
-    tokens: (n_tokens,). Yields x, y, each (rows, T) int32; the last batch may have
-    fewer rows. Average over targets, not over batches, because batches hold different
-    numbers of them. Raises DataError when there is no target at all.
+    tokens: (n_tokens,). stride: 1 to block_size. Yields x, y, each (rows, T) int32; the
+    last batch may have fewer rows. Average over targets, not over batches, because
+    batches hold different numbers of them. Raises DataError when there is no target at
+    all.
     """
-    n_targets = len(tokens) - 1
+    n_targets, stride = len(tokens) - 1, stride or block_size
     if n_targets < 1:
         raise DataError(f"the text to evaluate has {len(tokens)} tokens but at least 2 are needed; give more text.")
-    n_windows = -(-n_targets // block_size)
+    n_windows = count_windows(len(tokens), block_size, stride)
+    columns = np.arange(block_size)
     for first in range(0, n_windows, rows):
-        shape = (min(rows, n_windows - first), block_size)
-        start = first * block_size
-        stop = min(start + shape[0] * shape[1], n_targets)
-        x, y = np.zeros(shape, np.int32), np.full(shape, IGNORED, np.int32)
-        x.reshape(-1)[: stop - start] = tokens[start:stop]
-        y.reshape(-1)[: stop - start] = tokens[start + 1 : stop + 1]
-        yield x, y
+        windows = np.arange(first, min(first + rows, n_windows))[:, None]
+        places = stride * windows + columns  # (rows, T), of the inputs in the text
+        inside = np.minimum(places, n_targets - 1)
+        is_target = (places < n_targets) & ((columns >= block_size - stride) | (windows == 0))
+        x, y = tokens[inside].astype(np.int32), tokens[inside + 1].astype(np.int32)
+        yield np.where(places < n_targets, x, 0), np.where(is_target, y, IGNORED)
+
+
+def count_windows(n_tokens: int, block_size: int, stride: int | None = None) -> int:
+    """Return the number of windows in the batches of `evaluation_batches`."""
+    return 1 + max(0, -(-(n_tokens - 1 - block_size) // (stride or block_size)))
 
 
 class RowSampler:

@@ -49,7 +49,7 @@ from npllm.training.evaluation import rows_at_once
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.job import Job
 from npllm.training.memory import PLOT, Work, short_training_bytes
-from npllm.training.stage import Stage
+from npllm.training.stage import Figures, Stage
 
 EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4
 
@@ -174,6 +174,16 @@ class Classify(Stage[ClassifyConfig]):
             sides=sides,
         )
 
+    def held_out_figures(self, run: RunFolder, config: ClassifyConfig, model: GPT) -> Figures:
+        """Loss and accuracy on the test texts."""
+        classes, sides = read_sides(run, model)
+        result = evaluate_classifier(model, sides.test, config.classify.pool)
+        return [
+            ("loss", f"{result.loss:.4f} nats per text"),
+            ("accuracy", f"{result.accuracy:.1%}"),
+            ("text", f"{len(sides.test.tokens):,} held-out texts of {len(classes)} classes"),
+        ]
+
     def report(self, run: RunFolder, config: ClassifyConfig, job: ClassifyJob, console: Console) -> str:
         """Finish the learning curve, then write summary.json, a table and a plot."""
         points = finish_curve(run, config, job.base, job.sides, console)
@@ -203,14 +213,15 @@ def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
     return replace(work, aside=max(curve, PLOT))
 
 
-def read_sides(run: RunFolder, base: GPT) -> tuple[list[str], Sides]:
-    """Return the names of the classes, sorted, and the texts of a run.
+def read_sides(run: RunFolder, model: GPT) -> tuple[list[str], Sides]:
+    """Return the names of the classes, sorted, and the texts of a run as the model
+    reads them.
 
     Raises DataError for a file of texts that has changed since the run was made.
     """
     records = {name: read_labelled(checked_records(run, name)) for name in Sides._fields}
     classes = sorted({record.label for record in records["train"]})
-    tokenizer, T = run.load_tokenizer(), base.config.block_size
+    tokenizer, T = run.load_tokenizer(), model.config.block_size
     return classes, Sides(*(encode_texts(side, classes, tokenizer, T) for side in records.values()))
 
 

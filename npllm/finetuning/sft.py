@@ -14,6 +14,7 @@ feedback", 2022.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from math import exp
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ from npllm.training.job import Job
 from npllm.training.loop import BatchResult, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.stage import Stage
+from npllm.training.stage import Figures, Stage
 
 EMBEDDED = "stdlib-docstrings"
 
@@ -212,6 +213,17 @@ class SFT(Stage[SFTConfig]):
             work=Work(rows=micro_batch(config), width=T, read_rows=rows_at_once(T)),
             description=f"{model.params.count / 1e6:.2f} M parameters to train; {length}",
         )
+
+    def held_out_figures(self, run: RunFolder, config: SFTConfig, model: GPT) -> Figures:
+        """Loss and perplexity of the held-out responses."""
+        records = read_demonstrations(checked_records(run, "val"))
+        rows = pack(encode(records, run.load_tokenizer()), model.config.block_size)
+        loss, n_targets = packed_loss(model, rows), int(np.count_nonzero(rows.targets != IGNORED))
+        return [
+            ("loss", f"{loss:.4f} nats per token"),
+            ("perplexity", f"{exp(min(loss, 700.0)):.3f}"),
+            ("text", f"the responses of {len(records):,} held-out demonstrations, {n_targets:,} predicted tokens"),
+        ]
 
     def report(self, run: RunFolder, config: SFTConfig, job: Job, console: Console) -> str:
         """Write and print the loss on the held-out demonstrations."""

@@ -41,7 +41,7 @@ from npllm.training.job import Job
 from npllm.training.loop import BatchResult, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.stage import Stage
+from npllm.training.stage import Figures, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +186,20 @@ class DPO(Stage[DPOConfig]):
             description=describe_length(config, len(pairs.chosen.tokens), "pairs"),
             shown=("accuracy",),
         )
+
+    def held_out_figures(self, run: RunFolder, config: DPOConfig, model: GPT) -> Figures:
+        """The loss on the held-out pairs, and how often the policy prefers the chosen
+        response by more than its reference does."""
+        tokenizer, T = run.load_tokenizer(), model.config.block_size
+        pairs = encode_pairs(read_preferences(checked_records(run, "val")), tokenizer, T)
+        reference = reference_log_probability(load_model(run, "policy"), pairs)
+        policy = reference_log_probability(model, pairs)
+        chosen, rejected = policy - reference
+        return [
+            ("loss", f"{direct_preference(*policy, *reference, config.dpo.beta)[0]:.4f} nats per pair"),
+            ("accuracy", f"{(chosen > rejected).mean():.1%} of the pairs are ranked rightly"),
+            ("text", f"{chosen.size:,} held-out pairs"),
+        ]
 
     def report(self, run: RunFolder, config: DPOConfig, job: Job, console: Console) -> str:
         """Write and print the loss on the held-out pairs."""

@@ -55,7 +55,7 @@ from npllm.training.job import Job
 from npllm.training.loop import BatchResult, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
-from npllm.training.stage import Stage
+from npllm.training.stage import Figures, Stage
 
 CONFIDENCE_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)  # edges, of probabilities
 
@@ -260,6 +260,19 @@ class Reward(Stage[RewardConfig]):
             shown=("accuracy", "margin"),
             val_pairs=val_pairs,
         )
+
+    def held_out_figures(self, run: RunFolder, config: RewardConfig, model: GPT) -> Figures:
+        """Loss, accuracy and margin on the held-out pairs."""
+        pairs = encode_pairs(
+            read_preferences(checked_records(run, "val")), run.load_tokenizer(), model.config.block_size
+        )
+        result = evaluate_reward(model, pairs)
+        return [
+            ("loss", f"{result.loss:.4f} nats per pair"),
+            ("accuracy", f"{result.accuracy:.1%} of the pairs are ranked rightly"),
+            ("margin", f"{result.margin:.3f}"),
+            ("text", f"{len(pairs.chosen.tokens):,} held-out pairs"),
+        ]
 
     def report(self, run: RunFolder, config: RewardConfig, job: RewardJob, console: Console) -> str:
         """Write and print the figures on the held-out pairs."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from npllm.data.sampler import batch, evaluation_batches
+from npllm.data.sampler import batch, count_windows, evaluation_batches
 from npllm.model import GPT
 from npllm.output import tracked
 from npllm.reference.lm_head_loss import IGNORED
@@ -38,7 +38,9 @@ def rows_at_once(T: int, most: int | None = None) -> int:
     return max(1, min(EVALUATION_ROWS if most is None else most, TOKENS_AT_ONCE // T))
 
 
-def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int, console: Console | None = None) -> Evaluation:
+def evaluate(
+    model: GPT, tokens: np.ndarray, n_bytes: int, console: Console | None = None, *, stride: int | None = None
+) -> Evaluation:
     """The loss of a model on all of `tokens`, (n_tokens,), the tokens of a text of
     n_bytes bytes.
 
@@ -46,13 +48,16 @@ def evaluate(model: GPT, tokens: np.ndarray, n_bytes: int, console: Console | No
     predicted once, from the tokens before it in its window. The first token is not
     predicted; in bits_per_byte it costs log2(V).
 
-    console: shows how much is done; None = nothing is shown.
+    console: shows how much is done; None = nothing is shown. stride: None = windows do
+    not overlap. A stride of N gives each token at least block_size - N tokens before
+    it, and takes block_size / N times as long: see `evaluation_batches`. Raises
+    DataError for fewer than 2 tokens.
     """
     nll, n_targets = 0.0, 0
     T = model.config.block_size
     rows = rows_at_once(T)
-    n_batches = -(-(len(tokens) - 1) // (rows * T))
-    for x, y in tracked(evaluation_batches(tokens, T, rows), n_batches, "evaluating", console):
+    n_batches = -(-count_windows(len(tokens), T, stride) // rows)
+    for x, y in tracked(evaluation_batches(tokens, T, rows, stride), n_batches, "evaluating", console):
         nll += float(model.negative_log_likelihood(x, y).sum(dtype=np.float64))
         n_targets += int(np.count_nonzero(y != IGNORED))
     loss = nll / n_targets

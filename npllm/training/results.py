@@ -9,10 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from npllm.data.compression import bits_per_byte_of_compressors
-from npllm.data.corpora import Document
 from npllm.data.shards import TokenShard, read_shard
-from npllm.data.text_files import read_text
-from npllm.errors import ConfigError
 from npllm.files.atomic import write_atomically
 from npllm.generation import generate
 from npllm.model import GPT
@@ -20,11 +17,10 @@ from npllm.output import shell_word
 from npllm.report.plots import RunHistory, draw_if_possible, plot_loss
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
-from npllm.runs.run_folder import RunFolder, load, run_of
+from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
-from npllm.training.evaluation import Evaluation, evaluate
-from npllm.training.prepare import encode_document
+from npllm.training.evaluation import evaluate
 from npllm.training.state import LoopState
 from npllm.training.verdict import verdict
 
@@ -110,17 +106,3 @@ def shard_text(shard: TokenShard, tokenizer: Tokenizer) -> bytes:
     """The bytes of a shard's text, without the end-of-text tokens between documents."""
     tokens = shard.tokens if shard.eot_id is None else shard.tokens[shard.tokens != shard.eot_id]
     return tokenizer.decode_bytes(tokens)
-
-
-def evaluate_run(path: Path, data: Path | None, console: Console) -> Evaluation:
-    """The result of a run or a checkpoint on a text file. data: None = on the run's own
-    validation text."""
-    model, tokenizer = load(path)
-    if data is None:
-        if not run_of(path).val_shard.exists():
-            raise ConfigError(f"{path} holds no validation text; name one with --data.")
-        shard = read_shard(run_of(path).val_shard)
-        return evaluate(model, shard.tokens, shard.n_bytes, console)
-    text = read_text(data)
-    tokens = encode_document(tokenizer, Document(str(data), text))
-    return evaluate(model, tokens, len(text.encode()), console)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from npllm.errors import ConfigError, DataError, ResourceError
 from npllm.files.atomic import write_atomically
+from npllm.model import GPT
 from npllm.runs.checkpoint import checkpoint_files, load_checkpoint
 from npllm.runs.checkpoint_store import MOST_BESIDES_KEEP
 from npllm.runs.checksums import NAME, check_list, checked
@@ -36,6 +37,7 @@ from npllm.training.train import train
 from npllm.training.warmup import kind_of, load_kernels
 
 C = TypeVar("C", bound=LoopConfig)
+Figures = list[tuple[str, str]]  # (name, value as it is shown)
 
 
 class Inputs(Protocol):
@@ -81,6 +83,11 @@ class Stage(ABC, Generic[C]):
 
         Returns a shell command to try next.
         """
+
+    def held_out_figures(self, run: RunFolder, config: C, model: GPT) -> Figures:
+        """The figures of a model of the run on the records that the run held out, for
+        `npllm evaluate`. Raises ConfigError in a stage that holds none out."""
+        raise ConfigError(f"{run.path} holds no validation text; name one with --data.")
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
         """The input files of a run and the check of each, for `npllm verify`."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npllm.data import sampler as sampler_module
-from npllm.data.sampler import RowSampler, WindowSampler, batch, evaluation_batches, next_ids
+from npllm.data.sampler import RowSampler, WindowSampler, batch, count_windows, evaluation_batches, next_ids
 from npllm.errors import DataError
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -132,6 +132,23 @@ def test_evaluation_covers_each_target_once(n_tokens, block_size, rows):
     assert not counted[n_tokens - 1 :].any()  # padding comes last
     assert len(y) - (n_tokens - 1) < block_size
     assert x[~counted].sum() == 0
+
+
+@given(n_tokens=st.integers(2, 60), block_size=st.integers(1, 9), rows=st.integers(1, 5), data=st.data())
+def test_with_a_stride_each_target_counts_once_behind_many_tokens(n_tokens, block_size, rows, data):
+    stride = data.draw(st.integers(1, block_size))
+    tokens = np.arange(n_tokens).astype(np.uint16)
+    batches = list(evaluation_batches(tokens, block_size, rows, stride))
+    x, y = (np.concatenate([pair[side] for pair in batches]) for side in (0, 1))
+    assert len(x) == count_windows(n_tokens, block_size, stride)
+    assert {array.dtype for pair in batches for array in pair} == {np.dtype(np.int32)}
+    window, column = np.nonzero(y != -1)
+    targets = y[window, column]
+    assert targets.tolist() == list(range(1, n_tokens))
+    np.testing.assert_array_equal(targets, x[window, column] + 1)
+    before = column + 1
+    assert (before >= np.minimum(targets, block_size - stride + 1)).all()
+    np.testing.assert_array_equal(x[window, 0] + column, x[window, column])  # the text itself stands before it
 
 
 def test_evaluation_needs_a_target():

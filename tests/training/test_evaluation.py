@@ -53,6 +53,24 @@ def test_every_token_but_the_first_counts_once(model, n_tokens):
     assert result.n_bytes == 100
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, T])
+@pytest.mark.parametrize("n_tokens", [2, T + 1, T + 2, 43])
+def test_a_window_that_slides_gives_each_token_its_context(model, stride, n_tokens):
+    """The last tokens of each window count; of the first window, all."""
+    tokens, nll, counted = TOKENS[:n_tokens], [], 1
+    while counted < n_tokens:
+        start = max(0, -(-(counted - T) // stride) * stride) if counted > T else 0
+        logits = model.logits(tokens[None, start:counted])[0, -1]
+        nll.append(log(np.exp(logits).sum()) - logits[tokens[counted]])
+        counted += 1
+    result = evaluate(model, tokens, 100, stride=stride)
+    assert result.n_tokens == n_tokens - 1
+    assert result.loss == pytest.approx(np.mean(nll), rel=1e-12)
+    assert result.bits_per_byte == pytest.approx((sum(nll) / log(2) + log2(V)) / 100, rel=1e-12)
+    if stride == T:
+        assert result == evaluate(model, tokens, 100)
+
+
 def test_a_terminal_shows_how_much_is_done(model):
     """And the result is the same."""
     shown = {}
