@@ -15,8 +15,10 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Classifier": "npllm.finetuning.prediction",
     "GPT": "npllm.model",
     "ModelConfig": "npllm.model",
+    "RewardModel": "npllm.rlhf.scoring",
     "SGD": "npllm.optim",
     "Adam": "npllm.optim",
     "AdamW": "npllm.optim",

@@ -43,7 +43,8 @@ def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
 
 VERBS = OTHER_VERBS | {"completion": completion}
 # Their result is what they print. Any other verb goes on when nobody reads its output.
-PRINTING = {"generate", "chat", "evaluate", "verify", "tokenizer encode", "tokenizer decode", "completion"}
+PRINTING = {"generate", "chat", "evaluate", "predict", "score", "verify"}
+PRINTING |= {"tokenizer encode", "tokenizer decode", "completion"}
 HELP = {"-h", "--help", "--help-all"}
 FLAGS = HELP | {"--debug", "--version"}  # of npllm itself
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words of two-word verbs

@@ -108,6 +108,33 @@ def evaluate(run: Positional[Path], *, data: Path | None = None, stride: int | N
         print(f"{name:15}{value}")
 
 
+def predict(run: Positional[Path], *, data: Path, out: Path | None = None) -> None:
+    """Classify the texts of a file: the likeliest label of each, and its probability.
+
+    Args:
+        run: folder of a run of npllm classify, or a checkpoint in it
+        data: csv, tsv or jsonl with text, or a file in which each line is a text
+        out: .csv or .jsonl file for the results; none = csv on standard output
+    """
+    from npllm.finetuning.prediction import predict_file
+
+    predict_file(run, data, out, TextConsole())
+
+
+def score(run: Positional[Path], *, data: Path, out: Path | None = None) -> None:
+    """Score the responses of a file with a reward model; higher is better.
+
+    Args:
+        run: folder of a run of npllm reward, or a checkpoint in it
+        data: jsonl with prompt and response, with messages, or with prompt, chosen and
+            rejected; or csv or tsv with prompt and response
+        out: .csv or .jsonl file for the results; none = csv on standard output
+    """
+    from npllm.rlhf.scoring import score_file
+
+    score_file(run, data, out)
+
+
 def verify(run: Positional[Path]) -> None:
     """Check every file of a run: hashes, contents, and that they belong together.
 
@@ -270,6 +297,8 @@ OTHER_VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,
+    "predict": predict,
+    "score": score,
     "verify": verify,
     "warmup": warmup,
     "tokenizer train": tokenizer_train,

@@ -1,5 +1,7 @@
 """Which records fit the model's context, and how longer prompts are shortened."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -38,12 +40,10 @@ def fit(file: RecordFile[R], tokenizer: Tokenizer, room: Room, *, shorten: bool)
 
 def _fitting(record: R, tokenizer: Tokenizer, room: Room, shorten: bool) -> R:
     prompt, responses = parts_of(record)
-    try:
+    with lacking_characters():
         asked = PromptFormat(tokenizer)
         of_prompt = len(asked.encode(prompt))
         of_response = max((len(asked.encode_response(text)) for text in responses), default=0)
-    except DataError as error:
-        raise Unusable("with characters that the tokenizer lacks", str(error)) from None
     if of_prompt + of_response <= room.tokens:
         return record
     shorter = shortened(prompt, tokenizer, room.tokens - of_response) if shorten else None
@@ -54,6 +54,15 @@ def _fitting(record: R, tokenizer: Tokenizer, room: Room, shorten: bool) -> R:
             f"{room.mend}.",
         )
     return _with_prompt(record, shorter)
+
+
+@contextmanager
+def lacking_characters() -> Iterator[None]:
+    """In the block, a text that the tokenizer cannot encode is an Unusable record."""
+    try:
+        yield
+    except DataError as error:
+        raise Unusable("with characters that the tokenizer lacks", str(error)) from None
 
 
 def shortened(prompt: PromptText, tokenizer: Tokenizer, most: int) -> PromptText | None:

@@ -6,8 +6,6 @@ functions `read_...` raise it. `scan` and `scan_labelled` return which records a
 for callers that can do without them.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,17 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from npllm.data.record_file import Record, RecordFile, Unusable, sort_out
+from npllm.data.rows import LARGEST_FILE, WRONG_FIELDS, fields_of, lines, table_rows, text_of
 from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.strict_json import parse_json
-from npllm.files.text_format import BYTE_ORDER_MARK, SIGNATURE_BYTES, decode, refuse_other_formats
+from npllm.files.text_format import decode
 from npllm.files.user_path import user_path
 from npllm.tokenizer.pretokenize import refuse_lone_surrogates
 
-LARGEST_FILE = 1 << 30  # bytes
 ROLES = ("system", "user", "assistant")
-WRONG_FIELDS = "with wrong fields"
+WITH_FIELDS = (".jsonl", ".json", ".csv", ".tsv")  # suffixes of files whose records have named fields
 
 
 @dataclass(frozen=True)
@@ -140,13 +138,19 @@ def read_labelled(path: str | PathLike) -> list[Labelled]:
     return scan_labelled(path).checked()
 
 
-def scan(path: str | PathLike, record: Callable[[dict], Record]) -> RecordFile[Record]:
+def scan(
+    path: str | PathLike, record: Callable[[dict], Record], columns: Sequence[str] | None = None
+) -> RecordFile[Record]:
     """Return the records of a jsonl file, or of a .json file that holds one list.
 
     record: makes a record from the fields of a line; one of the functions below.
+    columns: those that a .csv or .tsv file needs, where one may be given; None = it may
+    not.
     """
     path = user_path(path)
-    items = _listed(path) if path.suffix.lower() == ".json" else _lines(path)
+    if columns is not None and path.suffix.lower() in (".csv", ".tsv"):
+        return sort_out(path, table_rows(path, columns), lambda row: record(fields_of(row)))
+    items = _listed(path) if path.suffix.lower() == ".json" else lines(path)
     return sort_out(path, items, lambda item: record(_fields(item)))
 
 
@@ -154,22 +158,36 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
     """Return the labelled texts of a file, whose suffix says how they are written.
 
     .jsonl, .json: `text` and `label` (a string or an integer) in each line or object.
-    .csv, .tsv: a header line that names the columns text and label; fields of .csv may
-    be quoted, fields of .tsv are used as they are, and only a line feed, with or
-    without a carriage return before it, ends a line of .tsv. Any other suffix: a line
-    holds a label, white space, and the text. White space around a label is removed.
-    group is "".
+    .csv, .tsv: a header line that names the columns text and label (`table_rows`). Any
+    other suffix: a line holds a label, white space, and the text. White space around a
+    label is removed. group is "".
     """
     path = user_path(path)
-    match path.suffix.lower():
-        case ".jsonl" | ".json":
-            return scan(path, labelled)
-        case ".csv":
-            return sort_out(path, _csv_rows(path), _labelled_row)
-        case ".tsv":
-            return sort_out(path, _tsv_rows(path), _labelled_row)
-        case _:
-            return sort_out(path, _lines(path), _labelled_line)
+    if path.suffix.lower() in WITH_FIELDS:
+        return scan(path, labelled, ("text", "label"))
+    return sort_out(path, lines(path), _labelled_line)
+
+
+def scan_texts(path: str | PathLike) -> RecordFile[str]:
+    """Return the texts of a file, whose suffix says how they are written.
+
+    They are the field or column `text`, as in `scan_labelled`, where other fields are
+    ignored. In a file with any other suffix each line is a text, without the white
+    space around it; blank lines are left out.
+    """
+    path = user_path(path)
+    if path.suffix.lower() in WITH_FIELDS:
+        return scan(path, text_in, ("text",))
+    return sort_out(path, lines(path), lambda line: text_of(line).strip())
+
+
+def scan_responses(path: str | PathLike) -> RecordFile[Demonstration | Conversation | Preference]:
+    """Return the prompts and responses of a file, to be judged.
+
+    They are demonstrations, conversations and preferences as the readers above take
+    them. A .csv or .tsv file has the columns prompt and response.
+    """
+    return scan(path, _judged, ("prompt", "response"))
 
 
 def write_records(path: str | PathLike, records: Sequence[Any]) -> None:
@@ -225,6 +243,17 @@ def _is_alpaca(fields: dict) -> bool:
     return "instruction" in fields and "prompt" not in fields
 
 
+def text_in(fields: dict) -> str:
+    """Return the text in the fields of a line."""
+    text = string_field(fields, "text")
+    _refuse_empty(text, "the text")
+    return text
+
+
+def _judged(fields: dict) -> Demonstration | Conversation | Preference:
+    return preference(fields) if "chosen" in fields else demonstration(fields)
+
+
 def labelled(fields: dict) -> Labelled:
     """Return the labelled text in the fields of a line."""
     if type(fields.get("label")) is int:
@@ -254,66 +283,8 @@ def _messages(entries: object, last: Literal["user", "assistant"]) -> tuple[Mess
     return messages
 
 
-Row = tuple[list[str], list[str] | bytes]  # the header, and the fields or the line that holds them
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(place, (header, fields)) of each row.
-
-    Raises DataError for a header without text and label, and for a quote that is never
-    closed.
-    """
-    text = io.StringIO(decode(path, read_bounded(path, LARGEST_FILE)), newline="")
-    csv.field_size_limit(LARGEST_FILE)  # the file is in memory already; without this 131,072 characters
-    rows = csv.reader(text, strict=True)
-    header: list[str] = []
-    try:
-        for row in filter(None, rows):
-            if header:
-                yield f"line {rows.line_num}", (header, row)
-            else:
-                header = _header(row, f"{path} line {rows.line_num}")
-    except csv.Error as error:
-        raise DataError(f"{path} line {rows.line_num} cannot be read ({error}); correct its quotes.") from None
-
-
-def _tsv_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(place, (header, line)) of each line.
-
-    Raises DataError for a header without text and label.
-    """
-    header: list[str] = []
-    for place, line in _lines(path):
-        if header:
-            yield place, (header, line)
-        else:
-            header = _header(decode(path, line).split("\t"), f"{path} {place}")
-
-
-def _header(row: list[str], place: str) -> list[str]:
-    header = [name.strip() for name in row]
-    for name in ("text", "label"):
-        if header.count(name) != 1:
-            raise DataError(
-                f"{place}: the header is {', '.join(header)!r:.200}; name the columns text and label in it, once each."
-            )
-    return header
-
-
-def _labelled_row(row: Row) -> Labelled:
-    header, values = row
-    if isinstance(values, bytes):
-        values = _text(values).removesuffix("\r").split("\t")
-    if len(values) != len(header):
-        raise Unusable(
-            WRONG_FIELDS, f"it has {len(values)} fields but the header has {len(header)}; quote or add fields."
-        )
-    fields = dict(zip(header, values, strict=True))
-    return _checked_label(fields["text"], fields["label"])
-
-
 def _labelled_line(line: bytes) -> Labelled:
-    label, text = (*_text(line).split(maxsplit=1), "")[:2]
+    label, text = (*text_of(line).split(maxsplit=1), "")[:2]
     return _checked_label(text.rstrip(), label)
 
 
@@ -321,20 +292,6 @@ def _checked_label(text: str, label: str) -> Labelled:
     _refuse_empty(text, "the text")
     _refuse_empty(label, "the label")
     return Labelled(text, label.strip())
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(place, line) of every line that is not blank.
-
-    Only a line feed ends a line: JSON strings may hold other separators, such as
-    U+2028.
-    """
-    content = read_bounded(path, LARGEST_FILE)
-    refuse_other_formats(path, content[:SIGNATURE_BYTES])
-    content = content.removeprefix(BYTE_ORDER_MARK.encode())
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            yield f"line {number}", line
 
 
 def _listed(path: Path) -> Iterator[tuple[str, object]]:
@@ -348,18 +305,9 @@ def _listed(path: Path) -> Iterator[tuple[str, object]]:
     return ((f"record {number}", item) for number, item in enumerate(items, 1))
 
 
-def _text(line: bytes) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = f"0x{line[error.start]:02x}"
-        complaint = f"it is not UTF-8 (invalid byte {byte}); convert the file to UTF-8, for example with iconv."
-        raise Unusable("that are not UTF-8", complaint) from None
-
-
 def _fields(item: object) -> dict:
     try:
-        fields = parse_json(_text(item)) if isinstance(item, bytes) else item
+        fields = parse_json(text_of(item)) if isinstance(item, bytes) else item
     except ValueError as error:
         raise Unusable("that are not JSON", f"it is not valid JSON ({error}); write one object a line.") from None
     if not isinstance(fields, dict):

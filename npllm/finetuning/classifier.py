@@ -15,7 +15,7 @@ labels do not change this. The mean of the states of all tokens says what the te
 about.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -214,16 +214,31 @@ class ClassifierEvaluation(NamedTuple):
 def evaluate_classifier(model: GPT, texts: Texts, pool: Pool, console: Console | None = None) -> ClassifierEvaluation:
     """Return the loss and the accuracy of a classifier on texts.
 
-    Texts of similar lengths are read together, which saves padding. console: shows how
-    much is done; None = nothing is shown.
+    console: shows how much is done; None = nothing is shown.
     """
-    order = np.argsort([len(ids) for ids in texts.tokens], kind="stable")
-    nll, right, T = 0.0, 0, model.config.block_size
+    nll, right = 0.0, 0
+    for numbers, logits in logits_of_texts(model, texts.tokens, pool, "evaluating", console):
+        labels = texts.labels[numbers]
+        nll += float(cross_entropy(logits, labels)[0].sum())
+        right += int(np.count_nonzero(logits.argmax(axis=1) == labels))
+    return ClassifierEvaluation(nll / len(texts.labels), right / len(texts.labels))
+
+
+def logits_of_texts(
+    model: GPT, tokens: Sequence[np.ndarray], pool: Pool, label: str, console: Console | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (numbers, logits) for some texts at a time, until there were all.
+
+    Texts of similar lengths are read together, which saves padding.
+
+    tokens: of each text, (length,) int32, at most block_size. numbers: (k,) int64, of
+    the texts that were read. logits: (k, classes). label, console: as in `tracked`.
+    """
+    order, T = np.argsort([len(ids) for ids in tokens], kind="stable"), model.config.block_size
+    texts = Texts(list(tokens), np.zeros(len(tokens), np.int64))  # the class numbers are not read
     at_once = rows_at_once(width_of(texts, T), TEXTS_AT_ONCE)
     starts = range(0, len(order), at_once)
-    for first in tracked(starts, len(starts), "evaluating", console):
-        rows = pad_texts(texts.take(order[first : first + at_once]), T, pool)
-        logits = model.readout(pooled(model.hidden(rows.tokens), rows.shares))
-        nll += float(cross_entropy(logits, rows.labels)[0].sum())
-        right += int(np.count_nonzero(logits.argmax(axis=1) == rows.labels))
-    return ClassifierEvaluation(nll / len(order), right / len(order))
+    for first in tracked(starts, len(starts), label, console):
+        numbers = order[first : first + at_once]
+        rows = pad_texts(texts.take(numbers), T, pool)
+        yield numbers, model.readout(pooled(model.hidden(rows.tokens), rows.shares))

@@ -21,10 +21,10 @@ from typing import NamedTuple
 from rich.console import Console
 from tyro.conf import Positional
 
-from npllm.data.record_file import Unusable
+from npllm.data.fitting import lacking_characters
 from npllm.data.records import Labelled, read_labelled, scan_labelled
 from npllm.data.topics import stdlib_topics
-from npllm.errors import DataError, Interrupted
+from npllm.errors import Interrupted
 from npllm.files.user_path import user_path
 from npllm.finetuning.chosen_records import chosen_records, say_contradictions, say_shared_texts
 from npllm.finetuning.classifier import (
@@ -37,12 +37,12 @@ from npllm.finetuning.classifier import (
 )
 from npllm.finetuning.classify_config import ClassifyConfig
 from npllm.finetuning.classify_report import report_classify
-from npllm.finetuning.labels import capped, check_classes, check_labels, split_by_group
+from npllm.finetuning.labels import capped, check_classes, check_labels, classes_of, split_by_group
 from npllm.finetuning.learning_curve import Point, initial_state, planned, read_curve, train_point, write_curve
 from npllm.finetuning.stage_run import micro_batch
 from npllm.model import GPT
 from npllm.output import shell_word
-from npllm.runs.inputs import Copies, checked_records, load_model, trained_checkpoint
+from npllm.runs.inputs import Copies, checked_records, load_model, record_file, trained_checkpoint
 from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import rows_at_once
@@ -75,10 +75,8 @@ def labelled_of(path: Path, tokenizer: Tokenizer, config: ClassifyConfig, consol
 
 
 def _encodable(record: Labelled, tokenizer: Tokenizer) -> Labelled:
-    try:
+    with lacking_characters():
         tokenizer.encode(record.text)
-    except DataError as error:
-        raise Unusable("with characters that the tokenizer lacks", str(error)) from None
     return record
 
 
@@ -174,10 +172,10 @@ class Classify(Stage[ClassifyConfig]):
             sides=sides,
         )
 
-    def held_out_figures(self, run: RunFolder, config: ClassifyConfig, model: GPT) -> Figures:
+    def held_out_figures(self, run: RunFolder, config: ClassifyConfig, model: GPT, console: Console) -> Figures:
         """Loss and accuracy on the test texts."""
         classes, sides = read_sides(run, model)
-        result = evaluate_classifier(model, sides.test, config.classify.pool)
+        result = evaluate_classifier(model, sides.test, config.classify.pool, console)
         return [
             ("loss", f"{result.loss:.4f} nats per text"),
             ("accuracy", f"{result.accuracy:.1%}"),
@@ -189,7 +187,7 @@ class Classify(Stage[ClassifyConfig]):
         points = finish_curve(run, config, job.base, job.sides, console)
         result = evaluate_classifier(job.state.model, job.sides.test, config.classify.pool, console)
         report_classify(run, job.state, job.classes, result, points, console)
-        return f"npllm verify {shell_word(run.path)}"
+        return f"npllm predict {shell_word(run.path)} --data={shell_word(record_file(run, 'test'))}"
 
 
 def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
@@ -220,7 +218,7 @@ def read_sides(run: RunFolder, model: GPT) -> tuple[list[str], Sides]:
     Raises DataError for a file of texts that has changed since the run was made.
     """
     records = {name: read_labelled(checked_records(run, name)) for name in Sides._fields}
-    classes = sorted({record.label for record in records["train"]})
+    classes = classes_of(records["train"])
     tokenizer, T = run.load_tokenizer(), model.config.block_size
     return classes, Sides(*(encode_texts(side, classes, tokenizer, T) for side in records.values()))
 

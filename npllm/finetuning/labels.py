@@ -12,6 +12,11 @@ from npllm.reference.random import random_permutation
 from npllm.reference.random_streams import CLASS_SUBSETS, TEST_CAP, TEST_SPLIT
 
 
+def classes_of(records: Sequence[Labelled]) -> list[str]:
+    """Return the names of the classes, sorted; a class number is a place in them."""
+    return sorted({record.label for record in records})
+
+
 def check_classes(records: Sequence[Labelled]) -> None:
     """Raise DataError unless there are at least two classes."""
     if len({record.label for record in records}) < 2:

@@ -214,7 +214,7 @@ class SFT(Stage[SFTConfig]):
             description=f"{model.params.count / 1e6:.2f} M parameters to train; {length}",
         )
 
-    def held_out_figures(self, run: RunFolder, config: SFTConfig, model: GPT) -> Figures:
+    def held_out_figures(self, run: RunFolder, config: SFTConfig, model: GPT, console: Console) -> Figures:
         """Loss and perplexity of the held-out responses."""
         records = read_demonstrations(checked_records(run, "val"))
         rows = pack(encode(records, run.load_tokenizer()), model.config.block_size)

@@ -140,8 +140,8 @@ def generate(
 def check_writes(model: GPT, name: object) -> None:
     """Raise ConfigError for a model that judges texts instead of generating them."""
     if model.config.n_outputs:
-        kind = "a reward model" if model.config.n_outputs == 1 else "a classifier"
+        kind, verb = ("a reward model", "score") if model.config.n_outputs == 1 else ("a classifier", "predict")
         raise ConfigError(
-            f"{name} is {kind}, which only judges texts; take the run that it was trained from, or another "
-            "of npllm pretrain, sft, ppo or dpo."
+            f"{name} is {kind}, which only judges texts (npllm {verb}); take the run that it was trained from, or "
+            "another of npllm pretrain, sft, ppo or dpo."
         )

@@ -187,7 +187,7 @@ class DPO(Stage[DPOConfig]):
             shown=("accuracy",),
         )
 
-    def held_out_figures(self, run: RunFolder, config: DPOConfig, model: GPT) -> Figures:
+    def held_out_figures(self, run: RunFolder, config: DPOConfig, model: GPT, console: Console) -> Figures:
         """The loss on the held-out pairs, and how often the policy prefers the chosen
         response by more than its reference does."""
         tokenizer, T = run.load_tokenizer(), model.config.block_size

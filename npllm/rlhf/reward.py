@@ -261,12 +261,12 @@ class Reward(Stage[RewardConfig]):
             val_pairs=val_pairs,
         )
 
-    def held_out_figures(self, run: RunFolder, config: RewardConfig, model: GPT) -> Figures:
+    def held_out_figures(self, run: RunFolder, config: RewardConfig, model: GPT, console: Console) -> Figures:
         """Loss, accuracy and margin on the held-out pairs."""
         pairs = encode_pairs(
             read_preferences(checked_records(run, "val")), run.load_tokenizer(), model.config.block_size
         )
-        result = evaluate_reward(model, pairs)
+        result = evaluate_reward(model, pairs, console)
         return [
             ("loss", f"{result.loss:.4f} nats per pair"),
             ("accuracy", f"{result.accuracy:.1%} of the pairs are ranked rightly"),

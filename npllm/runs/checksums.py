@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from npllm.data.records import LARGEST_FILE
+from npllm.data.rows import LARGEST_FILE
 from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded

@@ -36,7 +36,7 @@ def evaluate_run(path: Path, data: Path | None, stride: int | None, console: Con
         if stride is not None:
             raise ConfigError(f"{path} holds no validation text, which --stride is for; name a text with --data.")
         stage = stage_in(run.config)
-        return stage.held_out_figures(run, load_run_config(run, stage.config_type), model)
+        return stage.held_out_figures(run, load_run_config(run, stage.config_type), model, console)
     return text_figures(model, *tokens_of(data, tokenizer), stride, console)
 
 

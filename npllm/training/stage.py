@@ -84,9 +84,10 @@ class Stage(ABC, Generic[C]):
         Returns a shell command to try next.
         """
 
-    def held_out_figures(self, run: RunFolder, config: C, model: GPT) -> Figures:
+    def held_out_figures(self, run: RunFolder, config: C, model: GPT, console: Console) -> Figures:
         """The figures of a model of the run on the records that the run held out, for
-        `npllm evaluate`. Raises ConfigError in a stage that holds none out."""
+        `npllm evaluate`. console: shows how much is done. Raises ConfigError in a stage
+        that holds none out."""
         raise ConfigError(f"{run.path} holds no validation text; name one with --data.")
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:

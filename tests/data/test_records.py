@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npllm.data import records
+from npllm.data import rows
 from npllm.data.records import (
     Conversation,
     Demonstration,
@@ -214,7 +214,7 @@ def test_what_is_no_text_with_records(tmp_path, read, monkeypatch):
     path.write_bytes(GOOD[read].encode() + b"\n\xe9t\xe9")
     with pytest.raises(DataError, match=r"latin.jsonl line 2: it is not UTF-8 \(invalid byte 0xe9\); convert the"):
         read(path)
-    monkeypatch.setattr(records, "LARGEST_FILE", 10)
+    monkeypatch.setattr(rows, "LARGEST_FILE", 10)
     with pytest.raises(DataError, match=r"latin.jsonl is larger than"):
         read(path)
 

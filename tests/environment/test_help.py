@@ -136,7 +136,7 @@ def test_an_option_is_not_taken_for_a_value(capsys):
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("npllm pre", {"pretrain"}),
+        ("npllm pre", {"pretrain", "predict"}),
         ("npllm tokenizer e", {"encode"}),
         ("npllm tokenizer train --v", {"--vocab_size"}),
         ("npllm pretrain --minutes 3 --optim.l", {"--optim.lr"}),

@@ -104,7 +104,7 @@ def test_it_ends_in_a_table_a_plot_and_a_summary(finished):
             assert 0 <= point["mean"] <= 1
             assert f"{point['mean']:.1%} ± {100 * point['interval']:.1f}" in text
     assert "labels per class" in text
-    assert f"Next: npllm verify {out}" in text
+    assert f"Next: npllm predict {out} --data={out / 'data' / 'test.jsonl'}" in text
     assert str(out / "accuracy.png") in text
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     points = read_curve(out / "curve.jsonl")

@@ -200,8 +200,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(folder, tmp_path, capsys, ver
 def test_a_reward_model_does_not_write(folder, capsys, monkeypatch, verb):
     monkeypatch.setattr("sys.stdin", None)
     expected = (
-        f"npllm: {folder / 'reward'} is a reward model, which only judges texts; take the run that it was "
-        "trained from, or another of npllm pretrain, sft, ppo or dpo."
+        f"npllm: {folder / 'reward'} is a reward model, which only judges texts (npllm score); take the run that it "
+        "was trained from, or another of npllm pretrain, sft, ppo or dpo."
     )
     assert refused(capsys, verb, folder / "reward", exit_code=2) == expected
 

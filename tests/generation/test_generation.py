@@ -288,7 +288,9 @@ def test_what_is_wrong_is_said_at_once():
         generate_tokens(model, [0], max_tokens=1, top_k=0)
     with pytest.raises(DataError, match="'x'"):
         generate(model, tokenizer, "x")
-    for n_outputs, kind in ((1, "a reward model"), (3, "a classifier")):
+    for n_outputs, kind, verb in ((1, "a reward model", "score"), (3, "a classifier", "predict")):
         judge = lively_model("kernels", vocab_size=3, n_outputs=n_outputs)
-        with pytest.raises(ConfigError, match=f"^This model is {kind}, which only judges texts; take the"):
+        with pytest.raises(
+            ConfigError, match=rf"^This model is {kind}, which only judges texts \(npllm {verb}\); take the"
+        ):
             generate(judge, tokenizer, "a")
