@@ -283,7 +283,7 @@ def test_bad_options_end_in_one_sentence_and_write_nothing(capsys, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     message = refused(capsys, "pretrain", *arguments, exit_code=2)
     assert complaint in message
-    assert "class" not in message  # tyro's own words about Python's types
+    assert "class " not in message  # tyro's own words about Python's types
     assert list(tmp_path.iterdir()) == []
 
 
