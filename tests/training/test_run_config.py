@@ -156,7 +156,9 @@ def test_an_option_wins_over_the_recipe_and_the_recipe_over_the_default(started)
 def test_a_default_follows_an_option_that_it_would_contradict(started, arguments, expected):
     """In proportion: 1e-4 instead of 3e-3 makes 3e-4 to 1e-5. What the user has set
     stays."""
-    optim, batch, spikes = (getattr(started("--recipe", "classic", *arguments), name) for name in ("optim", "batch", "spikes"))
+    optim, batch, spikes = (
+        getattr(started("--recipe", "classic", *arguments), name) for name in ("optim", "batch", "spikes")
+    )
     found = (optim.lr, optim.min_lr, batch.size, batch.ramp_start, spikes.window, spikes.min_history)
     assert found == expected
 
