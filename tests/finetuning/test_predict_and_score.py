@@ -213,7 +213,7 @@ BAD = {
         "predict",
         "classify",
         "good.csv",
-        ["--out", "./good.csv"],
+        ["--out", "sub/../good.csv"],
         2,
         "good.csv is the file of --data, which",
     ),
@@ -239,6 +239,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     (tmp_path / "good.csv").write_text("text\nthe cat\n")
     (tmp_path / "mixed.txt").write_text("the cat\nQUX\n")
     (tmp_path / "empty.csv").write_text("text\n")
+    (tmp_path / "sub").mkdir()
     (tmp_path / "label.csv").write_text("label,words\ncat,the cat\n")
     write_jsonl(tmp_path / "good.jsonl", DEMONSTRATIONS)
     write_jsonl(tmp_path / "prompt.jsonl", [{"prompt": "a"}])

@@ -3,6 +3,7 @@
 import io
 from importlib import import_module
 
+import numba
 import pytest
 from small_runs import pretrain_arguments, refused, run, write_text
 from stage_runs import write_jsonl
@@ -45,6 +46,17 @@ def test_each_sample_is_another_text_and_the_first_is_that_of_one(trained, capsy
     assert samples(four)[:2] == samples(two)
     assert len(set(samples(four))) == 4
     assert all(text.startswith("the ") for text in samples(four))
+
+
+def test_the_number_of_threads_changes_no_text(trained, capsys):
+    options = (trained, "--prompt", "the ", "--max_tokens", 30, "--n", 2, "--seed", 4)
+    expected, _ = shown(capsys, *options)
+    threads = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        assert shown(capsys, *options)[0] == expected
+    finally:
+        numba.set_num_threads(threads)
 
 
 def test_python_gives_the_texts_of_the_verb(trained, capsys):
