@@ -31,6 +31,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(npllm.__path__[0]).parent)}
 PATIENCE = 3600
 
 TINY = {
+    "recipe": "classic",  # AdamW and cosine decay: tests know their numbers
     "data.tokenizer": "char",
     "data.val_fraction": 0.1,
     "model.n_layer": 1,
