@@ -14,7 +14,6 @@ import numpy as np
 
 from npllm.errors import TrainingError
 from npllm.memory.aligned import aligned_zeros
-from npllm.memory.arena import Arena
 from npllm.model import Parameters, Trainable
 from npllm.model.parameters import name_in_model, parameter_shapes
 from npllm.optim.config import OptimConfig
@@ -159,17 +158,16 @@ class Muon(AdamW):
         super().__init__(model, lr=lr, **options)
         self.matrix_scale = matrix_lr / lr if lr else 0.0
         self.momentum = momentum
-        self._scratch = Arena()
 
     def _update_matrix(self, matrix, params, grads, m, v, *, lr, **step):
         n_in, widths = matrix
         size = n_in * sum(widths)
         arrays = (array[:size].reshape(n_in, -1) for array in (params, grads, m))
         lr *= self.matrix_scale
-        with self._scratch.scope():
-            self.model.ops.muon_update(
-                *arrays, widths, lr=lr, momentum=self.momentum, empty=self._scratch.empty, **step
-            )
+        # Between two passes the memory of a pass is free.
+        scratch = next(iter(self.model.parts().values())).scratch
+        with scratch.scope():
+            self.model.ops.muon_update(*arrays, widths, lr=lr, momentum=self.momentum, empty=scratch.empty, **step)
 
 
 class SGD(Optimizer):

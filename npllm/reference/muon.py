@@ -19,14 +19,14 @@ matrix acts on its singular values and on nothing else: with X = U S V^T,
 Applied again and again to X = u / |u|, whose singular values are at most 1, it drives
 them towards 1. The coefficients below have the steepest slope at zero, a, because small
 singular values need most of the iterations. In return five iterations end between 0.68
-and 1.13, not at 1, which does no harm here.
+and 1.13, not at 1. Jordan et al. found that training is none the worse for it.
 
 The factor max(1, out / in)^(1/2) makes the step of a matrix that widens its input as
 long as its output, for an input whose elements are about 1.
 
 The queries, keys and values of attention come from one product with three matrices side
-by side, and each of the three is made orthogonal by itself. Together, the values' large
-gradients would leave little of the step to queries and keys.
+by side, and each of the three is made orthogonal by itself. As one wide matrix they
+would share its singular values, and the part with the largest gradient would get most.
 
 Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024;
 Bernstein & Newhouse, "Old optimizer, new norm: an anthology", 2024.

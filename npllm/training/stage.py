@@ -136,9 +136,12 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
 def load_run_config(run: RunFolder, kind: type[C]) -> C:
     """The config of a run. Raises ConfigError if it is not complete."""
     config = load_config(run.config, kind)
-    missing = [] if config.has_budget or config.train.steps else ["train.steps"]
-    for name in missing + ([] if config.batch.size else ["batch.size"]):
-        raise ConfigError(f"{run.config} has no {name}; restore the config.toml of the run.")
+    needed = {"batch.size": config.batch.size}
+    if not config.has_budget:
+        needed["train.steps"] = config.train.steps
+    for name, value in needed.items():
+        if value is None:
+            raise ConfigError(f"{run.config} has no {name}; restore the config.toml of the run.")
     return config
 
 
