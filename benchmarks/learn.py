@@ -18,6 +18,7 @@ from itertools import combinations
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ PYTORCH = Contender(
         "rows": 8,
     },
 )
+LEGEND = 50  # characters in a line: a contender may have many options
 COMPRESSORS = ("gzip", "bz2", "xz")
 
 
@@ -219,7 +221,7 @@ def plot(rows: list[Row], path: Path) -> None:
     ran = [row for row in rows if "failure" not in row]
     for number, name in enumerate(by_name(ran)):
         for row in (row for row in ran if row["contender"] == name):
-            label = name if row["seed"] == 0 else None
+            label = fill(name, LEGEND) if row["seed"] == 0 else None
             axes.plot(*zip(*row["curve"], strict=True), color=f"C{number}", linewidth=1.0, label=label)
     for name in COMPRESSORS:
         axes.axhline(bits := ran[0][f"{name}_bits_per_byte"], color="#999999", linewidth=0.8, linestyle="--")
