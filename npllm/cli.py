@@ -43,7 +43,7 @@ def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
 
 VERBS = OTHER_VERBS | {"completion": completion}
 # Their result is what they print. Any other verb goes on when nobody reads its output.
-PRINTING = {"generate", "chat", "evaluate", "predict", "score", "verify"}
+PRINTING = {"generate", "chat", "evaluate", "predict", "score", "verify", "runs"}
 PRINTING |= {"tokenizer encode", "tokenizer decode", "completion"}
 HELP = {"-h", "--help", "--help-all"}
 FLAGS = HELP | {"--debug", "--version"}  # of npllm itself

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rich.table import Table
 from tyro.conf import Positional
 
 import npllm
@@ -268,6 +269,25 @@ def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bo
     run_and_report(task, out, seeds, TextConsole(), overoptimise=overoptimise)
 
 
+def runs(folder: Positional[Path] = Path("runs")) -> None:
+    """List runs with stage, size, data, result and date, the oldest first.
+
+    Args:
+        folder: folder that holds runs, at any depth (default: runs)
+    """
+    from npllm.runs.listing import Listed, list_runs
+
+    rows = list_runs(folder)
+    if not sys.stdout.isatty():  # for cut and awk
+        for row in (Listed._fields, *rows):
+            show("\t".join(map(one_line, row)))
+        return
+    table = Table(*Listed._fields, box=None, pad_edge=False, collapse_padding=True)
+    for row in rows:
+        table.add_row(*row)
+    TextConsole().print(table)
+
+
 def _prompts_of(file: Path, prompt: str) -> "list[PromptText]":
     """The prompts of `npllm generate --prompt_file`. A text loses the line end that an
     editor or `echo` puts after it."""
@@ -306,4 +326,5 @@ OTHER_VERBS: dict[str, Callable[..., None]] = {
     "tokenizer decode": tokenizer_decode,
     "rlhf": rlhf,
     "demo spike": demo_spike,
+    "runs": runs,
 }

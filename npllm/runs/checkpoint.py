@@ -203,6 +203,20 @@ def _damaged(path: Path, reason: str) -> DataError:
     return DataError(f"{path} is not a whole checkpoint ({reason}); use another checkpoint.")
 
 
+def count_parameters(path: Path) -> int:
+    """The number of parameters of the model in a checkpoint: of a pair the actor, with
+    its frozen weights. Neither weights nor hash are read.
+
+    Raises DataError for a file that does not describe a model.
+    """
+    try:
+        with open_file(path) as file:
+            first = next(iter(configs_of(_read_description(path, file.id)).values()))
+    except (NotPlain, ConfigError, *HDF5_ERRORS) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    return parameter_count(first.language_model if first.lora_rank else first)
+
+
 def model_from_checkpoint(path: Path, *, dtype: str | None = None, backend: str = "kernels") -> GPT:
     """The model in a checkpoint, ready to evaluate and generate. Of an actor-critic
     pair it is the actor. dtype: None = the dtype it was trained in.
