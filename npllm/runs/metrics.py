@@ -1,9 +1,11 @@
-"""metrics.jsonl: one line per step.
+"""metrics.jsonl: one line per step. metrics.csv: the same for other programs.
 
 Each line holds the fields of FIELDS and the figures of the stage, which are numbers as
 well. A null stands for NaN and infinity, which JSON lacks.
 """
 
+import csv
+import io
 import json
 from math import isfinite, nan
 from pathlib import Path
@@ -57,6 +59,17 @@ def drop_metrics_after(path: Path, step: int) -> None:
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
     """Add a line. Raises ResourceError when the disk is full."""
     append(path, _line(record))
+
+
+def write_metrics_csv(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write records as a table with a header. A field that a record lacks, and a NaN,
+    is empty. Raises ResourceError when the disk is full."""
+    columns = dict.fromkeys(name for record in records for name in record)
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows({name: value if isfinite(value) else "" for name, value in each.items()} for each in records)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -31,7 +31,10 @@ from npllm.runs.run_folder import RunFolder
 
 CLAIM = ".claim"  # in an existing folder
 # What a run holds before its first checkpoint, in an existing folder.
-PARTS = {CLAIM, LOCK, "config.toml", "tokenizer.json", "data", "models", "checkpoints", "metrics.jsonl", "ledger.jsonl"}
+PARTS = {
+    CLAIM, LOCK, "config.toml", "tokenizer.json", "data", "models", "checkpoints", "metrics.jsonl", "ledger.jsonl",
+    "tensorboard",
+}  # fmt: skip
 OF_THE_DISK = {"lost+found"}  # the root of an ext4 disk is never empty
 
 _made: set[tuple[int, int]] = set()  # device and inode of the lock of each run that this process made

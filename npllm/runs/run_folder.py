@@ -43,6 +43,14 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def metrics_table(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def ledger(self) -> Path:
         return self.path / "ledger.jsonl"
 

@@ -80,6 +80,8 @@ class TrainConfig:
     """of the arrays; bf16 = float32 with bfloat16 products where the CPU has them"""
     threads: int | None = None
     """threads of the kernels; none = one per core"""
+    log: Literal["tensorboard"] | None = None
+    """write the metrics for TensorBoard as well; metrics.jsonl and .csv are always"""
 
     def __post_init__(self):
         if self.steps is not None and self.steps < 1:

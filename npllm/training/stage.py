@@ -33,6 +33,7 @@ from npllm.training.job import Job
 from npllm.training.machine import describe_machine, limit_threads, usable_dtype
 from npllm.training.memory import check_memory, reserve_arenas, stage_memory
 from npllm.training.state import LoopState
+from npllm.training.tensorboard import check_log
 from npllm.training.train import train
 from npllm.training.warmup import kind_of, load_kernels
 
@@ -100,6 +101,7 @@ class Stage(ABC, Generic[C]):
 def start_run(stage: Stage[C], config: C, out: Path | None, console: Console, **arguments: Any) -> None:
     """Make a run and train it. A run that fails before its first checkpoint is deleted,
     so that the user can correct the error and repeat the command."""
+    check_log(config.train.log)
     with claim_run(out, stage.folder_name(config, **arguments)) as path:
         run = create_run(stage, stage.inputs(config, console, **arguments), path, console)
         try:
@@ -122,6 +124,7 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
     """Train a run from its newest checkpoint to its last update, and report."""
     with run.lock():
         config = load_run_config(run, stage.config_type)
+        check_log(config.train.log)
         limit_threads(config.train.threads)
         if usable_dtype(config.train.dtype) != config.train.dtype:
             console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.")

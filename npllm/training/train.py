@@ -11,7 +11,7 @@ from npllm.output import shell_word
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.config_file import rewrite_config
 from npllm.runs.ledger import Ledger, Spike
-from npllm.runs.metrics import append_metrics, drop_metrics_after
+from npllm.runs.metrics import append_metrics, drop_metrics_after, read_metrics, write_metrics_csv
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
@@ -20,6 +20,7 @@ from npllm.training.length import RunLength
 from npllm.training.loop import Update, updates
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, restore_newest
+from npllm.training.tensorboard import EventLog
 
 FEWEST_UPDATES = 10  # a shorter run prints a warning
 
@@ -48,12 +49,16 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
             store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
         length = RunLength(config, ledger)
         _say_where_it_starts(run, config, length, state.step, console)
-        with ProgressView(console, length, state.step, tokens_per_byte=job.tokens_per_byte, shown=job.shown) as view:
+        with (
+            EventLog(run.tensorboard, config.train.log, state.step) as event_log,
+            ProgressView(console, length, state.step, tokens_per_byte=job.tokens_per_byte, shown=job.shown) as view,
+        ):
             for event in updates(state, config, job.gradients, ledger.skipped, length):
                 if isinstance(event, Spike):
                     done = recovery.recover(event)
                     if state.step < event.step - 1:
                         drop_metrics_after(run.metrics, state.step)
+                        event_log.go_back(state.step)
                     view.recovered(event, done, state.step)
                     continue
                 store.check()
@@ -62,6 +67,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                 if validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = validate(state.model)
                 append_metrics(run.metrics, record)
+                event_log.append(record)
                 view.show(event)
                 if store.scheduled(event.step) or is_last or stopping:
                     sync(run.metrics)  # the log must reach the disk before the checkpoint
@@ -73,6 +79,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     )
     if config.train.steps is None:
         rewrite_config(run.config, config.with_steps(state.step))
+    write_metrics_csv(run.metrics_table, read_metrics(run.metrics))
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:

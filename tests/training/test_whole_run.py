@@ -1,5 +1,6 @@
 """From a text file to a finished run: its files and figures, and the next command."""
 
+import csv
 import gzip
 import hashlib
 import json
@@ -63,6 +64,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
         "data/train.h5",
         "data/val.h5",
         "loss.png",
+        "metrics.csv",
         "metrics.jsonl",
         "samples.txt",
         "summary.json",
@@ -81,6 +83,10 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
     assert batches == [2] * 10 + [4] * 30
     assert figures["tokens"] == sum(batches) * TINY["model.block_size"]
     assert figures["steps"] == 40
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == [record["loss"] for record in read_metrics(out / "metrics.jsonl")]
+    assert [row["step"] for row in rows if row["val_loss"]] == ["40"]  # empty where it was not measured
     seconds = sum(record["seconds"] for record in read_metrics(out / "metrics.jsonl"))
     assert figures["seconds"] == pytest.approx(seconds, abs=1e-3)
     model, _ = npllm.load(out)
