@@ -182,13 +182,15 @@ def tokenizer_train(
         source: stdlib, pydoc, or files, folders and glob patterns
         out: tokenizer.json to write
         vocab_size: number of tokens
-        field: key that holds the text in each line of a .jsonl file, such as text
+        field: key of .jsonl lines, or column of .csv files, that holds the text
     """
     from npllm.data.corpora import load_corpus
+    from npllm.data.sources import ReadingOptions
     from npllm.tokenizer import train_bpe
+    from npllm.training.prepare import tokenizer_text
 
-    corpus = load_corpus(source, field=field)
-    train_bpe((document.text for document in corpus.train + corpus.val), vocab_size).save(out)
+    corpus = load_corpus(source, options=ReadingOptions(field=field))
+    train_bpe(tokenizer_text(corpus.train + corpus.val), vocab_size).save(out)
     for line in corpus.remarks:
         show(one_line(line))
     show(one_line(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB"))

@@ -151,7 +151,7 @@ def scan(
     if columns is not None and path.suffix.lower() in (".csv", ".tsv"):
         return sort_out(path, table_rows(path, columns), lambda row: record(fields_of(row)))
     items = _listed(path) if path.suffix.lower() == ".json" else lines(path)
-    return sort_out(path, items, lambda item: record(_fields(item)))
+    return sort_out(path, items, lambda item: record(json_fields(item)))
 
 
 def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:

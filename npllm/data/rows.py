@@ -2,15 +2,16 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from npllm.data.record_file import Unusable
 from npllm.errors import DataError
-from npllm.files.bounded_read import read_bounded
+from npllm.files.bounded_read import RefusedFile, read_bounded
 from npllm.files.text_format import BYTE_ORDER_MARK, SIGNATURE_BYTES, decode, refuse_other_formats
 
 LARGEST_FILE = 1 << 30  # bytes
+LARGEST_FIELD = 1 << 26  # characters of a field of a .csv file
 WRONG_FIELDS = "with wrong fields"
 
 Row = tuple[list[str], list[str] | bytes]  # the header, and the fields or the line that holds them
@@ -37,15 +38,20 @@ def table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     used as they are, and only a line feed, with or without a carriage return before it,
     ends a line of .tsv.
 
-    columns: names that the header must have, once each. Raises DataError for a header
-    without them, and for a quote that is never closed.
+    columns: names that the header must have, once each. Raises RefusedFile for a header
+    without them, and DataError for a quote that is never closed.
     """
-    return _csv_rows(path, columns) if path.suffix.lower() == ".csv" else _tsv_rows(path, columns)
+    if path.suffix.lower() != ".csv":
+        return _tsv_rows(path, columns)
+    return csv_rows(path, io.StringIO(decode(path, read_bounded(path, LARGEST_FILE)), newline=""), columns)
 
 
-def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    text = io.StringIO(decode(path, read_bounded(path, LARGEST_FILE)), newline="")
-    csv.field_size_limit(LARGEST_FILE)  # the file is in memory already; without this 131,072 characters
+def csv_rows(path: Path, text: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Yield (place, row) of each row of a .csv file, as `table_rows` does.
+
+    text: its lines, with their ends.
+    """
+    csv.field_size_limit(LARGEST_FIELD)  # without this 131,072 characters
     rows = csv.reader(text, strict=True)
     header: list[str] = []
     try:
@@ -70,8 +76,9 @@ def _tsv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
 def _header(row: list[str], columns: Sequence[str], place: str) -> list[str]:
     header = [name.strip() for name in row]
     if any(header.count(name) != 1 for name in columns):
-        names = "columns " + " and ".join(columns) if len(columns) > 1 else f"column {columns[0]}"
-        raise DataError(f"{place}: the header is {', '.join(header)!r:.200}; name the {names} in it, once each.")
+        names = f"the column{'s' * (len(columns) > 1)} {' and '.join(columns)}"
+        shown = f"{', '.join(header)!r:.200}"
+        raise RefusedFile(f"without {names}", f"{place}: the header is {shown}; name {names} in it, once each.")
     return header
 
 

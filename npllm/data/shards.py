@@ -13,11 +13,11 @@ A shard may come from an untrusted source. The reader accepts only this layout
 """
 
 import hashlib
-import io
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ import numpy as np
 from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file, read_attribute, read_dataset
 from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
+from npllm.files.spool import Spool
 
 VERSION = 1
 UINT16_VOCABULARY = 2**16  # the largest vocabulary whose ids fit in uint16
@@ -56,7 +57,7 @@ class TokenShard(NamedTuple):
 
 def write_shard(
     path: str | Path,
-    documents: Iterable[np.ndarray],
+    documents: Iterable[np.ndarray | Iterator[np.ndarray]],
     *,
     vocab_size: int,
     eot_id: int | None,
@@ -66,7 +67,8 @@ def write_shard(
 ) -> int:
     """Write documents as a shard and return its token count.
 
-    documents: 1-D integer arrays of token ids.
+    documents: 1-D integer arrays of token ids, or iterators over the parts of one. Many
+    tokens are kept in a file without a name beside `path`, not in memory.
 
     Equal arguments give an equal file. Raises DataError for an id outside 0 ...
     vocab_size - 1 or a malformed hash, and ResourceError when the disk is full; an old
@@ -86,9 +88,9 @@ def write_shard(
     if violation := _first_violation(header, tokens, document_starts):
         raise DataError(f"{path} cannot become a token shard ({violation}); correct the arguments of write_shard.")
     # HDF5 does not survive a full disk: closing the file fails, and the process crashes
-    # at exit. So the file is built in memory and written with ordinary writes, whose
-    # errors can be handled.
-    image = io.BytesIO()
+    # at exit. So the file is built in a spool, which holds errors back. It is then
+    # written with ordinary writes, whose errors can be handled.
+    image = Spool(Path(path).parent)
     with h5py.File(image, "w") as file:
         file.create_dataset("tokens", data=tokens)
         file.create_dataset("document_starts", data=document_starts)
@@ -96,7 +98,7 @@ def write_shard(
             file.attrs.create(name, header[name], dtype=INTEGER_TYPE)
         for name in DIGESTS:
             file.attrs.create(name, header[name].encode(), dtype=DIGEST_TYPE)
-    write_atomically(path, image.getbuffer())
+    write_atomically(path, image.view())
     return len(tokens)
 
 
@@ -131,23 +133,25 @@ def _damaged(path: str | Path, reason: str) -> DataError:
 
 
 def _join(
-    path: str | Path, documents: Iterable[np.ndarray], vocab_size: int, eot_id: int | None
+    path: str | Path, documents: Iterable[np.ndarray | Iterator[np.ndarray]], vocab_size: int, eot_id: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """All documents with their end-of-text tokens, and the start of each document."""
-    dtype = _token_type(vocab_size)
+    dtype, spool = _token_type(vocab_size), Spool(Path(path).parent)
     end = np.array([] if eot_id is None else [eot_id], np.int64)
-    pieces, lengths = [np.empty(0, dtype)], [0]
+    n_tokens, document_starts = 0, []
     for index, document in enumerate(documents):
-        for ids in (document if isinstance(document, np.ndarray) else np.array(document, np.int64), end):
+        document_starts.append(n_tokens)
+        parts = document if isinstance(document, Iterator) else [document]
+        for ids in map(np.asarray, itertools.chain(parts, [end])):
             # Before the cast: 65,536 as uint16 would be a valid 0.
             if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
                 raise DataError(
                     f"document {index} for {path} has token ids from {ids.min()} to {ids.max()} but the vocabulary has "
                     f"{vocab_size} entries; encode the text with the tokenizer of this shard."
                 )
-            pieces.append(ids.astype(dtype))
-        lengths.append(len(pieces[-2]) + len(end))
-    return np.concatenate(pieces), np.cumsum(lengths, dtype=START_TYPE)[:-1]
+            spool.write(ids.astype(dtype))
+            n_tokens += len(ids)
+    return np.frombuffer(spool.view(), dtype), np.array(document_starts, START_TYPE)
 
 
 def _token_type(vocab_size: int) -> np.dtype:

@@ -1,7 +1,9 @@
 """Decodes UTF-8 files, and says what a file is that is none."""
 
+import codecs
 import re
 from pathlib import Path
+from typing import Self
 
 from npllm.files.bounded_read import RefusedFile
 
@@ -17,8 +19,26 @@ FORMATS = (
     (rb"PK\x03\x04", COMPRESSED, "a zip archive", "unpack it with unzip, or save it as plain text"),
     (rb"7z\xbc\xaf\x27\x1c", COMPRESSED, "a 7z archive", "unpack it with 7z x"),
     (rb"%PDF-", OTHER, "a PDF file", "convert it to text, for example with pdftotext"),
-    (rb"\xff\xfe|\xfe\xff", OTHER, "UTF-16 text", "convert it with iconv -f UTF-16 -t UTF-8"),
 )
+
+
+class NotUtf8(RefusedFile):
+    """A text in another encoding. likely: the name of one that it may have."""
+
+    def __init__(self, message: str, likely: str):
+        super().__init__("not UTF-8", message)
+        self.likely = likely
+
+    @classmethod
+    def at(cls, path: Path, encoding: str, byte: int, line: int, offset: int) -> Self:
+        """The error of a byte that is not valid in `encoding`."""
+        name = "UTF-8" if encoding == "utf-8" else encoding
+        message = (
+            f"{path} is not {name} (invalid byte 0x{byte:02x} in line {line}, at offset {offset}); "
+            "convert it to UTF-8, for example with iconv."
+        )
+        # From 0x80 to 0x9f Latin-1 has no signs, and Windows has its quotes and dashes.
+        return cls(message, "cp1252" if 0x80 <= byte < 0xA0 else "latin-1")
 
 
 def refuse_other_formats(path: Path, start: bytes) -> None:
@@ -29,6 +49,8 @@ def refuse_other_formats(path: Path, start: bytes) -> None:
     for signature, kind, what, mend in FORMATS:
         if re.match(signature, start):
             raise RefusedFile(kind, f"{path} is {what}; {mend}.")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise NotUtf8(f"{path} is UTF-16 text; convert it with iconv -f UTF-16 -t UTF-8.", "utf-16")
 
 
 def decode(path: Path, content: bytes | bytearray) -> str:
@@ -41,8 +63,4 @@ def decode(path: Path, content: bytes | bytearray) -> str:
         return content.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RefusedFile(
-            "not UTF-8",
-            f"{path} is not UTF-8 (invalid byte 0x{content[error.start]:02x} in line {line}, at offset {error.start}); "
-            "convert it to UTF-8, for example with iconv.",
-        ) from error
+        raise NotUtf8.at(path, "utf-8", content[error.start], line, error.start) from error

@@ -10,7 +10,7 @@ import numpy as np
 from npllm.errors import DataError
 from npllm.tokenizer import files
 from npllm.tokenizer.bpe_encoding import BytePairEncoder
-from npllm.tokenizer.pretokenize import SpecialSplitter, refuse_lone_surrogates
+from npllm.tokenizer.pretokenize import GPT2_SPLIT, SpecialSplitter, refuse_lone_surrogates
 from npllm.tokenizer.table_encoding import ByteEncoder, CharacterEncoder
 from npllm.tokenizer.tokenizer_json import to_json
 from npllm.tokenizer.vocabulary import Vocabulary
@@ -36,6 +36,14 @@ class Tokenizer:
         self.eot_id = self.special_tokens.get(END_OF_TEXT)
         self._encoder = ENCODERS[self.kind](vocabulary)
         self._special_splitter = SpecialSplitter(self.special_tokens)
+
+    @property
+    def cuts_before_spaces(self) -> bool:
+        """Whether no token has white space after another sign.
+
+        Then parts of a text that start with such white space can be encoded one by one.
+        """
+        return self.vocabulary.split_pattern == GPT2_SPLIT
 
     def encode(self, text: str, *, allowed_special: bool = False) -> list[int]:
         """Return the ids of a text. Nothing is added at its beginning or end.

@@ -6,12 +6,15 @@ fields. The same code parses and checks its values and command-line arguments. T
 values of the recipe are the defaults of the command line.
 """
 
+import codecs
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from math import isfinite
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+from npllm.data.sources import ReadingOptions
+from npllm.data.text_files import IGNORED
 from npllm.errors import ConfigError
 from npllm.files.user_path import user_path
 from npllm.model import Architecture
@@ -38,9 +41,14 @@ class DataConfig:
     separator: str | None = None
     """text between documents, such as <|endoftext|>; none = one document per file"""
     field: str | None = None
-    """key that holds the text in each line of a .jsonl file, such as text"""
+    """key of .jsonl lines, or column of .csv files, that holds the text"""
+    encoding: str = "utf-8"
+    """of the files that are not UTF-8, such as latin-1, cp1252 or utf-16"""
+    ignore: tuple[str, ...] = IGNORED
+    """patterns of files and folders to leave out; hidden ones always are"""
 
     def __post_init__(self):
+        _check_encoding(self.encoding)
         for name, value in (("separator", self.separator), ("field", self.field)):
             if value is None:
                 continue
@@ -50,13 +58,28 @@ class DataConfig:
                 raise ConfigError(f"data.{name} is {value!r:.80}, which is not valid Unicode; give valid text.")
         if not self.source:
             raise ConfigError("data.source is empty; name stdlib, pydoc, or at least one file.")
-        for name in (*self.source, self.tokenizer):
+        for name in (*self.source, *self.ignore, self.tokenizer):
             if name.startswith("-"):  # an argument like this is an option
                 raise ConfigError(f"data names the file {name!r}, which looks like an option; write ./{name}")
             if name.encode(errors="ignore").decode() != name:
                 raise ConfigError(f"data names the file {name!r}, which is not valid Unicode; rename the file.")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"data.val_fraction is {self.val_fraction}; set it between 0 and 1.")
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How the sources are read."""
+        return ReadingOptions(self.separator, self.field, self.encoding, self.ignore)
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        b"".decode(name)  # refuses codecs that are not for text, such as base64
+        codecs.getincrementaldecoder(name)
+    except (LookupError, ValueError):
+        raise ConfigError(
+            f"data.encoding is {name!r:.80}, which Python does not know; give the name of one, such as latin-1."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

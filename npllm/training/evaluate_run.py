@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from npllm.data.corpora import Document
+from npllm.data.documents import Document, stored
 from npllm.data.shards import read_shard
 from npllm.data.text_files import read_text
 from npllm.errors import ConfigError
@@ -43,7 +44,7 @@ def evaluate_run(path: Path, data: Path | None, stride: int | None, console: Con
 def tokens_of(path: Path, tokenizer: Tokenizer):
     """The tokens of a text file, (n_tokens,), and its bytes."""
     text = read_text(path)
-    return encode_document(tokenizer, Document(str(path), text)), len(text.encode())
+    return np.concatenate(list(encode_document(tokenizer, Document(str(path), stored(text))))), len(text.encode())
 
 
 def text_figures(model: GPT, tokens, n_bytes: int, stride: int | None, console: Console) -> Figures:

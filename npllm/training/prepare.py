@@ -1,10 +1,11 @@
 """Data preparation: from raw text to token shards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from npllm.data.corpora import Corpus, Document, load_corpus
+from npllm.data.corpora import Corpus, load_corpus
+from npllm.data.documents import Document
 from npllm.data.shards import write_shard
 from npllm.errors import DataError
 from npllm.files.user_path import user_path
@@ -13,20 +14,24 @@ from npllm.tokenizer import Tokenizer, UnknownCharacter, byte_tokenizer, train_b
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import DataConfig
 
+TOKENIZER_TEXT = 100_000_000  # bytes; of a longer text, a bpe tokenizer is trained on so much
+Report = Callable[[str], None]  # called with a line about each step
 
-def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
+
+def build_tokenizer(config: DataConfig, corpus: Corpus, report: Report) -> Tokenizer:
     """The tokenizer that the config names: trained on the training text only, or
     loaded.
 
     A char vocabulary also has the characters of the validation text, which could not be
     encoded without them.
     """
+    label = f"building the {config.tokenizer} tokenizer"
     if config.tokenizer == "bpe":
-        return train_bpe((document.text for document in corpus.train), config.vocab_size)
+        return train_bpe(reported(tokenizer_text(corpus.train), report, label), config.vocab_size)
     if config.tokenizer == "byte":
         return byte_tokenizer()
     if config.tokenizer == "char":
-        return train_char(document.text for document in corpus.train + corpus.val)
+        return train_char(reported(pieces_of(corpus.train + corpus.val), report, label))
     if not user_path(config.tokenizer).exists():
         raise DataError(
             f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file; name one."
@@ -34,49 +39,86 @@ def build_tokenizer(config: DataConfig, corpus: Corpus) -> Tokenizer:
     return Tokenizer.load(config.tokenizer)
 
 
-def encode_document(tokenizer: Tokenizer, document: Document) -> np.ndarray:
-    """The ids of a document, (n_tokens,) uint32. Raises DataError, with file and line,
-    for a character that the tokenizer lacks."""
-    try:
-        return tokenizer.encode_documents([document.text])[0]
-    except UnknownCharacter as error:
-        raise error.in_file(document.name, document.first_line) from None
+def pieces_of(documents: Iterable[Document]) -> Iterator[str]:
+    """All texts, piece by piece."""
+    return (piece for document in documents for piece in document.content.pieces())
 
 
-def separator_hint(corpus: Corpus) -> list[str]:
-    """A remark on documents that contain the usual separator as plain text. Empty if
-    there are none."""
-    marked = {document.name for document in corpus.train + corpus.val if END_OF_TEXT in document.text}
-    if not marked:
-        return []
-    return [
-        f"{END_OF_TEXT} is plain text in {len(marked):,} of the documents, such as {min(marked)}; if it separates "
-        f"documents, give --data.separator '{END_OF_TEXT}'"
-    ]
+def tokenizer_text(documents: Sequence[Document]) -> Iterator[str]:
+    """The pieces of text that a bpe tokenizer is trained on: all, or of a text of more
+    than TOKENIZER_TEXT bytes a part that is spread evenly."""
+    share = min(1.0, TOKENIZER_TEXT / sum(document.content.n_bytes for document in documents))
+    seen = taken = 0  # characters
+    for piece in pieces_of(documents):
+        seen += len(piece)
+        if taken + len(piece) <= seen * share or share == 1.0:
+            taken += len(piece)
+            yield piece
 
 
-def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], None]) -> Corpus:
+def reported(pieces: Iterable[str], report: Report, label: str) -> Iterator[str]:
+    """The pieces. While they are taken, `report` is told how much is done."""
+    done = 0  # characters
+    for piece in pieces:
+        report(f"{label} ({done / 1e6:.0f} M characters so far)")
+        yield piece
+        done += len(piece)
+
+
+def encode_document(tokenizer: Tokenizer, document: Document) -> Iterator[np.ndarray]:
+    """The ids of a document in parts, (n_tokens of the part,) uint32. Raises DataError,
+    with file and line, for a character that the tokenizer lacks."""
+    pieces = document.content.pieces() if tokenizer.cuts_before_spaces else [document.text]
+    line = document.first_line
+    for piece in pieces:
+        try:
+            yield tokenizer.encode_documents([piece])[0]
+        except UnknownCharacter as error:
+            raise error.in_file(document.name, line) from None
+        line += piece.count("\n")
+
+
+def remarks_on_text(config: DataConfig, corpus: Corpus) -> list[str]:
+    """Remarks on documents that contain the usual separator as plain text, and on a
+    text of which the tokenizer sees a part."""
+    remarks = []
+    marked = {
+        document.name
+        for document in corpus.train + corpus.val
+        if config.separator is None and any(END_OF_TEXT in piece for piece in document.content.pieces())
+    }
+    if marked:
+        remarks.append(
+            f"{END_OF_TEXT} is plain text in {len(marked):,} of the documents, such as {min(marked)}; if it separates "
+            f"documents, give --data.separator '{END_OF_TEXT}'"
+        )
+    if config.tokenizer == "bpe" and corpus.train_bytes > TOKENIZER_TEXT:
+        remarks.append(
+            f"the tokenizer is trained on {TOKENIZER_TEXT / 1e6:.0f} of {corpus.train_bytes / 1e6:.0f} MB, which are "
+            "spread evenly"
+        )
+    return remarks
+
+
+def prepare_data(config: DataConfig, run: RunFolder, report: Report) -> Corpus:
     """Read the corpus, make the tokenizer, write tokenizer.json and
     data/{train,val}.h5. Returns the corpus.
 
-    report: called with a line about each step. Raises DataError when there is too
-    little text to train or to validate on.
+    Neither a large text nor its tokens are in memory as a whole: they are in files
+    without names in the folder of the run. Raises DataError when there is too little
+    text to train or to validate on.
     """
-    report(f"reading {', '.join(config.source)}")
-    corpus = load_corpus(config.source, config.val_fraction, separator=config.separator, field=config.field)
-    if config.separator is None:
-        corpus.remarks.extend(separator_hint(corpus))
-    report(f"building the {config.tokenizer} tokenizer from {corpus.train_bytes / 1e6:.1f} MB")
-    tokenizer = build_tokenizer(config, corpus)
+    corpus = load_corpus(config.source, config.val_fraction, config.reading, folder=run.path, report=report)
+    corpus.remarks.extend(remarks_on_text(config, corpus))
+    tokenizer = build_tokenizer(config, corpus, report)
     tokenizer.save(run.tokenizer)
     for side, path, n_bytes in (
         (corpus.train, run.train_shard, corpus.train_bytes),
         (corpus.val, run.val_shard, corpus.val_bytes),
     ):
-        report(f"encoding {n_bytes / 1e6:.1f} MB into {path.name}")
         n_tokens = write_shard(
             path,
-            (encode_document(tokenizer, document) for document in side),  # one at a time, to save memory
+            _encoded(tokenizer, side, n_bytes, report),
             vocab_size=tokenizer.vocab_size,
             eot_id=tokenizer.eot_id,
             n_bytes=n_bytes,
@@ -89,3 +131,15 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Callable[[str], Non
                 "another data.val_fraction."
             )
     return corpus
+
+
+def _encoded(
+    tokenizer: Tokenizer, documents: Sequence[Document], n_bytes: int, report: Report
+) -> Iterator[Iterator[np.ndarray]]:
+    """The ids of all documents, in parts. n_bytes: of the text; tells how much is
+    done."""
+    before = 0  # bytes of the documents before this one
+    for document in documents:
+        report(f"encoding {document.name} ({before / 1e6:.0f} of {n_bytes / 1e6:.0f} MB)")
+        yield encode_document(tokenizer, document)
+        before += document.content.n_bytes

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from npllm.data import text_files
-from npllm.data.corpora import Document, load_corpus
+from npllm.data.corpora import load_corpus
+from npllm.data.documents import Document, stored
+from npllm.data.sources import ReadingOptions
 from npllm.errors import ConfigError, DataError
 
 SHAKESPEARE = Path(__file__).resolve().parents[2] / "../shared/data/tinyshakespeare.txt"
@@ -68,8 +70,8 @@ def test_a_single_file_is_cut_by_characters(tmp_path):
     path = tmp_path / "one.txt"
     path.write_bytes(("é" * 90 + "\r\n" * 5).encode())
     corpus = load_corpus(str(path), 0.1)
-    assert corpus.train == [Document("one.txt", "é" * 90)]
-    assert corpus.val == [Document("one.txt", "\r\n" * 5)]  # line ends as in the file
+    assert corpus.train == [Document("one.txt", stored("é" * 90))]
+    assert corpus.val == [Document("one.txt", stored("\r\n" * 5))]  # line ends as in the file
     assert (corpus.train_bytes, corpus.val_bytes) == (180, 10)
 
 
@@ -125,7 +127,7 @@ def test_a_folder_passes_over_what_is_no_text_and_says_so(tmp_path):
             f"1 jsonl without --data.field ({tmp_path / 'records.jsonl'})",
         ]
     )
-    assert corpus.remarks == [f"left out: {left_out}"]
+    assert corpus.remarks == [f"read 2 files (1 .rst, 1 .txt); left out: {left_out}"]
 
 
 def test_linked_folders_are_read_and_every_file_once(tmp_path):
@@ -140,7 +142,7 @@ def test_linked_folders_are_read_and_every_file_once(tmp_path):
     expected = ["a link/3.txt", "a link/deep/4.txt", "own/1.txt", "own/2.txt"]
     corpus = load_corpus(str(tmp_path / "data"))
     assert sorted(names(corpus.train) + names(corpus.val)) == expected
-    assert corpus.remarks == []
+    assert corpus.remarks == ["read 4 files (4 .txt)"]
     (tmp_path / "link").symlink_to(tmp_path / "data")
     linked = load_corpus(str(tmp_path / "link"))
     assert sorted(names(linked.train) + names(linked.val)) == expected
@@ -179,22 +181,22 @@ def test_a_separator_parts_documents_and_is_no_text(tmp_path):
     others, and equal documents are on the same side."""
     texts = [f"document {i}\n" for i in range(200)]
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(texts))
-    corpus = load_corpus(str(tmp_path / "a.txt"), 0.1, separator="<|endoftext|>")
+    corpus = load_corpus(str(tmp_path / "a.txt"), 0.1, ReadingOptions(separator="<|endoftext|>"))
     assert sorted(document.text for document in corpus.train + corpus.val) == sorted(texts)
     assert 10 <= len(corpus.val) <= 30
     assert corpus.remarks == []
     more = ["the first\n", *texts, texts[3], " \n"]
     (tmp_path / "b.txt").write_text("<|endoftext|>".join(more))
-    again = load_corpus(str(tmp_path / "b.txt"), 0.1, separator="<|endoftext|>")
+    again = load_corpus(str(tmp_path / "b.txt"), 0.1, ReadingOptions(separator="<|endoftext|>"))
     assert {document.text for document in corpus.val} <= {document.text for document in again.val}
     assert not {document.text for document in again.train} & {document.text for document in again.val}
-    assert again.remarks == [f"left out: 1 empty documents ({tmp_path / 'b.txt'} part 203)"]
+    assert again.remarks == ["read 1 file (1 .txt); left out: 1 empty documents (b.txt part 203)"]
 
 
 def test_a_line_of_jsonl_is_a_document(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"id": i, "body": f"text {i} is \n here"}) + "\n" for i in range(50)))
-    corpus = load_corpus(str(path), 0.1, field="body")
+    corpus = load_corpus(str(path), 0.1, ReadingOptions(field="body"))
     assert {document.text for document in corpus.train + corpus.val} == {f"text {i} is \n here" for i in range(50)}
     assert 1 < len(corpus.val) < 10
     with pytest.raises(DataError, match=r"a.jsonl holds records; name the field with the text, as in --data.field"):
@@ -202,23 +204,23 @@ def test_a_line_of_jsonl_is_a_document(tmp_path):
     with pytest.raises(
         DataError, match=r"a.jsonl line 1: the field 'text' is missing.* The same holds for all 50 records"
     ):
-        load_corpus(str(path), field="text")
+        load_corpus(str(path), options=ReadingOptions(field="text"))
     path.write_text('{"text": "a"}\n{"text": 1}\n{"text"\n')
     with pytest.raises(DataError, match=r"a.jsonl has 2 bad records of 3.\n  line 2: the field .*\n  line 3: it"):
-        load_corpus(str(tmp_path), field="text")
+        load_corpus(str(tmp_path), options=ReadingOptions(field="text"))
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({"separator": "%%"}, "data.separator is '%%', but no text file has it; correct it, or leave it out."),
-        ({"field": "text"}, "data.field is 'text', but no file is .jsonl; correct it, or leave it out."),
+        ({"field": "text"}, "data.field is 'text', but no file is .jsonl or .csv; correct it, or leave it out."),
     ],
 )
 def test_an_option_that_nothing_answers_to(tmp_path, options, complaint):
     write_files(tmp_path, ["a.txt", "b.txt"])
     with pytest.raises(DataError, match=re.escape(complaint)):
-        load_corpus(str(tmp_path), **options)
+        load_corpus(str(tmp_path), options=ReadingOptions(**options))
 
 
 def test_a_binary_file_is_read_no_further_than_its_first_zero_byte(tmp_path, monkeypatch):
@@ -237,11 +239,11 @@ def test_a_binary_file_is_read_no_further_than_its_first_zero_byte(tmp_path, mon
 
     monkeypatch.setattr(text_files, "open_bounded", watched)
     write_files(tmp_path, ["a.txt", "b.txt"])
-    assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 binary ({path})"]
+    assert load_corpus(str(tmp_path)).remarks == [f"read 2 files (2 .txt); left out: 1 binary ({path})"]
     assert 0 <= min(asked) <= max(asked) <= 1 << 20  # never -1, which reads all of it
     assert sum(asked) < 8 << 20
     monkeypatch.setattr(text_files, "LARGEST_TEXT", 1 << 20)
-    assert load_corpus(str(tmp_path)).remarks == [f"left out: 1 too large ({path})"]
+    assert load_corpus(str(tmp_path)).remarks == [f"read 2 files (2 .txt); left out: 1 too large ({path})"]
 
 
 class Watched:

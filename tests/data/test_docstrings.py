@@ -5,8 +5,9 @@ import ast
 import pytest
 
 from npllm.data import docstrings
-from npllm.data.corpora import Corpus, Document, load_corpus
+from npllm.data.corpora import Corpus, load_corpus
 from npllm.data.docstrings import stdlib_docstrings, stdlib_functions
+from npllm.data.documents import Document, stored
 from npllm.data.records import Demonstration
 
 
@@ -15,7 +16,7 @@ def library(monkeypatch):
     """Replaces the standard library by modules with the given source texts."""
 
     def use(*sources: str) -> None:
-        documents = [Document(f"{place}.py", source) for place, source in enumerate(sources)]
+        documents = [Document(f"{place}.py", stored(source)) for place, source in enumerate(sources)]
         monkeypatch.setattr(
             docstrings, "load_corpus", lambda source: Corpus(documents[1:], documents[:1], 0, 0, "", [])
         )

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from npllm.data import topics
-from npllm.data.corpora import Corpus, Document
+from npllm.data.corpora import Corpus
+from npllm.data.documents import Document, stored
 from npllm.data.topics import stdlib_topics
 
 
@@ -22,11 +23,11 @@ def numbered(name: str, first: int, last: int) -> list[str]:
 def test_exactly_these_snippets(monkeypatch):
     lines = [*numbered("a", 0, 4), "", "import Pack.x", *numbered("a", 4, 21)]
     documents = [
-        Document("pack/b.py", "\n".join(lines)),
-        Document("pack/a.py", "\n".join(numbered("packs", 0, 8) + ["  \t", "  other "])),
-        Document("other/c.py", "\n".join(numbered("repack", 0, 12))),
-        Document("small/d.py", "\n".join(numbered("d", 0, 8))),
-        Document("alone.py", "\n".join(numbered("e", 0, 800))),
+        Document("pack/b.py", stored("\n".join(lines))),
+        Document("pack/a.py", stored("\n".join(numbered("packs", 0, 8) + ["  \t", "  other "]))),
+        Document("other/c.py", stored("\n".join(numbered("repack", 0, 12)))),
+        Document("small/d.py", stored("\n".join(numbered("d", 0, 8)))),
+        Document("alone.py", stored("\n".join(numbered("e", 0, 800)))),
     ]
     monkeypatch.setattr(topics, "load_corpus", lambda source: Corpus(documents[:2], documents[2:], 0, 0, "", []))
     found = [(one.label, one.group, one.text.split("\n")) for one in stdlib_topics(n_classes=2)]

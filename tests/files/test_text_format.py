@@ -64,7 +64,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, name):
 
 
 @pytest.mark.parametrize(("change", "complaint"), OTHERWISE.values(), ids=OTHERWISE)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {"a.txt"}))  # a text is unpacked
 def test_a_file_in_another_format_is_named_with_what_unpacks_it(tmp_path, name, change, complaint):
     """The advice was iconv, or to correct each line."""
     (tmp_path / name).write_bytes(change(content_of(name)))
