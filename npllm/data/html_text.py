@@ -10,7 +10,7 @@ PARAGRAPHS = {
     "hr", "main", "nav", "ol", "p", "pre", "section", "table", "title", "ul",
 }  # fmt: skip
 LINES = {
-    "address", "aside", "br", "caption", "dd", "details", "div", "dt", "figcaption", "legend", "li", "option",
+    "address", "aside", "caption", "dd", "details", "div", "dt", "figcaption", "legend", "li", "option",
     "summary", "tr",
 }  # fmt: skip
 CELLS = {"td", "th"}
@@ -59,7 +59,14 @@ class _Text(HTMLParser):
             self.parts.append(data)
 
     def _break(self, tag: str) -> None:
-        ends = {"\n\n": PARAGRAPHS, "\n": LINES, " ": CELLS}
-        text = next((text for text, tags in ends.items() if tag in tags), "")
-        if text and self.parts and not self._hidden and not (text == " " and self.parts[-1][-1] in " \n"):
-            self.parts.append(text)
+        """What an element puts between the texts before and after its tag."""
+        if self._hidden or not self.parts:
+            return
+        if tag == "br":
+            self.parts.append("\n")
+        elif tag in PARAGRAPHS:
+            self.parts.append("\n\n")
+        elif tag in LINES and self.parts[-1][-1] != "\n":
+            self.parts.append("\n")
+        elif tag in CELLS and self.parts[-1][-1] not in " \n":
+            self.parts.append(" ")

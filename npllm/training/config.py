@@ -74,7 +74,7 @@ class DataConfig:
 
 def _check_encoding(name: str) -> None:
     try:
-        b"".decode(name)  # refuses codecs that are not for text, such as base64
+        "a".encode(name)  # refuses codecs that are not for text, such as base64
         codecs.getincrementaldecoder(name)
     except (LookupError, ValueError):
         raise ConfigError(
