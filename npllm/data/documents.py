@@ -53,11 +53,12 @@ class TextStore:
 
     def seal(self) -> None:
         """End the writing. Raises ResourceError when the disk was full."""
-        self._bytes = self._spool.view()
+        self._spool.check()
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes of a sealed store."""
-        return bytes(self._bytes[start:end])
+        self._spool.seek(start)
+        return self._spool.read(end - start)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ class Spool(SpooledTemporaryFile):
     folder: where the file is when it grows; None = the system's for temporary files.
 
     An error of the disk does not end a write, because HDF5, which writes into a spool,
-    does not survive one. What is written after it is dropped, and `view` raises it.
+    does not survive one. What is written after it is dropped, and `check` raises it.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -36,17 +36,22 @@ class Spool(SpooledTemporaryFile):
                 self._error = error
         return len(data)
 
-    def view(self) -> memoryview:
-        """All bytes. Those of a file are read when they are used.
-
-        Raises ResourceError when a write has failed.
-        """
+    def check(self) -> int:
+        """The number of bytes. Raises ResourceError when a write has failed."""
         try:
             n_bytes = self.seek(0, 2)  # flushes too
         except OSError as error:
             self._error = self._error or error
         if self._error:
             raise unwritable(self._folder or gettempdir(), self._error) from self._error
+        return n_bytes
+
+    def view(self) -> memoryview:
+        """All bytes. Those of a file are read when they are used.
+
+        Raises ResourceError as `check` does.
+        """
+        n_bytes = self.check()
         if n_bytes > IN_MEMORY:
             return memoryview(mmap(self.fileno(), n_bytes, access=ACCESS_READ))
         self.seek(0)
