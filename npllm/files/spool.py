@@ -31,6 +31,8 @@ class Spool(SpooledTemporaryFile):
         data = memoryview(data).cast("B")
         if self._error is None:
             try:
+                if self.tell() + len(data) > IN_MEMORY:  # before the write, which may be large
+                    self.rollover()
                 return super().write(data)
             except OSError as error:
                 self._error = error

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from npllm.data import documents, text_files
 from npllm.data.corpora import load_corpus
 from npllm.errors import DataError
+from npllm.files import spool
 from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import train_bpe, train_char
+from npllm.training import prepare
 from npllm.training.config import DataConfig
-from npllm.training.prepare import prepare_data
+from npllm.training.prepare import prepare_data, tokenizer_text
 
 
 @pytest.fixture
@@ -51,6 +54,42 @@ def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, kind):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * n_bytes
+
+
+@pytest.mark.parametrize("kind", ["char", "byte"])
+def test_a_large_text_is_never_in_memory_as_a_whole(tmp_path, run_folder, monkeypatch, kind):
+    """Neither are its tokens, nor the file that is made of them."""
+    n_bytes = 16 << 20
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"letters and letters\r\nand letters\n" * (n_bytes // 33))
+    monkeypatch.setattr(spool, "IN_MEMORY", 1 << 16)
+    monkeypatch.setattr(documents, "PIECE", 1 << 16)
+    monkeypatch.setattr(text_files, "CHUNK", 1 << 16)
+    tracemalloc.start()
+    config = DataConfig(source=(str(path),), tokenizer=kind)
+    corpus = prepare_data(config, run_folder, lambda line: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n_bytes // 4
+    assert [shard.n_bytes for shard in run_folder.load_shards()] == [corpus.train_bytes, corpus.val_bytes]
+
+
+def test_a_tokenizer_learns_from_an_even_part_of_a_long_text(tmp_path, run_folder, monkeypatch):
+    """The run says so. A shorter text is learnt as a whole."""
+    monkeypatch.setattr(documents, "PIECE", 100)
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"line {i:05}\n" for i in range(1000)))
+    config = DataConfig(source=(str(path),), vocab_size=260)
+    whole = load_corpus(config.source)
+    assert "".join(tokenizer_text(whole.train)) == whole.train[0].text
+    assert prepare_data(config, run_folder, lambda line: None).remarks == []
+    monkeypatch.setattr(prepare, "TOKENIZER_TEXT", 2000)
+    (remark,) = prepare_data(config, run_folder, lambda line: None).remarks
+    assert remark.startswith("the tokenizer is trained on 0 of 0 MB")
+    lines = [int(line[-5:]) for line in "".join(tokenizer_text(whole.train)).splitlines() if len(line) == 10]
+    assert 150 <= len(lines) <= 185
+    for part in range(4):
+        assert 30 <= sum(part * 240 <= line < (part + 1) * 240 for line in lines) <= 60
 
 
 def test_pieces_are_not_kept_while_a_text_is_encoded():
