@@ -305,7 +305,9 @@ def _listed(path: Path) -> Iterator[tuple[str, object]]:
     return ((f"record {number}", item) for number, item in enumerate(items, 1))
 
 
-def _fields(item: object) -> dict:
+def json_fields(item: object) -> dict:
+    """Return the fields of a line, which is JSON, or of an item of a list. Raises
+    Unusable."""
     try:
         fields = parse_json(text_of(item)) if isinstance(item, bytes) else item
     except ValueError as error:

@@ -66,8 +66,8 @@ def last_step_of(path: Path) -> int | None:
 
 
 def sources_of(path: Path) -> list[str]:
-    """Return the sources of the text that a config.toml names. Empty for the config of a later
-    stage."""
+    """Return the sources of the text that a config.toml names. Empty for the config of
+    a later stage."""
     settings = _parse_toml(path, _read(path)).get("data")
     sources = settings.get("source") if isinstance(settings, dict) else None
     return list(map(str, sources)) if isinstance(sources, list) else []

@@ -61,15 +61,32 @@ def append_metrics(path: Path, record: dict[str, Any]) -> None:
     append(path, _line(record))
 
 
-def write_metrics_csv(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write records as a table with a header. A field that a record lacks, and a NaN,
-    is empty. Raises ResourceError when the disk is full."""
+def write_metrics_csv(path: Path, metrics: Path) -> None:
+    """Write the records of metrics.jsonl as a table. Raises ResourceError when the disk
+    is full."""
+    write_atomically(path, _table(read_metrics(metrics)))
+
+
+def check_metrics_csv(path: Path, metrics: Path) -> None:
+    """Raise DataError unless a table is the one of metrics.jsonl, or is no longer
+    there. A damaged metrics.jsonl has a check of its own."""
+    try:
+        expected = _table(read_metrics(metrics))
+    except DataError:
+        return
+    if path.exists() and read_bounded(path, LARGEST_LOG) != expected:
+        raise DataError(f"{path} is not the table of {metrics.name}; npllm resume writes it again.")
+
+
+def _table(records: list[dict[str, Any]]) -> bytes:
+    """Records as CSV with a header. A field that a record lacks, and a NaN, is
+    empty."""
     columns = dict.fromkeys(name for record in records for name in record)
     text = io.StringIO()
     table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     table.writeheader()
     table.writerows({name: value if isfinite(value) else "" for name, value in each.items()} for each in records)
-    write_atomically(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from npllm.runs.checkpoint import checked_configs, checkpoint_files, checkpoint_
 from npllm.runs.checkpoint_store import MANIFEST, Entry, entry_of, read_manifest
 from npllm.runs.config_file import last_step_of
 from npllm.runs.ledger import Ledger
-from npllm.runs.metrics import read_metrics
+from npllm.runs.metrics import check_metrics_csv, read_metrics
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import read_summary
 
@@ -36,13 +36,15 @@ def verify_run(run: RunFolder, inputs: Mapping[Path, Check]) -> Iterator[tuple[P
         (run.checkpoints / MANIFEST, _manifest),
         *((path, _checkpoint) for path in checkpoint_files(run.checkpoints)),
         (run.metrics, read_metrics),
+        (run.metrics_table, lambda path: check_metrics_csv(path, run.metrics)),
         (run.ledger, Ledger),
         (run.summary, lambda path: _summary(run, path)),
     ]
+    optional = (run.metrics, run.metrics_table, run.ledger, run.summary)
     for path, check in checks:
-        if not path.exists() and path in (run.metrics, run.ledger, run.summary):
+        if not path.exists() and path in optional:
             continue  # not every run has these: a stopped one has no summary
-        replaced = path.parent == run.checkpoints or path == run.summary
+        replaced = path.parent == run.checkpoints or path in (run.metrics_table, run.summary)
         complaint = _complaint(path, check, watched=(path, run.checkpoints / MANIFEST) if replaced else ())
         if check is _checkpoint and not path.exists():
             continue  # pruned meanwhile; if it should exist, the check of the manifest says so

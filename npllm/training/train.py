@@ -11,7 +11,7 @@ from npllm.output import shell_word
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.config_file import rewrite_config
 from npllm.runs.ledger import Ledger, Spike
-from npllm.runs.metrics import append_metrics, drop_metrics_after, read_metrics, write_metrics_csv
+from npllm.runs.metrics import append_metrics, drop_metrics_after, write_metrics_csv
 from npllm.runs.run_folder import RunFolder
 from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
@@ -44,6 +44,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
         state.detector.levels = ledger.levels(config.spikes.min_history)
         recovery = Recovery(config.spikes, store, ledger, state, validate)
         drop_metrics_after(run.metrics, state.step)
+        run.metrics_table.unlink(missing_ok=True)  # only a finished run has one
         if not store.entries:
             # What a later spike's weights are held against until the first evaluation.
             store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
@@ -79,7 +80,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     )
     if config.train.steps is None:
         rewrite_config(run.config, config.with_steps(state.step))
-    write_metrics_csv(run.metrics_table, read_metrics(run.metrics))
+    write_metrics_csv(run.metrics_table, run.metrics)
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:

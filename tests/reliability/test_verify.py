@@ -18,6 +18,7 @@ FILES = [
     "data/val.h5",
     "checkpoints/step-00000000.h5",
     "checkpoints/step-00000006.h5",
+    "metrics.csv",
     "summary.json",
 ]
 
@@ -49,6 +50,8 @@ def changed(path):
         return content.replace(b'"a"', b'"A"')
     if path.name == "summary.json":
         return content.replace(b'sha256": "', b'sha256": "0')
+    if path.name == "metrics.csv":
+        return content.replace(b"\n1,", b"\n2,")
     with h5py.File(path) as file:
         at = file["params" if "params" in file else "tokens"].id.get_offset() + 5
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
@@ -74,7 +77,7 @@ def test_what_is_damaged_stands_in_its_own_line(copy, capsys):
     bad = [line for line in printed.out.splitlines() if not line.startswith("ok ")]
     assert len(bad) == 2, "the checkpoint, and the summary that is checked against it"
     assert bad[0].startswith(f"damaged  checkpoints/{newest.name}: {newest} is not a whole checkpoint (its SHA-256")
-    assert printed.err == f"npllm: {copy} has 2 damaged of 9 files; do what the line of each one says.\n"
+    assert printed.err == f"npllm: {copy} has 2 damaged of 10 files; do what the line of each one says.\n"
 
 
 def test_a_manifest_that_lists_what_is_not_there(copy, capsys):
