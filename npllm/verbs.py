@@ -37,6 +37,19 @@ def resume(run: Positional[Path]) -> None:
     train_run(folder, TextConsole(), stage_in(folder.config))
 
 
+def extend(run: Positional[Path], *, minutes: float = 3.0) -> None:
+    """Train a finished run further, with a warm-up and a decay of its own.
+
+    Args:
+        run: folder of the run
+        minutes: time budget of the updates that are added
+    """
+    from npllm.runs.run_folder import open_run
+    from npllm.training.extend import extend_run
+
+    extend_run(open_run(run), minutes, TextConsole())
+
+
 def generate(
     run: Positional[Path],
     *,
@@ -316,6 +329,7 @@ def _standard_input() -> str:
 
 OTHER_VERBS: dict[str, Callable[..., None]] = {
     "resume": resume,
+    "extend": extend,
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,

@@ -27,6 +27,9 @@ from npllm.files.user_path import user_path
 T = TypeVar("T")
 Repeated = Annotated[tuple[T, ...], UseAppendAction]  # each value after the option's name, which is written again
 
+_FROM = tyro.conf.arg(name="from")
+From = Annotated[T, _FROM]  # the option --from, which cannot be the name of a parameter
+
 _OPTION = re.compile(r"--[A-Za-z][\w.-]*(=.*)?", re.DOTALL)  # "-- SELECT" and "-5" are values
 
 
@@ -99,10 +102,11 @@ def options_of(kind: Callable) -> list[Option]:
                 )
                 for inner in options_of(annotation)
             ]
-        elif get_origin(annotation) is Annotated:  # Repeated, or tyro's Positional
+        elif get_origin(annotation) is Annotated:  # Repeated, From, or tyro's Positional
             of, *marks = get_args(annotation)
-            repeated = UseAppendAction in marks
-            options.append(Option(name, of, default, positional=not repeated, repeated=repeated))
+            repeated, renamed = UseAppendAction in marks, _FROM in marks
+            positional = not (repeated or renamed)
+            options.append(Option("from" if renamed else name, of, default, positional, repeated=repeated))
         else:
             follows = getattr(kind, "follows", {}).get(name)
             options.append(Option(name, annotation, default, positional=False, follows=follows))

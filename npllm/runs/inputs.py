@@ -40,16 +40,21 @@ class Copies:
 
     def write(self, draft: RunFolder, console: Console) -> Any:
         """Write all inputs into the folder of a new run. Returns the config."""
-        (draft.path / "models").mkdir()
-        for name, checkpoint in self.models.items():
-            shutil.copyfile(checkpoint, model_file(draft, name))
-            sync(model_file(draft, name))
-        sync(draft.path / "models")
+        copy_models(draft, self.models)
         for name, rows in self.records.items():
             write_records(record_file(draft, name), rows)
         write_checksums(draft.path / "data")
         self.tokenizer.save(draft.tokenizer)
         return self.config
+
+
+def copy_models(draft: RunFolder, checkpoints: Mapping[str, Path]) -> None:
+    """Copy checkpoints into the folder of a new run, under the given names."""
+    (draft.path / "models").mkdir()
+    for name, checkpoint in checkpoints.items():
+        shutil.copyfile(checkpoint, model_file(draft, name))
+        sync(model_file(draft, name))
+    sync(draft.path / "models")
 
 
 def model_file(run: RunFolder, name: str) -> Path:

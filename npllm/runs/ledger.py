@@ -13,6 +13,9 @@ line is never changed, and a rollback does not remove it.
     length      "time", "step", "steps", "seconds"
                 the number of updates that a time budget has room for, as decided after
                 `step` updates that took `seconds`
+    extended    "time", "step", "minutes", "seconds"
+                a run that had ended with `step` updates, which took `seconds`, goes on
+                for so many minutes
 
 Appending the line *is* the rollback. If the process is killed before, the spike happens
 again. If it is killed after, `npllm resume` reads here which samples to skip, and which
@@ -42,6 +45,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "left_out": SPIKE | {"loss": float, "grad_norm": float},
     "gave_up": SPIKE,
     "length": {"step": int, "steps": int, "seconds": float},
+    "extended": {"step": int, "minutes": float, "seconds": float},
 }
 
 
@@ -81,9 +85,10 @@ class Ledger:
         return [event for event in self.events if event["event"] == "rollback"]
 
     @property
-    def lengths(self) -> list[dict[str, Any]]:
-        """The decisions about the length of the run, oldest first."""
-        return [event for event in self.events if event["event"] == "length"]
+    def schedule(self) -> list[dict[str, Any]]:
+        """The decisions about the length of the run, and its extensions, oldest
+        first."""
+        return [event for event in self.events if event["event"] in ("length", "extended")]
 
     def _take_in(self, event: dict[str, Any]) -> None:
         """Update `skipped` and `left_out_at` by one event."""
@@ -124,6 +129,10 @@ class Ledger:
     def decided_length(self, step: int, steps: int, seconds: float) -> None:
         """Record that a run that has made `step` updates will make `steps`."""
         self._append("length", step=step, steps=steps, seconds=seconds)
+
+    def extended(self, step: int, minutes: float, seconds: float) -> None:
+        """Record that a run that has ended with `step` updates goes on."""
+        self._append("extended", step=step, minutes=minutes, seconds=seconds)
 
     def belongs(self, step: int, rollbacks: int) -> bool:
         """Whether no later rollback has undone a state of this step that was saved

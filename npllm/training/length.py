@@ -9,15 +9,28 @@ continues with the same bits.
 
 Every decision replaces the one before. The learning rate of an update follows from the
 number of updates that was known then.
+
+`npllm extend` begins another phase after the last update. It has a budget, a warm-up
+and a decay of its own. Its beginning is an event of the ledger, too.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from npllm.optim import batch_size
 from npllm.runs.ledger import Ledger
 from npllm.training.config import LoopConfig
 
 DECIDED_AFTER = (0.05, 0.25, 0.5, 0.75, 0.9)  # shares of the time budget
+
+
+class Phase(NamedTuple):
+    """The updates that share a schedule: first, first + 1, ..., end - 1.
+
+    end: as far as it is known; None = not at all.
+    """
+
+    first: int
+    end: int | None
 
 
 class RunLength:
@@ -28,23 +41,45 @@ class RunLength:
     """
 
     def __init__(self, config: LoopConfig, ledger: Ledger | None = None):
-        steps = config.train.steps
         self.batch = config.batch
-        self.budget = 60.0 * config.train.minutes
-        decided = [] if ledger is None else ledger.lengths[-1:]
-        self.has_budget = steps is None or any(event["steps"] == steps for event in decided)
         self._ledger = ledger
-        self._fixed = [{"step": 0, "steps": steps, "seconds": 0.0}]
+        self._steps = config.train.steps
+        # The last phase: its first update, and the seconds before it.
+        self._first, self._start, minutes = 0, 0.0, config.train.minutes
+        for event in self._events:
+            if event["event"] == "extended":
+                self._first, self._start, minutes = event["step"], event["seconds"], event["minutes"]
+        self.budget = 60.0 * minutes  # seconds
+        # The phase before has set train.steps to its own end.
+        self.has_budget = self._steps in (None, self._first, *(event["steps"] for event in self._decided))
+
+    @property
+    def _events(self) -> list[dict[str, Any]]:
+        """The decisions and the beginnings of phases, oldest first."""
+        return [] if self._ledger is None else self._ledger.schedule
 
     @property
     def _decided(self) -> list[dict[str, Any]]:
-        return self._ledger.lengths if self.has_budget else self._fixed
+        """The decisions in the last phase, oldest first."""
+        decided = []
+        for event in self._events:
+            decided = [*decided, event] if event["event"] == "length" else []
+        return decided
 
-    def known_at(self, step: int) -> int | None:
-        """The number of updates that was known when `step` updates were made. None =
-        nothing was known yet."""
-        known = [event["steps"] for event in self._decided if event["step"] <= step]
-        return known[-1] if known else None
+    def phase(self, step: int) -> Phase:
+        """Return the phase of an update, as it was known when `step` updates were
+        made."""
+        first, end = 0, None
+        for event in self._events:
+            if event["step"] <= step:
+                first, end = (event["step"], None) if event["event"] == "extended" else (first, event["steps"])
+        if first == self._first:
+            return Phase(first, end if self.has_budget else self._steps)
+        if end is None:  # its number of updates was not decided: the next phase begins at its end
+            end = next(
+                event["step"] for event in self._events if event["event"] == "extended" and event["step"] > first
+            )
+        return Phase(first, end)
 
     @property
     def is_final(self) -> bool:
@@ -53,7 +88,7 @@ class RunLength:
 
     def is_over(self, step: int) -> bool:
         """Whether `step` updates are all that the run makes."""
-        return self.is_final and step >= self._decided[-1]["steps"]
+        return self.is_final and step >= (self._last["steps"] if self.has_budget else self._steps)
 
     def decide(self, step: int, seconds: float) -> None:
         """Decide the number of updates anew, if it is time to.
@@ -65,19 +100,20 @@ class RunLength:
 
     @property
     def _last(self) -> dict[str, Any]:
-        return self._decided[-1] if self._decided else {"step": 0, "seconds": 0.0}
+        """The last decision, or the beginning of the phase."""
+        return {"step": self._first, "seconds": self._start} if not self._decided else self._decided[-1]
 
     def _shares_used(self, seconds: float) -> int:
-        return sum(seconds >= share * self.budget for share in DECIDED_AFTER)
+        return sum(seconds - self._start >= share * self.budget for share in DECIDED_AFTER)
 
     def _updates_left(self, step: int, seconds: float) -> int:
-        """How many more updates bring the run nearest to the end of the budget, at the
-        speed since the last decision. An update's time is proportional to its
+        """Return how many more updates bring the run nearest to the end of the budget,
+        at the speed since the last decision. An update's time is proportional to its
         sequences."""
         since = self._last if self._last["step"] < step else {"step": 0, "seconds": 0.0}
         sequences = sum(batch_size(update, self.batch) for update in range(since["step"], step))
         per_sequence = (seconds - since["seconds"]) / sequences
-        count, left = 0, self.budget - seconds
+        count, left = 0, self.budget - (seconds - self._start)
         while (takes := per_sequence * batch_size(step + count, self.batch)) <= 2.0 * left:
             count, left = count + 1, left - takes
         return count

@@ -13,7 +13,7 @@ from npllm.model import GPT, Model, ModelConfig
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
-from npllm.training.length import RunLength
+from npllm.training.length import Phase, RunLength
 from npllm.training.machine import usable_dtype
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
@@ -117,7 +117,7 @@ def updates(
     """
     length = length or RunLength(config)
     while not length.is_over(state.step):
-        event = make_update(state, config, gradients, length.known_at(state.step), skipped)
+        event = make_update(state, config, gradients, length.phase(state.step), skipped)
         length.decide(state.step, state.seconds)
         yield event
 
@@ -126,18 +126,17 @@ def make_update(
     state: LoopState,
     config: LoopConfig,
     gradients: Gradients,
-    n_updates: int | None,
+    phase: Phase,
     skipped: Sequence[tuple[int, int]] = (),
 ) -> Update | Spike:
-    """Make one update. Returns its record, or a Spike if it must not be made.
-
-    n_updates: of the whole run; None = not known yet.
-    """
+    """Make one update, which belongs to a phase. Returns its record, or a Spike if it
+    must not be made."""
     start = time.perf_counter()
     step = state.step
     rows = batch_size(step, config.batch)
-    lr = learning_rate(step, n_updates, config.optim)
-    state.detector.warmup_steps = warmup_updates(n_updates, config.optim)
+    n_updates = None if phase.end is None else phase.end - phase.first
+    lr = learning_rate(step - phase.first, n_updates, config.optim)
+    state.detector.warmup_steps = phase.first + warmup_updates(n_updates, config.optim)
     ids = next_ids(state.next_sample, rows, skipped)
     end = int(ids[-1]) + 1
 

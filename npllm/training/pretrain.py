@@ -1,15 +1,23 @@
-"""Pretraining: raw text in, a language model out."""
+"""Pretraining: raw text in, a language model out.
+
+A run may start from the weights of another one (`--from`). It then has a copy of them,
+models/start.h5, and the tokenizer of that run.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from npllm.data.shards import TokenShard, read_shard
-from npllm.errors import DataError
-from npllm.runs.arguments import given_values
-from npllm.runs.run_folder import RunFolder
+from npllm.errors import ConfigError, DataError
+from npllm.files.user_path import user_path
+from npllm.model import GPT, Architecture
+from npllm.runs.arguments import From, given_values
+from npllm.runs.checkpoint import load_checkpoint
+from npllm.runs.inputs import copy_models, load_model, model_file, policy_checkpoint
+from npllm.runs.run_folder import RunFolder, run_of
 from npllm.runs.verify import Check
 from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.config import RunConfig, load_recipe
@@ -23,16 +31,22 @@ from npllm.training.results import report_results
 from npllm.training.stage import Stage
 from npllm.training.warmup import kind_of
 
+START = "start"  # name of the copy of the model that a run starts from
+
 
 @dataclass(frozen=True)
 class RawText:
-    """The inputs of pretraining: the text that the config names."""
+    """The inputs of pretraining: the text that the config names, and perhaps a
+    checkpoint to start from."""
 
     config: RunConfig
+    start: Path | None
 
     def write(self, draft: RunFolder, console: Console) -> RunConfig:
-        """Write tokenizer and token shards."""
+        """Write tokenizer and token shards, and copy the checkpoint."""
         config = self.config
+        if self.start:
+            copy_models(draft, {START: self.start})
         limit_threads(config.train.threads)
         kind = kind_of(config.model, usable_dtype(config.train.dtype), config.optim)
         with console.status("preparing") as status:
@@ -43,6 +57,41 @@ class RawText:
         for line in remarks:
             console.print(line, soft_wrap=True)
         return config
+
+
+def going_on(config: RunConfig, path: Path) -> RunConfig:
+    """Return the config with the architecture and the tokenizer of a run, from whose
+    weights another one starts.
+
+    path: a run of a language model, or a checkpoint in it.
+    """
+    _, _, model = policy_checkpoint(path)
+    architecture = Architecture(**{field.name: getattr(model, field.name) for field in fields(Architecture)})
+    data = replace(config.data, tokenizer=str(run_of(path).tokenizer))
+    return replace(config, model=architecture, data=data)
+
+
+def check_goes_on(config: RunConfig, path: Path) -> None:
+    """Raise ConfigError if a config has another architecture or tokenizer than the run
+    whose weights it starts from. The dropout may differ."""
+    fixed = going_on(config, path)
+    for name, value in vars(fixed.model).items():
+        given = getattr(config.model, name)
+        if name != "dropout" and given != value:
+            raise ConfigError(f"model.{name} is {given}, but {path} was trained with {value}; leave it out.")
+    if user_path(config.data.tokenizer) != Path(fixed.data.tokenizer):
+        raise ConfigError(
+            f"data.tokenizer is {config.data.tokenizer!r:.80}, but a run from {path} must have its tokenizer; leave it "
+            "out."
+        )
+
+
+def set_weights(model: GPT, start: GPT) -> None:
+    """Copy the weights of a model, with LoRA's factors merged in, into one of the same
+    architecture."""
+    source = start.merged()
+    for name, weight in model.params.items():
+        weight[...] = source[name]
 
 
 def run_time(config: RunConfig) -> str:
@@ -62,7 +111,7 @@ def held_out_line(train: TokenShard, val: TokenShard, held_out: str) -> str:
 
 
 class Pretraining(Stage[RunConfig]):
-    """Next-token prediction from random weights."""
+    """Next-token prediction, from random weights or from those of another run."""
 
     name, config_type = "pretrain", RunConfig
     first_options = (
@@ -77,31 +126,46 @@ class Pretraining(Stage[RunConfig]):
     )
 
     def default_config(self, arguments: list[str]) -> RunConfig:
-        """The config of the recipe that the arguments name."""
-        return load_recipe(given_values(arguments).get("recipe") or "default")
+        """The config of the recipe that the arguments name. With --from, the model is
+        the one of that run."""
+        given = given_values(arguments)
+        config = load_recipe(given.get("recipe") or "default")
+        return going_on(config, Path(given["from"])) if given.get("from") else config
 
     def folder_name(self, config: RunConfig, *, recipe: str, **_) -> str:
         """The name of the recipe."""
         return Path(recipe).stem
 
     def inputs(
-        self, config: RunConfig, console: Console, *, recipe: str = "default", minutes: float | None = None
+        self,
+        config: RunConfig,
+        console: Console,
+        *,
+        recipe: str = "default",
+        minutes: float | None = None,
+        start: From[Path | None] = None,
     ) -> RawText:
         """The text to learn.
 
         Args:
-            recipe: an embedded recipe (default, shakespeare-char) or a TOML file
+            recipe: default, classic, shakespeare-char, or a TOML file
             minutes: time budget of the loop, in place of train.steps and train.minutes
+            from: run, or checkpoint in it, with the weights to start from, and with the
+                tokenizer; none = random weights
         """
+        if start is not None:
+            check_goes_on(config, start)
         if minutes is not None:
             config = replace(config, train=replace(config.train, minutes=minutes, steps=None))
-        return RawText(config)
+        return RawText(config, policy_checkpoint(start)[0] if start else None)
 
     def job(self, run: RunFolder, config: RunConfig) -> Job:
         """A model with its initial weights, and windows of the training tokens."""
         train, val = run.load_shards()
         require_pretraining_memory(config, train.vocab_size, val.n_bytes)  # before there are weights
         state = build_state(config, train.vocab_size)
+        if goes_on := (run.path / "models").exists():
+            set_weights(state.model, load_model(run, START))
         return Job(
             state=state,
             gradients=NextTokenGradients(config, train.tokens),
@@ -110,6 +174,7 @@ class Pretraining(Stage[RunConfig]):
             description=(
                 f"{state.model.params.count / 1e6:.2f} M parameters, vocabulary {train.vocab_size:,}; "
                 f"{run_time(config)} of up to {config.batch.size} × {config.model.block_size} tokens"
+                f"{', from trained weights' if goes_on else ''}"
             ),
             tokens_per_byte=len(train.tokens) / train.n_bytes,
         )
@@ -119,9 +184,10 @@ class Pretraining(Stage[RunConfig]):
         return report_results(run, job.state, read_shard(run.val_shard), console)
 
     def input_checks(self, run: RunFolder) -> Mapping[Path, Check]:
-        """The two token shards, which pretraining has in place of models and
-        records."""
-        return {path: lambda path: _check_shard(run, path) for path in (run.train_shard, run.val_shard)}
+        """The two token shards, which pretraining has in place of records, and the
+        model that it started from."""
+        start = {model_file(run, START): load_checkpoint} if (run.path / "models").exists() else {}
+        return start | {path: lambda path: _check_shard(run, path) for path in (run.train_shard, run.val_shard)}
 
 
 def _check_shard(run: RunFolder, path: Path) -> None:

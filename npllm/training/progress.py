@@ -62,7 +62,7 @@ class ProgressView:
         """Show one update."""
         self._loss = _smooth(self._loss, update.loss)
         self._seconds_per_token = _smooth(self._seconds_per_token, update.seconds / update.batch_tokens)
-        if (n_steps := self.length.known_at(update.step)) != self._n_steps:
+        if (n_steps := self.length.phase(update.step).end) != self._n_steps:
             self._n_steps, self._bar.total = n_steps, self._sequences(n_steps)
         self._bar.update(self._bar.completed + update.batch)
         self._n_trained += update.batch

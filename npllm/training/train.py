@@ -78,7 +78,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     raise Interrupted(
                         f"Stopped and saved after step {event.step}; go on with: npllm resume {shell_word(run.path)}"
                     )
-    if config.train.steps is None:
+    if length.has_budget:
         rewrite_config(run.config, config.with_steps(state.step))
     write_metrics_csv(run.metrics_table, run.metrics)
 
@@ -86,11 +86,11 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:
     """Print a line for a run that is finished, that goes on, or that is too short to
     learn much."""
-    steps = length.known_at(step)
+    steps = length.phase(step).end
     if length.is_over(step):
         line = (
-            f"{run.path} is finished: all {steps} updates are made. To train it further, raise train.steps in "
-            f"{run.config} and resume it again. Its results once more:"
+            f"{run.path} is finished: all {steps} updates are made. To train it further: npllm extend "
+            f"{shell_word(run.path)} --minutes {config.train.minutes:g}. Its results once more:"
         )
         console.print(line, soft_wrap=True)
     elif step:

@@ -31,6 +31,7 @@ from npllm.finetuning.learning_curve import initial_state
 from npllm.model import GPT, ModelConfig
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.training.config import TrainConfig
+from npllm.training.length import Phase
 from npllm.training.loop import make_update
 
 
@@ -173,7 +174,7 @@ def updated(adapt: AdaptConfig, *, from_scratch: bool = False):
     state = initial_state(base, config, 3, from_scratch=from_scratch)
     before = {name: array.copy() for name, array in state.model.params.items()}
     texts = random_texts(state.model.config, 6, 7)
-    make_update(state, config, ClassifierGradients(texts, 0.5, "mean", config), config.train.steps)
+    make_update(state, config, ClassifierGradients(texts, 0.5, "mean", config), Phase(0, config.train.steps))
     moved = {name: np.abs(state.model.params[name] - before[name]).max() for name in before}
     return base, state.model, before, moved
 

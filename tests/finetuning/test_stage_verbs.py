@@ -105,11 +105,12 @@ def test_a_terminal_shows_that_a_stage_is_evaluated(folder, capsys, monkeypatch,
 
 @pytest.mark.parametrize("stage", ["pretrained", "sft", "reward", "dpo", "ppo"])
 def test_a_finished_run_can_be_trained_further(folder, tmp_path, capsys, stage):
-    """As it says when it is resumed: with a larger train.steps in its config.toml."""
+    """With a larger train.steps in its config.toml, to a number of updates. Resumed as
+    it is, it names the verb for minutes."""
     out = shutil.copytree(folder / stage, tmp_path / "run")
     config, n = out / "config.toml", summary(out)["steps"]
     assert run("resume", out) == 0
-    assert f"raise train.steps in {config} and resume it again." in capsys.readouterr().out
+    assert f"To train it further: npllm extend {out} --minutes 3" in capsys.readouterr().out
     config.write_text(config.read_text().replace(f"\nsteps = {n}\n", f"\nsteps = {n + 3}\n"))
     assert run("resume", out) == 0
     assert f"going on after step {n} of {n + 3}" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from reliability.small_training import (
 from npllm.errors import TrainingError
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.ledger import Ledger, Spike
+from npllm.training.length import Phase
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
 from npllm.training.recovery import Recovery, Validate, in_the_same_place, restore_newest
 
@@ -79,10 +80,10 @@ def only_gradient(model, loss):
 def test_an_update_a_thousand_times_too_long_shows_in_the_next_batch(factor):
     state, gradients = build_state(CONFIG, V), NextTokenGradients(CONFIG, TOKENS)
     for _ in range(13):
-        make_update(state, CONFIG, gradients, CONFIG.train.steps)
+        make_update(state, CONFIG, gradients, Phase(0, CONFIG.train.steps))
     gradients(state.model, np.arange(10**6, 10**6 + 6), 13)
     state.optimizer.step(grad_clip=1.0, lr=factor * CONFIG.optim.lr)
-    assert isinstance(make_update(state, CONFIG, gradients, CONFIG.train.steps), Spike)
+    assert isinstance(make_update(state, CONFIG, gradients, Phase(0, CONFIG.train.steps)), Spike)
 
 
 def nan_loss(model, loss):
@@ -101,10 +102,10 @@ def test_02_what_is_not_finite_is_caught_before_the_update(harm, step):
     state = build_state(CONFIG, V)
     gradients = NextTokenGradients(CONFIG, TOKENS)
     for _ in range(step):
-        make_update(state, CONFIG, gradients, CONFIG.train.steps)
+        make_update(state, CONFIG, gradients, Phase(0, CONFIG.train.steps))
     before = {name: array.copy() for name, array in state.arrays().items()}
     counters = state.counters()
-    spike = make_update(state, CONFIG, Poison(CONFIG, range(10**3), harm), CONFIG.train.steps)
+    spike = make_update(state, CONFIG, Poison(CONFIG, range(10**3), harm), Phase(0, CONFIG.train.steps))
     assert isinstance(spike, Spike)
     assert spike.step == step + 1
     for name, array in state.arrays().items():
@@ -116,10 +117,10 @@ def test_02_what_is_not_finite_is_caught_before_the_update(harm, step):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_02_moments_that_are_not_finite_are_caught_before_the_update(buffer, value):
     state = build_state(CONFIG, V)
-    make_update(state, CONFIG, NextTokenGradients(CONFIG, TOKENS), CONFIG.train.steps)
+    make_update(state, CONFIG, NextTokenGradients(CONFIG, TOKENS), Phase(0, CONFIG.train.steps))
     state.arrays()[buffer][-1] = value
     before = state.model.params.flat.copy()
-    spike = make_update(state, CONFIG, NextTokenGradients(CONFIG, TOKENS), CONFIG.train.steps)
+    spike = make_update(state, CONFIG, NextTokenGradients(CONFIG, TOKENS), Phase(0, CONFIG.train.steps))
     assert isinstance(spike, Spike)
     assert spike.reason == f"{buffer} holds values that are not finite"
     np.testing.assert_array_equal(state.model.params.flat, before)

@@ -1,7 +1,11 @@
-"""A finished run, for tests that only read it."""
+"""A finished run, for tests that only read it, and a loop with a clock of its own."""
+
+from types import SimpleNamespace
 
 import pytest
 from small_runs import pretrain_arguments, run, write_text
+
+from npllm.training import loop
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +21,10 @@ def finished_run(tmp_path_factory):
     ramp = {"batch__ramp_start": 2, "batch__ramp_steps": 4}
     assert run(*pretrain_arguments(text, out, **settings, **ramp)) == 0
     return out
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A loop in which every update takes a second."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))

@@ -1,7 +1,6 @@
 """A time budget becomes a number of updates while the run goes on."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from small_runs import pretrain_arguments, run, state_digests, stop_after, summary, write_text
@@ -9,7 +8,6 @@ from small_runs import pretrain_arguments, run, state_digests, stop_after, summa
 from npllm.optim import BatchConfig
 from npllm.runs.config_file import load_config
 from npllm.runs.ledger import Ledger
-from npllm.training import loop
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.length import RunLength
 
@@ -24,7 +22,7 @@ def trained(tmp_path, seconds_of, minutes=1.0, **batch):
         seconds += seconds_of(step, seconds)
         step += 1
         length.decide(step, seconds)
-    return [(event["step"], event["steps"]) for event in ledger.lengths], seconds
+    return [(event["step"], event["steps"]) for event in ledger.schedule], seconds
 
 
 def test_at_an_even_speed_nothing_changes_after_the_first_decision(tmp_path):
@@ -67,16 +65,16 @@ def test_the_last_update_is_the_one_that_ends_nearest_to_the_budget(tmp_path):
 def test_what_is_known_depends_on_the_update_and_not_on_when_it_is_asked(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl", writable=True)
     length = RunLength(RunConfig(), ledger)
-    assert length.known_at(0) is length.known_at(1000) is None
+    assert length.phase(0).end is length.phase(1000).end is None
     ledger.decided_length(10, 200, 9.0)
     ledger.decided_length(50, 180, 45.0)
-    assert [length.known_at(step) for step in (0, 9, 10, 49, 50, 500)] == [None, None, 200, 200, 180, 180]
+    assert [length.phase(step).end for step in (0, 9, 10, 49, 50, 500)] == [None, None, 200, 200, 180, 180]
     assert not length.is_over(180), "three decisions are still to come"
 
 
 def test_a_number_of_steps_needs_no_decision(tmp_path):
     length = RunLength(RunConfig(train=TrainConfig(steps=7)))
-    assert (length.known_at(0), length.is_over(6), length.is_over(7)) == (7, False, True)
+    assert (length.phase(0).end, length.is_over(6), length.is_over(7)) == (7, False, True)
     length.decide(3, 1e9)
 
 
@@ -85,15 +83,8 @@ def test_steps_that_the_user_set_later_replace_the_decisions(tmp_path):
     for seconds in (10.0, 50.0, 100.0, 140.0, 170.0):
         ledger.decided_length(int(seconds), 180, seconds)
     same, more = (RunLength(RunConfig(train=TrainConfig(steps=steps)), ledger) for steps in (180, 250))
-    assert (same.known_at(5), same.known_at(60), same.is_over(180)) == (None, 180, True)
-    assert (more.known_at(5), more.known_at(200), more.is_over(180)) == (250, 250, False)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A loop in which every update takes a second."""
-    ticks = iter(range(10**6))
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    assert (same.phase(5).end, same.phase(60).end, same.is_over(180)) == (None, 180, True)
+    assert (more.phase(5).end, more.phase(200).end, more.is_over(180)) == (250, 250, False)
 
 
 @pytest.mark.usefixtures("quick", "clock")
@@ -104,7 +95,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatc
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     text = write_text(tmp_path)
     assert run(*pretrain_arguments(text, whole, **settings)) == 0
-    assert [event["steps"] for event in Ledger(whole / "ledger.jsonl").lengths] == [20] * 5
+    assert [event["steps"] for event in Ledger(whole / "ledger.jsonl").schedule] == [20] * 5
     stop_after(monkeypatch, *stops)
     assert run(*pretrain_arguments(text, parts, **settings)) == 130
     for _ in stops[1:]:

@@ -14,6 +14,7 @@ from npllm.optim import BatchConfig, OptimConfig, batch_size, learning_rate
 from npllm.runs.config_file import load_config
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.evaluation import evaluate
+from npllm.training.length import Phase
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
 from npllm.training.spikes import SpikeConfig
 
@@ -85,7 +86,7 @@ def test_an_update_is_loss_and_grad_then_the_optimiser():
     state, plain = build_state(config, V), build_state(config, V)
     sampler = WindowSampler(len(TOKENS), 4, config.train.seed)
     for step in range(2):
-        update = make_update(state, config, NextTokenGradients(config, TOKENS), config.train.steps)
+        update = make_update(state, config, NextTokenGradients(config, TOKENS), Phase(0, config.train.steps))
         starts = sampler.positions(np.arange(8 * step, 8 * step + 8))
         windows = np.stack([TOKENS[start : start + 5] for start in starts]).astype(np.int64)
         loss = plain.model.loss_and_grad(windows[:, :-1], windows[:, 1:], step=step)

@@ -16,6 +16,7 @@ from npllm.optim import BatchConfig, OptimConfig
 from npllm.training import memory as memory_module
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.evaluation import quick_loss
+from npllm.training.length import Phase
 from npllm.training.loop import NextTokenGradients, build_state, make_update
 from npllm.training.memory import (
     Memory,
@@ -50,7 +51,7 @@ def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_si
     state = build_state(config, 300)
     model = state.model
     reserve_arenas(model, pretraining_work(config, 300, 0))
-    make_update(state, config, NextTokenGradients(config, TOKENS), config.train.steps)
+    make_update(state, config, NextTokenGradients(config, TOKENS), Phase(0, config.train.steps))
     quick_loss(model, TOKENS)
     kept = [*model._rotary, *(model._rounded._rounded.values() if model._rounded else ())]
     assert memory.weights == model.params.flat.nbytes + sum(array.nbytes for array in kept)
@@ -122,7 +123,7 @@ def test_a_training_calls_no_kernel_that_was_not_loaded():
     load_kernels(kind_of(config.model, "float32", config.optim))
     before = compiled()
     state = build_state(config, 300)
-    make_update(state, config, NextTokenGradients(config, TOKENS), config.train.steps)
+    make_update(state, config, NextTokenGradients(config, TOKENS), Phase(0, config.train.steps))
     quick_loss(state.model, TOKENS)
     assert compiled() == before
 
