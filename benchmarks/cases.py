@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npllm.reference import DropoutKey
+from npllm.reference.muon import LinearWeight
 
 B, T, C, H, V = 12, 64, 128, 4, 65  # the shakespeare-char recipe
 N, D, F = B * T, C // H, 4 * C
@@ -189,8 +190,9 @@ def _adamw(inputs, ops, empty):
 
 
 def _muon(inputs, ops, empty):
-    params, grads, m = (flat[: C * F].reshape(C, F) for flat in inputs.flat["muon", ops][:3])
-    ops.muon_update(params, grads, m, (F,), lr=1e-3, momentum=0.95, weight_decay=0.1, empty=empty)
+    params, grads, m = (flat[: C * F] for flat in inputs.flat["muon", ops][:3])
+    weight = LinearWeight(0, C, (F,))
+    ops.muon_update(params, grads, m, [weight], lr=1e-3, momentum=0.95, weight_decay=0.1, empty=empty)
     return params, grads, m
 
 

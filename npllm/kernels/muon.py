@@ -1,89 +1,136 @@
 """Muon. See `npllm.reference.muon` for the mathematics.
 
-Nearly all the time is in the matrix products, which `gemm` computes. A tall matrix is
+Nearly all the time is in products of small matrices. To split one of them between the
+threads would take longer than to compute it. So a thread takes whole matrices of the
+model, and a step of the optimiser is one call of one kernel. A tall matrix is
 multiplied from the right, so that nothing is transposed.
 """
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 
-from npllm.kernels.chunks import CHUNK_ROWS, chunk_bounds, chunk_count
-from npllm.kernels.gemm import matmul
-from npllm.kernels.gradient_norm import gradient_norm
-from npllm.kernels.jit import parallel, serial
+from npllm.kernels.gemm.driver import Epilogue, Matrix, Range, multiply_part, panel_elements, tile_elements
+from npllm.kernels.jit import parallel, part
+from npllm.kernels.norm_rows import sum_of_squares
 from npllm.reference.muon import COEFFICIENTS, ITERATIONS, SMALLEST_NORM
 
+A, B, C = COEFFICIENTS
 
-def muon_update(params, grads, m, widths, *, lr, momentum, weight_decay, grad_scale=1.0, empty=np.empty):
-    """Update matrices that stand side by side, in place.
 
-    params, grads, m: (in, sum of widths), of one dtype. widths: those of the matrices;
-    each has a step of its own. grad_scale: the clipping factor, multiplied into the
-    gradients. Sets grads to zero.
+def muon_update(params, grads, m, weights, *, lr, momentum, weight_decay, grad_scale=1.0, empty=np.empty):
+    """Update weights of linear layers, in place.
+
+    params, grads, m: (n,), flat, of one dtype. weights: where they lie in these arrays,
+    a sequence of `LinearWeight`. grad_scale: the clipping factor, multiplied into the
+    gradients. Sets the gradients of the weights to zero.
     """
-    start, n_in = 0, len(params)
-    for width in widths:
-        columns = slice(start, start + width)
-        u = empty((n_in, width), params.dtype)
-        _momentum(grads[:, columns], m[:, columns], u, float(momentum), float(grad_scale))
-        length = lr * max(1.0, width / n_in) ** 0.5
-        _step(params[:, columns], orthogonal(u, empty=empty), 1.0 - lr * weight_decay, float(length))
-        start += width
+    matrices, rates = [], []
+    for start, n_in, widths, lr_scale in weights:
+        for place, width in enumerate(widths):
+            rate = lr * lr_scale
+            matrices.append((start + sum(widths[:place]), sum(widths), n_in, width))
+            rates.append((1.0 - rate * weight_decay, rate * max(1.0, width / n_in) ** 0.5))
+    threads, dtype = min(get_num_threads(), len(matrices)), params.dtype
+    size = max(n_in * width for _, _, n_in, width in matrices)
+    side = max(min(n_in, width) for _, _, n_in, width in matrices)
+    _update(
+        params,
+        grads,
+        m,
+        np.array(matrices),
+        np.array(rates, dtype),
+        dtype.type(momentum),
+        dtype.type(1.0 - momentum),
+        dtype.type(grad_scale),
+        empty((threads, 2, size), dtype),
+        empty((threads, 3, side * side), dtype),
+        empty((1, 0), dtype),
+        empty((threads, panel_elements(dtype.itemsize)), dtype),
+        empty((threads, tile_elements(dtype.itemsize)), dtype),
+    )
 
 
-def orthogonal(u, *, empty=np.empty):
-    """Return about U V^T of u = U S V^T, (in, out): all singular values near 1.
+@parallel
+def _update(params, grads, m, matrices, rates, old, new, grad_scale, pairs, squares, nothing, panels, tiles):
+    """matrices: (n, 4), the first element, the step from row to row, in and out of each
+    one. rates: (n, 2), the factor of its weight decay and the length of its step.
+    Scratch of each thread: pairs, for two matrices; squares, for three square ones;
+    panels and tiles, as `gemm` needs them."""
+    threads = len(panels)
+    for t in prange(threads):
+        thread = np.int64(t)
+        scratch = squares[thread], nothing, panels[thread], tiles[thread]
+        for i in range(thread, len(matrices), threads):
+            start, row_step, n_in, width = matrices[i]
+            x = pairs[thread, 0, : n_in * width].reshape(n_in, width)
+            other = pairs[thread, 1, : n_in * width].reshape(n_in, width)
+            _momentum(grads, m, start, row_step, old, new, grad_scale, x)
+            x = _orthogonal(x, other, scratch)
+            for row in range(n_in):
+                for column in range(width):
+                    place = start + row * row_step + column
+                    params[place] = rates[i, 0] * params[place] - rates[i, 1] * x[row, column]
 
-    u is overwritten.
+
+@part
+def _momentum(grads, m, start, row_step, old, new, grad_scale, u):
+    """Update m; u is the momentum one gradient ahead; grads are set to zero."""
+    zero = u.dtype.type(0.0)
+    for row in range(u.shape[0]):
+        for column in range(u.shape[1]):
+            place = start + row * row_step + column
+            g = grads[place] * grad_scale
+            m[place] = old * m[place] + new * g
+            u[row, column] = old * m[place] + new * g
+            grads[place] = zero
+
+
+@part
+def _orthogonal(x, other, scratch):
+    """Return about U V^T of x = U S V^T, (in, out): all singular values near 1.
+
+    It is in the memory of x or of `other`; both are overwritten.
     """
-    tall = len(u) > u.shape[1]
-    a, b, c = COEFFICIENTS
-    u *= u.dtype.type(1.0 / (gradient_norm(u.reshape(-1)) + SMALLEST_NORM))
-    x, other = u, empty(u.shape, u.dtype)
-    square, inner, outer = (empty((min(u.shape),) * 2, u.dtype) for _ in range(3))
+    real, zero = x.dtype.type, x.dtype.type(0.0)
+    squares, nothing, panels, tile = scratch
+    (n_in, width), total = x.shape, 0.0
+    for row in range(n_in):
+        total += sum_of_squares(x[row], zero)
+    x *= real(1.0 / (np.sqrt(total) + SMALLEST_NORM))
+    side = min(n_in, width)
+    square = squares[0, : side * side].reshape(side, side)
+    inner = squares[1, : side * side].reshape(side, side)
+    outer = squares[2, : side * side].reshape(side, side)
     for _ in range(ITERATIONS):
-        matmul(x.T, x, square) if tall else matmul(x, x.T, square)
-        _polynomial(square, b, c, inner)
-        matmul(square, inner, outer)
-        _polynomial(outer, a, 1.0, outer)
-        matmul(x, outer, other) if tall else matmul(outer, x, other)
+        plain, transposed = Matrix(x.reshape(-1), width, 1), Matrix(x.reshape(-1), 1, width)
+        if n_in > width:
+            _product(transposed, plain, n_in, square, nothing, panels, tile)
+        else:
+            _product(plain, transposed, width, square, nothing, panels, tile)
+        _polynomial(square, real(B), real(C), inner)
+        of_square, of_inner = Matrix(square.reshape(-1), side, 1), Matrix(inner.reshape(-1), side, 1)
+        _product(of_square, of_inner, side, outer, nothing, panels, tile)
+        _polynomial(outer, real(A), real(1.0), outer)
+        of_outer = Matrix(outer.reshape(-1), side, 1)
+        if n_in > width:
+            _product(plain, of_outer, side, other, nothing, panels, tile)
+        else:
+            _product(of_outer, plain, side, other, nothing, panels, tile)
         x, other = other, x
     return x
 
 
-@parallel
-def _momentum(grads, m, u, momentum, grad_scale):
-    """Update m; u is the momentum one gradient ahead; grads are set to zero."""
-    for c in prange(chunk_count(len(m), CHUNK_ROWS)):
-        start, stop = chunk_bounds(c, CHUNK_ROWS, len(m))
-        _momentum_rows(grads[start:stop], m[start:stop], u[start:stop], momentum, grad_scale)
+@part
+def _product(a, b, depth, c, nothing, panels, tile):
+    """c = a b"""
+    rows, columns = Range(0, c.shape[0]), Range(0, c.shape[1])
+    multiply_part(a, b, depth, c, Epilogue(nothing, nothing[0], nothing), rows, columns, panels, tile)
 
 
-@serial
-def _momentum_rows(grads, m, u, momentum, grad_scale):
-    real = m.dtype.type
-    old, new, grad_scale = real(momentum), real(1.0 - momentum), real(grad_scale)
-    for i in range(len(m)):
-        for j in range(m.shape[1]):
-            g = grads[i, j] * grad_scale
-            m[i, j] = old * m[i, j] + new * g
-            u[i, j] = old * m[i, j] + new * g
-            grads[i, j] = real(0.0)
-
-
-@serial
+@part
 def _polynomial(square, constant, factor, out):
     """out = constant I + factor square, each (n, n)."""
-    constant, factor = square.dtype.type(constant), square.dtype.type(factor)
     for i in range(len(square)):
         for j in range(len(square)):
             out[i, j] = factor * square[i, j]
         out[i, i] += constant
-
-
-@serial
-def _step(params, step, shrink, length):
-    shrink, length = params.dtype.type(shrink), params.dtype.type(length)
-    for i in range(len(params)):
-        for j in range(params.shape[1]):
-            params[i, j] = shrink * params[i, j] - length * step[i, j]

@@ -5,7 +5,6 @@ The pass also clips the gradients and sets them to zero.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import partial
 from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from npllm.memory.aligned import aligned_zeros
 from npllm.model import Parameters, Trainable
 from npllm.model.parameters import name_in_model, parameter_shapes
 from npllm.optim.config import OptimConfig
+from npllm.reference.muon import LinearWeight
 
 
 class ParameterGroup(NamedTuple):
@@ -25,17 +25,7 @@ class ParameterGroup(NamedTuple):
     where: slice
     lr_scale: float  # 0 = frozen
     decays: bool
-    matrix: "BlockMatrix | None" = None  # for Muon: the group is this one parameter
-
-
-class BlockMatrix(NamedTuple):
-    """The weight of a linear layer of a block: matrices side by side.
-
-    Most weights are one matrix. That of attention is three, for q, k and v.
-    """
-
-    n_in: int
-    widths: tuple[int, ...]  # each matrix is (n_in, width)
+    weight: LinearWeight | None = None  # for Muon: the group is this one parameter
 
 
 class Optimizer(ABC):
@@ -60,7 +50,8 @@ class Optimizer(ABC):
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
-        self._groups = parameter_groups(model.params, lr_scales, block_matrices(model) if self.whole_matrices else {})
+        weights = linear_weights(model, lr_scales) if self.whole_matrices else {}
+        self._groups = parameter_groups(model.params, lr_scales, weights)
 
     def gradient_norm(self) -> float:
         """Return the Euclidean norm of `model.grads`.
@@ -91,22 +82,27 @@ class Optimizer(ABC):
             )
         scale = grad_clip / norm if 0.0 < grad_clip < norm else 1.0
         self.updates += 1
-        for group in self._groups:
-            if group.lr_scale == 0.0:
-                continue
-            arrays = (flat[group.where] for flat in (params.flat, grads.flat, *self.state.values()))
-            update = self._update if group.matrix is None else partial(self._update_matrix, group.matrix)
-            update(
-                *arrays,
-                lr=group.lr_scale * (self.lr if lr is None else lr),
-                weight_decay=self.weight_decay if group.decays else 0.0,
-                grad_scale=scale,
-            )
+        lr = self.lr if lr is None else lr
+        trained = [group for group in self._groups if group.lr_scale != 0.0]
+        for group in trained:
+            if group.weight is None:
+                self._update(
+                    *(flat[group.where] for flat in (params.flat, grads.flat, *self.state.values())),
+                    lr=group.lr_scale * lr,
+                    weight_decay=self.weight_decay if group.decays else 0.0,
+                    grad_scale=scale,
+                )
+        if weights := [group.weight for group in trained if group.weight is not None]:
+            self._update_weights(weights, lr=lr, grad_scale=scale)
         return norm
 
     @abstractmethod
     def _update(self, params, grads, *state, lr: float, weight_decay: float, grad_scale: float) -> None:
         """Apply the rule to one slice of the buffers, and set its gradients to zero."""
+
+    def _update_weights(self, weights: list[LinearWeight], *, lr: float, grad_scale: float) -> None:
+        """Apply the rule to the weights of linear layers, if it has whole_matrices."""
+        raise NotImplementedError
 
 
 class Adam(Optimizer):
@@ -159,15 +155,13 @@ class Muon(AdamW):
         self.matrix_scale = matrix_lr / lr if lr else 0.0
         self.momentum = momentum
 
-    def _update_matrix(self, matrix, params, grads, m, v, *, lr, **step):
-        n_in, widths = matrix
-        size = n_in * sum(widths)
-        arrays = (array[:size].reshape(n_in, -1) for array in (params, grads, m))
-        lr *= self.matrix_scale
+    def _update_weights(self, weights: list[LinearWeight], *, lr: float, grad_scale: float) -> None:
+        arrays = self.model.params.flat, self.model.grads.flat, self.state["adam_m"]
+        rates = {"lr": lr * self.matrix_scale, "momentum": self.momentum, "weight_decay": self.weight_decay}
         # Between two passes the memory of a pass is free.
         scratch = next(iter(self.model.parts().values())).scratch
         with scratch.scope():
-            self.model.ops.muon_update(*arrays, widths, lr=lr, momentum=self.momentum, empty=scratch.empty, **step)
+            self.model.ops.muon_update(*arrays, weights, **rates, grad_scale=grad_scale, empty=scratch.empty)
 
 
 class SGD(Optimizer):
@@ -203,7 +197,7 @@ def build_optimizer(
     return RULES[config.name](model, betas=(config.beta1, config.beta2), eps=config.eps, **shared)
 
 
-def block_matrices(model: Trainable) -> dict[str, BlockMatrix]:
+def linear_weights(model: Trainable, lr_scales: Mapping[str, float]) -> dict[str, LinearWeight]:
     """Return the weights of the linear layers inside the blocks, by name.
 
     LoRA's factors are none of them.
@@ -215,25 +209,26 @@ def block_matrices(model: Trainable) -> dict[str, BlockMatrix]:
         for name, shape in parameter_shapes(config).items():
             if name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2:
                 widths = heads if name.endswith("attention.qkv.weight") else shape[1:]
-                found[name_in_model(part, name)] = BlockMatrix(shape[0], widths)
+                whole = name_in_model(part, name)
+                found[whole] = LinearWeight(model.params.offsets[whole], shape[0], widths, lr_scales.get(whole, 1.0))
     return found
 
 
 def parameter_groups(
     params: Parameters,
     lr_scales: Mapping[str, float],
-    matrices: Mapping[str, BlockMatrix] = MappingProxyType({}),
+    weights: Mapping[str, LinearWeight] = MappingProxyType({}),
 ) -> list[ParameterGroup]:
     """Return the groups of the flat buffer, in order.
 
     A new group starts where the factor of the learning rate changes, and where the
-    matrices end. Each of the parameters in `matrices` is a group of its own.
+    matrices end. Each of the parameters in `weights` is a group of its own.
     """
     kinds = {}  # offset: all of a group but its slice, and the parameter's name if the group is one parameter
     for name in sorted(params.offsets, key=params.offsets.get):
         decays = params.offsets[name] < params.n_matrix_elements
-        group = lr_scales.get(name, 1.0), decays, matrices.get(name)
-        kinds[params.offsets[name]] = group, name if name in matrices else None
+        group = lr_scales.get(name, 1.0), decays, weights.get(name)
+        kinds[params.offsets[name]] = group, name if name in weights else None
     starts = [offset for offset, before in zip(kinds, [None, *kinds.values()], strict=False) if kinds[offset] != before]
     ends = [*starts[1:], len(params.flat)]
     return [ParameterGroup(slice(start, end), *kinds[start][0]) for start, end in zip(starts, ends, strict=True)]

@@ -32,6 +32,8 @@ Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks
 Bernstein & Newhouse, "Old optimizer, new norm: an anthology", 2024.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # a, b, c of Jordan et al.
@@ -39,23 +41,38 @@ ITERATIONS = 5
 SMALLEST_NORM = 1e-30  # a gradient of zeros stays zero
 
 
-def muon_update(params, grads, m, widths, *, lr, momentum, weight_decay, grad_scale=1.0):
-    """Update matrices that stand side by side, in place.
+class LinearWeight(NamedTuple):
+    """Where the weight of a linear layer lies in a flat array.
 
-    params, grads, m: (in, sum of widths), of one dtype. widths: those of the matrices;
-    each has a step of its own. grad_scale: the clipping factor, multiplied into the
-    gradients. Sets grads to zero.
+    Most weights are one matrix. That of attention is three side by side, for q, k
+    and v.
     """
-    g = grads * grad_scale
-    m *= momentum
-    m += (1.0 - momentum) * g
-    u = momentum * m + (1.0 - momentum) * g
-    params *= 1.0 - lr * weight_decay
-    ends = np.cumsum(widths)
-    for width, end in zip(widths, ends, strict=True):
-        columns = slice(end - width, end)
-        params[:, columns] -= lr * max(1.0, width / len(params)) ** 0.5 * orthogonal(u[:, columns])
-    grads[...] = 0.0
+
+    start: int  # its first element
+    n_in: int
+    widths: tuple[int, ...]  # each matrix is (n_in, width)
+    lr_scale: float = 1.0  # factor of the learning rate
+
+
+def muon_update(params, grads, m, weights, *, lr, momentum, weight_decay, grad_scale=1.0):
+    """Update weights of linear layers, in place.
+
+    params, grads, m: (n,), flat, of one dtype. weights: where they lie in these arrays,
+    a sequence of `LinearWeight`. grad_scale: the clipping factor, multiplied into the
+    gradients. Sets the gradients of the weights to zero.
+    """
+    for start, n_in, widths, lr_scale in weights:
+        end = start + n_in * sum(widths)
+        p, dp, mean = (flat[start:end].reshape(n_in, -1) for flat in (params, grads, m))  # (in, sum of widths)
+        rate, g = lr * lr_scale, dp * grad_scale
+        mean *= momentum
+        mean += (1.0 - momentum) * g
+        u = momentum * mean + (1.0 - momentum) * g
+        p *= 1.0 - rate * weight_decay
+        for width, last in zip(widths, np.cumsum(widths), strict=True):
+            columns = slice(last - width, last)
+            p[:, columns] -= rate * max(1.0, width / n_in) ** 0.5 * orthogonal(u[:, columns])
+        dp[...] = 0.0
 
 
 def orthogonal(u):

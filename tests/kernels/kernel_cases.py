@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.reference import DropoutKey
+from npllm.reference.muon import LinearWeight
 
 
 class Sizes(NamedTuple):
@@ -235,10 +236,12 @@ def sgd(ops, s, draw, empty):
 
 
 def muon(ops, s, draw, empty):
-    """Two matrices, wide or tall, whichever the sizes say."""
-    params, grads, m = draw(s.N, s.C), draw(s.N, s.C), draw(s.N, s.C)
+    """Three matrices, wide or tall, whichever the sizes say."""
+    size = s.N * s.C
+    params, grads, m = draw(2 * size), draw(2 * size), draw(2 * size)
+    weights = LinearWeight(0, s.N, (s.C - s.C // 2, s.C // 2)), LinearWeight(size, s.N, (s.C,), 0.5)
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "grad_scale": 0.7}
-    ops.muon_update(params, grads, m, (s.C - s.C // 2, s.C // 2), **options, empty=empty)
+    ops.muon_update(params, grads, m, weights, **options, empty=empty)
     return {"params": params, "grads": grads, "m": m}
 
 

@@ -8,7 +8,8 @@ import pytest
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import Parameters
 from npllm.optim import SGD, Adam, AdamW, Muon
-from npllm.optim.optimizers import block_matrices, parameter_groups
+from npllm.optim.optimizers import linear_weights, parameter_groups
+from npllm.reference.muon import LinearWeight
 
 CONFIG = ModelConfig(n_layer=2, n_head=2, n_embd=12, block_size=5, vocab_size=9)
 RULES = [AdamW, Adam, Muon, SGD]
@@ -65,25 +66,27 @@ def test_every_matrix_of_a_block_is_a_group_of_its_own_for_muon():
     """Tables of vectors are not, nor are the weights of norms, LoRA's factors and the
     second head."""
     model = GPT(replace(CONFIG, n_kv_head=1, n_outputs=2, qk_norm=True), dtype="float64")
-    params, matrices = model.params, block_matrices(model)
+    params, scales = model.params, {"blocks.0.mlp.up.weight": 0.5}
+    weights = linear_weights(model, scales)
     kinds = {
         "attention.qkv": (12, (12, 6, 6)),
         "attention.out": (12, (12,)),
         "mlp.up": (12, (48,)),
         "mlp.down": (48, (12,)),
     }
-    assert matrices == {f"blocks.{layer}.{name}.weight": kinds[name] for layer in range(2) for name in kinds}
-    groups = parameter_groups(params, {"blocks.0.mlp.up.weight": 0.5}, matrices)
-    assert {group.where.start: (group.lr_scale, group.matrix) for group in groups if group.matrix} == {
-        params.offsets[name]: (0.5 if name == "blocks.0.mlp.up.weight" else 1.0, matrix)
-        for name, matrix in matrices.items()
+    names = {f"blocks.{layer}.{name}.weight": kinds[name] for layer in range(2) for name in kinds}
+    assert weights == {
+        name: LinearWeight(params.offsets[name], *shape, scales.get(name, 1.0)) for name, shape in names.items()
     }
+    groups = parameter_groups(params, scales, weights)
+    assert [group.weight for group in groups if group.weight] == sorted(weights.values())
+    assert all(group.where.start == group.weight.start for group in groups if group.weight)
     assert [group.where.start for group in groups] == [0, *(group.where.stop for group in groups[:-1])]
     assert groups[-1].where.stop == len(params.flat)
     decayed = [group.where for group in groups if group.decays]
     for name in ("blocks.0.attention.q_norm.weight", "blocks.1.attention.k_norm.weight"):
         assert not any(where.start <= params.offsets[name] < where.stop for where in decayed), name
-    assert block_matrices(GPT(replace(CONFIG, lora_rank=2), dtype="float64")) == {}
+    assert linear_weights(GPT(replace(CONFIG, lora_rank=2), dtype="float64"), {}) == {}
 
 
 @pytest.mark.parametrize("rule", RULES)

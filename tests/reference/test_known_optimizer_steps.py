@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from op_checks import check_two_adam_steps
 
+from npllm.reference.muon import LinearWeight
+
 PLAIN_ADAM = {
     "lr": 0.1,
     "beta1": 0.9,
@@ -107,12 +109,11 @@ def test_two_sgd_steps_by_hand(ops):
 
 def muon_step(ops, gradient, **options):
     """The step of a first update with the learning rate 1."""
-    params = np.zeros(np.shape(gradient))
-    momentum = np.zeros_like(params)
-    ops.muon_update(
-        params, np.array(gradient), momentum, params.shape[1:], lr=1.0, momentum=0.5, weight_decay=0.0, **options
-    )
-    return -params
+    n_in, width = np.shape(gradient)
+    params, grads, m = np.zeros(n_in * width), np.array(gradient).reshape(-1), np.zeros(n_in * width)
+    weight = LinearWeight(0, n_in, (width,))
+    ops.muon_update(params, grads, m, [weight], lr=1.0, momentum=0.5, weight_decay=0.0, **options)
+    return -params.reshape(n_in, width)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5), (5, 1)])
@@ -136,16 +137,32 @@ def test_the_length_of_a_gradient_does_not_matter_to_muon(ops):
 def test_matrices_side_by_side_have_steps_of_their_own(ops):
     gradient = np.random.default_rng(0).normal(size=(4, 9))
     gradient[:, :6] *= 100.0  # together, the last matrix would hardly move
-    params, m = np.zeros((4, 9)), np.zeros((4, 9))
-    ops.muon_update(params, gradient.copy(), m, (6, 3), lr=1.0, momentum=0.5, weight_decay=0.0)
-    np.testing.assert_allclose(-params[:, :6], muon_step(ops, gradient[:, :6]), rtol=1e-9)
-    np.testing.assert_allclose(-params[:, 6:], muon_step(ops, gradient[:, 6:]), rtol=1e-9)
+    params, m, weight = np.zeros(36), np.zeros(36), LinearWeight(0, 4, (6, 3))
+    ops.muon_update(params, gradient.reshape(-1).copy(), m, [weight], lr=1.0, momentum=0.5, weight_decay=0.0)
+    step = -params.reshape(4, 9)
+    np.testing.assert_allclose(step[:, :6], muon_step(ops, gradient[:, :6]), rtol=1e-9)
+    np.testing.assert_allclose(step[:, 6:], muon_step(ops, gradient[:, 6:]), rtol=1e-9)
+
+
+def test_muon_changes_its_weights_and_nothing_else(ops):
+    """Two weights with gaps before, between and behind them, at different rates."""
+    gradient = np.random.default_rng(0).normal(size=40)
+    params, grads, m = np.zeros(40), gradient.copy(), np.zeros(40)
+    weights = [LinearWeight(3, 2, (3,), 1.0), LinearWeight(12, 5, (2, 2), 0.5)]
+    ops.muon_update(params, grads, m, weights, lr=1.0, momentum=0.5, weight_decay=0.0)
+    outside = np.r_[0:3, 9:12, 32:40]
+    np.testing.assert_array_equal(grads[outside], gradient[outside])
+    np.testing.assert_array_equal(np.delete(grads, outside), 0.0)
+    np.testing.assert_array_equal(np.concatenate([params[outside], m[outside]]), 0.0)
+    np.testing.assert_allclose(-params[3:9].reshape(2, 3), muon_step(ops, gradient[3:9].reshape(2, 3)), rtol=1e-9)
+    step, of_second = -params[12:32].reshape(5, 4), gradient[12:32].reshape(5, 4)
+    np.testing.assert_allclose(step[:, 2:], 0.5 * muon_step(ops, of_second[:, 2:]), rtol=1e-9)
 
 
 def test_a_matrix_without_gradient_only_decays_under_muon(ops):
-    params, zeros = np.full((3, 2), 4.0), np.zeros((3, 2))
-    ops.muon_update(params, zeros.copy(), zeros.copy(), (2,), lr=0.1, momentum=0.9, weight_decay=0.5)
-    np.testing.assert_allclose(params, np.full((3, 2), 4.0 * 0.95), rtol=1e-14)
+    params, weight = np.full(6, 4.0), LinearWeight(0, 3, (2,))
+    ops.muon_update(params, np.zeros(6), np.zeros(6), [weight], lr=0.1, momentum=0.9, weight_decay=0.5)
+    np.testing.assert_allclose(params, np.full(6, 4.0 * 0.95), rtol=1e-14)
 
 
 def test_two_muon_steps_by_hand(ops):
@@ -159,14 +176,14 @@ def test_two_muon_steps_by_hand(ops):
     s = 1.0
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    params, m = np.array([[1.0]]), np.zeros((1, 1))
+    params, m, weight = np.array([1.0]), np.zeros(1), LinearWeight(0, 1, (1,))
     first = 0.95 - 0.1 * s
     for gradient, expected_m, expected in [(4.0, 1.0, first), (-8.0, -1.5, 0.95 * first + 0.1 * s)]:
-        grads = np.array([[gradient]])
-        ops.muon_update(params, grads, m, (1,), lr=0.1, momentum=0.5, weight_decay=0.5, grad_scale=0.5)
-        np.testing.assert_allclose(m, [[expected_m]], rtol=1e-14)
-        np.testing.assert_allclose(params, [[expected]], rtol=1e-6)
-        np.testing.assert_array_equal(grads, [[0.0]])
+        grads = np.array([gradient])
+        ops.muon_update(params, grads, m, [weight], lr=0.1, momentum=0.5, weight_decay=0.5, grad_scale=0.5)
+        np.testing.assert_allclose(m, [expected_m], rtol=1e-14)
+        np.testing.assert_allclose(params, [expected], rtol=1e-6)
+        np.testing.assert_array_equal(grads, [0.0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

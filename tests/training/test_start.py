@@ -75,7 +75,7 @@ def refused_listing(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("options", "message"),
     {
-        "another shape": (["--model.n_embd", "16"], "model.n_embd is 16, but {first} was trained with 8; leave it out."),
+        "another shape": (["--model.n_embd", "16"], "n_embd is 16, but {first} was trained with 8; leave it out."),
         "another tokenizer": (["--data.tokenizer", "char"], "must have its tokenizer; leave it out."),
         "no run": (["--from", "{first}/nothing"], "{first}/nothing is not a folder"),
     }.values(),

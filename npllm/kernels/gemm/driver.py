@@ -113,9 +113,15 @@ def multiply(
     for t in prange(threads):
         thread = np.int64(t)
         rows, columns = _share(thread, threads, c.shape[0], c.shape[1], tile_columns(c.itemsize))
-        for row in range(rows.first, rows.end, BLOCK_ROWS):
-            block = Range(row, min(row + BLOCK_ROWS, rows.end))
-            _multiply_rows(left, right, depth, c, epilogue, block, columns, panels[thread], tiles[thread])
+        multiply_part(left, right, depth, c, epilogue, rows, columns, panels[thread], tiles[thread])
+
+
+@part
+def multiply_part(a, b, depth, c, epilogue, rows, columns, panels, tile):
+    """Compute the Ranges of rows and columns of C, with one thread."""
+    for row in range(rows.first, rows.end, BLOCK_ROWS):
+        block = Range(row, min(row + BLOCK_ROWS, rows.end))
+        _multiply_rows(a, b, depth, c, epilogue, block, columns, panels, tile)
 
 
 @part
