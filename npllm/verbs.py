@@ -71,8 +71,8 @@ def generate(
     Args:
         run: folder of the run, or a checkpoint in it
         prompt: text to continue or, for a chat model, to answer; empty = a new document
-        prompt_file: instead of prompt: a text file, which is one prompt; a .jsonl file
-            with prompt in each line; or - for standard input
+        prompt_file: instead of prompt: a text file, which is one prompt; a .jsonl, .csv
+            or .tsv file of prompts; or - for standard input
         n: number of texts for each prompt
         max_tokens: most new tokens; past block_size the older half is forgotten
         stop: text before which to end; write the option again for each other one
@@ -306,12 +306,12 @@ def runs(folder: Positional[Path] = Path("runs")) -> None:
 def _prompts_of(file: Path, prompt: str) -> "list[PromptText]":
     """The prompts of `npllm generate --prompt_file`. A text loses the line end that an
     editor or `echo` puts after it."""
-    from npllm.data.records import read_prompts
+    from npllm.data.records import WITH_FIELDS, read_prompts
     from npllm.data.text_files import read_text
 
     if prompt:
         raise ConfigError("--prompt and --prompt_file are both given; leave out one of them.")
-    if file.suffix.lower() in (".jsonl", ".json"):
+    if file.suffix.lower() in WITH_FIELDS:
         return read_prompts(file)
     text = _standard_input() if str(file) == "-" else read_text(file)
     return [text.removesuffix("\n").removesuffix("\r")]

@@ -105,10 +105,11 @@ def read_demonstrations(path: str | PathLike) -> list[Demonstration | Conversati
     """Read jsonl whose lines hold `prompt` and `response`, or `messages`.
 
     `messages` is a list of objects with `role` and `content`; where a line has it, it
-    is used. Here and in the readers below a .json file may hold one list of the same
-    objects. `instruction` and `input` may stand for `prompt`, and then `output` for
-    `response`. Other keys are ignored. A prompt may be empty. Raises DataError that
-    names each bad line of the file.
+    is used. `instruction` and `input` may stand for `prompt`, and then `output` for
+    `response`. Other keys are ignored. A prompt may be empty. Here and in the readers
+    below a .json file may hold one list of the same objects, and a .csv or .tsv file a
+    row for each, with the columns of COLUMNS. Raises DataError that names each bad line
+    of the file.
     """
     return scan(path, demonstration).checked()
 
@@ -138,18 +139,15 @@ def read_labelled(path: str | PathLike) -> list[Labelled]:
     return scan_labelled(path).checked()
 
 
-def scan(
-    path: str | PathLike, record: Callable[[dict], Record], columns: Sequence[str] | None = None
-) -> RecordFile[Record]:
-    """Return the records of a jsonl file, or of a .json file that holds one list.
+def scan(path: str | PathLike, record: Callable[[dict], Record]) -> RecordFile[Record]:
+    """Return the records of a jsonl file, of a .json file that holds one list, or of a
+    .csv or .tsv file.
 
-    record: makes a record from the fields of a line; one of the functions below.
-    columns: those that a .csv or .tsv file needs, where one may be given; None = it may
-    not.
+    record: makes a record from the fields of a line; a function in COLUMNS.
     """
     path = user_path(path)
-    if columns is not None and path.suffix.lower() in (".csv", ".tsv"):
-        return sort_out(path, table_rows(path, columns), lambda row: record(fields_of(row)))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return sort_out(path, table_rows(path, COLUMNS[record]), lambda row: record(fields_of(row)))
     items = _listed(path) if path.suffix.lower() == ".json" else lines(path)
     return sort_out(path, items, lambda item: record(json_fields(item)))
 
@@ -164,7 +162,7 @@ def scan_labelled(path: str | PathLike) -> RecordFile[Labelled]:
     """
     path = user_path(path)
     if path.suffix.lower() in WITH_FIELDS:
-        return scan(path, labelled, ("text", "label"))
+        return scan(path, labelled)
     return sort_out(path, lines(path), _labelled_line)
 
 
@@ -177,7 +175,7 @@ def scan_texts(path: str | PathLike) -> RecordFile[str]:
     """
     path = user_path(path)
     if path.suffix.lower() in WITH_FIELDS:
-        return scan(path, text_in, ("text",))
+        return scan(path, text_in)
     return sort_out(path, lines(path), lambda line: text_of(line).strip())
 
 
@@ -187,7 +185,7 @@ def scan_responses(path: str | PathLike) -> RecordFile[Demonstration | Conversat
     They are demonstrations, conversations and preferences as the readers above take
     them. A .csv or .tsv file has the columns prompt and response.
     """
-    return scan(path, _judged, ("prompt", "response"))
+    return scan(path, _judged)
 
 
 def write_records(path: str | PathLike, records: Sequence[Any]) -> None:
@@ -259,6 +257,17 @@ def labelled(fields: dict) -> Labelled:
     if type(fields.get("label")) is int:
         fields = {**fields, "label": str(fields["label"])}
     return _checked_label(string_field(fields, "text"), string_field(fields, "label"))
+
+
+# The columns that a .csv or .tsv file needs, by what makes a record of a row.
+COLUMNS: dict[Callable[[dict], Any], tuple[str, ...]] = {
+    demonstration: ("prompt", "response"),
+    preference: ("prompt", "chosen", "rejected"),
+    prompt: ("prompt",),
+    text_in: ("text",),
+    labelled: ("text", "label"),
+    _judged: ("prompt", "response"),
+}
 
 
 def _messages(entries: object, last: Literal["user", "assistant"]) -> tuple[Message, ...]:

@@ -122,7 +122,7 @@ def demonstrations_of(
 ) -> list[Demonstration | Conversation]:
     """Return the demonstrations that fit the model of the run `base`.
 
-    data: a jsonl file, or stdlib-docstrings for the embedded demonstrations.
+    data: a file, or stdlib-docstrings for the embedded demonstrations.
 
     Raises DataError for bad records of a file, unless sft.on_bad leaves them out.
     """
@@ -186,8 +186,8 @@ class SFT(Stage[SFTConfig]):
 
         Args:
             run: folder of the run to start from, or a checkpoint in it
-            data: jsonl with prompt and response (or instruction, input and output),
-                or with messages; or stdlib-docstrings
+            data: jsonl, csv or tsv with prompt and response; or jsonl with instruction,
+                input and output, or with messages; or stdlib-docstrings
         """
         return sft_inputs(config, run, demonstrations_of(data, config.sft, run, console))
 

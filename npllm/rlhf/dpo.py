@@ -161,7 +161,7 @@ class DPO(Stage[DPOConfig]):
 
         Args:
             run: folder of the run to start from (npllm sft), or a checkpoint in it
-            data: jsonl, or a list in a .json file, with prompt (a text, or messages),
+            data: jsonl, csv or tsv with prompt (in jsonl perhaps messages),
                 chosen and rejected
         """
         return dpo_inputs(config, run, preferences_of(data, config.dpo, run, console))

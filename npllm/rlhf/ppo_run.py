@@ -83,7 +83,7 @@ def with_sizes(config: PPOConfig) -> PPOConfig:
 
 
 def prompts_of(prompts: Path, settings: PPOSettings, base: Path, console: Console) -> list[PromptText]:
-    """Return the prompts of a jsonl file that leave room for a response.
+    """Return the prompts of a file that leave room for a response.
 
     The room is the context of the policy in the run `base`. settings.on_bad says what
     happens to the other prompts. Raises ConfigError if a response alone does not fit.
@@ -149,7 +149,7 @@ class PPO(Stage[PPOConfig]):
         Args:
             run: folder of the run to start from (npllm sft), or a checkpoint in it
             reward: folder of a run of npllm reward
-            prompts: jsonl with prompt (a text, or messages)
+            prompts: jsonl, csv or tsv with prompt (in jsonl perhaps messages)
             method: short for ppo.method
         """
         if method is not None:

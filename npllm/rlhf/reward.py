@@ -237,7 +237,7 @@ class Reward(Stage[RewardConfig]):
 
         Args:
             run: folder of the run to start from (npllm sft), or a checkpoint in it
-            data: jsonl, or a list in a .json file, with prompt (a text, or messages),
+            data: jsonl, csv or tsv with prompt (in jsonl perhaps messages),
                 chosen and rejected
         """
         return reward_inputs(config, run, preferences_of(data, config.reward, run, console))

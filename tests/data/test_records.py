@@ -116,6 +116,24 @@ def test_labelled_texts_in_four_forms(tmp_path, name, text):
     assert read_labelled(write(tmp_path, text, name)) == LABELLED
 
 
+@pytest.mark.parametrize(
+    ("read", "columns", "expected"),
+    [
+        (read_demonstrations, "prompt,response", Demonstration("a", "b")),
+        (read_preferences, "prompt,chosen,rejected", Preference("a", "b", "c")),
+        (read_prompts, "prompt", "a"),
+    ],
+)
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_records_may_be_the_rows_of_a_table(tmp_path, read, columns, expected, suffix, separator):
+    n = len(columns.split(","))
+    rows = [["n", *columns.split(",")], ["1", *"abc"[:n]]]
+    path = write(tmp_path, "".join(separator.join(row) + "\n" for row in rows), f"a.{suffix}")
+    assert read(path) == [expected]
+    with pytest.raises(DataError, match=r"line 1: the header is 'n'; name the columns? prompt"):
+        read(write(tmp_path, "n\n1\n", f"b.{suffix}"))
+
+
 def test_a_quoted_text_may_have_several_lines(tmp_path):
     path = write(tmp_path, '\ufefftext,label\n"two\r\nlines",1\r\nb,0\n', "a.csv")
     assert read_labelled(path) == [Labelled("two\r\nlines", "1"), Labelled("b", "0")]
