@@ -13,6 +13,7 @@ from benchmarks.configs import CONFIGS
 from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
 from benchmarks.tables import Row
+from npllm.cli import explain
 from npllm.data.corpora import load_corpus
 from npllm.errors import ConfigError, NpllmError
 from npllm.files.atomic import append, write_atomically
@@ -217,7 +218,10 @@ def introduce(rounds: int, *files: Path | None, dtype: str = "float32") -> dict[
         raise ConfigError(f"--rounds is {rounds}; give at least 1.")
     for path in files:
         if path is not None:
+            is_new = not path.exists()
             append(path, b"")  # fails now, and not after everything is measured
+            if is_new:
+                path.unlink()  # the measurement may be interrupted
     facts = machine_facts(dtype)
     say(f"{facts['cpu']}, {facts['threads']} of {facts['cores']} cores, {facts['date']}")
     say(f"numpy {facts['numpy']} with {facts['blas']}, numba {facts['numba']}")
@@ -245,16 +249,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark. Returns the exit code, as `npllm` does."""
     with guarded_streams(endures=False):
         try:
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="python -m benchmarks", args=arguments, use_underscores=True
-            )
-            sys.stdout.flush()
+            try:
+                tyro.extras.subcommand_cli_from_dict(
+                    COMMANDS, prog="python -m benchmarks", args=arguments, use_underscores=True
+                )
+            finally:  # --help ends with SystemExit
+                sys.stdout.flush()
         except BrokenPipeError:
             return READER_LEFT
-        except NpllmError as error:
-            print(f"benchmarks: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print("benchmarks: interrupted", file=sys.stderr)
-            return 130
+        except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
+            lines, exit_code = explain(error)
+            print("benchmarks: " + "\n  ".join(lines), file=sys.stderr)
+            return exit_code
     return 0

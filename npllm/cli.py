@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
             if "--debug" in flags:
                 raise
-            lines, exit_code = _explain(error)
+            lines, exit_code = explain(error)
             print("npllm: " + "\n  ".join(map(one_line, lines)), file=sys.stderr)
             return exit_code
 
@@ -100,7 +100,7 @@ def _show_warning(otherwise: Callable[..., None], message: Warning, category: ty
         otherwise(message, category, *place)
 
 
-def _explain(error: BaseException) -> tuple[list[str], int]:
+def explain(error: BaseException) -> tuple[list[str], int]:
     """An error as one sentence, which the lines of a listing may follow, and its exit
     code."""
     if isinstance(error, NpllmError):

@@ -49,6 +49,9 @@ if __name__ == "__main__":
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has left
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, which Python flushes
-        sys.exit(141)
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has left
+            sys.exit(141)
+        print(f"The lesson cannot be printed ({error.strerror}); print it to another place.", file=sys.stderr)
+        sys.exit(5)

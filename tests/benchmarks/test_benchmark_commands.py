@@ -237,6 +237,26 @@ def test_blas_is_not_forced_to_another_processor():
     assert "ladder" in process.stdout
 
 
+def test_a_measurement_that_ends_early_leaves_no_file(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "machine_facts", interrupted)
+    (tmp_path / "old.json").write_text("{}")
+    for name in ("new.json", "old.json"):
+        assert cli.main(["startup", "--json", str(tmp_path / name)]) == 130
+        assert capsys.readouterr().err == "benchmarks: interrupted\n"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "{}")]
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["--help"]) == 5
+    expected = "benchmarks: standard output cannot be written (No space left on device); free disk space"
+    assert capsys.readouterr().err.startswith(expected)
+
+
 def test_no_round_is_refused_before_anything_is_measured(monkeypatch, capsys):
     monkeypatch.setattr(cli, "machine_facts", lambda dtype: pytest.fail("it measures"))
     assert cli.main(["kernels", "--rounds", "0"]) == 2

@@ -98,3 +98,13 @@ def test_a_reader_may_leave():
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_full_disk_is_one_sentence():
+    program = f"from npllm.reference import lesson; lesson.STEPS = lesson.CHECKED = 1; {LESSON}"
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ended.returncode == 5
+    assert ended.stderr == b"The lesson cannot be printed (No space left on device); print it to another place.\n"
