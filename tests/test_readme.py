@@ -64,9 +64,10 @@ def run(command: str) -> int:
         from npllm.cli import main
 
         if words[1] == "pretrain" and "--help" not in words:
-            words += SHORTER + ([] if "--data.source" in words else SMALL_TEXT)
-            if "--minutes" in words:  # in place of the steps, so it must be small
-                words[words.index("--minutes") + 1] = "0.01"
+            words += SHORTER[:-2] if "--from" in words else SHORTER  # the width is that of the other run
+            words += [] if "--data.source" in words else SMALL_TEXT
+        if "--minutes" in words:  # in place of the steps, so it must be small
+            words[words.index("--minutes") + 1] = "0.01"
         if words[1] in STAGES:
             own = SHORTEST.get(words[1], [])
             words += SHORTER_STAGE + [word if i % 2 else f"--{words[1]}.{word}" for i, word in enumerate(own)]
@@ -121,7 +122,8 @@ def test_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch, caps
     monkeypatch.setattr("sys.stdin", io.StringIO("def parse(text):\n"))  # the user's words in `npllm chat`
     for name, records in RECORDS.items():
         Path(name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    for name in ("notes.txt", "tinyshakespeare.txt"):
+    Path("notes").mkdir()
+    for name in ("notes/monday.txt", "tinyshakespeare.txt"):
         Path(name).write_text("\n".join(topics.values())[:100_000], encoding="utf-8")
     for command in commands(page):
         step = command.split(" && ")[-1]  # .ci/run installs the package before the tests
