@@ -10,19 +10,26 @@ the checkpoints that are no longer kept. So the manifest lists only whole files 
 time. A crash may leave a whole file that is not listed; it is recognised by its own
 hash.
 
-These checkpoints are kept: the newest, and of the scheduled ones
-- the last `keep`,
+A checkpoint is saved every `every` steps (these are scheduled), whenever the validation
+loss is the lowest so far, at the end, and when somebody stops the run. These are kept:
+- the newest,
 - the best, by validation loss,
-- an anchor that is at least 100 steps old, because damage may be noticed late,
-- the checkpoint that will become the next anchor. An unscheduled checkpoint, made when
-somebody stops the run, only serves to resume. If it could be rolled back to, a run that
-was stopped would end with other weights than one that was not.
+- of the scheduled ones the last `keep`,
+- an anchor, scheduled and at least 100 steps older than the last scheduled one, because
+  damage may be noticed late,
+- the scheduled one that will become the next anchor.
+
+An unscheduled checkpoint only serves to resume, and to be used as the best. Only
+scheduled ones can be rolled back to, and which of them are kept depends on no other.
+Otherwise a run that was stopped would end with other weights than one that was not.
 """
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -114,10 +121,26 @@ class CheckpointStore:
         has the hash in the manifest."""
         return load_checkpoint(self.path(step), listed_sha256=self.entries[step].sha256)
 
+    def best(self) -> Entry | None:
+        """The entry with the lowest validation loss; None if no entry has one. Waits
+        for the last save, which may be the best."""
+        self.wait()
+        return best_of(self.entries.values())
+
+    def would_be_best(self, val_loss: float) -> bool:
+        """Whether a validation loss is lower than that of every checkpoint."""
+        best = self.best()
+        return isfinite(val_loss) and (best is None or val_loss < best.val_loss)
+
     def save(self, state: Saveable, val_loss: float | None) -> None:
         """Take a snapshot and start writing it in the background. Raises the error of
-        the previous save, if it failed."""
+        the previous save, if it failed.
+
+        val_loss: None where it was not measured. One that is not finite, which JSON
+        cannot hold, counts as not measured.
+        """
         self.wait()
+        val_loss = val_loss if val_loss is not None and isfinite(val_loss) else None
         image = checkpoint_image(state, val_loss)
         self._thread = Thread(
             target=self._try_to_write, args=(state.step, image, val_loss, state.rollbacks), daemon=True
@@ -189,13 +212,19 @@ def kept(entries: dict[int, Entry], *, keep: int, every: int) -> set[int]:
     """The steps whose checkpoints are kept, by the rules in this module's docstring."""
     if not entries:
         return set()
-    newest = max(entries)
     scheduled = sorted(step for step in entries if step % every == 0)
-    judged = [step for step in scheduled if entries[step].val_loss is not None]
-    old = [step for step in scheduled if step <= newest - ANCHOR_AGE]
-    young = [step for step in scheduled if step > newest - ANCHOR_AGE]
-    best = sorted(judged, key=lambda step: (entries[step].val_loss, step))
-    return {newest, *scheduled[-keep:], *best[:1], *old[-1:], *young[:1]}
+    anchor_end = scheduled[-1] - ANCHOR_AGE if scheduled else 0
+    old = [step for step in scheduled if step <= anchor_end]
+    young = [step for step in scheduled if step > anchor_end]
+    best = best_of(entries.values())
+    return {max(entries), *scheduled[-keep:], *([best.step] if best else []), *old[-1:], *young[:1]}
+
+
+def best_of(entries: Iterable[Entry]) -> Entry | None:
+    """The entry with the lowest validation loss, the first of equal ones; None if no
+    entry has one."""
+    judged = [entry for entry in entries if entry.val_loss is not None]
+    return min(judged, key=lambda entry: (entry.val_loss, entry.step), default=None)
 
 
 def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:

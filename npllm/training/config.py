@@ -94,7 +94,7 @@ class TrainConfig:
     eval_every: int = 100
     """steps between evaluations on a sample of the validation text (at the end: all)"""
     checkpoint_every: int = 200
-    """steps between checkpoints"""
+    """steps between checkpoints; the lowest validation loss so far saves one, too"""
     keep: int = 2
     """newest checkpoints to keep, besides the best and one at least 100 steps old"""
     seed: int = 0

@@ -86,11 +86,12 @@ class Recovery:
 
     def _is_sound(self, spike: Spike) -> bool:
         """Whether all values are finite, and the validation loss has not risen by more
-        than RUINED since the last checkpoint that has one."""
+        than RUINED since the last scheduled checkpoint that has one."""
         if not (isfinite(spike.loss) and isfinite(spike.grad_norm)) or self.state.not_finite():
             return False
         self.store.wait()
-        records = [entry.val_loss for _, entry in sorted(self.store.entries.items()) if entry.val_loss is not None]
+        scheduled = [entry for step, entry in sorted(self.store.entries.items()) if self.store.scheduled(step)]
+        records = [entry.val_loss for entry in scheduled if entry.val_loss is not None]
         return self.validate is None or not records or self.validate(self.state.model) <= records[-1] * (1.0 + RUINED)
 
     def _leave_out(self, spike: Spike) -> str:

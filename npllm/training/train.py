@@ -63,14 +63,15 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     view.recovered(event, done, state.step)
                     continue
                 store.check()
-                stopping, is_last = stop.requested, length.is_over(event.step)
+                stopping, is_last, is_best = stop.requested, length.is_over(event.step), False
                 record = measurements(event)
                 if validate and (event.step % config.train.eval_every == 0 or is_last):
                     record["val_loss"] = validate(state.model)
+                    is_best = store.would_be_best(record["val_loss"])
                 append_metrics(run.metrics, record)
                 event_log.append(record)
                 view.show(event)
-                if store.scheduled(event.step) or is_last or stopping:
+                if store.scheduled(event.step) or is_best or is_last or stopping:
                     sync(run.metrics)  # the log must reach the disk before the checkpoint
                     store.save(state, record.get("val_loss"))
                 if stopping and not is_last:

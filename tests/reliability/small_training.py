@@ -16,6 +16,7 @@ from npllm.training.evaluation import quick_loss
 from npllm.training.job import Job
 from npllm.training.loop import Gradients, NextTokenGradients, build_state, updates
 from npllm.training.memory import Work
+from npllm.training.recovery import Validate
 from npllm.training.spikes import SpikeConfig
 from npllm.training.state import LoopState
 from npllm.training.train import train
@@ -74,7 +75,9 @@ def make_run(folder: Path) -> RunFolder:
     return RunFolder(folder)
 
 
-def train_on(run: RunFolder, config: RunConfig, gradients: Gradients | None = None) -> LoopState:
+def train_on(
+    run: RunFolder, config: RunConfig, gradients: Gradients | None = None, validate: Validate | None = None
+) -> LoopState:
     """Train as `npllm pretrain` and `npllm resume` do between preparation and report.
 
     Returns the state at the end.
@@ -83,7 +86,7 @@ def train_on(run: RunFolder, config: RunConfig, gradients: Gradients | None = No
     job = Job(
         state=state,
         gradients=gradients or NextTokenGradients(config, TOKENS),
-        validate=lambda model: quick_loss(model, TOKENS[:60]),
+        validate=validate or (lambda model: quick_loss(model, TOKENS[:60])),
         work=Work(rows=4, width=4, read_rows=1),
         tokens_per_byte=1.0,
     )

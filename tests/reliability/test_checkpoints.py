@@ -4,6 +4,7 @@ Checkpoints may be damaged, poisoned, pruned, or written late.
 """
 
 import json
+import math
 import os
 import threading
 
@@ -206,26 +207,45 @@ def entry(step, val_loss=None):
 
 
 def test_19_the_last_the_best_and_an_anchor_are_kept():
-    """A run of 2000 steps with a checkpoint every ten; step 700 has the best."""
+    """A run of 2000 steps with a checkpoint every ten, evaluated every five; step 705,
+    which is not scheduled, has the best."""
     entries = {}
-    for step in range(0, 2001, 10):
-        entries[step] = entry(step, val_loss=abs(step - 700.0))
+    for step in range(0, 2001, 5):
+        if step % 10 == 0 or step <= 705:
+            entries[step] = entry(step, val_loss=abs(step - 705.0))
         stay = kept(entries, keep=3, every=10)
         entries = {step: entries[step] for step in sorted(stay)}
-        assert set(range(max(0, step - 20), step + 1, 10)) <= stay, "the last three"
-        assert min(step, 700) in stay, "the best"
+        assert {step for step in range(step - step % 10 - 20, step + 1, 10) if step >= 0} <= stay, "the last three"
+        assert min(step, 705) in stay, "the best"
         assert len(stay) <= 3 + checkpoint_store.MOST_BESIDES_KEEP
-        if step >= 100:
-            assert any(100 <= step - other <= 210 for other in stay), "one at least 100 steps old, and not much older"
+        if step >= 110:
+            old = any(100 <= step - other <= 210 and other % 10 == 0 for other in stay)
+            assert old, "one at least 100 steps old, and not much older"
 
 
-def test_19_a_checkpoint_made_in_passing_takes_no_place():
-    """A checkpoint at step 303, where the run was stopped, displaces no other one."""
-    on_schedule = {step: entry(step) for step in range(0, 301, 10)}
-    with_extra = on_schedule | {303: entry(303, val_loss=0.0)}
-    assert kept(with_extra, keep=2, every=10) == kept(on_schedule, keep=2, every=10) | {303}
-    later = with_extra | {310: entry(310)}
-    assert kept(later, keep=2, every=10) == kept(on_schedule | {310: entry(310)}, keep=2, every=10)
+@pytest.mark.parametrize("every", [10, 7])
+def test_19_a_checkpoint_made_in_passing_takes_no_place(every):
+    """A checkpoint at step 303, where the run was stopped, displaces no other one. With
+    one every 7 steps, the anchor of step 301 is another one than that of 303."""
+    on_schedule = {step: entry(step) for step in range(0, 303, every)}
+    with_extra = on_schedule | {303: entry(303)}
+    assert kept(with_extra, keep=2, every=every) == kept(on_schedule, keep=2, every=every) | {303}
+    following = {max(on_schedule) + every: entry(max(on_schedule) + every)}
+    assert kept(with_extra | following, keep=2, every=every) == kept(on_schedule | following, keep=2, every=every)
+
+
+def test_19_the_best_weights_outlive_the_checkpoints_after_them(tmp_path):
+    """Evaluations are more frequent than checkpoints: the best may lie between two.
+    A loss that is not finite is never the best."""
+    config = with_training(LONGER, eval_every=1, checkpoint_every=8, keep=1)
+    losses = [2.0 + abs(step - 11) for step in range(25)]
+    losses[13:15] = [math.nan, -math.inf]
+    run = make_run(tmp_path / "run")
+    train_on(run, config, validate=lambda _: losses.pop(0))
+    store = CheckpointStore(run.checkpoints, keep=1, every=8)
+    assert (store.best().step, store.best().val_loss, store.refused) == (11, 2.0, {})
+    assert load_checkpoint(store.path(11)).description["counters"]["updates"] == 11
+    assert store.entries.keys() == {0, 11, 24}
 
 
 def test_19_deletions_that_fail_lose_nothing(tmp_path, monkeypatch):

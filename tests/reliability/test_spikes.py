@@ -338,16 +338,20 @@ def test_what_lies_behind_the_restored_checkpoint_is_given_up(tmp_path):
     assert recovery.state.detector.levels == {}
 
 
-def test_a_checkpoint_that_a_stop_has_made_is_not_rolled_back_to(tmp_path):
-    """A run that nobody stopped lacks that checkpoint, and must end the same."""
-    recovery = behind_a_rollback(make_run(tmp_path / "run"), {12: None, 16: None, 19: None})
+@pytest.mark.parametrize("loss", [None, 0.5], ids=["made by a stop", "the best"])
+def test_only_a_scheduled_checkpoint_is_rolled_back_to(tmp_path, loss):
+    """A run that nobody stopped lacks the checkpoint of the stop, and must end the
+    same."""
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {12: None, 16: None, 19: loss})
     assert recovery.recover(replace(AT_14, step=21)).startswith("Back to step 16,")
     assert recovery.store.entries.keys() == {12, 16}
 
 
 @pytest.mark.parametrize(("loss", "done"), [(3.5, "only this update is left out"), (3.7, "Back to step 4,")])
 def test_weights_are_sound_up_to_a_fifth_above_the_newest_record(tmp_path, loss, done):
-    recovery = behind_a_rollback(make_run(tmp_path / "run"), {4: 5.0, 12: 3.0}, lambda model: loss)
+    """The newest record is that of a scheduled checkpoint. Step 13 may be there only
+    because somebody stopped the run."""
+    recovery = behind_a_rollback(make_run(tmp_path / "run"), {4: 5.0, 12: 3.0, 13: 9.0}, lambda model: loss)
     assert done in recovery.recover(replace(AT_14, loss=20.0))
 
 

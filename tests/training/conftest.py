@@ -12,7 +12,7 @@ from npllm.training import loop
 def finished_run(tmp_path_factory):
     """A run of 12 steps with a ramp and dropout. Do not change it.
 
-    Checkpoints are saved after steps 5, 10 and 12, and two of them are kept.
+    Checkpoints are saved after steps 5, 10 and 12 and, as the best ones, 4 and 8.
     """
     folder = tmp_path_factory.mktemp("finished")
     text = write_text(folder)

@@ -100,10 +100,11 @@ def test_stopped_ten_times_in_a_row(tmp_path, monkeypatch, uninterrupted):
 @pytest.mark.usefixtures("quick")
 def test_killed_between_checkpoints(tmp_path, monkeypatch, uninterrupted):
     """The steps since the last checkpoint are made again, and each is in the log once.
-    A line that was cut off is replaced."""
+    A line that was cut off is replaced. The last checkpoint, of step 5, is not a
+    scheduled one: it was saved because its validation loss is the lowest so far."""
     out = tmp_path / "run"
     kill_after(monkeypatch, 6, out)
-    assert [path.name for path in checkpoints(out)] == ["step-00000000.h5", "step-00000004.h5"]
+    assert [path.name for path in checkpoints(out)] == [f"step-0000000{step}.h5" for step in (0, 4, 5)]
     with (out / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 7, "loss": 2.')
     assert run("resume", out) == 0

@@ -75,7 +75,6 @@ def test_the_best_weights_that_were_kept_are_named(tmp_path, capsys):
         "optim__lr": 0.02,
         "train__steps": 120,
         "train__eval_every": 20,
-        "train__checkpoint_every": 20,
         "data__val_fraction": 0.3,
     }
     assert run(*pretrain_arguments(text, out, model__n_embd=32, batch__size=8, batch__micro_size=8, **settings)) == 0
