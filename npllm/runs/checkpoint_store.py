@@ -29,7 +29,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -130,7 +130,7 @@ class CheckpointStore:
     def would_be_best(self, val_loss: float) -> bool:
         """Whether a validation loss is lower than that of every checkpoint."""
         best = self.best()
-        return isfinite(val_loss) and (best is None or val_loss < best.val_loss)
+        return val_loss < (best.val_loss if best else inf)
 
     def save(self, state: Saveable, val_loss: float | None) -> None:
         """Take a snapshot and start writing it in the background. Raises the error of

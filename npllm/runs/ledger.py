@@ -16,6 +16,9 @@ line is never changed, and a rollback does not remove it.
     extended    "time", "step", "minutes", "seconds"
                 a run that had ended with `step` updates, which took `seconds`, goes on
                 for so many minutes
+    ended_early "time", "step", "steps"
+                a run ends with `step` updates, because its validation loss no longer
+                falls; train.steps was `steps` until then
 
 Appending the line *is* the rollback. If the process is killed before, the spike happens
 again. If it is killed after, `npllm resume` reads here which samples to skip, and which
@@ -46,6 +49,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "gave_up": SPIKE,
     "length": {"step": int, "steps": int, "seconds": float},
     "extended": {"step": int, "minutes": float, "seconds": float},
+    "ended_early": {"step": int, "steps": int | None},
 }
 
 
@@ -86,9 +90,9 @@ class Ledger:
 
     @property
     def schedule(self) -> list[dict[str, Any]]:
-        """The decisions about the length of the run, and its extensions, oldest
-        first."""
-        return [event for event in self.events if event["event"] in ("length", "extended")]
+        """The decisions about the length of the run, its extensions and early ends,
+        oldest first."""
+        return [event for event in self.events if event["event"] in ("length", "extended", "ended_early")]
 
     def _take_in(self, event: dict[str, Any]) -> None:
         """Update `skipped` and `left_out_at` by one event."""
@@ -133,6 +137,10 @@ class Ledger:
     def extended(self, step: int, minutes: float, seconds: float) -> None:
         """Record that a run that has ended with `step` updates goes on."""
         self._append("extended", step=step, minutes=minutes, seconds=seconds)
+
+    def ended_early(self, step: int, steps: int | None) -> None:
+        """Record that a run ends with `step` updates. steps: train.steps until then."""
+        self._append("ended_early", step=step, steps=steps)
 
     def belongs(self, step: int, rollbacks: int) -> bool:
         """Whether no later rollback has undone a state of this step that was saved

@@ -93,6 +93,8 @@ class TrainConfig:
     the run goes on"""
     eval_every: int = 100
     """steps between evaluations on a sample of the validation text (at the end: all)"""
+    patience: int | None = None
+    """end after so many evaluations without a lower validation loss; none = do not"""
     checkpoint_every: int = 200
     """steps between checkpoints; the lowest validation loss so far saves one, too"""
     keep: int = 2
@@ -111,9 +113,9 @@ class TrainConfig:
             raise ConfigError(f"train.steps is {self.steps}; set it to at least 1.")
         if not self.minutes > 0:
             raise ConfigError(f"train.minutes is {self.minutes}; set it above 0.")
-        for name in ("eval_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; set it to at least 1.")
+        for name in ("eval_every", "patience", "checkpoint_every", "keep"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"train.{name} is {value}; set it to at least 1.")
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"train.seed is {self.seed}; set it to at least 0 and below 2^64.")
 

@@ -12,6 +12,9 @@ number of updates that was known then.
 
 `npllm extend` begins another phase after the last update. It has a budget, a warm-up
 and a decay of its own. Its beginning is an event of the ledger, too.
+
+With train.patience a phase may end early. That is an event as well: the schedule of the
+updates before it stays the one of the planned length.
 """
 
 from typing import Any, NamedTuple
@@ -46,16 +49,20 @@ class RunLength:
         self._steps = config.train.steps
         # The last phase: its first update, and the seconds before it.
         self._first, self._start, minutes = 0, 0.0, config.train.minutes
+        self._early_end: int | None = None  # updates after which the last phase ends before its planned end
         for event in self._events:
             if event["event"] == "extended":
                 self._first, self._start, minutes = event["step"], event["seconds"], event["minutes"]
+                self._early_end, self._steps = None, config.train.steps
+            elif event["event"] == "ended_early" and _still_counts(event, config):
+                self._early_end, self._steps = event["step"], event["steps"]  # at its end the run sets train.steps
         self.budget = 60.0 * minutes  # seconds
         # The phase before has set train.steps to its own end.
         self.has_budget = self._steps in (None, self._first, *(event["steps"] for event in self._decided))
 
     @property
     def _events(self) -> list[dict[str, Any]]:
-        """The decisions and the beginnings of phases, oldest first."""
+        """The decisions, and the beginnings and early ends of phases, oldest first."""
         return [] if self._ledger is None else self._ledger.schedule
 
     @property
@@ -63,7 +70,10 @@ class RunLength:
         """The decisions in the last phase, oldest first."""
         decided = []
         for event in self._events:
-            decided = [*decided, event] if event["event"] == "length" else []
+            if event["event"] == "extended":
+                decided = []
+            elif event["event"] == "length":
+                decided.append(event)
         return decided
 
     def phase(self, step: int) -> Phase:
@@ -71,15 +81,20 @@ class RunLength:
         made."""
         first, end = 0, None
         for event in self._events:
-            if event["step"] <= step:
-                first, end = (event["step"], None) if event["event"] == "extended" else (first, event["steps"])
+            if event["step"] <= step and event["event"] == "extended":
+                first, end = event["step"], None
+            elif event["step"] <= step and event["event"] == "length":
+                end = event["steps"]
         if first == self._first:
             return Phase(first, end if self.has_budget else self._steps)
-        if end is None:  # its number of updates was not decided: the next phase begins at its end
-            end = next(
-                event["step"] for event in self._events if event["event"] == "extended" and event["step"] > first
-            )
-        return Phase(first, end)
+        return Phase(first, self._planned_end(first) if end is None else end)
+
+    def _planned_end(self, first: int) -> int:
+        """Return the end of an earlier phase, whose number of updates was not decided:
+        the start of the next phase, or the end that it had before it ended early."""
+        end = next(event["step"] for event in self._events if event["event"] == "extended" and event["step"] > first)
+        early = [event for event in self._events if event["event"] == "ended_early" and event["step"] == end]
+        return max([end, *(event["steps"] or 0 for event in early)])
 
     @property
     def is_final(self) -> bool:
@@ -88,6 +103,8 @@ class RunLength:
 
     def is_over(self, step: int) -> bool:
         """Whether `step` updates are all that the run makes."""
+        if self._early_end is not None:
+            return step >= self._early_end
         return self.is_final and step >= (self._last["steps"] if self.has_budget else self._steps)
 
     def decide(self, step: int, seconds: float) -> None:
@@ -97,6 +114,21 @@ class RunLength:
         """
         if self.has_budget and self._shares_used(seconds) > self._shares_used(self._last["seconds"]):
             self._ledger.decided_length(step, step + self._updates_left(step, seconds), seconds)
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the last phase has an early end."""
+        return self._early_end is not None
+
+    def evaluations_since(self, best: int, step: int, every: int) -> int:
+        """The number of evaluations in the last phase after `best` updates and until
+        `step` updates. every: steps between two of them."""
+        return step // every - max(best, self._first) // every
+
+    def end_early(self, step: int) -> None:
+        """Let the run end with `step` updates."""
+        self._ledger.ended_early(step, self._steps)
+        self._early_end = step
 
     @property
     def _last(self) -> dict[str, Any]:
@@ -117,3 +149,9 @@ class RunLength:
         while (takes := per_sequence * batch_size(step + count, self.batch)) <= 2.0 * left:
             count, left = count + 1, left - takes
         return count
+
+
+def _still_counts(event: dict[str, Any], config: LoopConfig) -> bool:
+    """Whether an early end holds: the user has not set train.patience to none, or
+    train.steps to another number, since."""
+    return config.train.patience is not None and config.train.steps in (event["step"], event["steps"])

@@ -129,6 +129,11 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
         if usable_dtype(config.train.dtype) != config.train.dtype:
             console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.")
         job = stage.job(run, config)
+        if config.train.patience is not None and job.validate is None:
+            raise ConfigError(
+                f"train.patience is {config.train.patience}, but npllm {stage.name} measures no validation loss; leave "
+                "it out."
+            )
         console.print(job.description, soft_wrap=True)
         prepare_memory(run, config, job, console)
         train(run, config, job, console)

@@ -63,11 +63,13 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     view.recovered(event, done, state.step)
                     continue
                 store.check()
-                stopping, is_last, is_best = stop.requested, length.is_over(event.step), False
-                record = measurements(event)
-                if validate and (event.step % config.train.eval_every == 0 or is_last):
+                record, is_best = measurements(event), False
+                if validate and (event.step % config.train.eval_every == 0 or length.is_over(event.step)):
                     record["val_loss"] = validate(state.model)
                     is_best = store.would_be_best(record["val_loss"])
+                    if not is_best and out_of_patience(config, store, length, event.step):
+                        length.end_early(event.step)
+                stopping, is_last = stop.requested, length.is_over(event.step)
                 append_metrics(run.metrics, record)
                 event_log.append(record)
                 view.show(event)
@@ -79,7 +81,9 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                     raise Interrupted(
                         f"Stopped and saved after step {event.step}; go on with: npllm resume {shell_word(run.path)}"
                     )
-    if length.has_budget:
+    if length.ended_early:
+        console.print(_why_it_ended(config, store, state.step), soft_wrap=True)
+    if length.has_budget or length.ended_early:
         rewrite_config(run.config, config.with_steps(state.step))
     write_metrics_csv(run.metrics_table, run.metrics)
 
@@ -90,7 +94,7 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, 
     steps = length.phase(step).end
     if length.is_over(step):
         line = (
-            f"{run.path} is finished: all {steps} updates are made. To train it further: npllm extend "
+            f"{run.path} is finished: all {step} updates are made. To train it further: npllm extend "
             f"{shell_word(run.path)} --minutes {config.train.minutes:g}. Its results once more:"
         )
         console.print(line, soft_wrap=True)
@@ -99,6 +103,28 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, 
     elif steps is not None and steps < FEWEST_UPDATES:
         line = f"Fewer than {FEWEST_UPDATES} updates teach a model little; raise {config.lengthened_by}."
         console.print(line, soft_wrap=True)
+
+
+def out_of_patience(config: LoopConfig, store: CheckpointStore, length: RunLength, step: int) -> bool:
+    """Whether a run ends after an evaluation at this step that was not the best.
+
+    The answer depends on the step and the checkpoint of the best evaluation only, so a
+    run that was killed ends like one that was not.
+    """
+    if config.train.patience is None or length.is_over(step):
+        return False
+    best = store.best()
+    return length.evaluations_since(best.step if best else 0, step, config.train.eval_every) >= config.train.patience
+
+
+def _why_it_ended(config: LoopConfig, store: CheckpointStore, step: int) -> str:
+    """The sentence about a run that ended early."""
+    best = store.best()
+    lowest = f"the lowest one, {best.val_loss:.4f} at step {best.step}" if best else "infinity"
+    return (
+        f"Training ended early, at step {step}: the last {config.train.patience} validation losses are not below "
+        f"{lowest} (train.patience)."
+    )
 
 
 def measurements(update: Update) -> dict[str, Any]:
