@@ -15,6 +15,10 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
+    **dict.fromkeys(
+        ("pretrain", "sft", "classify", "reward", "ppo", "dpo", "resume"), "npllm.training.stage_functions"
+    ),
+    "Run": "npllm.training.run",
     "Classifier": "npllm.finetuning.prediction",
     "GPT": "npllm.model",
     "ModelConfig": "npllm.model",

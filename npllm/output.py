@@ -72,7 +72,9 @@ def shell_word(text: str | Path) -> str:
 
 def can_redraw(console: Console) -> bool:
     """Whether a line can be shown that changes: on a terminal that can go back, and in
-    a notebook with widgets."""
+    a notebook with widgets. Nothing is shown on a console that is quiet."""
+    if console.quiet:
+        return False
     if console.is_jupyter:
         return find_spec("ipywidgets") is not None
     return console.is_terminal and not console.is_dumb_terminal
@@ -113,7 +115,7 @@ class TextConsole(Console):
     def status(self, status: str, **options) -> Status:
         """A spinner with a line of text, in characters that the output can encode;
         nothing where no line can change."""
-        console = self if can_redraw(self) else Console(file=io.StringIO())
+        console = self if can_redraw(self) else Console(file=io.StringIO(), force_jupyter=False)
         spinner = "dots" if self.encoding.startswith("utf") else "line"
         return Status(Text(one_line(status)), console=console, **({"spinner": spinner} | options))
 

@@ -233,7 +233,7 @@ def test_which_recipe_is_meant(arguments, value):
 
 def test_pretrain_without_arguments_is_the_default_recipe(monkeypatch):
     jobs = []
-    monkeypatch.setattr("npllm.training.stage.train_run", lambda run, console, stage: None)
+    monkeypatch.setattr("npllm.training.stage.train_run", lambda run, console, stage, *_: None)
     monkeypatch.setattr(
         "npllm.training.stage.create_run", lambda stage, inputs, path, console: jobs.append((inputs, path))
     )

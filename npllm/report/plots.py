@@ -3,6 +3,7 @@
 Each has a function that builds the figure and one that writes it as a PNG.
 """
 
+import functools
 import io
 from collections.abc import Callable
 from math import isfinite
@@ -179,6 +180,7 @@ def _empty_figure(x_label: str) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure._repr_png_ = functools.partial(_png, figure)  # a notebook shows it as an image
     axes = figure.add_subplot()
     axes.set_xlabel(x_label)
     axes.set_ylabel("loss, nats per token")
@@ -186,7 +188,11 @@ def _empty_figure(x_label: str) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _write(figure: "Figure", path: Path) -> None:
+def _png(figure: "Figure") -> bytes:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getbuffer())
+    return image.getvalue()
+
+
+def _write(figure: "Figure", path: Path) -> None:
+    write_atomically(path, _png(figure))

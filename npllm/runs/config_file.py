@@ -7,6 +7,7 @@ both. Here their types are checked, which an argument does not have: "1" is no n
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
@@ -16,7 +17,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
 from npllm.files.text_format import decode
-from npllm.runs.arguments import is_option, is_optional, nearest, options_of, parse_arguments
+from npllm.runs.arguments import Option, is_option, is_optional, nearest, options_of, parse_arguments
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def load_config(path: Path, kind: type[T]) -> T:
     tables = _parse_toml(path, text)
     tables.pop("run", None)
     try:
-        return parse_arguments(kind, _arguments(tables, kind), prog=str(path))
+        return parse_arguments(kind, arguments_of(tables, options_of(kind)), prog=str(path))
     except ConfigError as error:
         message = str(error)[:LONGEST_MESSAGE]
         line = _line_of_first_field(message, text)
@@ -102,10 +103,10 @@ def _line_of_first_field(message: str, text: str) -> int | None:
     return number
 
 
-def _arguments(tables: dict[str, Any], kind: type) -> list[str]:
-    """The fields of a TOML file as command-line arguments. Raises ConfigError for an
-    unknown field and for a value of another type."""
-    kinds = {option.name: option.kind for option in options_of(kind)}
+def arguments_of(tables: dict[str, Any], options: Sequence[Option]) -> list[str]:
+    """The fields of a TOML file as command-line arguments. Raises ConfigError for a
+    field that is no option and for a value of another type."""
+    kinds = {option.name: option.kind for option in options}
     known = list(kinds)
     arguments = []
     for section, table in tables.items():

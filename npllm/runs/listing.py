@@ -42,7 +42,7 @@ def list_runs(folder: Path) -> list[Listed]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name one that holds runs, or make a run first.")
     runs = sorted(_runs_below(folder), key=lambda run: (run.config.stat().st_mtime_ns, run.path))
-    return [_listed(folder, run) for run in runs]
+    return [listed(folder, run) for run in runs]
 
 
 def _runs_below(folder: Path) -> Iterator[RunFolder]:
@@ -55,7 +55,8 @@ def _runs_below(folder: Path) -> Iterator[RunFolder]:
             yield RunFolder(Path(parent))
 
 
-def _listed(folder: Path, run: RunFolder) -> Listed:
+def listed(folder: Path, run: RunFolder) -> Listed:
+    """The row of a run in or below a folder."""
     name = run.path.name if run.path == folder else run.path.relative_to(folder).as_posix()
     date = datetime.fromtimestamp(run.config.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     try:

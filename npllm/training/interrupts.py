@@ -1,6 +1,7 @@
 """Signals: the first Ctrl-C stops training after its update, the second at once."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,8 +17,15 @@ class StopRequest:
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """In the block, the first SIGINT, SIGTERM or SIGHUP only sets `requested`. The next
-    one acts as it does outside the block."""
+    one acts as it does outside the block.
+
+    Python delivers signals to the main thread only. In any other thread the block
+    changes nothing.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     outside = {number: signal.getsignal(number) for number in (signal.SIGINT, *_endings())}
 
     def ask(number, frame):

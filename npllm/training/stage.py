@@ -34,7 +34,7 @@ from npllm.training.machine import describe_machine, limit_threads, usable_dtype
 from npllm.training.memory import check_memory, reserve_arenas, stage_memory
 from npllm.training.state import LoopState
 from npllm.training.tensorboard import check_log
-from npllm.training.train import train
+from npllm.training.train import OnRecord, train
 from npllm.training.warmup import kind_of, load_kernels
 
 C = TypeVar("C", bound=LoopConfig)
@@ -98,17 +98,29 @@ class Stage(ABC, Generic[C]):
         return models | records | {run.path / "data" / NAME: check_list}
 
 
-def start_run(stage: Stage[C], config: C, out: Path | None, console: Console, **arguments: Any) -> None:
+def start_run(
+    stage: Stage[C],
+    config: C,
+    out: Path | None,
+    console: Console,
+    *,
+    on_record: OnRecord = lambda record: None,
+    **arguments: Any,
+) -> RunFolder:
     """Make a run and train it. A run that fails before its first checkpoint is deleted,
-    so that the user can correct the error and repeat the command."""
+    so that the user can correct the error and repeat the command.
+
+    on_record: see `train`. arguments: of the stage's `inputs`.
+    """
     check_log(config.train.log)
     with claim_run(out, stage.folder_name(config, **arguments)) as path:
         run = create_run(stage, stage.inputs(config, console, **arguments), path, console)
         try:
-            train_run(run, console, stage)
+            train_run(run, console, stage, on_record)
         except (ConfigError, DataError, ResourceError):
             discard_untrained(path)
             raise
+    return run
 
 
 def create_run(stage: Stage, inputs: Inputs, path: Path, console: Console) -> RunFolder:
@@ -120,8 +132,11 @@ def create_run(stage: Stage, inputs: Inputs, path: Path, console: Console) -> Ru
     return RunFolder(path)
 
 
-def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
-    """Train a run from its newest checkpoint to its last update, and report."""
+def train_run(run: RunFolder, console: Console, stage: Stage, on_record: OnRecord = lambda record: None) -> None:
+    """Train a run from its newest checkpoint to its last update, and report.
+
+    on_record: see `train`.
+    """
     with run.lock():
         config = load_run_config(run, stage.config_type)
         check_log(config.train.log)
@@ -136,7 +151,7 @@ def train_run(run: RunFolder, console: Console, stage: Stage) -> None:
             )
         console.print(job.description, soft_wrap=True)
         prepare_memory(run, config, job, console)
-        train(run, config, job, console)
+        train(run, config, job, console, on_record)
         command = stage.report(run, config, job, console)
         console.print(f"Next: {command}", soft_wrap=True)  # keeps the command on one line
 

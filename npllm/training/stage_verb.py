@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from npllm.output import TextConsole
+from npllm.runs.run_folder import RunFolder
 from npllm.training import stage
 
 
-def verb_of(kind: stage.Stage, summary: str, config: Any) -> Callable[..., None]:
+def verb_of(kind: stage.Stage, summary: str, config: Any, **options: Any) -> Callable[..., RunFolder]:
     """The function that makes and trains a run of one kind of stage.
 
     Its parameters are the arguments of the stage's `inputs`, `out`, and the sections of
-    the stage's config. The sections' defaults are those of `config`.
+    the stage's config. The sections' defaults are those of `config`. options: of
+    `start_run`, whose console is standard output if there is none among them.
     """
     inputs = [p for p in inspect.signature(kind.inputs).parameters.values() if p.name not in ("config", "console")]
     sections = sections_with_defaults(config)
@@ -24,7 +26,8 @@ def verb_of(kind: stage.Stage, summary: str, config: Any) -> Callable[..., None]
         given = signature.bind(*args, **kwargs).arguments
         fields = {section.name: given[section.name] for section in sections}
         arguments = {parameter.name: given[parameter.name] for parameter in inputs}
-        stage.start_run(kind, type(config)(**fields), given["out"], TextConsole(), **arguments)
+        of_call = {"console": TextConsole()} | options | arguments
+        return stage.start_run(kind, type(config)(**fields), given["out"], **of_call)
 
     verb.__signature__ = signature
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}

@@ -1,6 +1,7 @@
 """Training a run of any stage: the loop with checkpoints, recovery, log and live
 view."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -23,14 +24,18 @@ from npllm.training.recovery import Recovery, restore_newest
 from npllm.training.tensorboard import EventLog
 
 FEWEST_UPDATES = 10  # a shorter run prints a warning
+OnRecord = Callable[[dict[str, Any]], object]  # takes a line of metrics.jsonl
 
 
-def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> None:
+def train(
+    run: RunFolder, config: LoopConfig, job: Job, console: Console, on_record: OnRecord = lambda record: None
+) -> None:
     """Train to the last step, from the newest sound checkpoint or, if the run has none,
     from the given state.
 
     The caller holds the run's lock. After SIGINT, SIGTERM or SIGHUP the state is saved
-    and Interrupted is raised.
+    and Interrupted is raised. on_record: called after each update, when its checkpoint,
+    if it has one, is taken. What it raises ends the training; the run can be resumed.
     """
     state, validate = job.state, job.validate
     remove_temporary_files(run.path)
@@ -76,6 +81,7 @@ def train(run: RunFolder, config: LoopConfig, job: Job, console: Console) -> Non
                 if store.scheduled(event.step) or is_best or is_last or stopping:
                     sync(run.metrics)  # the log must reach the disk before the checkpoint
                     store.save(state, record.get("val_loss"))
+                on_record(record)
                 if stopping and not is_last:
                     store.wait()
                     raise Interrupted(

@@ -92,3 +92,14 @@ def test_hours_are_shown_as_hours(clock, monkeypatch):
 def test_a_notebook_with_widgets_has_a_bar(monkeypatch, widgets, expected):
     monkeypatch.setattr(output, "find_spec", lambda name: widgets)
     assert output.can_redraw(TextConsole(force_jupyter=True)) is expected
+
+
+def test_nothing_is_displayed_in_a_notebook_that_cannot_redraw_or_must_be_quiet(monkeypatch):
+    """rich writes into a notebook, whatever the file of a console, if it finds itself
+    in one."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr(output, "find_spec", lambda name: None)
+    assert not TextConsole().status("preparing").console.is_jupyter
+    monkeypatch.setattr(output, "find_spec", lambda name: object())
+    assert TextConsole().status("preparing").console.is_jupyter
+    assert not TextConsole(quiet=True).status("preparing").console.is_jupyter

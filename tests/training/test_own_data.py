@@ -32,7 +32,7 @@ def prepared(tmp_path, monkeypatch, capsys):
 
     The run is not trained: what is learnt is in its shards.
     """
-    monkeypatch.setattr("npllm.training.stage.train_run", lambda run, console, stage: None)
+    monkeypatch.setattr("npllm.training.stage.train_run", lambda run, console, stage, *_: None)
 
     def prepare(source, **settings) -> tuple[str, str]:
         out = tmp_path / "out" / "run"
