@@ -1,6 +1,11 @@
 """npllm: a Transformer language model from raw text to generation.
 
-Every gradient is written by hand:
+A run in one call, with a folder of its own:
+
+    run = npllm.pretrain("notes/", minutes=3)
+    print(run.sample("The "))
+
+Or step by step; every gradient is written by hand:
 
     config = npllm.ModelConfig(n_embd=128, block_size=64, vocab_size=65)
     model = npllm.GPT(config, seed=0)
@@ -14,23 +19,20 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    **dict.fromkeys(
-        ("pretrain", "sft", "classify", "reward", "ppo", "dpo", "resume"), "npllm.training.stage_functions"
-    ),
-    "Run": "npllm.training.run",
-    "Classifier": "npllm.finetuning.prediction",
-    "GPT": "npllm.model",
-    "ModelConfig": "npllm.model",
-    "RewardModel": "npllm.rlhf.scoring",
-    "SGD": "npllm.optim",
-    "Adam": "npllm.optim",
-    "AdamW": "npllm.optim",
-    "Tokenizer": "npllm.tokenizer",
-    "generate": "npllm.generation.generate",
-    "load": "npllm.runs.run_folder",
-    "set_gemm": "npllm.kernels.gemm",
+_NAMES = {
+    "npllm.training.stage_functions": ("pretrain", "sft", "classify", "reward", "ppo", "dpo", "resume"),
+    "npllm.training.run": ("Run",),
+    "npllm.model": ("GPT", "ModelConfig"),
+    "npllm.optim": ("SGD", "Adam", "AdamW", "Muon"),
+    "npllm.tokenizer": ("Tokenizer", "byte_tokenizer", "train_bpe", "train_char"),
+    "npllm.data.sampler": ("batches",),
+    "npllm.generation.generate": ("generate",),
+    "npllm.runs.run_folder": ("load", "save"),
+    "npllm.finetuning.prediction": ("Classifier",),
+    "npllm.rlhf.scoring": ("RewardModel",),
+    "npllm.kernels.gemm": ("set_gemm",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOMES)
 

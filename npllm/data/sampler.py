@@ -22,6 +22,7 @@ is drawn; otherwise one division could not give the epoch of an id.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -106,6 +107,22 @@ def batch(tokens: np.ndarray, positions: np.ndarray, block_size: int) -> tuple[n
     """
     inputs = np.asarray(positions)[:, None] + np.arange(block_size)  # (B, T)
     return tokens[inputs].astype(np.int32), tokens[inputs + 1].astype(np.int32)
+
+
+def batches(
+    tokens: Sequence[int] | np.ndarray, block_size: int, rows: int, *, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return an iterator over the training batches of a text. It has no end.
+
+    tokens: (n_tokens,). Each batch is x, y, both (rows, block_size) int32: windows of
+    the text, and the token after each of their tokens, for `GPT.loss_and_grad`. In an
+    epoch no token is a target twice. Equal arguments give equal batches. Raises
+    DataError, at the call, when the text is too short for one window.
+    """
+    tokens = np.asarray(tokens)
+    sampler = WindowSampler(len(tokens), block_size, seed)
+    ids = (np.arange(first, first + rows) for first in itertools.count(0, rows))
+    return (batch(tokens, sampler.positions(these), block_size) for these in ids)
 
 
 def evaluation_batches(

@@ -22,6 +22,10 @@ def check_choices(section: str, config) -> None:
             raise ConfigError(f"{section}.{field.name} is {value!r}; choose one of {choices}.")
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A decoder-only Transformer without its vocabulary (the tokenizer's part)."""
@@ -146,6 +150,22 @@ class ModelConfig(Architecture):
     def language_model(self) -> "ModelConfig":
         """The same network without a second head and without LoRA."""
         return replace(self, n_outputs=0, lora_rank=0, lora_new_tokens=0)
+
+    def in_words(self) -> str:
+        """The architecture in a line, such as "4 layers, width 128, 4 heads, ..."."""
+        words = [
+            _counted(self.n_layer, "layer"),
+            f"width {self.n_embd}",
+            _counted(self.n_head, "head"),
+            f"{self.kv_heads} for keys and values" if self.kv_heads != self.n_head else "",
+            f"block {self.block_size}",
+            f"vocabulary {self.vocab_size:,}",
+            *(self.position, self.norm, self.mlp),
+            "qk_norm" if self.qk_norm else "",
+            _counted(self.n_outputs, "output") if self.n_outputs else "",
+            f"LoRA of rank {self.lora_rank}" if self.lora_rank else "",
+        ]
+        return ", ".join(word for word in words if word)
 
     def flops_per_token(self, length: int) -> float:
         """Return the floating-point operations of forward and backward for one token.

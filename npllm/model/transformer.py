@@ -19,6 +19,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.memory.arena import Arena
 from npllm.model.backends import BACKENDS, operations_of
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
+from npllm.model.checked_ids import checked_ids, count_targets, whole_numbers
 from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
 from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shapes, weight_shapes
@@ -115,6 +116,11 @@ class GPT:
             workspace = storage.workspace or new_workspace(self.config, self.dtype)
             self._lora = LoRA(self.ops, self.config, self.params, self.grads, self.frozen, workspace)
             self.weights, self.dweights = workspace
+
+    def __repr__(self) -> str:
+        count = sum(weight.size for weight in self.weights.values())
+        size = f"{count / 1e6:.2f} M" if count >= 1e4 else f"{count:,}"
+        return f"GPT({self.config.in_words()}; {size} parameters, {self.dtype_name})"
 
     def parts(self) -> dict[str, "GPT"]:
         """Return the networks with these parameters, by name: this one."""
@@ -219,7 +225,7 @@ class GPT:
         losses of its micro-batches add up to the mean. The others are as in `trace`.
         """
         tokens, targets = self._check(tokens, targets)
-        n_targets = self._count(targets) if n_targets is None else n_targets
+        n_targets = count_targets(targets) if n_targets is None else n_targets
         trace = self.trace(tokens, starts=starts, step=step, first_row=first_row)
         loss, dhidden = self.ops.lm_head_loss_and_grad(
             trace.hidden,
@@ -236,7 +242,7 @@ class GPT:
         """Return the loss of `loss_and_grad`, without dropout and without gradients."""
         tokens, targets = self._check(tokens, targets)
         nll = self.negative_log_likelihood(tokens, targets, starts=starts)
-        return float(nll.sum(dtype=np.float64)) / self._count(targets)
+        return float(nll.sum(dtype=np.float64)) / count_targets(targets)
 
     @one_thread_at_a_time
     def negative_log_likelihood(self, tokens, targets, *, starts=None) -> np.ndarray:
@@ -356,7 +362,7 @@ class GPT:
         """Return the arguments as contiguous int32 arrays, safe to index with."""
         tokens, _ = self._check(tokens, None)
         if starts is not None:
-            starts = self._whole_numbers("starts", starts)
+            starts = whole_numbers("starts", starts)
             if starts.shape != tokens.shape or starts.min() < 0 or (starts > np.arange(tokens.shape[1])).any():
                 raise DataError("starts does not fit tokens; give (B, T) integers, each from 0 to its own position.")
             starts = starts.astype(np.int32, copy=False)
@@ -364,37 +370,14 @@ class GPT:
 
     def _check(self, tokens, targets):
         """Return the arguments as contiguous int32 arrays, safe to index with."""
-        tokens = self._check_ids("tokens", tokens, lowest=0)
+        tokens = checked_ids("tokens", tokens, 0, self.config.vocab_size)
         if tokens.shape[1] > self.config.block_size:
             raise DataError(
                 f"A sequence of {tokens.shape[1]} tokens is longer than model.block_size = {self.config.block_size}; "
                 "shorten it."
             )
         if targets is not None:
-            targets = self._check_ids("targets", targets, lowest=IGNORED)
+            targets = checked_ids("targets", targets, IGNORED, self.config.vocab_size)
             if targets.shape != tokens.shape:
                 raise DataError(f"targets is {targets.shape}, but tokens is {tokens.shape}; make the shapes equal.")
         return tokens, targets
-
-    def _check_ids(self, name: str, ids, lowest: int) -> np.ndarray:
-        ids = self._whole_numbers(name, ids)
-        if ids.min() < lowest or ids.max() >= self.config.vocab_size:
-            raise DataError(
-                f"{name} holds ids from {ids.min()} to {ids.max()}, but the vocabulary has the ids 0 to "
-                f"{self.config.vocab_size - 1}; use this model's tokenizer."
-            )
-        return ids.astype(np.int32, copy=False)
-
-    @staticmethod
-    def _whole_numbers(name: str, ids) -> np.ndarray:
-        ids = np.ascontiguousarray(ids)
-        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise DataError(f"{name} is {ids.shape} of {ids.dtype}; give a (B, T) array of integers.")
-        return ids
-
-    @staticmethod
-    def _count(targets) -> int:
-        n_targets = int(np.count_nonzero(targets != IGNORED))
-        if n_targets == 0:
-            raise DataError("Every target is -1 (ignored), so there is nothing to learn; unmask some targets.")
-        return n_targets

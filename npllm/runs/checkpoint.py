@@ -32,7 +32,7 @@ from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file,
 from npllm.errors import ConfigError, DataError
 from npllm.files.strict_json import check_fields, from_fields, parse_json
 from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage, Trainable
-from npllm.model.parameters import WHOLE, parameter_count, shapes_of_parts, weight_shapes
+from npllm.model.parameters import WHOLE, parameter_count, parameter_shapes, shapes_of_parts, weight_shapes
 
 VERSION = 2
 LONGEST_DESCRIPTION = 1 << 20  # bytes of JSON
@@ -110,16 +110,36 @@ def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryvi
 
     val_loss: validation loss of the weights, None where it was not measured.
     """
-    model = state.model
-    arrays = state.arrays()
+    return _image(state.model, state.model.params, state.arrays(), state.counters(), val_loss)
+
+
+def model_image(model: GPT) -> memoryview:
+    """The bytes of a checkpoint file that holds the weights of a model alone, with
+    their hash. Training cannot go on from it, but may start from its weights."""
+    params = Parameters(parameter_shapes(model.config), model.dtype)  # a policy's are part of a larger buffer
+    for name, array in params.items():
+        array[...] = model.params[name]
+    frozen = {} if model.frozen is None else {"frozen": model.frozen.flat}
+    image = _image(model, params, {"params": params.flat, **frozen}, {}, None)
+    seal(image)
+    return image
+
+
+def _image(
+    model: Trainable,
+    params: Parameters,
+    arrays: dict[str, np.ndarray],
+    counters: dict[str, Any],
+    val_loss: float | None,
+) -> memoryview:
     description = {
         "version": VERSION,
         **{SECTIONS[part]: asdict(network.config) for part, network in model.parts().items()},
         "dtype": model.dtype_name,
         "seed": model.seed,
         "arrays": list(arrays),
-        "table": {name: [model.params.offsets[name], shape] for name, shape in model.params.shapes.items()},
-        "counters": state.counters(),
+        "table": {name: [params.offsets[name], shape] for name, shape in params.shapes.items()},
+        "counters": counters,
         "val_loss": val_loss,
     }
     image = io.BytesIO()

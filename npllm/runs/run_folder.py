@@ -1,4 +1,13 @@
-"""The paths of the files of a run, and loading them."""
+"""The paths of the files of a run, and loading them; saving and loading a model.
+
+A model that a program trained itself has no run. `save` writes it into a folder with
+two files, because a text needs the tokenizer as well as the model:
+
+    model.h5          a checkpoint of the weights alone
+    tokenizer.json
+
+Whatever starts from a model takes such a folder in place of a run.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npllm.data.shards import TokenShard, read_shard
-from npllm.errors import DataError
+from npllm.errors import ConfigError, DataError
+from npllm.files.atomic import write_atomically
 from npllm.files.locks import hold_folder
 from npllm.files.user_path import user_path
 from npllm.model import GPT
 from npllm.output import shell_word
-from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint
+from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint, model_image
 from npllm.tokenizer import Tokenizer
 
 
@@ -70,8 +80,15 @@ class RunFolder:
     def loss_plot(self) -> Path:
         return self.path / "loss.png"
 
+    @property
+    def saved_model(self) -> Path:
+        """The checkpoint that `save` writes, in a folder that is no run."""
+        return self.path / "model.h5"
+
     def newest_checkpoint(self) -> Path:
         """The path of the newest checkpoint. Raises DataError when there is none."""
+        if _holds_saved_model(self):
+            return self.saved_model
         found = checkpoint_files(self.checkpoints)
         if not found:
             raise DataError(
@@ -112,19 +129,27 @@ def open_run(path: str | Path) -> RunFolder:
     return run
 
 
+def _holds_saved_model(folder: RunFolder) -> bool:
+    return folder.saved_model.is_file() and not folder.config.exists()
+
+
 def run_of(path: str | Path) -> RunFolder:
-    """The run of a path, which is its folder or a checkpoint file in it.
+    """The run of a path, which is its folder or a checkpoint file in it. It may also be
+    a folder that `save` wrote, or the model in it.
 
     The file may be a link to one in a run, and so may the folder that it is in. Raises
     DataError when there is no run.
     """
     path = user_path(path)
     if not path.is_file():
-        return open_run(path)
+        saved = RunFolder(path)
+        return saved if _holds_saved_model(saved) else open_run(path)
     for name in (path.absolute(), path.resolve()):
-        run = RunFolder(name.parent.parent)
+        run, saved = RunFolder(name.parent.parent), RunFolder(name.parent)
         if run.config.exists():
             return run
+        if name == saved.saved_model and _holds_saved_model(saved):
+            return saved
     raise DataError(f"{path} is not in the folder of a run; name a run, or a file in its folder checkpoints.")
 
 
@@ -136,7 +161,8 @@ def checkpoint_of(path: str | Path) -> tuple[Path, RunFolder]:
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]:
-    """The model and tokenizer of a run folder, or of one checkpoint file in it.
+    """The model and tokenizer of a run folder, or of one checkpoint file in it, or of a
+    folder that `save` wrote.
 
     dtype: "float32", or "bf16" to multiply by weights rounded to bfloat16; None = the
     dtype of training. Raises DataError for files that are missing or damaged, or do not
@@ -150,3 +176,27 @@ def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]
             f"{model.config.vocab_size}; put back the file of the run."
         )
     return model, tokenizer
+
+
+def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
+    """Write a model and its tokenizer into a folder, which `load` reads.
+
+    path: the folder; it is made if it does not exist, and files that an earlier `save`
+    wrote are replaced. The state of an optimiser is not saved. Raises ConfigError for a
+    folder that cannot be made or is a run, and for the tokenizer of another model, and
+    ResourceError where the disk is full.
+    """
+    folder = RunFolder(user_path(path))
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens, but the model was made for {model.config.vocab_size}; "
+            "save a model with the tokenizer that it was trained with."
+        )
+    if folder.config.exists():
+        raise ConfigError(f"{path} is a run, whose files must stay as they are; choose another folder.")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another folder.") from error
+    tokenizer.save(folder.tokenizer)
+    write_atomically(folder.saved_model, model_image(model))

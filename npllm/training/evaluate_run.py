@@ -36,6 +36,8 @@ def evaluate_run(path: Path, data: Path | None, stride: int | None, console: Con
     if data is None:
         if stride is not None:
             raise ConfigError(f"{path} holds no validation text, which --stride is for; name a text with --data.")
+        if not run.config.exists():  # a model that a program saved
+            raise ConfigError(f"{path} holds no validation text; name one with --data.")
         stage = stage_in(run.config)
         return stage.held_out_figures(run, load_run_config(run, stage.config_type), model, console)
     return text_figures(model, *tokens_of(data, tokenizer), stride, console)

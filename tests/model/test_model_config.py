@@ -4,6 +4,7 @@ import pytest
 from model_cases import small_config
 
 from npllm.errors import ConfigError
+from npllm.model import GPT, ModelConfig
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,20 @@ def test_bad_value_is_refused_by_name(fields, message):
 )
 def test_mlp_width(n_embd, mlp, width):
     assert small_config(n_embd=n_embd, mlp=mlp).mlp_width == width
+
+
+def test_a_model_is_shown_in_one_line():
+    shape = {"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 128, "vocab_size": 2048}
+    llama = ModelConfig(**shape, norm="rmsnorm", position="rotary", mlp="swiglu", bias=False)
+    assert repr(GPT(llama)) == (
+        "GPT(3 layers, width 128, 4 heads, block 128, vocabulary 2,048, rotary, rmsnorm, swiglu; "
+        "0.87 M parameters, float32)"
+    )
+    other = small_config(n_layer=1, n_head=4, n_kv_head=2, n_embd=16, qk_norm=True, n_outputs=3, lora_rank=2)
+    assert repr(GPT(other, dtype="float64")) == (
+        "GPT(1 layer, width 16, 4 heads, 2 for keys and values, block 6, vocabulary 11, learned, layernorm, gelu, "
+        "qk_norm, 3 outputs, LoRA of rank 2; 3,320 parameters, float64)"
+    )
 
 
 def test_flops_per_token_of_gpt_2():
