@@ -146,7 +146,7 @@ def score(run: Positional[Path], *, data: Path, out: Path | None = None) -> None
     """
     from npllm.rlhf.scoring import score_file
 
-    score_file(run, data, out)
+    score_file(run, data, out, TextConsole())
 
 
 def verify(run: Positional[Path]) -> None:

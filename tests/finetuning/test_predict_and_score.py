@@ -13,6 +13,7 @@ from stage_runs import DEMONSTRATIONS, PREFERENCES, conversations, pretrained, s
 import npllm
 from npllm.data.records import read_labelled, scan_responses, scan_texts
 from npllm.finetuning.classifier import encode_texts, evaluate_classifier
+from npllm.rlhf import scoring
 from npllm.rlhf.reward import encode_pairs
 from npllm.rlhf.sequences import rewards_of
 
@@ -128,8 +129,9 @@ def test_a_checkpoint_predicts_and_nothing_in_a_run_changes(folder, capsys):
     assert content(folder) == before
 
 
-def test_scores_are_those_of_training(folder, capsys):
-    """A preference gives two rows. A response scores the same in each form."""
+def test_scores_are_those_of_training(folder, capsys, monkeypatch):
+    """A preference gives two rows. A response scores the same in each form, and with
+    any number of others."""
     pairs = shown(capsys, "score", folder / "reward", "--data", folder / "reward.jsonl")
     assert [(row["prompt"], row["response"]) for row in pairs] == [
         (record["prompt"], record[side]) for record in PREFERENCES for side in ("chosen", "rejected")
@@ -144,6 +146,8 @@ def test_scores_are_those_of_training(folder, capsys):
     prompts, responses = ([row[name] for row in pairs] for name in ("prompt", "response"))
     np.testing.assert_allclose(judge.score(prompts, responses), expected, rtol=1e-4, atol=1e-5)
     assert judge.score([], []).shape == (0,)
+    monkeypatch.setattr(scoring, "AT_ONCE", 3)
+    np.testing.assert_allclose(judge.score(prompts, responses), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_responses_in_a_table(folder, tmp_path, capsys):
