@@ -53,6 +53,7 @@ def extend(run: Positional[Path], *, minutes: float = 3.0) -> None:
 def generate(
     run: Positional[Path],
     *,
+    checkpoint: str | None = None,
     prompt: str = "",
     prompt_file: Path | None = None,
     n: int = 1,
@@ -70,6 +71,7 @@ def generate(
 
     Args:
         run: folder of the run, or a checkpoint in it
+        checkpoint: best = of the lowest validation loss, last, or a step; none = last
         prompt: text to continue or, for a chat model, to answer; empty = a new document
         prompt_file: instead of prompt: a text file, which is one prompt; a .jsonl, .csv
             or .tsv file of prompts; or - for standard input
@@ -88,6 +90,7 @@ def generate(
     from npllm.generation.printing import print_texts
 
     prompts = [prompt] if prompt_file is None else _prompts_of(prompt_file, prompt)
+    run = _chosen(run, checkpoint)
     model, tokenizer = npllm.load(run, dtype=dtype)
     check_writes(model, run)
     print_texts(
@@ -106,11 +109,14 @@ def generate(
     )
 
 
-def evaluate(run: Positional[Path], *, data: Path | None = None, stride: int | None = None) -> None:
+def evaluate(
+    run: Positional[Path], *, checkpoint: str | None = None, data: Path | None = None, stride: int | None = None
+) -> None:
     """Print how well a model predicts: loss, perplexity and bits per byte of a text.
 
     Args:
         run: folder of the run, or a checkpoint in it
+        checkpoint: best = of the lowest validation loss, last, or a step; none = last
         data: a UTF-8 text file; none = what the run held out: its validation text or,
             after classify, sft, reward and dpo, its held-out records
         stride: also evaluate the text with a window that slides by so many tokens, so
@@ -118,35 +124,37 @@ def evaluate(run: Positional[Path], *, data: Path | None = None, stride: int | N
     """
     from npllm.training.evaluate_run import evaluate_run
 
-    for name, value in evaluate_run(run, data, stride, TextConsole()):
+    for name, value in evaluate_run(_chosen(run, checkpoint), data, stride, TextConsole()):
         print(f"{name:15}{value}")
 
 
-def predict(run: Positional[Path], *, data: Path, out: Path | None = None) -> None:
+def predict(run: Positional[Path], *, checkpoint: str | None = None, data: Path, out: Path | None = None) -> None:
     """Classify the texts of a file: the likeliest label of each, and its probability.
 
     Args:
         run: folder of a run of npllm classify, or a checkpoint in it
+        checkpoint: best = of the lowest validation loss, last, or a step; none = last
         data: csv, tsv or jsonl with text, or a file in which each line is a text
         out: .csv or .jsonl file for the results; none = csv on standard output
     """
     from npllm.finetuning.prediction import predict_file
 
-    predict_file(run, data, out, TextConsole())
+    predict_file(_chosen(run, checkpoint), data, out, TextConsole())
 
 
-def score(run: Positional[Path], *, data: Path, out: Path | None = None) -> None:
+def score(run: Positional[Path], *, checkpoint: str | None = None, data: Path, out: Path | None = None) -> None:
     """Score the responses of a file with a reward model; higher is better.
 
     Args:
         run: folder of a run of npllm reward, or a checkpoint in it
+        checkpoint: best = of the lowest validation loss, last, or a step; none = last
         data: jsonl with prompt and response, with messages, or with prompt, chosen and
             rejected; or csv or tsv with prompt and response
         out: .csv or .jsonl file for the results; none = csv on standard output
     """
     from npllm.rlhf.scoring import score_file
 
-    score_file(run, data, out, TextConsole())
+    score_file(_chosen(run, checkpoint), data, out, TextConsole())
 
 
 def verify(run: Positional[Path]) -> None:
@@ -254,12 +262,19 @@ def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
 
 
 def chat(
-    run: Positional[Path], *, max_tokens: int = 256, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
+    run: Positional[Path],
+    *,
+    checkpoint: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
 ) -> None:
     """Talk with a model that npllm sft made; an empty line or Ctrl-D ends the talk.
 
     Args:
         run: folder of the run, or a checkpoint in it
+        checkpoint: best = of the lowest validation loss, last, or a step; none = last
         max_tokens: longest answer, in tokens; past block_size the start is forgotten
         temperature: 0 = always the likeliest token, 1 = as the model says
         top_p: choose among the fewest tokens that together have this probability
@@ -267,7 +282,7 @@ def chat(
     """
     from npllm.finetuning.chat import chat as run_chat
 
-    run_chat(run, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    run_chat(_chosen(run, checkpoint), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
 
 
 def rlhf(*, task: str, out: Path | None = None, seeds: int = 1, overoptimise: bool = False) -> None:
@@ -301,6 +316,18 @@ def runs(folder: Positional[Path] = Path("runs")) -> None:
     for row in rows:
         table.add_row(*row)
     TextConsole().print(table)
+
+
+def _chosen(run: Path, checkpoint: str | None) -> Path:
+    """The path that a verb was given, or the checkpoint that --checkpoint chooses of
+    it. Standard error says which one: standard output is the result."""
+    from npllm.runs.checkpoint_choice import choose_checkpoint
+
+    if checkpoint is None:
+        return run
+    path = choose_checkpoint(run, checkpoint)
+    print(one_line(f"npllm: The weights are those of {path}."), file=sys.stderr)
+    return path
 
 
 def _prompts_of(file: Path, prompt: str) -> "list[PromptText]":

@@ -81,14 +81,7 @@ class CheckpointStore:
         self.folder = folder
         self.keep = keep
         self.every = every
-        self.refused: dict[Path, str] = {}
-        listed, why = read_manifest(folder)
-        if why:
-            self.refused[folder / MANIFEST] = why
-        self.entries = {entry.step: entry for entry in listed}
-        for path in checkpoint_files(folder):
-            if path not in {self.path(step) for step in self.entries}:
-                self._adopt(path)
+        self.entries, self.refused = read_entries(folder)
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
@@ -100,15 +93,6 @@ class CheckpointStore:
         """Whether a checkpoint is scheduled after `step` updates. Only scheduled ones
         can be rolled back to."""
         return step % self.every == 0
-
-    def _adopt(self, path: Path) -> None:
-        """Add a file that the manifest does not list, if it is whole."""
-        try:
-            entry = entry_of(path)
-        except DataError as error:
-            self.refused[path] = str(error)
-        else:
-            self.entries[entry.step] = entry
 
     def refuse(self, step: int, why: str) -> None:
         """Stop using a checkpoint. Its file stays until the run reaches this step
@@ -225,6 +209,26 @@ def best_of(entries: Iterable[Entry]) -> Entry | None:
     entry has one."""
     judged = [entry for entry in entries if entry.val_loss is not None]
     return min(judged, key=lambda entry: (entry.val_loss, entry.step), default=None)
+
+
+def read_entries(folder: Path) -> tuple[dict[int, Entry], dict[Path, str]]:
+    """The entries of a folder's checkpoints by their steps, and each file that cannot
+    be used, with the reason.
+
+    The entries are those of the manifest, and those of the other files that are whole.
+    """
+    listed, why = read_manifest(folder)
+    entries, refused = {entry.step: entry for entry in listed}, {folder / MANIFEST: why} if why else {}
+    listed_files = {checkpoint_path(folder, step) for step in entries}
+    for path in checkpoint_files(folder):
+        if path not in listed_files:
+            try:
+                entry = entry_of(path)
+            except DataError as error:
+                refused[path] = str(error)
+            else:
+                entries[entry.step] = entry
+    return entries, refused
 
 
 def read_manifest(folder: Path) -> tuple[list[Entry], str | None]:

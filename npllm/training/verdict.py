@@ -7,8 +7,7 @@ from math import isfinite, nan
 from npllm.data.shards import TokenShard
 from npllm.model import GPT
 from npllm.output import shell_word
-from npllm.runs.checkpoint import checkpoint_path
-from npllm.runs.checkpoint_store import read_manifest
+from npllm.runs.checkpoint_store import best_of, read_manifest
 from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder
 from npllm.training.evaluation import Evaluation, pair_table_loss
@@ -62,9 +61,9 @@ def overfitting(run: RunFolder) -> str | None:
         f"The model has learnt its text by heart: the validation loss was {losses[best]:.2f} at step {best} and is "
         f"{last:.2f} now; train for fewer steps, or give more text."
     )
-    kept = [entry for entry in read_manifest(run.checkpoints)[0] if entry.step and entry.val_loss is not None]
-    entry = min(kept, key=lambda entry: entry.val_loss, default=None)
-    if entry is None or entry.val_loss > last - OVERFIT:
+    kept = best_of(read_manifest(run.checkpoints)[0])
+    if kept is None or kept.step == 0 or kept.val_loss > last - OVERFIT:
         return sentence
-    path = shell_word(checkpoint_path(run.checkpoints, entry.step))
-    return f"{sentence} The best weights that were kept are those of step {entry.step}: npllm generate {path}"
+    return (
+        f"{sentence} The weights of step {kept.step} were kept: npllm generate {shell_word(run.path)} --checkpoint best"
+    )

@@ -68,6 +68,13 @@ def test_it_answers_as_it_learnt_to_and_stops(talker, monkeypatch, capsys):
         assert talk(monkeypatch, capsys, talker, question) == [answer, ""]
 
 
+def test_a_chosen_checkpoint_answers(talker, monkeypatch, capsys):
+    (question, answer), *_ = turns_learnt(talker)
+    for choice in ("best", "last"):
+        assert talk(monkeypatch, capsys, talker, question, options=("--checkpoint", choice)) == [answer, ""]
+    assert "has no checkpoint of step 7;" in refused(capsys, "chat", talker, "--checkpoint", 7, exit_code=2)
+
+
 def test_generate_asks_and_stops_as_chat_does(talker, capsys):
     """It also prints the answer alone, without the question before it."""
     for question, answer in turns_learnt(talker):

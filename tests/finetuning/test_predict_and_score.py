@@ -126,7 +126,16 @@ def test_a_checkpoint_predicts_and_nothing_in_a_run_changes(folder, capsys):
         for path in (first, last, folder / "classify")
     )
     assert late == whole != early
+    chosen = shown(capsys, "predict", folder / "classify", "--checkpoint", 0, "--data", folder / "classify.jsonl")
+    assert chosen == early
     assert content(folder) == before
+
+
+def test_a_chosen_checkpoint_scores(folder, capsys):
+    first, *options = checkpoints(folder / "reward")[0], "--data", folder / "reward.jsonl"
+    early = shown(capsys, "score", first, *options)
+    assert shown(capsys, "score", folder / "reward", "--checkpoint", 0, *options) == early
+    assert shown(capsys, "score", folder / "reward", *options) != early
 
 
 def test_scores_are_those_of_training(folder, capsys, monkeypatch):

@@ -84,5 +84,6 @@ def test_the_best_weights_that_were_kept_are_named(tmp_path, capsys):
     best = min(losses, key=losses.get)
     assert f"was {losses[best]:.2f} at step {best} and is {losses[120]:.2f} now" in sentence
     command = sentence.partition("npllm ")[2]
-    assert f"step-{best:08d}.h5" in command
+    assert command.endswith(" --checkpoint best")
     assert run(*shlex.split(command), "--max_tokens", "5") == 0
+    assert f"step-{best:08d}.h5" in capsys.readouterr().err
