@@ -24,6 +24,11 @@ class NpllmError(Exception):
     def __str__(self) -> str:
         return "\n  ".join([self.message, *self.listing])
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, and no traceback, as on the command
+        line."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NpllmWarning(UserWarning):
     """A request is followed only in part.

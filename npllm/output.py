@@ -20,7 +20,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -34,6 +33,7 @@ T = TypeVar("T")
 
 READER_LEFT = 141  # what a shell reports of a program that SIGPIPE ended
 WIDEST_TABLE = 10_000  # columns
+NOTEBOOK_WIDTH = 100  # columns
 # All control characters but tab and line end, and those that reverse the order of text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
 _CONTROL_OR_LINE_END = re.compile(f"{_CONTROL.pattern}|[\t\r\n\u2028\u2029]")
@@ -71,13 +71,27 @@ def shell_word(text: str | Path) -> str:
 
 
 def can_redraw(console: Console) -> bool:
-    """Whether a line can be shown that changes: on a terminal that can go back, and in
-    a notebook with widgets. Nothing is shown on a console that is quiet."""
-    if console.quiet:
-        return False
-    if console.is_jupyter:
-        return find_spec("ipywidgets") is not None
-    return console.is_terminal and not console.is_dumb_terminal
+    """Whether a line can be shown that changes: on a terminal that can go back."""
+    return console.is_terminal and not console.is_dumb_terminal and not console.quiet
+
+
+def changing_output(console: Console) -> "NotebookOutput | None":
+    """A new output in the notebook in which a console prints; None elsewhere."""
+    shows = isinstance(console, TextConsole) and console.in_notebook and not console.quiet
+    return NotebookOutput() if shows else None
+
+
+class NotebookOutput:
+    """A text in a notebook that can be replaced. It needs no widgets."""
+
+    def __init__(self):
+        from IPython.display import display  # a notebook has it
+
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def show(self, text: str) -> None:
+        """Replace the text."""
+        self._handle.update({"text/plain": text}, raw=True)
 
 
 def tracked(items: Iterable[T], total: int, label: str, console: Console | None) -> Iterable[T]:
@@ -91,10 +105,18 @@ def tracked(items: Iterable[T], total: int, label: str, console: Console | None)
 
 class TextConsole(Console):
     """A rich Console that shows text as it is, without markup, highlighting and control
-    characters."""
+    characters.
+
+    in_notebook: whether it prints in a notebook. It prints plain text there, as into a
+    file. (rich would make an output of its own of each line.)
+    """
 
     def __init__(self, **options):
-        super().__init__(markup=False, highlight=False, emoji=False, **options)
+        self.in_notebook = Console().is_jupyter
+        if self.in_notebook:
+            # A kernel sets FORCE_COLOR, by which rich takes it for a terminal.
+            options = {"width": NOTEBOOK_WIDTH, "force_terminal": False, "color_system": None} | options
+        super().__init__(markup=False, highlight=False, emoji=False, force_jupyter=False, **options)
 
     def print(self, *objects: Any, **options) -> None:
         """Print texts and tables. A text with soft_wrap is one line. A table that is

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from npllm.optim import batch_size
-from npllm.output import can_redraw
+from npllm.output import can_redraw, changing_output
 from npllm.runs.ledger import Spike
 from npllm.training.length import RunLength
 from npllm.training.loop import Update
@@ -18,6 +18,7 @@ from npllm.training.loop import Update
 SMOOTHING = 0.95  # of the shown loss and speed: a mean over about 20 steps
 PLAIN_LINES = 10  # lines for a whole run, where the output is not a terminal
 BAR = 20  # columns
+NOTEBOOK_SECONDS = 0.2  # between two updates of the line
 
 
 class ProgressView:
@@ -46,6 +47,7 @@ class ProgressView:
         self._start, self._n_trained = time.monotonic(), 0  # of this process, in seconds and sequences
         self._line: tuple[str, list[str], str] = ("", [], "")
         self._live = Live(console=console, get_renderable=self._rendered) if can_redraw(console) else None
+        self._in_notebook, self._shown_at = changing_output(console), 0.0
 
     def __enter__(self) -> "ProgressView":
         self._start = time.monotonic()
@@ -55,8 +57,9 @@ class ProgressView:
 
     def __exit__(self, *_) -> None:
         if self._live:
-            self._live.refresh()  # in a notebook, stop() does not show the last update
             self._live.stop()
+        if self._in_notebook:
+            self._in_notebook.show(self._text())
 
     def show(self, update: Update) -> None:
         """Show one update."""
@@ -70,9 +73,23 @@ class ProgressView:
         figures = [f"loss {self._loss:.3f}", *self._others(update), speed]
         step = f"step {update.step}" + (f"/{n_steps}" if n_steps else "")
         self._line = step, figures, f"{self._time_left()} left"
-        if not self._live and n_steps and update.step % max(1, n_steps // PLAIN_LINES) == 0:
+        if self._in_notebook:
+            self._update_notebook()
+        elif not self._live and n_steps and update.step % max(1, n_steps // PLAIN_LINES) == 0:
             step, figures, left = self._line
             self.console.print(" · ".join([step, *figures, left]), soft_wrap=True)
+
+    def _update_notebook(self) -> None:
+        """Show the line in the notebook, a few times a second at most."""
+        if time.monotonic() - self._shown_at > NOTEBOOK_SECONDS:
+            self._in_notebook.show(self._text())
+            self._shown_at = time.monotonic()
+
+    def _text(self) -> str:
+        """What a terminal would show, as plain text."""
+        with self.console.capture() as captured:
+            self.console.print(self._rendered())
+        return captured.get().rstrip()
 
     def _time_left(self) -> str:
         """At the mean speed of this process, evaluations and checkpoints included."""

@@ -3,12 +3,12 @@ stays."""
 
 import io
 import re
+import sys
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 
-from npllm import output
 from npllm.optim import BatchConfig
 from npllm.output import TextConsole
 from npllm.training import progress
@@ -88,18 +88,54 @@ def test_hours_are_shown_as_hours(clock, monkeypatch):
     assert shown(80, 1, terminal=None).rstrip().endswith("· 16:39:00 left")
 
 
-@pytest.mark.parametrize(("widgets", "expected"), [(object(), True), (None, False)])
-def test_a_notebook_with_widgets_has_a_bar(monkeypatch, widgets, expected):
-    monkeypatch.setattr(output, "find_spec", lambda name: widgets)
-    assert output.can_redraw(TextConsole(force_jupyter=True)) is expected
+class Outputs(list):
+    """The outputs of a notebook, as IPython.display makes them: all texts of each."""
+
+    def display(self, data, *, raw, display_id):
+        assert raw
+        assert display_id
+        self.append([data["text/plain"]])
+        return SimpleNamespace(update=lambda data, raw: self[-1].append(data["text/plain"]))
 
 
-def test_nothing_is_displayed_in_a_notebook_that_cannot_redraw_or_must_be_quiet(monkeypatch):
-    """rich writes into a notebook, whatever the file of a console, if it finds itself
-    in one."""
+@pytest.fixture
+def notebook(monkeypatch):
+    """The outputs of a notebook without widgets, in which rich finds itself."""
+    outputs = Outputs()
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr(output, "find_spec", lambda name: None)
-    assert not TextConsole().status("preparing").console.is_jupyter
-    monkeypatch.setattr(output, "find_spec", lambda name: object())
-    assert TextConsole().status("preparing").console.is_jupyter
-    assert not TextConsole(quiet=True).status("preparing").console.is_jupyter
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a kernel sets it
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=outputs.display))
+    return outputs
+
+
+def train_shortly(console: TextConsole) -> None:
+    """Show three updates and what is around them."""
+    config = LoopConfig(batch=BatchConfig(size=4), train=TrainConfig(steps=3))
+    console.print("before", style="yellow")
+    with console.status("compiling"), ProgressView(console, RunLength(config), 0, tokens_per_byte=0.5) as view:
+        for step in range(1, 4):
+            view.show(Update(step, 2.5, 1.0, 1e-3, 4, step * 64, 0.1, 64, {}))
+    console.print("after")
+
+
+def test_a_notebook_has_one_line_that_changes_between_plain_text(clock, notebook, capsys):
+    """Without escape sequences: not every notebook reads them."""
+    train_shortly(TextConsole())
+    (line,) = notebook
+    assert [text.split(" ")[1] for text in line[1:]] == ["1/3", "2/3", "3/3", "3/3"]
+    assert "━" in line[1]
+    assert line[1].endswith("left")
+    assert "\x1b" not in "".join(line)
+    assert capsys.readouterr().out == "before\nafter\n"
+
+
+def test_the_line_of_a_notebook_does_not_change_more_often_than_one_can_see(notebook, monkeypatch):
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    train_shortly(TextConsole())
+    assert [text.split(" ")[1] for text in notebook[0][1:]] == ["1/3", "3/3"]
+
+
+def test_a_quiet_console_shows_nothing_in_a_notebook(clock, notebook, capsys):
+    train_shortly(TextConsole(quiet=True))
+    assert notebook == []
+    assert capsys.readouterr().out == ""
