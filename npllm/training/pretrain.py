@@ -40,7 +40,7 @@ class RawText:
     checkpoint to start from."""
 
     config: RunConfig
-    start: Path | None
+    start: Path | None = None
 
     def write(self, draft: RunFolder, console: Console) -> RunConfig:
         """Write tokenizer and token shards, and copy the checkpoint."""
