@@ -20,7 +20,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _NAMES = {
-    "npllm.training.stage_functions": ("pretrain", "sft", "classify", "reward", "ppo", "dpo", "resume"),
+    "npllm.training.stage_functions": ("pretrain", "sft", "classify", "reward", "ppo", "dpo", "resume", "extend"),
     "npllm.training.run": ("Run",),
     "npllm.model": ("GPT", "ModelConfig"),
     "npllm.optim": ("SGD", "Adam", "AdamW", "Muon"),

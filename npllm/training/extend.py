@@ -19,12 +19,13 @@ from npllm.runs.run_folder import RunFolder
 from npllm.training.length import RunLength
 from npllm.training.stage import load_run_config, train_run
 from npllm.training.stages import stage_in
+from npllm.training.train import OnRecord
 
 
-def extend_run(run: RunFolder, minutes: float, console: Console) -> None:
+def extend_run(run: RunFolder, minutes: float, console: Console, on_record: OnRecord = lambda record: None) -> None:
     """Train a finished run of any stage for some minutes more.
 
-    Raises ConfigError for a run that is not finished.
+    on_record: see `train`. Raises ConfigError for a run that is not finished.
     """
     if not (minutes > 0 and isfinite(minutes)):
         raise ConfigError(f"minutes is {minutes}; set it above 0.")
@@ -35,7 +36,7 @@ def extend_run(run: RunFolder, minutes: float, console: Console) -> None:
         if not RunLength(load_run_config(run, stage.config_type), ledger).is_over(step):
             raise ConfigError(f"{run.path} is not finished; finish it first: npllm resume {shell_word(run.path)}.")
         ledger.extended(step, float(minutes), seconds)
-    train_run(run, console, stage)
+    train_run(run, console, stage, on_record)
 
 
 def _trained(checkpoint: Path) -> tuple[int, float]:

@@ -19,6 +19,7 @@ from npllm.runs.arguments import Option, deferred, options_of, parse_arguments
 from npllm.runs.config_file import arguments_of
 from npllm.runs.run_folder import RunFolder, open_run
 from npllm.training.environment import check_environment
+from npllm.training.extend import extend_run
 from npllm.training.run import Run
 from npllm.training.stage import train_run
 from npllm.training.stage_verb import verb_of
@@ -72,12 +73,10 @@ def pretrain(
     DataError for a text that cannot be used, ResourceError where memory or disk are too
     small, and Interrupted after Ctrl-C or a notebook's stop, with the state saved.
     """
-    if source is not None:
-        data = sections.get("data", {})
-        if "source" in data:
-            raise ConfigError("The source is given twice, alone and in data; leave out one of them.")
-        sections = sections | {"data": {**data, "source": source}}
-    given = {"out": out, "recipe": recipe, "minutes": minutes, "from": start, **sections}
+    data = sections.get("data", {})
+    if source is not None and isinstance(data, Mapping) and "source" in data:
+        raise ConfigError("The source is given twice, alone and in data; leave out one of them.")
+    given = {"out": out, "recipe": recipe, "minutes": minutes, "from": start, "data.source": source, **sections}
     return _train("pretrain", given, on_step, on_evaluation, quiet)
 
 
@@ -90,6 +89,25 @@ def resume(run: AnyPath, *, on_step: Callback = None, on_evaluation: Callback = 
     check_environment()
     folder = open_run(run)
     train_run(folder, TextConsole(quiet=quiet), stage_in(folder.config), _listener(on_step, on_evaluation))
+    return Run(folder.path)
+
+
+def extend(
+    run: AnyPath,
+    minutes: float = 3.0,
+    *,
+    on_step: Callback = None,
+    on_evaluation: Callback = None,
+    quiet: bool = False,
+) -> Run:
+    """Train a finished run of any stage further, with a warm-up and a decay of its own.
+
+    run: its folder. minutes: time budget of the updates that are added. The rest is as
+    in `pretrain`. Raises ConfigError for a run that is not finished.
+    """
+    check_environment()
+    folder = open_run(run)
+    extend_run(folder, minutes, TextConsole(quiet=quiet), _listener(on_step, on_evaluation))
     return Run(folder.path)
 
 
@@ -147,6 +165,10 @@ def _verb(name: str, config: Any, **options: Any) -> Callable[..., RunFolder]:
 
 def _words(given: Mapping[str, Any], options: list[Option]) -> list[str]:
     """The command-line arguments that mean the same as arguments of a call."""
+    sections = {option.name.partition(".")[0] for option in options if "." in option.name}
+    for name in sections & given.keys():
+        if not isinstance(given[name], Mapping):
+            raise ConfigError(f"{name} is {given[name]!r:.80}; give a dict of its fields.")
     values = {name: _as_in_toml(value) for name, value in given.items() if value is not None}
     positional = [str(values.pop(option.name)) for option in options if option.positional and option.name in values]
     return [*arguments_of(values, options), "--", *positional]

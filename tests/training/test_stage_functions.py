@@ -83,6 +83,14 @@ def test_a_stop_saves_the_run_and_says_how_to_go_on(tmp_path, monkeypatch):
     assert npllm.resume(tmp_path / "run", quiet=True).summary["steps"] == 6
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_finished_run_is_extended(tmp_path):
+    made, steps = pretrained(tmp_path), []
+    further = npllm.extend(made, 1 / 12, on_step=lambda record: steps.append(record["step"]), quiet=True)
+    assert steps[0] == 7
+    assert further.summary["steps"] == steps[-1] == len(further.metrics["step"])
+
+
 def test_training_works_in_a_thread_that_gets_no_signals(tmp_path):
     made = []
     thread = threading.Thread(target=lambda: made.append(pretrained(tmp_path)))
@@ -102,6 +110,7 @@ def test_training_works_in_a_thread_that_gets_no_signals(tmp_path):
         ({"model": {"n_embd": np.int64(7)}}, "model.n_embd = 7 cannot be divided into model.n_head = 2 heads"),
         ({"train": {"steps": None, "minutes": "2"}}, 'train.minutes is "2"; write a number without quotes.'),
         ({"recipe": "clasic"}, "clasic is neither a TOML file nor a recipe; did you mean 'classic'"),
+        ({"data": "notes/"}, "data is 'notes/'; give a dict of its fields."),
         ({"data": {"source": "x"}}, "The source is given twice, alone and in data; leave out one of them."),
     ],
     ids=str,
