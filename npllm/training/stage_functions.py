@@ -165,11 +165,11 @@ def _verb(name: str, config: Any, **options: Any) -> Callable[..., RunFolder]:
 
 def _words(given: Mapping[str, Any], options: list[Option]) -> list[str]:
     """The command-line arguments that mean the same as arguments of a call."""
-    sections = {option.name.partition(".")[0] for option in options if "." in option.name}
-    for name in sections & given.keys():
-        if not isinstance(given[name], Mapping):
-            raise ConfigError(f"{name} is {given[name]!r:.80}; give a dict of its fields.")
     values = {name: _as_in_toml(value) for name, value in given.items() if value is not None}
+    sections = {option.name.partition(".")[0] for option in options if "." in option.name}
+    for name in sections & values.keys():
+        if not isinstance(values[name], Mapping):
+            raise ConfigError(f"{name} is {values[name]!r:.80}; give a dict of its fields.")
     positional = [str(values.pop(option.name)) for option in options if option.positional and option.name in values]
     return [*arguments_of(values, options), "--", *positional]
 

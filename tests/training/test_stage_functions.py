@@ -37,7 +37,7 @@ def test_a_call_makes_the_run_of_the_command_line_whatever_callbacks_do(tmp_path
     """A wrong default, or a callback that can change what is recorded, would show in
     the config, the metrics or the weights."""
     looks = []
-    called = pretrained(tmp_path, on_step=dict.clear, on_evaluation=looks.append)
+    called = pretrained(tmp_path, spikes=None, on_step=dict.clear, on_evaluation=looks.append)
     assert [record["step"] for record in looks] == [2, 4, 6]
     assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "verb", **LOOKS)) == 0
     verb = npllm.Run(tmp_path / "verb")
