@@ -184,7 +184,7 @@ def test_a_file_can_be_the_recipe(started, tmp_path):
 
 
 def test_minutes_replace_the_number_of_steps(started):
-    assert started("--recipe", "shakespeare-char").train.steps == 2000
+    assert started("--recipe", "shakespeare-char").train.steps == 1600
     config = started("--recipe", "shakespeare-char", "--minutes", "0.5")
     assert (config.train.steps, config.train.minutes) == (None, 0.5)
 
