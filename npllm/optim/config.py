@@ -27,7 +27,9 @@ class OptimConfig:
     warmup_steps: int = 100
     """steps of linear warm-up from 0 to the peak; at most a tenth of the run"""
     decay: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
-    """shape of the decay; wsd = warm-up, stable, then linear over the last fifth"""
+    """shape of the decay; wsd = warm-up, stable, then linear"""
+    cooldown: float = 0.2
+    """share of the updates in which wsd lowers the rate"""
     beta1: float = 0.9
     """decay rate of Adam's mean of the gradient (GPT-3: 0.9)"""
     beta2: float = 0.95
@@ -51,6 +53,8 @@ class OptimConfig:
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}; set it to at least 0 and below 1.")
+        if not 0 < self.cooldown <= 1:
+            raise ConfigError(f"optim.cooldown is {self.cooldown}; set it above 0 and to at most 1.")
         if self.min_lr > self.lr:
             raise ConfigError(f"optim.min_lr = {self.min_lr} is above optim.lr = {self.lr}; lower optim.min_lr.")
 

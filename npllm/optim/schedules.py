@@ -8,7 +8,6 @@ from math import cos, pi, sqrt
 from npllm.optim.config import BatchConfig, OptimConfig
 
 LONGEST_WARMUP = 0.1  # of a run
-WSD_DECAY_FRACTION = 0.2  # Haegele et al., "Scaling laws and compute-optimal training beyond fixed durations", 2024
 
 
 def warmup_updates(n_updates: int | None, config: OptimConfig) -> int:
@@ -31,7 +30,8 @@ def learning_rate(update: int, n_updates: int | None, config: OptimConfig) -> fl
     The decay starts at the peak, and its last update has exactly min_lr; inverse_sqrt
     is lr sqrt(warmup / (update + 1)), but at least min_lr. So at least one update has
     the rate lr, however short the run is. (Cosine: Loshchilov & Hutter, "SGDR", 2016.
-    Inverse square root: Vaswani et al., 2017.)
+    Inverse square root: Vaswani et al., 2017. wsd: Hägele et al., "Scaling laws and
+    compute-optimal training beyond fixed training durations", 2024.)
     """
     warmup = warmup_updates(n_updates, config)
     if update < warmup:
@@ -42,7 +42,7 @@ def learning_rate(update: int, n_updates: int | None, config: OptimConfig) -> fl
         return max(config.min_lr, config.lr * sqrt(max(1, warmup) / (update + 1)))
     first, last = warmup, n_updates - 1
     if config.decay == "wsd":
-        first = max(first, last - max(1, round(WSD_DECAY_FRACTION * n_updates)))
+        first = max(first, last - max(1, round(config.cooldown * n_updates)))
     progress = min(1.0, max(0.0, (update - first) / max(1, last - first)))
     share = 0.5 * (1.0 + cos(pi * progress)) if config.decay == "cosine" else 1.0 - progress
     # Rounding can make the sum a little larger than the larger of the two rates.

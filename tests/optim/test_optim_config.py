@@ -27,6 +27,9 @@ NAN = float("nan")
         ({"beta2": -0.1}, "optim.beta2 is -0.1"),
         ({"lr": 1e-4, "min_lr": 1e-3}, "optim.min_lr = 0.001 is above optim.lr = 0.0001"),
         ({"name": "lion"}, "optim.name is 'lion'; choose one of adamw, muon, adam, sgd"),
+        ({"cooldown": 0.0}, "optim.cooldown is 0.0; set it above 0 and to at most 1"),
+        ({"cooldown": 1.5}, "optim.cooldown is 1.5"),
+        ({"cooldown": NAN}, "optim.cooldown is nan"),
         ({"decay": "step"}, "optim.decay is 'step'; choose one of cosine, linear"),
     ],
 )

@@ -95,10 +95,12 @@ def test_inverse_sqrt_stops_at_min_lr():
     )
 
 
-def test_wsd_decays_over_the_last_fifth():
-    schedule = rates(100, lr=1.0, min_lr=0.0, warmup_steps=10, decay="wsd")
-    assert schedule[10:80] == [1.0] * 70
-    assert schedule[80:] == pytest.approx([1 - k / 20 for k in range(1, 21)])
+@pytest.mark.parametrize(("options", "n_decays"), [({}, 20), ({"cooldown": 0.5}, 50), ({"cooldown": 1.0}, 89)])
+def test_wsd_decays_over_the_share_that_cooldown_says(options, n_decays):
+    """By default over the last fifth, and never before the warm-up has ended."""
+    schedule = rates(100, lr=1.0, min_lr=0.0, warmup_steps=10, decay="wsd", **options)
+    assert schedule[10 : 100 - n_decays] == [1.0] * (90 - n_decays)
+    assert schedule[100 - n_decays :] == pytest.approx([1 - k / n_decays for k in range(1, n_decays + 1)])
 
 
 def test_beyond_the_last_update_the_rate_stays():

@@ -61,6 +61,7 @@ def run_configs(draw):
             min_lr=draw(st.sampled_from([0.0, lr / 3, lr])),
             warmup_steps=draw(st.integers(0, 10**6)),
             decay=draw(st.sampled_from(["cosine", "linear", "constant", "inverse_sqrt", "wsd"])),
+            cooldown=draw(st.floats(min_value=0.01, max_value=1.0)),
             beta1=draw(st.floats(min_value=0, max_value=0.9999)),
             eps=draw(positive),
             weight_decay=draw(st.just(0.0) | positive),
