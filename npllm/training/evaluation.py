@@ -83,14 +83,15 @@ def pair_table_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> floa
     return float(-np.log((seen + PRIOR_PAIRS * prior) / (first[val[:-1]] + PRIOR_PAIRS)).mean())
 
 
-def quick_loss(model: GPT, tokens: np.ndarray, n_windows: int = 32) -> float:
+def quick_loss(model: GPT, tokens: np.ndarray, n_windows: int = 32, console: Console | None = None) -> float:
     """The loss, nats per token, on n_windows windows spread evenly over `tokens`,
-    (n_tokens,). It is measured during training."""
+    (n_tokens,). It is measured during training. console: as in `evaluate`."""
     T = min(model.config.block_size, len(tokens) - 1)
     rows = rows_at_once(T)
     positions = np.unique(np.linspace(0, len(tokens) - 1 - T, n_windows).astype(np.int64))
+    parts = np.split(positions, range(rows, len(positions), rows))
     losses = [
         model.negative_log_likelihood(*batch(tokens, part, T)).mean(dtype=np.float64) * len(part)
-        for part in np.split(positions, range(rows, len(positions), rows))
+        for part in tracked(parts, len(parts), "evaluating", console)
     ]
     return float(sum(losses)) / len(positions)

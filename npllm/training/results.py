@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from npllm.data.compression import bits_per_byte_of_compressors
+from npllm.data.sampler import count_windows
 from npllm.data.shards import TokenShard, read_shard
 from npllm.files.atomic import write_atomically
 from npllm.generation import generate
@@ -20,7 +21,7 @@ from npllm.runs.metrics import read_metrics
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
-from npllm.training.evaluation import evaluate
+from npllm.training.evaluation import evaluate, quick_loss
 from npllm.training.state import LoopState
 from npllm.training.verdict import verdict
 
@@ -29,10 +30,13 @@ SAMPLE_TOKENS = 160
 
 
 def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, console: Console) -> str:
-    """Evaluate on the whole validation text; write summary.json, samples.txt and
-    loss.png; print the results. Returns a shell command to try next."""
-    tokenizer = run.load_tokenizer()
+    """Evaluate on the whole validation text and on as much of the training text; write
+    summary.json, samples.txt and loss.png; print the results. Returns a shell command
+    to try next."""
+    tokenizer, train_shard = run.load_tokenizer(), read_shard(run.train_shard)
     result = evaluate(state.model, val_shard.tokens, val_shard.n_bytes, console)
+    n_windows = count_windows(len(val_shard.tokens), state.model.config.block_size)
+    train_loss = quick_loss(state.model, train_shard.tokens, n_windows, console)
     with console.status("compressing the validation text"):
         compressors = bits_per_byte_of_compressors(shard_text(val_shard, tokenizer))
     samples = write_samples(run, state.model, tokenizer, val_shard)
@@ -40,6 +44,7 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
         "val_loss": result.loss,
         "val_perplexity": result.perplexity,
         "val_bits_per_byte": result.bits_per_byte,
+        "train_loss": train_loss,
         **{f"{name}_bits_per_byte": bits for name, bits in compressors.items()},
     }
     write_summary(run, state, figures)
@@ -49,8 +54,9 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     for name, bits in compressors.items():
         table.add_row(f"{name} -9", f"{bits:.3f}")
     console.print(table)
-    console.print(f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}")
-    for sentence in verdict(run, state.model, read_shard(run.train_shard), val_shard, result, compressors):
+    line = f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}"
+    console.print(f"{line}; loss of as much training text {train_loss:.4f}", soft_wrap=True)
+    for sentence in verdict(run, state.model, train_shard, val_shard, result, train_loss, compressors):
         console.print(sentence, style="yellow", soft_wrap=True)
     for prompt, text in samples:
         console.rule("sample", style="dim")
