@@ -128,6 +128,22 @@ def read_shard(path: str | Path) -> TokenShard:
     return TokenShard(tokens, document_starts, eot_id=eot_id, **{name: header[name] for name in names})
 
 
+def read_origin(path: str | Path) -> tuple[str, int]:
+    """Return the SHA-256 of the source text of a shard, and the UTF-8 bytes of its own
+    part of it. Its tokens are not read.
+
+    Raises DataError for a file that is damaged or not a shard.
+    """
+    try:
+        with open_file(path) as file:
+            header = _read_header(path, file.id)
+    except NotPlain as error:
+        raise _damaged(path, str(error)) from None
+    except HDF5_ERRORS as error:
+        raise _damaged(path, f"HDF5 reports: {' '.join(str(error).split())}") from error
+    return header["source_sha256"], header["n_bytes"]
+
+
 def _damaged(path: str | Path, reason: str) -> DataError:
     return DataError(f"{path} is damaged or no token shard ({reason}); make it again from its text.")
 

@@ -22,6 +22,7 @@ from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import evaluate, quick_loss
+from npllm.training.previous_run import compare_with_previous
 from npllm.training.state import LoopState
 from npllm.training.verdict import verdict
 
@@ -56,6 +57,8 @@ def report_results(run: RunFolder, state: LoopState, val_shard: TokenShard, cons
     console.print(table)
     line = f"loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.2f}"
     console.print(f"{line}; loss of as much training text {train_loss:.4f}", soft_wrap=True)
+    if comparison := compare_with_previous(run, val_shard, result.bits_per_byte):
+        console.print(comparison, soft_wrap=True)
     for sentence in verdict(run, state.model, train_shard, val_shard, result, train_loss, compressors):
         console.print(sentence, style="yellow", soft_wrap=True)
     for prompt, text in samples:
