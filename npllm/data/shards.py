@@ -18,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,16 +110,11 @@ def read_shard(path: str | Path) -> TokenShard:
     """
     if not os.path.isfile(path):
         raise DataError(f"the token shard {path} does not exist; make it from its text, or correct the path.")
-    try:
-        with open_file(path) as file:
-            header = _read_header(path, file.id)
-            check_names(file.id, ("tokens", "document_starts"))
-            tokens = read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))
-            document_starts = read_dataset(path, file.id, "document_starts", START_TYPE)
-    except NotPlain as error:
-        raise _damaged(path, str(error)) from None
-    except HDF5_ERRORS as error:
-        raise _damaged(path, f"HDF5 reports: {' '.join(str(error).split())}") from error
+    with _opened(path) as file:
+        header = _read_header(path, file.id)
+        check_names(file.id, ("tokens", "document_starts"))
+        tokens = read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))
+        document_starts = read_dataset(path, file.id, "document_starts", START_TYPE)
     if violation := _first_violation(header, tokens, document_starts):
         raise _damaged(path, violation)
     if header["sha256"] != _content_sha256(header, tokens, document_starts):
@@ -134,14 +130,22 @@ def read_origin(path: str | Path) -> tuple[str, int]:
 
     Raises DataError for a file that is damaged or not a shard.
     """
+    with _opened(path) as file:
+        header = _read_header(path, file.id)
+    return header["source_sha256"], header["n_bytes"]
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[h5py.File]:
+    """A shard, open for reading. Raises DataError for a file that is no plain HDF5
+    file, and for what is read from it and is not as it should be."""
     try:
         with open_file(path) as file:
-            header = _read_header(path, file.id)
+            yield file
     except NotPlain as error:
         raise _damaged(path, str(error)) from None
     except HDF5_ERRORS as error:
         raise _damaged(path, f"HDF5 reports: {' '.join(str(error).split())}") from error
-    return header["source_sha256"], header["n_bytes"]
 
 
 def _damaged(path: str | Path, reason: str) -> DataError:
