@@ -89,9 +89,7 @@ def train(
                     )
     if length.ended_early:
         console.print(_why_it_ended(config, store, state.step), soft_wrap=True)
-    if length.has_budget or length.ended_early:
-        rewrite_config(run.config, config.with_steps(state.step))
-    write_metrics_csv(run.metrics_table, run.metrics)
+    _record_end(run, config, length, state.step)
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:
@@ -121,6 +119,14 @@ def out_of_patience(config: LoopConfig, store: CheckpointStore, length: RunLengt
         return False
     best = store.best()
     return length.evaluations_since(best.step if best else 0, step, config.train.eval_every) >= config.train.patience
+
+
+def _record_end(run: RunFolder, config: LoopConfig, length: RunLength, step: int) -> None:
+    """Write the files of a run that has ended with `step` updates: config.toml with
+    their number, if it was decided while it trained, and metrics.csv."""
+    if length.has_budget or length.ended_early:
+        rewrite_config(run.config, config.with_steps(step))
+    write_metrics_csv(run.metrics_table, run.metrics)
 
 
 def _why_it_ended(config: LoopConfig, store: CheckpointStore, step: int) -> str:
