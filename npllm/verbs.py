@@ -42,7 +42,7 @@ def extend(run: Positional[Path], *, minutes: float = 3.0) -> None:
 
     Args:
         run: folder of the run
-        minutes: time budget of the updates that are added
+        minutes: time budget of the new updates
     """
     from npllm.runs.run_folder import open_run
     from npllm.training.extend import extend_run

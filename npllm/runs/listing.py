@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from npllm.errors import DataError, NpllmError
 from npllm.files.user_path import user_path
 from npllm.runs.checkpoint import checkpoint_files, count_parameters
+from npllm.runs.checkpoint_store import read_entries
 from npllm.runs.config_file import last_step_of, sources_of, stage_of
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.summary import read_summary
@@ -63,7 +64,7 @@ def listed(folder: Path, run: RunFolder) -> Listed:
         stage, sources = stage_of(run.config), [Path(source).name for source in sources_of(run.config)]
         checkpoints = checkpoint_files(run.checkpoints)
         size = _short(count_parameters(checkpoints[-1])) if checkpoints else ""
-        return Listed(name, stage, size, ", ".join(sources or _records(run)), _result(run, checkpoints), date)
+        return Listed(name, stage, size, ", ".join(sources or _records(run)), _result(run), date)
     except NpllmError as error:
         reason = str(error).replace(f"{run.path}{os.sep}", "").partition(";")[0]
         return Listed(name, "", "", "", f"broken: {reason:.200}", date)
@@ -74,10 +75,10 @@ def _records(run: RunFolder) -> list[str]:
     return sorted(path.stem for path in (run.path / "data").glob("*.jsonl"))
 
 
-def _result(run: RunFolder, checkpoints: list[Path]) -> str:
+def _result(run: RunFolder) -> str:
     """The main figure of a finished run, and how far any other has come."""
     if not run.summary.exists():
-        step = int(checkpoints[-1].stem.removeprefix("step-")) if checkpoints else 0
+        step = max(read_entries(run.checkpoints)[0], default=0)
         return f"step {step} of {last_step_of(run.config) or '?'}"
     return _figure(read_summary(run))
 

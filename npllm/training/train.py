@@ -69,7 +69,7 @@ def train(
                     continue
                 store.check()
                 record, is_best = measurements(event), False
-                if validate and (event.step % config.train.eval_every == 0 or length.is_over(event.step)):
+                if validate and (length.is_over(event.step) or event.step % config.train.eval_every == 0):
                     record["val_loss"] = validate(state.model)
                     is_best = store.would_be_best(record["val_loss"])
                     if not is_best and out_of_patience(config, store, length, event.step):
@@ -84,12 +84,8 @@ def train(
                 on_record(record)
                 if stopping and not is_last:
                     store.wait()
-                    raise Interrupted(
-                        f"Stopped and saved after step {event.step}; go on with: npllm resume {shell_word(run.path)}"
-                    )
-    if length.ended_early:
-        console.print(_why_it_ended(config, store, state.step), soft_wrap=True)
-    _record_end(run, config, length, state.step)
+                    raise _stopped(run, event.step)
+    _end(run, config, length, store, console)
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:
@@ -109,6 +105,10 @@ def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, 
         console.print(line, soft_wrap=True)
 
 
+def _stopped(run: RunFolder, step: int) -> Interrupted:
+    return Interrupted(f"Stopped and saved after step {step}; go on with: npllm resume {shell_word(run.path)}")
+
+
 def out_of_patience(config: LoopConfig, store: CheckpointStore, length: RunLength, step: int) -> bool:
     """Whether a run ends after an evaluation at this step that was not the best.
 
@@ -121,9 +121,12 @@ def out_of_patience(config: LoopConfig, store: CheckpointStore, length: RunLengt
     return length.evaluations_since(best.step if best else 0, step, config.train.eval_every) >= config.train.patience
 
 
-def _record_end(run: RunFolder, config: LoopConfig, length: RunLength, step: int) -> None:
-    """Write the files of a run that has ended with `step` updates: config.toml with
-    their number, if it was decided while it trained, and metrics.csv."""
+def _end(run: RunFolder, config: LoopConfig, length: RunLength, store: CheckpointStore, console: Console) -> None:
+    """Write the files of a run that has ended: config.toml with the number of updates,
+    if it was decided while it trained, and metrics.csv. Print why it ended early."""
+    step = max(store.entries)
+    if length.ended_early:
+        console.print(_why_it_ended(config, store, step), soft_wrap=True)
     if length.has_budget or length.ended_early:
         rewrite_config(run.config, config.with_steps(step))
     write_metrics_csv(run.metrics_table, run.metrics)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import pytest
 from small_runs import pretrain_arguments, refused, run, write_text
@@ -19,6 +20,8 @@ def folder(tmp_path_factory):
         assert run(*pretrain_arguments(write_text(folder), made, data__tokenizer="byte", train__steps=2)) == 0
         os.utime(made / "config.toml", (1e9 + number, 1e9 + number))
     (folder / "pipeline" / "part" / "summary.json").unlink()
+    checkpoints = folder / "pipeline" / "part" / "checkpoints"
+    shutil.copyfile(checkpoints / "step-00000002.h5", checkpoints / "step-copy.h5")
     (folder / "broken" / "config.toml").write_text("[data\n")
     os.utime(folder / "broken" / "config.toml", (2e9, 2e9))
     (folder / ".draft").mkdir()
