@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 import npllm
 from npllm.errors import ConfigError, DataError
-from npllm.output import TextConsole, one_line, show
+from npllm.output import TextConsole, one_line, shell_word, show
 from npllm.runs.arguments import Repeated
 from npllm.training.stages import input_checks, stage_in
 
@@ -73,8 +73,7 @@ def generate(
         run: folder of the run, or a checkpoint in it
         checkpoint: best = of the lowest validation loss, last, or a step; none = last
         prompt: text to continue or, for a chat model, to answer; empty = a new document
-        prompt_file: instead of prompt: a text file, which is one prompt; a .jsonl, .csv
-            or .tsv file of prompts; or - for standard input
+        prompt_file: a text file, or .jsonl, .csv, .tsv of many; - = standard input
         n: number of texts for each prompt
         max_tokens: most new tokens; past block_size the older half is forgotten
         stop: text before which to end; write the option again for each other one
@@ -175,6 +174,34 @@ def verify(run: Positional[Path]) -> None:
         raise DataError(f"{run} has {damaged} damaged of {len(results)} files; do what the line of each one says.")
 
 
+def export(run: Positional[Path], *, out: Path, format: Literal["hf"] = "hf", checkpoint: str | None = None) -> None:
+    """Write a model into the files of another library.
+
+    Args:
+        run: folder of the run, or a checkpoint in it
+        out: new folder
+        format: hf = Hugging Face: transformers and what reads its folders
+        checkpoint: best = of the lowest validation loss, last, or a step; none = last
+    """
+    from npllm.interop import huggingface
+
+    huggingface.save(*npllm.load(_chosen(run, checkpoint)), out)
+    show(one_line(f"{out}: AutoModelForCausalLM and AutoTokenizer load it."))
+
+
+def import_(folder: Positional[Path], *, out: Path) -> None:
+    """Make a model of this package from a folder of Hugging Face.
+
+    Args:
+        folder: with config.json, model.safetensors and tokenizer.json
+        out: folder of the model; generate, evaluate, sft and pretrain --from take it
+    """
+    from npllm.interop import huggingface
+
+    npllm.save(*huggingface.load(folder), out)
+    show(f"Next: npllm generate {shell_word(out)}")
+
+
 def warmup(*, clear: bool = False) -> None:
     """Compile the kernels of training and generation now; later runs start faster.
 
@@ -241,9 +268,7 @@ def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...
     try:
         numbers = list(ids) or [int(word) for word in _standard_input().split()]
     except ValueError as error:
-        raise DataError(
-            f"Standard input is not a list of token ids ({error}); give whole numbers between spaces."
-        ) from error
+        raise DataError(f"Standard input holds no token ids ({error}); give whole numbers between spaces.") from error
     show(Tokenizer.load(tokenizer).decode(numbers))
 
 
@@ -363,6 +388,8 @@ OTHER_VERBS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "score": score,
     "verify": verify,
+    "export": export,
+    "import": import_,
     "warmup": warmup,
     "tokenizer train": tokenizer_train,
     "tokenizer encode": tokenizer_encode,

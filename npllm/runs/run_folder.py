@@ -19,6 +19,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.locks import hold_folder
 from npllm.files.user_path import user_path
+from npllm.interop import huggingface
 from npllm.model import GPT
 from npllm.output import shell_word
 from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint, model_image
@@ -161,13 +162,15 @@ def checkpoint_of(path: str | Path) -> tuple[Path, RunFolder]:
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> tuple[GPT, Tokenizer]:
-    """The model and tokenizer of a run folder, or of one checkpoint file in it, or of a
-    folder that `save` wrote.
+    """The model and tokenizer of a run folder, of one checkpoint file in it, of a
+    folder that `save` wrote, or of a folder of Hugging Face.
 
     dtype: "float32", or "bf16" to multiply by weights rounded to bfloat16; None = the
     dtype of training. Raises DataError for files that are missing or damaged, or do not
     belong together.
     """
+    if (user_path(path) / huggingface.CONFIG).is_file():
+        return huggingface.load(path, dtype=dtype or "float32")
     checkpoint, run = checkpoint_of(path)
     model, tokenizer = model_from_checkpoint(checkpoint, dtype=dtype), run.load_tokenizer()
     if tokenizer.vocab_size != model.config.vocab_size:

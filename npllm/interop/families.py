@@ -1,0 +1,207 @@
+"""The model families of Hugging Face that hold networks of this package.
+
+    GPT-2     LayerNorm, GELU, learned positions, biases
+    Llama     RMSNorm, SwiGLU, rotary positions
+    Qwen3     the same with QK-norm, without biases
+
+A family is a class of `transformers` with its field names and its tensor names. Here
+both stand beside ours. Nothing is loaded or saved approximately: what one side has and
+the other has not is refused by name.
+
+Source: configuration_*.py and modeling_*.py of these families in transformers 4 and 5.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from npllm.errors import ConfigError, DataError
+from npllm.model import Architecture, ModelConfig
+from npllm.model.block import NORM_EPS
+
+THETA = 10000.0  # of the rotary positions
+CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+def family_of(config: ModelConfig) -> str:
+    """Return the family that holds a language model. Raises ConfigError, with the
+    fields that stand in the way, where none does."""
+    if config.n_outputs:
+        raise ConfigError("The model has a second head, which no family holds; export a language model.")
+    wanted = {
+        "gpt2": {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qk_norm": False},
+        "llama": {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": False},
+        "qwen3": {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": True, "bias": False},
+    }
+    wanted["gpt2"]["kv_heads"] = config.n_head
+    differences = {
+        family: [f"model.{field} = {value}" for field, value in fields.items() if getattr(config, field) != value]
+        for family, fields in wanted.items()
+    }
+    nearest = min(differences, key=lambda family: len(differences[family]))
+    if differences[nearest]:
+        raise ConfigError(
+            f"No family holds this network; the nearest is {nearest}, which needs {', '.join(differences[nearest])}."
+        )
+    return nearest
+
+
+def fields_of(config: ModelConfig, family: str) -> dict[str, Any]:
+    """Return the fields of config.json that describe the network."""
+    shared = {
+        "architectures": [CLASSES[family]],
+        "model_type": family,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+    if family == "gpt2":
+        return shared | {
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_embd": config.n_embd,
+            "n_inner": config.mlp_width,
+            "n_positions": config.block_size,
+            "n_ctx": config.block_size,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": NORM_EPS,
+            **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
+        }
+    return shared | {
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.kv_heads,
+        "hidden_size": config.n_embd,
+        "head_dim": config.head_width,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.block_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": NORM_EPS,
+        "rope_theta": THETA,  # for transformers 4
+        "rope_parameters": {"rope_theta": THETA, "rope_type": "default"},  # for transformers 5
+        "attention_bias": config.bias,
+        "attention_dropout": config.dropout,
+        **({"mlp_bias": config.bias} if family == "llama" else {}),
+    }
+
+
+# The values that a family takes where a file lacks the field.
+_USUAL = {
+    "gpt2": {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    "llama": {"mlp_bias": False, "attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-6},
+    "qwen3": {"attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-6},
+}
+# Fields that change the network, and the values with which they do not.
+_OFF: dict[str, tuple] = {
+    "quantization_config": (None,),
+    "rope_scaling": (None,),
+    "use_sliding_window": (None, False),
+    "scale_attn_by_inverse_layer_idx": (None, False),
+    "reorder_and_upcast_attn": (None, False),
+    "scale_attn_weights": (None, True),
+    "add_cross_attention": (None, False),
+    "pretraining_tp": (None, 1),
+    "partial_rotary_factor": (None, 1.0),
+}
+
+
+def config_of(fields: Mapping[str, Any], place: str) -> ModelConfig:
+    """Return the config of the network that config.json describes.
+
+    place: of the file, for messages. Raises DataError for a family that is not known
+    and, by name, for fields that this package cannot hold.
+    """
+    family = fields.get("model_type")
+    if family not in CLASSES:
+        raise DataError(f"{place} has the model_type {family!r:.40}; give a folder of {', '.join(CLASSES)}.")
+    fields = _USUAL[family] | fields
+    if family == "gpt2":
+        sizes = {name: fields.get(name) for name in ("n_layer", "n_head", "n_embd")}
+        sizes |= {"block_size": fields.get("n_positions"), "n_kv_head": None}
+        choices = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
+    else:
+        names = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size"}
+        names |= {"block_size": "max_position_embeddings", "n_kv_head": "num_key_value_heads"}
+        sizes = {ours: fields.get(theirs) for ours, theirs in names.items()}
+        choices = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": family == "qwen3"}
+        choices |= {"bias": fields["attention_bias"]}
+    sizes["vocab_size"] = fields.get("vocab_size")
+    for name, value in sizes.items():
+        if type(value) is not int and not (value is None and name == "n_kv_head"):
+            raise DataError(f"{place} gives no whole number for {name} ({value!r:.40}); get the file again.")
+    try:
+        config = ModelConfig(**sizes, **choices, tie_embeddings=fields["tie_word_embeddings"])
+    except ConfigError as error:
+        raise DataError(f"{place} describes no network of this package: {error}") from error
+    _refuse_differences(fields, config, family, place)
+    return config
+
+
+def _refuse_differences(fields: Mapping[str, Any], config: ModelConfig, family: str, place: str) -> None:
+    """Raise DataError, with all of them, for fields that say something else than the
+    network that was understood from the others."""
+    ours = fields_of(config, family)
+    passed = {"architectures", "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "n_ctx"}
+    differences = []
+    for name, value in ours.items():
+        theirs = fields.get(name)
+        if name in passed or (theirs is None and name in ("n_inner", "head_dim", "rope_theta", "num_key_value_heads")):
+            continue
+        if name == "rope_parameters":
+            theirs = value if theirs is None else {**value, **theirs} if isinstance(theirs, Mapping) else theirs
+        if theirs != value:
+            differences.append(f"{name} = {theirs!r:.60} (needs {value!r})")
+    differences += [f"{name} = {fields[name]!r:.60}" for name, off in _OFF.items() if fields.get(name) not in off]
+    if differences:
+        raise DataError(f"{place} describes a network that this package does not have: {', '.join(differences)}.")
+
+
+def state_dict(config: Architecture, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays under a family's names, in its layout: views, not copies.
+
+    arrays: of a model by name, weights or gradients. What is written into a view is
+    written into the array: so a file is loaded. The weight of a linear layer is
+    (out, in) there, but (in, out) in GPT-2.
+    """
+    return _gpt2(config, arrays) if config.position == "learned" else _llama(config, arrays)
+
+
+def _gpt2(config, arrays) -> dict[str, np.ndarray]:
+    names = {"token_embedding": "transformer.wte.weight", "position_embedding": "transformer.wpe.weight"}
+    parts = {
+        "norm_1": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj", "norm_2": "ln_2",
+        "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj",
+    }  # fmt: skip
+    for layer in range(config.n_layer):
+        for ours, theirs in parts.items():
+            for kind in ("weight", "bias"):
+                names[f"blocks.{layer}.{ours}.{kind}"] = f"transformer.h.{layer}.{theirs}.{kind}"
+    names |= {f"final_norm.{kind}": f"transformer.ln_f.{kind}" for kind in ("weight", "bias")}
+    if not config.tie_embeddings:
+        names["lm_head"] = "lm_head.weight"
+    return {theirs: arrays[ours] for ours, theirs in names.items()}
+
+
+def _llama(config, arrays) -> dict[str, np.ndarray]:
+    found = {"model.embed_tokens.weight": arrays["token_embedding"]}
+    kinds = ("weight", "bias") if config.bias else ("weight",)
+    q, k = config.n_head * config.head_width, config.kv_heads * config.head_width
+    columns = {"q": slice(0, q), "k": slice(q, q + k), "v": slice(q + k, q + 2 * k)}  # of q, k, v side by side
+    linear = {"attention.out": "self_attn.o_proj"}
+    linear |= {f"mlp.{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+    norms = {"norm_1": "input_layernorm", "norm_2": "post_attention_layernorm"}
+    if config.qk_norm:
+        norms |= {f"attention.{name}_norm": f"self_attn.{name}_norm" for name in "qk"}
+    for layer in range(config.n_layer):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        for norm, name in norms.items():
+            found[f"{theirs}.{name}.weight"] = arrays[f"{ours}.{norm}.weight"]
+        for kind in kinds:
+            for head, where in columns.items():
+                found[f"{theirs}.self_attn.{head}_proj.{kind}"] = arrays[f"{ours}.attention.qkv.{kind}"][..., where].T
+            for layer_name, name in linear.items():
+                found[f"{theirs}.{name}.{kind}"] = arrays[f"{ours}.{layer_name}.{kind}"].T
+    found["model.norm.weight"] = arrays["final_norm.weight"]
+    if not config.tie_embeddings:
+        found["lm_head.weight"] = arrays["lm_head"]
+    return found
