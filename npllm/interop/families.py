@@ -127,6 +127,8 @@ def config_of(fields: Mapping[str, Any], place: str) -> ModelConfig:
         sizes = {ours: fields.get(theirs) for ours, theirs in names.items()}
         choices = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": family == "qwen3"}
         choices |= {"bias": fields["attention_bias"]}
+    if sizes["n_kv_head"] == sizes["n_head"]:
+        sizes["n_kv_head"] = None
     sizes["vocab_size"] = fields.get("vocab_size")
     for name, value in sizes.items():
         if type(value) is not int and not (value is None and name == "n_kv_head"):
