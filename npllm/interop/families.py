@@ -155,6 +155,8 @@ def _refuse_differences(fields: Mapping[str, Any], config: ModelConfig, family: 
             theirs = value if theirs is None else {**value, **theirs} if isinstance(theirs, Mapping) else theirs
         if theirs != value:
             differences.append(f"{name} = {theirs!r:.60} (needs {value!r})")
+    if set(fields.get("layer_types") or ()) - {"full_attention"}:
+        differences.append(f"layer_types = {fields['layer_types']!r:.60}")
     differences += [f"{name} = {fields[name]!r:.60}" for name, off in _OFF.items() if fields.get(name) not in off]
     if differences:
         raise DataError(f"{place} describes a network that this package does not have: {', '.join(differences)}.")

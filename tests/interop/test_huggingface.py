@@ -210,6 +210,10 @@ def change_config(folder, fields):
         ({"rope_scaling": {"factor": 2}}, "rope_scaling = {'factor': 2}"),
         ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4}"),
         ({"use_sliding_window": True}, "use_sliding_window = True"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types = ['full_attention', 'sliding_attention']",
+        ),
         ({"mlp_bias": True}, "mlp_bias = True (needs False)"),
         ({"head_dim": 8}, "head_dim = 8 (needs 4)"),
         ({"hidden_size": "16"}, "gives no whole number for n_embd ('16')"),
