@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from model_cases import GPT_2, LLAMA, QWEN, RELU2, set_weights_of_order_one
+from model.model_cases import GPT_2, LLAMA, QWEN, RELU2, set_weights_of_order_one
 from small_runs import pretrain_arguments, refused, run, write_text
 
 import npllm
