@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks import checkpoint, gemm, generate, kernels, learn, scale, startup, tokenizer, train
+from benchmarks import checkpoint, gemm, generate, kernels, learn, parity, scale, startup, tokenizer, train
 from benchmarks.configs import CONFIGS
 from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
@@ -194,7 +194,20 @@ def learn_command(
         say(draw_if_possible("plot", plot, lambda: learn.plot(rows, plot)))
 
 
+def parity_command(*, json: Path | None = None) -> None:
+    """Whether transformers computes from an exported model what npllm computes.
+
+    It runs in the interpreter that NPLLM_TORCH_PYTHON names.
+
+    Args:
+        json: file to write the figures to as well
+    """
+    facts = introduce(len(parity.FAMILIES), json)
+    publish(parity, parity.measure(), facts, json)
+
+
 COMMANDS = {
+    "parity": parity_command,
     "learn": learn_command,
     "train": train_command,
     "generate": generate_command,

@@ -1,0 +1,103 @@
+"""`benchmarks parity`: do other libraries compute what we compute?
+
+Models with weights of order one are exported and read by `transformers`, in the
+interpreter that NPLLM_TORCH_PYTHON names. Logits, token ids, the conversation format
+and the likeliest text are compared, and what transformers saves is imported again.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.peers.process import WorkerError
+from benchmarks.race import Contender
+from benchmarks.tables import Row, build_table
+from npllm.data.prompt_format import CHAT_TOKENS, PromptFormat
+from npllm.generation import generate_tokens
+from npllm.interop import huggingface
+from npllm.model import GPT, ModelConfig
+from npllm.tokenizer import Tokenizer, byte_tokenizer
+from npllm.tokenizer.special_tokens import with_special_tokens
+from npllm.tokenizer.tokenizer import END_OF_TEXT
+
+READER = Contender("transformers", "transformers_reader", {}, environment={"HF_HUB_OFFLINE": "1"})
+LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False}
+FAMILIES = {
+    "GPT-2": {},
+    "Llama": LLAMA,
+    "Llama, 2 key heads, biases, untied": LLAMA | {"n_kv_head": 2, "bias": True, "tie_embeddings": False},
+    "Qwen3": LLAMA | {"qk_norm": True},
+}
+SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
+TEXT = "Two  spaces,\n\n2023 and def f(x): 🦜"
+N_PROMPT, N_TOKENS = 8, 24
+
+
+def measure() -> list[Row]:
+    """Return a row for each family."""
+    tokenizer = with_special_tokens(byte_tokenizer(), [END_OF_TEXT, *CHAT_TOKENS])
+    rows = []
+    for name, fields in FAMILIES.items():
+        model = GPT(ModelConfig(**SIZES, **fields, vocab_size=tokenizer.vocab_size))
+        fill(model)
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append({"family": name, **compared(model, tokenizer, Path(folder))})
+    return rows
+
+
+def fill(model: GPT) -> None:
+    """Give every parameter values of order one: with the initial ones of 0.02 a wrong
+    term can be too small to be seen."""
+    rng = np.random.default_rng(0)
+    for name, array in model.params.items():
+        scale = array.shape[0] ** -0.5 if array.ndim == 2 and name.startswith("blocks.") else 0.5
+        array[...] = scale * rng.standard_normal(array.shape) + (array.ndim == 1 and name.endswith("weight"))
+
+
+def compared(model: GPT, tokenizer: Tokenizer, folder: Path) -> Row:
+    """Return what transformers makes of a model, compared with what we do."""
+    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, model.config.block_size))
+    start = tokens[0, :N_PROMPT].tolist()
+    huggingface.save(model, tokenizer, folder / "ours")
+    settings = {"tokens": tokens.tolist(), "text": TEXT, "n_prompt": N_PROMPT, "n_tokens": N_TOKENS}
+    try:
+        with READER.start() as worker:
+            theirs = worker.set_up("read", folder=str(folder / "ours"), again=str(folder / "theirs"), **settings)
+        again, of_folder = huggingface.load(folder / "theirs")
+    except WorkerError as error:
+        return {"failure": str(error)}
+    logits = model.logits(tokens)
+    return {
+        "version": theirs["version"],
+        "class": theirs["class"],
+        "largest_difference": float(np.abs(np.array(theirs["logits"], np.float32) - logits).max()),
+        "largest_logit": float(np.abs(logits).max()),
+        "same_ids": theirs["ids"] == tokenizer.encode(TEXT),
+        "same_chat": theirs["chat"] == PromptFormat(tokenizer).encode(TEXT),
+        "same_text": theirs["greedy"] == list(generate_tokens(model, start, max_tokens=N_TOKENS, temperature=0.0)),
+        "same_bits_back": bool((again.params.flat == model.params.flat).all())
+        and of_folder.sha256() == tokenizer.sha256(),
+    }
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """Return the table to print."""
+    columns = {
+        "family": ("family", "{}"),
+        "largest difference of logits": ("largest_difference", "{:.1e}"),
+        "largest logit": ("largest_logit", "{:.1f}"),
+        "same ids": ("same_ids", "{}"),
+        "same chat": ("same_chat", "{}"),
+        "same text": ("same_text", "{}"),
+        "same bits back": ("same_bits_back", "{}"),
+    }
+    return [build_table("transformers reads what npllm export writes", rows, columns)]
+
+
+def verdict(rows: list[Row]) -> list[str]:
+    """Return sentences about what could not be compared, and what read the folders."""
+    absent = [f"{row['family']} was not read: {row['failure']}" for row in rows if "failure" in row]
+    versions = sorted({row["version"] for row in rows if "version" in row})
+    return absent + [f"transformers {version}" for version in versions]
