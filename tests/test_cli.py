@@ -38,7 +38,7 @@ def test_help_of_every_verb(capsys, verb, flag):
     shown = output(capsys, *verb.split(), flag)
     assert f"usage: npllm {verb}" in shown
     assert " ".join(VERBS[verb].__doc__.splitlines()[0].split()) in " ".join(shown.split())
-    if verb not in ("resume", "verify", "warmup", "tokenizer encode", "tokenizer decode", "completion"):
+    if verb not in ("resume", "verify", "import", "warmup", "tokenizer encode", "tokenizer decode", "completion"):
         assert "(default: " in shown  # the others have no options
 
 

@@ -9,7 +9,8 @@ multiplied from the right, so that nothing is transposed.
 import numpy as np
 from numba import get_num_threads, prange
 
-from npllm.kernels.gemm.driver import Epilogue, Matrix, Range, multiply_part, panel_elements, tile_elements
+from npllm.kernels.gemm.driver import Epilogue, Matrix, Range, multiply_part
+from npllm.kernels.gemm.matmul import panels_and_tiles
 from npllm.kernels.jit import parallel, part
 from npllm.kernels.norm_rows import sum_of_squares
 from npllm.reference.muon import COEFFICIENTS, ITERATIONS, SMALLEST_NORM
@@ -45,8 +46,7 @@ def muon_update(params, grads, m, weights, *, lr, momentum, weight_decay, grad_s
         empty((threads, 2, size), dtype),
         empty((threads, 3, side * side), dtype),
         empty((1, 0), dtype),
-        empty((threads, panel_elements(dtype.itemsize)), dtype),
-        empty((threads, tile_elements(dtype.itemsize)), dtype),
+        *panels_and_tiles(threads, dtype, dtype),
     )
 
 

@@ -306,7 +306,7 @@ class GPT:
             columns = np.arange(first, first + tokens.shape[1], dtype=np.int32)
             positions = np.maximum(columns - starts, 0)  # positions before a row's start are padding
         if self.config.bigram_rows:
-            before = None if cache is None else cache.newest
+            before = cache.newest if first else None
             is_first = None if positions is None else positions == 0
             positions = bigram_rows(tokens, self.config.bigram_rows, before, is_first)
         x, cache = self.ops.embedding_forward(

@@ -52,10 +52,14 @@ def matmul(a, b, out, *, addend=None, bias=None, activated=None):
     elif few_rows and b.T.flags.c_contiguous and K % 2 == 0:
         multiply_dots(a.view(np.uint32), b.T.view(np.uint32), out, *epilogue, threads)
     else:
-        panels = _scratch("panels", (threads, panel_elements(a.itemsize)), a.dtype)
-        tiles = _scratch("tiles", (threads, tile_elements(out.itemsize)), out.dtype)
-        multiply(*_flat(a), *_flat(b), K, out, *epilogue, panels, tiles)
+        multiply(*_flat(a), *_flat(b), K, out, *epilogue, *panels_and_tiles(threads, a.dtype, out.dtype))
     return out
+
+
+def panels_and_tiles(threads, factors, out) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scratch of `driver` for products of two dtypes, a row a thread."""
+    panels = _scratch("panels", (threads, panel_elements(factors.itemsize)), factors)
+    return panels, _scratch("tiles", (threads, tile_elements(out.itemsize)), out)
 
 
 def _blas(a, b, out, addend, bias, activated):
