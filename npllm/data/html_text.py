@@ -49,6 +49,7 @@ class _Text(HTMLParser):
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
+        """Keep the text between two tags, if it is visible."""
         if self._hidden:
             return
         if not self._preformatted:

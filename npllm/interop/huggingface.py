@@ -26,6 +26,7 @@ from npllm.data.prompt_format import ASSISTANT, END, PromptFormat
 from npllm.errors import ConfigError, DataError
 from npllm.files.atomic import write_atomically
 from npllm.files.bounded_read import read_bounded
+from npllm.files.folders import make_folder
 from npllm.files.strict_json import parse_json
 from npllm.files.user_path import user_path
 from npllm.interop.families import config_of, family_of, fields_of, state_dict
@@ -64,7 +65,9 @@ def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
     config, folder = model.config.language_model, user_path(path)
     family = family_of(model.config)
     tensors = {name: np.ascontiguousarray(view) for name, view in state_dict(config, model.merged()).items()}
-    _make_folder(folder)
+    make_folder(folder)
+    if any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; choose another folder.")
     asked = PromptFormat(tokenizer)
     eot, end = tokenizer.eot_id, asked.stop_id() if asked.is_chat else tokenizer.eot_id
     ends = {"bos_token_id": eot, "eos_token_id": end, "pad_token_id": eot}
@@ -115,16 +118,6 @@ def load(path: str | Path, *, dtype: str = "float32") -> tuple[GPT, Tokenizer]:
     if not np.isfinite(model.params.flat).all():
         raise DataError(f"{folder} holds weights that are not finite; get the files again.")
     return model, tokenizer
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(folder.iterdir())
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}); choose another folder.") from error
-    if not is_empty:
-        raise ConfigError(f"{folder} is not empty; choose another folder.")
 
 
 def _safetensors() -> Any:

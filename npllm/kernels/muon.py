@@ -31,9 +31,8 @@ def muon_update(params, grads, m, weights, *, lr, momentum, weight_decay, grad_s
             rate = lr * lr_scale
             matrices.append((start + sum(widths[:place]), sum(widths), n_in, width))
             rates.append((1.0 - rate * weight_decay, rate * max(1.0, width / n_in) ** 0.5))
-    threads, dtype = min(get_num_threads(), len(matrices)), params.dtype
-    size = max(n_in * width for _, _, n_in, width in matrices)
-    side = max(min(n_in, width) for _, _, n_in, width in matrices)
+    pairs, squares = scratch_shapes(weights)
+    threads, dtype = pairs[0], params.dtype
     _update(
         params,
         grads,
@@ -43,11 +42,20 @@ def muon_update(params, grads, m, weights, *, lr, momentum, weight_decay, grad_s
         dtype.type(momentum),
         dtype.type(1.0 - momentum),
         dtype.type(grad_scale),
-        empty((threads, 2, size), dtype),
-        empty((threads, 3, side * side), dtype),
+        empty(pairs, dtype),
+        empty(squares, dtype),
         empty((1, 0), dtype),
         *panels_and_tiles(threads, dtype, dtype),
     )
+
+
+def scratch_shapes(weights):
+    """Return the shapes of two arrays that an update takes: for each thread, two
+    matrices and three square ones."""
+    sizes = [(n_in, width) for _, n_in, widths, _ in weights for width in widths]
+    threads = min(get_num_threads(), len(sizes))
+    largest, side = max(n_in * width for n_in, width in sizes), max(map(min, sizes))
+    return (threads, 2, largest), (threads, 3, side * side)
 
 
 @parallel

@@ -36,7 +36,6 @@ class Optimizer(ABC):
     """
 
     state_names: tuple[str, ...] = ()
-    whole_matrices = False  # whether the rule takes the blocks' matrices as wholes
 
     def __init__(
         self, model: Trainable, *, lr: float, weight_decay: float, lr_scales: Mapping[str, float] = MappingProxyType({})
@@ -50,8 +49,11 @@ class Optimizer(ABC):
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
         self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
-        weights = linear_weights(model, lr_scales) if self.whole_matrices else {}
-        self._groups = parameter_groups(model.params, lr_scales, weights)
+        self._groups = parameter_groups(model.params, lr_scales, self._whole_weights(lr_scales))
+
+    def _whole_weights(self, lr_scales: Mapping[str, float]) -> dict[str, LinearWeight]:
+        """Return the weights that the rule takes as wholes, by name: none."""
+        return {}
 
     def gradient_norm(self) -> float:
         """Return the Euclidean norm of `model.grads`.
@@ -73,7 +75,6 @@ class Optimizer(ABC):
         Returns the norm of the gradient before clipping. Raises TrainingError if the
         gradient is not finite, and leaves everything as it was.
         """
-        params, grads = self.model.params, self.model.grads
         norm = self.gradient_norm() if norm is None else norm
         if not isfinite(norm):
             raise TrainingError(
@@ -82,27 +83,22 @@ class Optimizer(ABC):
             )
         scale = grad_clip / norm if 0.0 < grad_clip < norm else 1.0
         self.updates += 1
-        lr = self.lr if lr is None else lr
         trained = [group for group in self._groups if group.lr_scale != 0.0]
-        for group in trained:
-            if group.weight is None:
-                self._update(
-                    *(flat[group.where] for flat in (params.flat, grads.flat, *self.state.values())),
-                    lr=group.lr_scale * lr,
-                    weight_decay=self.weight_decay if group.decays else 0.0,
-                    grad_scale=scale,
-                )
-        if weights := [group.weight for group in trained if group.weight is not None]:
-            self._update_weights(weights, lr=lr, grad_scale=scale)
+        self._update_groups(trained, self.lr if lr is None else lr, scale)
         return norm
+
+    def _update_groups(self, groups: list[ParameterGroup], lr: float, grad_scale: float) -> None:
+        for group in groups:
+            self._update(
+                *(flat[group.where] for flat in (self.model.params.flat, self.model.grads.flat, *self.state.values())),
+                lr=group.lr_scale * lr,
+                weight_decay=self.weight_decay if group.decays else 0.0,
+                grad_scale=grad_scale,
+            )
 
     @abstractmethod
     def _update(self, params, grads, *state, lr: float, weight_decay: float, grad_scale: float) -> None:
         """Apply the rule to one slice of the buffers, and set its gradients to zero."""
-
-    def _update_weights(self, weights: list[LinearWeight], *, lr: float, grad_scale: float) -> None:
-        """Apply the rule to the weights of linear layers, if it has whole_matrices."""
-        raise NotImplementedError
 
 
 class Adam(Optimizer):
@@ -147,15 +143,24 @@ class Muon(AdamW):
     they are AdamW's. See `npllm/reference/muon.py`.
     """
 
-    whole_matrices = True
-
     def __init__(self, model: Trainable, *, lr=3e-3, matrix_lr=2e-2, momentum=0.95, **options):
         """lr: of AdamW's part. matrix_lr: of Muon's; a schedule scales both alike."""
         super().__init__(model, lr=lr, **options)
         self.matrix_scale = matrix_lr / lr if lr else 0.0
         self.momentum = momentum
 
-    def _update_weights(self, weights: list[LinearWeight], *, lr: float, grad_scale: float) -> None:
+    def _whole_weights(self, lr_scales):
+        return linear_weights(self.model, lr_scales)
+
+    @property
+    def weights(self) -> list[LinearWeight]:
+        """The weights that are trained by Muon's rule."""
+        return [group.weight for group in self._groups if group.weight is not None and group.lr_scale != 0.0]
+
+    def _update_groups(self, groups, lr, grad_scale):
+        super()._update_groups([group for group in groups if group.weight is None], lr, grad_scale)
+        if not (weights := self.weights):
+            return
         arrays = self.model.params.flat, self.model.grads.flat, self.state["adam_m"]
         rates = {"lr": lr * self.matrix_scale, "momentum": self.momentum, "weight_decay": self.weight_decay}
         # Between two passes the memory of a pass is free.

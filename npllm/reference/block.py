@@ -105,6 +105,7 @@ def attend_forward(config, p, name, x, T):
 
 
 def attend_backward(config, p, dp, name, dy, cache):
+    """dx, (N, C), for the gradient dy, (N, C), of what the branch adds."""
     H, K, D = config.n_head, config.kv_heads, config.head_width
     B, T, _ = cache.attention.qkv.shape
     dattended = linear_gradient(p, dp, f"{name}.out", dy, cache.attended)
@@ -128,6 +129,7 @@ def mlp_forward(config, p, name, x):
 
 
 def mlp_backward(config, p, dp, name, dy, cache):
+    """dx, (N, C), for the gradient dy, (N, C), of what the branch adds."""
     dhidden = linear_gradient(p, dp, f"{name}.down", dy, cache.hidden)
     if config.mlp != "swiglu":
         backward = gelu_backward if config.mlp == "gelu" else relu2_backward

@@ -17,6 +17,7 @@ from pathlib import Path
 from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import ConfigError, DataError
 from npllm.files.atomic import write_atomically
+from npllm.files.folders import make_folder
 from npllm.files.locks import hold_folder
 from npllm.files.user_path import user_path
 from npllm.interop import huggingface
@@ -197,9 +198,6 @@ def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
         )
     if folder.config.exists():
         raise ConfigError(f"{path} is a run, whose files must stay as they are; choose another folder.")
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be made ({error.strerror}); choose another folder.") from error
+    make_folder(folder.path)
     tokenizer.save(folder.tokenizer)
     write_atomically(folder.saved_model, model_image(model))

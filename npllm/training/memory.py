@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.errors import ResourceError
+from npllm.memory.arena import Arena
 from npllm.model import GPT, ModelConfig, Trainable
 from npllm.model.footprint import (
     Pass,
@@ -27,7 +28,7 @@ from npllm.model.footprint import (
     training_pass,
     weight_bytes,
 )
-from npllm.optim import OptimConfig, batch_size, moment_count
+from npllm.optim import Muon, OptimConfig, Optimizer, batch_size, moment_count
 from npllm.training.available import ROOT, memory_left, peak_memory, resident_memory
 from npllm.training.config import RunConfig
 from npllm.training.evaluation import rows_at_once
@@ -79,7 +80,8 @@ class Work:
     whether log-probabilities are computed instead of the loss. copies: number of NumPy
     arrays of the size of a micro-batch's hidden rows. temporaries: bytes that NumPy
     takes at other times. written: number of responses generated at once, and the length
-    of their longest prompt. aside: the stage's own part of `Memory.aside`, in bytes.
+    of their longest prompt. update: bytes of the scratch arena that the optimiser
+    takes. aside: the stage's own part of `Memory.aside`, in bytes.
     """
 
     rows: int
@@ -89,6 +91,7 @@ class Work:
     copies: int = 0
     temporaries: int = 0
     written: tuple[int, int] = (0, 0)
+    update: int = 0
     aside: int = 0
 
 
@@ -157,6 +160,18 @@ def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, wo
     return arrays + below_lora + fixed_bytes(config, dtype) + bytes_of_passes([config], [], dtype, work)
 
 
+def update_scratch_bytes(optimizer: Optimizer) -> int:
+    """The bytes that an update takes from the scratch arena. Only Muon takes any."""
+    if not (isinstance(optimizer, Muon) and optimizer.weights):
+        return 0
+    from npllm.kernels.muon import scratch_shapes  # the kernels are imported when a model first needs them
+
+    arena = Arena()
+    for shape in (*scratch_shapes(optimizer.weights), (1, 0)):
+        arena.empty(shape, optimizer.model.dtype)
+    return arena.peak
+
+
 def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory:
     """The memory of a stage. Called when its models are built and its kernels are
     loaded, before the first step.
@@ -223,12 +238,15 @@ def bytes_of_passes(trained: Sequence[ModelConfig], readers: Sequence[Reader], d
 
 
 def pass_of(config: ModelConfig, dtype: str, work: Work, *, writes: bool = True) -> Pass:
-    """The bytes at the peak of all passes of a trained model. writes: whether it
-    generates text."""
+    """The bytes at the peak of all passes of a trained model. writes: whether it is
+    the first network of the model, which generates text and lends its scratch to the
+    optimiser."""
     kinds = [
         training_pass(config, work.rows, work.width, dtype, policy=work.policy),
         evaluation_pass(config, work.read_rows, work.width, dtype, policy=work.policy),
     ]
+    if writes:
+        kinds.append(Pass(arena=0, scratch=work.update))
     if writes and work.written[0]:
         kinds.append(evaluation_pass(config, *work.written, dtype, policy=work.policy))
     return Pass(*map(max, zip(*kinds, strict=True)))

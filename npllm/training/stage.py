@@ -12,6 +12,7 @@ them.
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -31,7 +32,7 @@ from npllm.runs.verify import Check
 from npllm.training.config import LoopConfig
 from npllm.training.job import Job
 from npllm.training.machine import describe_machine, limit_threads, usable_dtype
-from npllm.training.memory import check_memory, reserve_arenas, stage_memory
+from npllm.training.memory import check_memory, reserve_arenas, stage_memory, update_scratch_bytes
 from npllm.training.state import LoopState
 from npllm.training.tensorboard import check_log
 from npllm.training.train import OnRecord, train
@@ -174,10 +175,11 @@ def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Consol
     model = job.state.model
     generates = job.work.written != (0, 0)
     load_kernels(kind_of(model.config, model.dtype_name, config.optim, policy=job.work.policy, generates=generates))
-    memory = stage_memory(job.state, job.readers, job.work)
+    work = replace(job.work, update=update_scratch_bytes(job.state.optimizer))
+    memory = stage_memory(job.state, job.readers, work)
     check_memory(memory)
     for network in model.parts().values():
-        reserve_arenas(network, job.work, writes=network.config == model.config)
+        reserve_arenas(network, work, writes=network.config == model.config)
     console.print(f"{memory.announced / 1e6:.0f} MB of memory")
     if not checkpoint_files(run.checkpoints):
         check_disk(run.path, job.state, config.train.keep)

@@ -117,6 +117,10 @@ def test_a_finished_run_can_be_trained_further(folder, tmp_path, capsys, stage):
     assert summary(out)["steps"] == n + 3
     assert [record["step"] for record in untimed_metrics(out)] == list(range(1, n + 4))
     assert run("verify", out) == 0
+    # The first update takes longer than this budget, and so is the last.
+    assert run("extend", out, "--minutes", "1e-9") == 0
+    assert summary(out)["steps"] == n + 4
+    assert run("verify", out) == 0
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,13 @@ from npllm.training.loop import NextTokenGradients, build_state, make_update
 from npllm.training.memory import (
     Memory,
     check_memory,
+    pass_of,
     pretraining_memory,
     pretraining_work,
     require_pretraining_memory,
     reserve_arenas,
+    stage_memory,
+    update_scratch_bytes,
 )
 from npllm.training.warmup import kind_of, load_kernels
 
@@ -60,6 +64,19 @@ def test_every_part_is_what_is_allocated(monkeypatch, dtype, optimizer, micro_si
     assert memory.passes == model.arena.peak + model.scratch.peak
     assert [len(arena._chunks) for arena in (model.arena, model.scratch)] == [1, 1]
     assert memory.aside == sum(array.nbytes for array in state.arrays().values())  # the image of a checkpoint
+
+
+def test_what_an_update_of_muon_takes_is_counted():
+    """Where a pass has few rows, the scratch of an update is the larger one."""
+    config = config_of("float32", "muon", size=1, micro_size=1)
+    config = replace(config, model=replace(config.model, n_embd=128, block_size=2))
+    state = build_state(config, 300)
+    work = replace(pretraining_work(config, 300, 0), update=update_scratch_bytes(state.optimizer))
+    assert work.update > pass_of(state.model.config, "float32", replace(work, update=0)).scratch
+    reserve_arenas(state.model, work)
+    make_update(state, config, NextTokenGradients(config, TOKENS), Phase(0, config.train.steps))
+    assert state.model.scratch.peak == work.update == pass_of(state.model.config, "float32", work).scratch
+    assert stage_memory(state, [], work).passes > stage_memory(state, [], replace(work, update=0)).passes
 
 
 def test_the_report_may_take_more_than_a_checkpoint(monkeypatch):
