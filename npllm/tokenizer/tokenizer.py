@@ -16,6 +16,7 @@ from npllm.tokenizer.tokenizer_json import to_json
 from npllm.tokenizer.vocabulary import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
+DECODED_AT_ONCE = 1 << 16  # ids; a list of Python's integers takes 40 bytes for each
 
 ENCODERS = {"bpe": BytePairEncoder, "byte": ByteEncoder, "char": CharacterEncoder}
 
@@ -86,7 +87,8 @@ class Tokenizer:
                 f"there is no token with id {unknown[0]}, only with 0 to {self.vocab_size - 1}; "
                 "use the tokenizer that made the ids."
             )
-        return b"".join(map(self.vocabulary.tokens.__getitem__, ids.tolist()))
+        parts = (ids[start : start + DECODED_AT_ONCE].tolist() for start in range(0, len(ids), DECODED_AT_ONCE))
+        return b"".join(b"".join(map(self.vocabulary.tokens.__getitem__, part)) for part in parts)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids, (n,).

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from npllm.errors import DataError
 from npllm.tokenizer import byte_tokenizer, train_bpe, train_char
+from npllm.tokenizer import tokenizer as tokenizer_module
 
 TEXT = "the cat's hat, the other cat's mat; they ate été, 👋👋 世界\n\n" * 3
 
@@ -59,6 +60,15 @@ def test_decoding_replaces_half_a_character():
     ids = byte_tokenizer().encode("a👋")
     assert byte_tokenizer().decode(ids[:-1]) == "a\ufffd"
     assert byte_tokenizer().decode_bytes(ids[:-1]) == "a👋".encode()[:-1]
+
+
+def test_many_ids_are_decoded_part_by_part(bpe, monkeypatch):
+    """As one list of integers they would take many times the memory of their text."""
+    text = "the cat sat 👋 " * 3
+    ids = bpe.encode(text)
+    for at_once in (1, 4, len(ids) - 1, len(ids)):
+        monkeypatch.setattr(tokenizer_module, "DECODED_AT_ONCE", at_once)
+        assert bpe.decode(ids) == text
 
 
 def test_special_tokens_decode_to_their_text(bpe):

@@ -124,7 +124,7 @@ def test_a_hopeless_model_has_a_perplexity():
     assert np.isfinite(result.perplexity)
 
 
-def test_the_table_of_pairs_against_counting_by_hand():
+def test_the_table_of_pairs_against_counting_by_hand(monkeypatch):
     train, val = np.array([0, 1, 0, 1, 2, 0, 1]), np.array([0, 1, 2, 2])
     single = {0: (3 + 1) / (7 + 4), 1: (3 + 1) / (7 + 4), 2: (1 + 1) / (7 + 4)}
     k = PRIOR_PAIRS
@@ -133,7 +133,9 @@ def test_the_table_of_pairs_against_counting_by_hand():
         (1 + k * single[2]) / (2 + k),  # 2 behind 1: once of two, for the last 1 has nothing behind it
         (0 + k * single[2]) / (1 + k),  # 2 behind 2: never
     ]
-    assert pair_table_loss(train, val, 4) == pytest.approx(-np.log(p).mean(), rel=1e-12)
+    for at_once in (100, 2, 1):
+        monkeypatch.setattr(evaluation, "PREDICTED_AT_ONCE", at_once)
+        assert pair_table_loss(train, val, 4) == pytest.approx(-np.log(p).mean(), rel=1e-12)
 
 
 def test_the_table_of_pairs_counts_a_part_of_a_long_text(monkeypatch):
