@@ -65,17 +65,24 @@ def reported(pieces: Iterable[str], report: Report, label: str) -> Iterator[str]
         done += len(piece)
 
 
-def encode_document(tokenizer: Tokenizer, document: Document) -> Iterator[np.ndarray]:
-    """The ids of a document in parts, (n_tokens of the part,) uint32. Raises DataError,
-    with file and line, for a character that the tokenizer lacks."""
+def encode_document(
+    tokenizer: Tokenizer, document: Document, progress: Callable[[int], None] = lambda n_bytes: None
+) -> Iterator[np.ndarray]:
+    """The ids of a document in parts, (n_tokens of the part,) uint32.
+
+    progress: called before each part with the bytes of the text that are done. Raises
+    DataError, with file and line, for a character that the tokenizer lacks.
+    """
     pieces = document.content.pieces() if tokenizer.cuts_before_spaces else [document.text]
-    line = document.first_line
+    line, done = document.first_line, 0
     for piece in pieces:
+        progress(done)
         try:
             yield tokenizer.encode_documents([piece])[0]
         except UnknownCharacter as error:
             raise error.in_file(document.name, line) from None
         line += piece.count("\n")
+        done += len(piece.encode())
 
 
 def remarks_on_text(config: DataConfig, corpus: Corpus) -> list[str]:
@@ -140,6 +147,9 @@ def _encoded(
     done."""
     before = 0  # bytes of the documents before this one
     for document in documents:
-        report(f"encoding {document.name} ({before / 1e6:.0f} of {n_bytes / 1e6:.0f} MB)")
-        yield encode_document(tokenizer, document)
+
+        def progress(done: int, name: str = document.name, before: int = before) -> None:
+            report(f"encoding {name} ({(before + done) / 1e6:.0f} of {n_bytes / 1e6:.0f} MB)")
+
+        yield encode_document(tokenizer, document, progress)
         before += document.content.n_bytes

@@ -58,7 +58,8 @@ def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, kind):
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
 def test_a_large_text_is_never_in_memory_as_a_whole(tmp_path, run_folder, monkeypatch, kind):
-    """Neither are its tokens, nor the file that is made of them."""
+    """Neither are its tokens, nor the file that is made of them. All the while one sees
+    how much of it is done."""
     n_bytes = 16 << 20
     path = tmp_path / "text.txt"
     path.write_bytes(b"letters and letters\r\nand letters\n" * (n_bytes // 33))
@@ -67,10 +68,13 @@ def test_a_large_text_is_never_in_memory_as_a_whole(tmp_path, run_folder, monkey
     monkeypatch.setattr(text_files, "CHUNK", 1 << 16)
     tracemalloc.start()
     config = DataConfig(source=(str(path),), tokenizer=kind)
-    corpus = prepare_data(config, run_folder, lambda line: None)
+    reported = []
+    corpus = prepare_data(config, run_folder, reported.append)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < n_bytes // 4
+    done = [line for line in dict.fromkeys(reported) if line.startswith("encoding text.txt")]
+    assert done[:16] == [f"encoding text.txt ({megabytes} of 16 MB)" for megabytes in range(16)]
     assert [shard.n_bytes for shard in run_folder.load_shards()] == [corpus.train_bytes, corpus.val_bytes]
 
 
