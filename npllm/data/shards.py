@@ -76,6 +76,8 @@ def write_shard(
     file at `path` then stays as it was.
     """
     tokens, document_starts = _join(path, documents, vocab_size, eot_id)
+    dtype = _token_type(vocab_size)
+    n_tokens = tokens.check() // dtype.itemsize
     header = {
         "version": VERSION,
         "vocab_size": vocab_size,
@@ -85,22 +87,26 @@ def write_shard(
         "tokenizer_sha256": tokenizer_sha256,
         "source_sha256": source_sha256,
     }
-    header["sha256"] = _content_sha256(header, tokens, document_starts)
-    if violation := _first_violation(header, tokens, document_starts):
+    header["sha256"] = _content_sha256(header, tokens.chunks(), document_starts)
+    if violation := _first_violation(header, n_tokens, document_starts):
         raise DataError(f"{path} cannot become a token shard ({violation}); correct the arguments of write_shard.")
     # HDF5 does not survive a full disk: closing the file fails, and the process crashes
     # at exit. So the file is built in a spool, which holds errors back. It is then
     # written with ordinary writes, whose errors can be handled.
     image = Spool(Path(path).parent)
     with h5py.File(image, "w") as file:
-        file.create_dataset("tokens", data=tokens)
+        dataset, start = file.create_dataset("tokens", (n_tokens,), dtype), 0
+        for chunk in tokens.chunks():
+            ids = np.frombuffer(chunk, dtype)
+            dataset[start : start + len(ids)] = ids
+            start += len(ids)
         file.create_dataset("document_starts", data=document_starts)
         for name in INTEGERS:
             file.attrs.create(name, header[name], dtype=INTEGER_TYPE)
         for name in DIGESTS:
             file.attrs.create(name, header[name].encode(), dtype=DIGEST_TYPE)
-    write_atomically(path, image.view())
-    return len(tokens)
+    write_atomically(path, image.chunks())
+    return n_tokens
 
 
 def read_shard(path: str | Path) -> TokenShard:
@@ -115,24 +121,34 @@ def read_shard(path: str | Path) -> TokenShard:
         check_names(file.id, ("tokens", "document_starts"))
         tokens = read_dataset(path, file.id, "tokens", _token_type(header["vocab_size"]))
         document_starts = read_dataset(path, file.id, "document_starts", START_TYPE)
-    if violation := _first_violation(header, tokens, document_starts):
+    if violation := _first_violation(header, len(tokens), document_starts):
         raise _damaged(path, violation)
-    if header["sha256"] != _content_sha256(header, tokens, document_starts):
+    if len(tokens) and tokens.max() >= header["vocab_size"]:
+        raise _damaged(path, "a token is not in the vocabulary")
+    if header["sha256"] != _content_sha256(header, [tokens], document_starts):
         raise _damaged(path, "its content does not match its SHA-256")
     eot_id = None if header["eot_id"] < 0 else header["eot_id"]
     names = ("vocab_size", "n_bytes", "tokenizer_sha256", "source_sha256", "sha256")
     return TokenShard(tokens, document_starts, eot_id=eot_id, **{name: header[name] for name in names})
 
 
-def read_origin(path: str | Path) -> tuple[str, int]:
-    """Return the SHA-256 of the source text of a shard, and the UTF-8 bytes of its own
-    part of it. Its tokens are not read.
+class Extent(NamedTuple):
+    """What a shard holds, without its tokens. n_bytes: of its text, as UTF-8."""
+
+    source_sha256: str
+    n_bytes: int
+    n_tokens: int
+
+
+def read_extent(path: str | Path) -> Extent:
+    """Return what a shard holds. Its tokens are not read.
 
     Raises DataError for a file that is damaged or not a shard.
     """
     with _opened(path) as file:
         header = _read_header(path, file.id)
-    return header["source_sha256"], header["n_bytes"]
+        check_names(file.id, ("tokens", "document_starts"))
+        return Extent(header["source_sha256"], header["n_bytes"], file["tokens"].size)
 
 
 @contextmanager
@@ -154,7 +170,7 @@ def _damaged(path: str | Path, reason: str) -> DataError:
 
 def _join(
     path: str | Path, documents: Iterable[np.ndarray | Iterator[np.ndarray]], vocab_size: int, eot_id: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Spool, np.ndarray]:
     """All documents with their end-of-text tokens, and the start of each document."""
     dtype, spool = _token_type(vocab_size), Spool(Path(path).parent)
     end = np.array([] if eot_id is None else [eot_id], np.int64)
@@ -171,36 +187,37 @@ def _join(
                 )
             spool.write(ids.astype(dtype))
             n_tokens += len(ids)
-    return np.frombuffer(spool.view(), dtype), np.array(document_starts, START_TYPE)
+    return spool, np.array(document_starts, START_TYPE)
 
 
 def _token_type(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= UINT16_VOCABULARY else "<u4")
 
 
-def _content_sha256(header: dict, tokens: np.ndarray, document_starts: np.ndarray) -> str:
+def _content_sha256(header: dict, tokens: Iterable, document_starts: np.ndarray) -> str:
+    """tokens: in parts, each of which is bytes or an array."""
     fields = {name: header[name] for name in (*INTEGERS, *DIGESTS) if name != "sha256"}
     digest = hashlib.sha256(json.dumps(fields, default=int).encode())
-    digest.update(tokens)
+    for part in tokens:
+        digest.update(part)
     digest.update(document_starts)
     return digest.hexdigest()
 
 
-def _first_violation(header: dict, tokens: np.ndarray, document_starts: np.ndarray) -> str | None:
+def _first_violation(header: dict, n_tokens: int, document_starts: np.ndarray) -> str | None:
     """The first rule that a shard breaks, or None.
 
-    Writer and reader share the rules.
+    Writer and reader share the rules. Each checks the ids in its own way.
     """
     n_documents, vocab_size, eot_id = len(document_starts), header["vocab_size"], header["eot_id"]
-    ends = np.append(document_starts[1:], len(tokens))
+    ends = np.append(document_starts[1:], n_tokens)
     rules = {
         "vocab_size is out of range": 1 <= vocab_size <= LARGEST_VOCABULARY,
         "eot_id is not in the vocabulary": -1 <= eot_id < vocab_size,
         "n_bytes is negative": header["n_bytes"] >= 0,
         "n_documents differs from document_starts": header["n_documents"] == n_documents,
         "a hash is not 64 hexadecimal digits": all(re.fullmatch("[0-9a-f]{64}", header[name]) for name in DIGESTS),
-        "a token is not in the vocabulary": len(tokens) == 0 or tokens.max() < vocab_size,
-        "the first document does not start at 0": (document_starts[0] == 0) if n_documents else len(tokens) == 0,
+        "the first document does not start at 0": (document_starts[0] == 0) if n_documents else n_tokens == 0,
         "document_starts are not ascending inside the tokens": np.all(document_starts <= ends),
     }
     return next((rule for rule, holds in rules.items() if not holds), None)

@@ -15,14 +15,15 @@ operation of the disk is one call, which a test can make fail.
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from npllm.files.locks import check_held
 from npllm.files.unwritable import unwritable
 
 
-def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
-    """Replace the content of `path` by `data`.
+def write_atomically(path: str | Path, data: bytes | memoryview | Iterator[bytes]) -> None:
+    """Replace the content of `path` by `data`, which may come in parts.
 
     A failure keeps the old file, leaves no temporary file, and raises ResourceError.
     """
@@ -91,12 +92,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, flags: int, data: bytes | memoryview, *, durably: bool = True) -> None:
+def _write(path: Path, flags: int, data: bytes | memoryview | Iterator[bytes], *, durably: bool = True) -> None:
     descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for part in data if isinstance(data, Iterator) else (data,):
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         if durably:
             os.fsync(descriptor)
     finally:

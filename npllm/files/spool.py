@@ -4,13 +4,14 @@ They are in memory while they are few. More of them are in a file without a name
 the system deletes when it is closed, also when the process is killed.
 """
 
-from mmap import ACCESS_READ, mmap
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
 
 from npllm.files.unwritable import unwritable
 
 IN_MEMORY = 64 << 20  # bytes
+CHUNK = 1 << 20  # bytes
 
 
 class Spool(SpooledTemporaryFile):
@@ -48,13 +49,12 @@ class Spool(SpooledTemporaryFile):
             raise unwritable(self._folder or gettempdir(), self._error) from self._error
         return n_bytes
 
-    def view(self) -> memoryview:
-        """All bytes. Those of a file are read when they are used.
+    def chunks(self) -> Iterator[bytes]:
+        """Yield all bytes, some at a time. Raises ResourceError as `check` does.
 
-        Raises ResourceError as `check` does.
+        (A map of the file would be simpler, but its pages count as memory.)
         """
-        n_bytes = self.check()
-        if n_bytes > IN_MEMORY:
-            return memoryview(mmap(self.fileno(), n_bytes, access=ACCESS_READ))
+        self.check()
         self.seek(0)
-        return memoryview(self.read())
+        while chunk := self.read(CHUNK):
+            yield chunk

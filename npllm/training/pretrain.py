@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from npllm.data.shards import TokenShard, read_shard
+from npllm.data.shards import Extent, read_extent, read_shard
 from npllm.errors import ConfigError, DataError
 from npllm.files.user_path import user_path
 from npllm.model import GPT, Architecture
@@ -53,7 +53,8 @@ class RawText:
             with compiling_ahead([kind], console):
                 corpus = prepare_data(config.data, draft, status.update)
                 status.update("compiling kernels (kept for the next run)")
-            remarks = [*corpus.remarks, held_out_line(*draft.load_shards(), corpus.held_out)]
+            extents = read_extent(draft.train_shard), read_extent(draft.val_shard)
+            remarks = [*corpus.remarks, held_out_line(*extents, corpus.held_out)]
         for line in remarks:
             console.print(line, soft_wrap=True)
         return config
@@ -101,11 +102,11 @@ def run_time(config: RunConfig) -> str:
     return f"{config.train.steps:,} steps"
 
 
-def held_out_line(train: TokenShard, val: TokenShard, held_out: str) -> str:
+def held_out_line(train: Extent, val: Extent, held_out: str) -> str:
     """How the text was split."""
     val_share = val.n_bytes / (train.n_bytes + val.n_bytes)
     return (
-        f"trains on {train.n_bytes / 1e6:.2f} MB = {len(train.tokens) / 1e6:.2f} M tokens, "
+        f"trains on {train.n_bytes / 1e6:.2f} MB = {train.n_tokens / 1e6:.2f} M tokens, "
         f"validates on {val.n_bytes / 1e6:.2f} MB ({100 * val_share:.1f} %): {held_out}"
     )
 

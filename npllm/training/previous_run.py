@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from npllm.data.shards import TokenShard, read_origin
+from npllm.data.shards import Extent, TokenShard, read_extent
 from npllm.errors import NpllmError
 from npllm.runs.config_file import stage_of
 from npllm.runs.run_folder import RunFolder
@@ -23,7 +23,7 @@ def compare_with_previous(run: RunFolder, val: TokenShard, bits_per_byte: float)
     """
     for other in _made_before(run):
         try:
-            if stage_of(other.config) != "pretrain" or read_origin(other.val_shard) != (val.source_sha256, val.n_bytes):
+            if stage_of(other.config) != "pretrain" or not _same_text(read_extent(other.val_shard), val):
                 continue
             before = read_summary(other, {FIGURE: float})[FIGURE]
         except (NpllmError, OSError):
@@ -32,6 +32,11 @@ def compare_with_previous(run: RunFolder, val: TokenShard, bits_per_byte: float)
         now = f"{abs(less):.3f} {'less' if less > 0 else 'more'}" if less else "as many"
         return f"{other.path}, the run before this one, had {before:.3f} bits per byte; this one has {now}."
     return None
+
+
+def _same_text(one: Extent, other: TokenShard) -> bool:
+    """Whether both come from the same source, split alike. The tokens may differ."""
+    return (one.source_sha256, one.n_bytes) == (other.source_sha256, other.n_bytes)
 
 
 def _made_before(run: RunFolder) -> Iterator[RunFolder]:
