@@ -22,6 +22,6 @@ def fill_with_order_one(params: Mapping[str, np.ndarray], seed: int) -> None:
         if array.ndim == 1:
             array[:] = 1.0 + 0.3 * draws if "norm" in name and name.endswith("weight") else 0.5 * draws
         else:
-            is_table = name in ("token_embedding", "position_embedding", "bigram_embedding")
+            is_table = name in ("token_embedding", "position_embedding")
             fan_in = array.shape[1] if name == "lm_head" else array.shape[0]
             array[:] = draws if is_table else draws / np.sqrt(fan_in)

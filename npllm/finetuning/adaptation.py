@@ -137,6 +137,6 @@ def _lr_scale(config: AdaptConfig, layer: int, model: ModelConfig) -> float:
 
 
 def _layer(name: str, model: ModelConfig) -> int:
-    if name.startswith(("token_embedding", "position_embedding", "bigram_embedding")):
+    if name.startswith(("token_embedding", "position_embedding")):
         return 0
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else model.n_layer + 1

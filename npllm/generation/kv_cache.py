@@ -23,7 +23,6 @@ class KVCache:
         self.keys = np.zeros(shape, model.dtype)
         self.values = np.zeros(shape, model.dtype)
         self.length = 0  # positions filled
-        self.newest: np.ndarray | None = None  # (batch,), the last token of each sequence
         self.starts = starts
 
     def keep(self, rows: np.ndarray) -> None:
@@ -32,4 +31,3 @@ class KVCache:
         self.keys = self.keys[:, rows]
         self.values = self.values[:, rows]
         self.starts = None if self.starts is None else self.starts[rows]
-        self.newest = None if self.newest is None else self.newest[rows]

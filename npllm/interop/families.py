@@ -35,8 +35,6 @@ def family_of(config: ModelConfig) -> str:
         "qwen3": {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": True, "bias": False},
     }
     wanted["gpt2"]["kv_heads"] = config.n_head
-    for fields in wanted.values():
-        fields["bigram_rows"] = 0
     differences = {
         family: [f"model.{field} = {value}" for field, value in fields.items() if getattr(config, field) != value]
         for family, fields in wanted.items()

@@ -6,7 +6,7 @@ from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
 
-LONGEST_BLOCK, MOST_LAYERS, MOST_OUTPUTS, MOST_BIGRAM_ROWS = 1 << 17, 1024, 1 << 16, 1 << 30
+LONGEST_BLOCK, MOST_LAYERS, MOST_OUTPUTS = 1 << 17, 1024, 1 << 16
 MOST_HEADS_TRIED = 1 << 10  # for a message
 
 
@@ -51,9 +51,6 @@ class Architecture:
     squared ReLU (Primer)"""
     bias: bool = True
     """add biases in linear layers and LayerNorm"""
-    bigram_rows: int = 0
-    """rows of a table of vectors for pairs of neighbouring tokens, which are added to
-    the embedding; pairs share rows; only with rotary; 0 = no table"""
     tie_embeddings: bool = True
     """use the token embedding as the weight of the last layer"""
     dropout: float = 0.0
@@ -82,13 +79,6 @@ class Architecture:
             raise ConfigError(
                 f"model.position = 'rotary' rotates pairs, but the head width model.n_embd / model.n_head is "
                 f"{self.head_width}, which is odd; {self._fitting_width()}."
-            )
-        if not 0 <= self.bigram_rows <= MOST_BIGRAM_ROWS:
-            raise ConfigError(f"model.bigram_rows is {self.bigram_rows}; set it from 0 to {MOST_BIGRAM_ROWS}.")
-        if self.bigram_rows and self.position != "rotary":
-            raise ConfigError(
-                f"model.bigram_rows is {self.bigram_rows}, but with model.position = '{self.position}' a table of "
-                "positions has its place; set model.position to rotary, or model.bigram_rows to 0."
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout is {self.dropout}; set it to at least 0 and below 1.")
@@ -172,7 +162,6 @@ class ModelConfig(Architecture):
             f"vocabulary {self.vocab_size:,}",
             *(self.position, self.norm, self.mlp),
             "qk_norm" if self.qk_norm else "",
-            f"{self.bigram_rows:,} rows of bigrams" if self.bigram_rows else "",
             _counted(self.n_outputs, "output") if self.n_outputs else "",
             f"LoRA of rank {self.lora_rank}" if self.lora_rank else "",
         ]

@@ -26,7 +26,6 @@ from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shap
 from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
 from npllm.model.views import network_views
-from npllm.reference.bigrams import bigram_rows
 from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.rotary import rotary_tables
@@ -277,7 +276,6 @@ class GPT:
             raise DataError(f"The cache holds {kv_cache.length} of {kv_cache.capacity} positions; make a larger one.")
         hidden = self._evaluate(tokens, kv_cache=kv_cache)
         kv_cache.length += tokens.shape[1]
-        kv_cache.newest = tokens[:, -1]
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
         return self.logits_of(last)
 
@@ -305,14 +303,10 @@ class GPT:
         if starts is not None:
             columns = np.arange(first, first + tokens.shape[1], dtype=np.int32)
             positions = np.maximum(columns - starts, 0)  # positions before a row's start are padding
-        if self.config.bigram_rows:
-            before = cache.newest if first else None
-            is_first = None if positions is None else positions == 0
-            positions = bigram_rows(tokens, self.config.bigram_rows, before, is_first)
         x, cache = self.ops.embedding_forward(
             tokens,
             self.views.token_embedding,
-            self.views.second_table,
+            self.views.position_embedding,
             first_position=first,
             positions=positions,
             empty=self.arena.empty,
@@ -350,7 +344,7 @@ class GPT:
         if context.rate > 0:
             key = context.dropout_key(EMBEDDING_DROPOUT, dx[0].size)
             dx = self.ops.dropout_backward(dx, context.rate, key, empty=self.arena.empty)
-        dtables = dweights.token_embedding, dweights.second_table
+        dtables = dweights.token_embedding, dweights.position_embedding
         self.ops.embedding_backward(dx, embedding, *dtables, empty=self.arena.empty)
 
     def _evaluate(self, tokens, *, starts=None, kv_cache=None):

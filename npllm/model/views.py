@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.model.config import ModelConfig
-from npllm.reference.transformer import second_table
 
 
 class Linear(NamedTuple):
@@ -37,8 +36,7 @@ class Block(NamedTuple):
 
 class Network(NamedTuple):
     token_embedding: np.ndarray  # (V, C)
-    # Its rows are added: (block_size, C) for positions, (bigram_rows, C) for pairs.
-    second_table: np.ndarray | None
+    position_embedding: np.ndarray | None  # (block_size, C), with learned positions
     blocks: list[Block]
     final_norm: Norm
     head: np.ndarray  # (V, C): `token_embedding` itself where it is tied
@@ -48,7 +46,7 @@ def network_views(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Netw
     """Return views of the arrays that `weight_shapes` names: weights, or gradients."""
     return Network(
         arrays["token_embedding"],
-        arrays.get(second_table(config)),
+        arrays.get("position_embedding"),
         [_block(arrays, f"blocks.{layer}", config) for layer in range(config.n_layer)],
         Norm(*_weight_and_bias(arrays, "final_norm")),
         arrays["token_embedding" if config.tie_embeddings else "lm_head"],

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npllm.reference.bigrams import bigram_rows
 from npllm.reference.block import block_backward, block_forward, norm_backward, norm_forward
 from npllm.reference.embedding import embedding_backward, embedding_forward
 from npllm.reference.lm_head_loss import IGNORED, lm_head_loss_and_grad, lm_head_loss_forward
@@ -36,8 +35,8 @@ def transformer_forward(config, p, tokens):
 
     Returns the rows before the head, (N, C), and the cache.
     """
-    rows = bigram_rows(tokens, config.bigram_rows) if config.bigram_rows else None
-    x, embedding = embedding_forward(tokens, p["token_embedding"], p.get(second_table(config)), positions=rows)
+    positions = p.get("position_embedding")  # None with rotary positions
+    x, embedding = embedding_forward(tokens, p["token_embedding"], positions)
     x, blocks = x.reshape(-1, config.n_embd), []
     for layer in range(config.n_layer):
         x, cache = block_forward(config, p, f"blocks.{layer}", x, tokens.shape[1])
@@ -52,7 +51,7 @@ def transformer_backward(config, p, dp, dhidden, cache):
     for layer in reversed(range(config.n_layer)):
         dx = block_backward(config, p, dp, f"blocks.{layer}", dx, cache.blocks[layer])
     dx = dx.reshape(*cache.embedding.tokens.shape, -1)
-    embedding_backward(dx, cache.embedding, dp["token_embedding"], dp.get(second_table(config)))
+    embedding_backward(dx, cache.embedding, dp["token_embedding"], dp.get("position_embedding"))
 
 
 def loss_and_gradients(config, p, tokens, targets):
@@ -73,11 +72,6 @@ def mean_loss(config, p, tokens, targets):
     hidden, _ = transformer_forward(config, p, tokens)
     nll, _ = lm_head_loss_forward(hidden, p[head_name(config)], targets.reshape(-1))
     return float(nll.sum()) / np.count_nonzero(targets != IGNORED)
-
-
-def second_table(config):
-    """The parameter whose rows are added to those of the tokens, if there is one."""
-    return "bigram_embedding" if config.bigram_rows else "position_embedding"
 
 
 def head_name(config):

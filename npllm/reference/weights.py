@@ -26,7 +26,6 @@ class TransformerConfig:
     mlp: str = "gelu"  # or "swiglu" or "relu2"
     bias: bool = True  # in linear layers and LayerNorm
     tie_embeddings: bool = True  # the head is the table of the embedding
-    bigram_rows: int = 0  # of the table of pairs of tokens; 0 = no table
 
     @property
     def head_width(self) -> int:
@@ -56,8 +55,6 @@ def weight_shapes(config) -> dict[str, tuple[int, ...]]:
     shapes["token_embedding"] = (V, C)
     if config.position == "learned":
         shapes["position_embedding"] = (config.block_size, C)
-    if config.bigram_rows:
-        shapes["bigram_embedding"] = (config.bigram_rows, C)
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
         add_norm(f"{block}.norm_1")

@@ -149,8 +149,7 @@ class Pretraining(Stage[RunConfig]):
         """The text to learn.
 
         Args:
-            recipe: default, half-hour, fastest, classic, shakespeare-char, or a TOML
-                file
+            recipe: default, half-hour, classic, shakespeare-char, or a TOML file
             minutes: time budget of the loop, in place of train.steps and train.minutes
             from: run, or checkpoint in it, with the weights to start from, and with the
                 tokenizer; none = random weights

@@ -56,8 +56,7 @@ def pretrain(
         source: the text: files, folders and glob patterns; none = that of the recipe,
             usually the source code of Python's standard library
         out: folder of the new run; none = a new one below runs/
-        recipe: default, half-hour, fastest, classic, shakespeare-char, or a TOML
-            file
+        recipe: default, half-hour, classic, shakespeare-char, or a TOML file
         minutes: time budget of the loop, in place of train.steps and train.minutes
         start: run, or checkpoint in it, with the weights and the tokenizer to start
             from; none = random weights

@@ -49,7 +49,7 @@ def kind_of(
     architecture: Architecture, dtype: str, optim: OptimConfig, *, policy: bool = False, generates: bool = False
 ) -> Kind:
     """The kind of a training, whatever its size."""
-    kept = ("norm", "position", "qk_norm", "mlp", "bias", "tie_embeddings", "bigram_rows", "dropout")
+    kept = ("norm", "position", "qk_norm", "mlp", "bias", "tie_embeddings", "dropout")
     choices = {name: value for name, value in asdict(architecture).items() if name in kept}
     return Kind(ModelConfig(**TINY, **choices), dtype, optim.name, policy, generates)
 

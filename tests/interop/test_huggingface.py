@@ -286,7 +286,6 @@ def test_damaged_folders_are_refused_by_name(folder, harm, message):
         (RELU2, "the nearest is gpt2, which needs model.mlp = gelu"),
         (GPT_2 | {"n_kv_head": 2}, "the nearest is gpt2, which needs model.kv_heads = 4"),
         (QWEN | {"bias": True}, "the nearest is"),
-        (QWEN | {"bigram_rows": 9}, "the nearest is qwen3, which needs model.bigram_rows = 0"),
         (GPT_2 | {"n_outputs": 3}, "has a second head"),
     ],
 )

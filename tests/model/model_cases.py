@@ -15,8 +15,7 @@ LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu"}
 LLAMA |= {"n_kv_head": 1, "bias": False, "tie_embeddings": False}
 RELU2 = GPT_2 | {"mlp": "relu2"}
 QWEN = LLAMA | {"qk_norm": True}
-BIGRAMS = QWEN | {"bigram_rows": 7}
-EVERY = {"gpt2": GPT_2, "llama": LLAMA, "relu2": RELU2, "qwen": QWEN, "bigrams": BIGRAMS}
+EVERY = {"gpt2": GPT_2, "llama": LLAMA, "relu2": RELU2, "qwen": QWEN}
 every_architecture = pytest.mark.parametrize("architecture", EVERY.values(), ids=EVERY.keys())
 
 

@@ -25,10 +25,6 @@ CHOICES = {
 VARIANTS = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
 # QK-norm touches neither the MLP nor the biases: one of each is enough.
 VARIANTS += [variant | {"qk_norm": True} for variant in VARIANTS if variant["mlp"] == "gelu" and variant["bias"]]
-# The table of pairs touches the embedding and nothing behind it.
-VARIANTS += [
-    variant | {"bigram_rows": 7} for variant in VARIANTS if variant["position"] == "rotary" and "qk_norm" in variant
-]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))

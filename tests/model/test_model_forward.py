@@ -65,20 +65,11 @@ def plain_mlp(x, p, name, mlp):
     return plain_linear(hidden, p, f"{name}.down")
 
 
-def bigram_row(before, token, n_rows):
-    """In Python's integers. before: -1 = there is none."""
-    product = (before + 1 << 32 | token) * 0x9E3779B97F4A7C15
-    return (product % 2**64 >> 32) % n_rows
-
-
 def plain_logits(p, config, tokens):
     """The logits, (T, V), of one sequence of tokens, (T,)."""
     x = p["token_embedding"][tokens]
     if config.position == "learned":
         x = x + p["position_embedding"][: len(tokens)]
-    if config.bigram_rows:
-        pairs = zip([-1, *tokens[:-1]], tokens, strict=True)
-        x = x + np.array([p["bigram_embedding"][bigram_row(*map(int, pair), config.bigram_rows)] for pair in pairs])
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
         x = x + plain_attention(plain_norm(x, p, f"{block}.norm_1", config.norm), p, f"{block}.attention", config)
