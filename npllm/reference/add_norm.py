@@ -1,13 +1,18 @@
-"""Add a branch to the residual stream and normalise the sum, between the two branches.
+r"""Add a branch to the residual stream and normalise the sum, between the two branches.
 
 Forward:
 
-    total = x + branch               y = norm(total)
+$$
+total = x + branch
+y = norm(total)
+$$
 
 y goes into the next branch, and total goes past it. So total is used twice, and its
-gradient has two parts:
+gradient, which is that of x and of branch, has two parts:
 
-    dtotal_all = dtotal + norm_backward(dy)           dx = dbranch = dtotal_all
+$$
+dx = dbranch = dtotal + norm_backward(dy)
+$$
 
 The first part is the reason that deep pre-norm networks train: the gradient of the
 residual stream reaches every block by addition alone, without passing through a norm or

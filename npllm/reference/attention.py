@@ -1,34 +1,42 @@
-"""Causal multi-head attention with grouped key/value heads.
+r"""Causal multi-head attention with grouped key/value heads.
 
 Each position has a query, a key and a value. Its result is the mean of the values of
 itself and all positions before it, weighted by how well their keys match its query.
 
-Forward, for one head and the query position i, over the keys j <= i:
+Forward, for one head and the query position i, over the keys $j \le i$:
 
-    S[i,j] = q[i] . k[j] / sqrt(D)              scores; the scale keeps their variance
-                                                at 1 for q and k of unit variance
-    P[i,j] = exp(S[i,j]) / sum_j' exp(S[i,j'])  softmax over j; P = 0 for j > i
-    A      = dropout(P)                         the weights that are used
-    y[i]   = sum_j A[i,j] v[j]
+$$
+S_{i,j} = q_i \cdot k_j / \sqrt{D}                % scores
+P_{i,j} = \exp S_{i,j} / \sum_{j'} \exp S_{i,j'}  % softmax over j; 0 for $j > i$
+A = dropout(P)                                    % the weights that are used
+y_i = \sum_j A_{i,j} v_j
+$$
+
+The scale of the scores keeps their variance at 1 for q and k of unit variance.
 
 In a row of several documents a query sees only its own document, which starts at
-start[i]: P = 0 for j < start[i] too. A probability of zero has no gradient, so the
-backward is the same.
+$start_i$: $P_{i,j} = 0$ for $j < start_i$ too. A probability of zero has no gradient,
+so the backward is the same.
 
-Grouped heads: H query heads share K <= H key/value heads, G = H/K to each. So the
-gradients of k and v are sums over G.
+Grouped heads: H query heads share $K \le H$ key/value heads, $G = H / K$ to each. So
+the gradients of k and v are sums over G.
 
 Backward, from the end:
 
-    dA[i,j] = dy[i] . v[j]                      dv[j] = sum_i A[i,j] dy[i]
-    dP      = the dropout's backward of dA
-    dS[i,j] = P[i,j] (dP[i,j] - sum_j' P[i,j'] dP[i,j'])
-    dq[i]   = sum_j dS[i,j] k[j] / sqrt(D)      dk[j] = sum_i dS[i,j] q[i] / sqrt(D)
+$$
+dA_{i,j} = dy_i \cdot v_j
+dv_j = \sum_i A_{i,j} dy_i
+dP = dropout_backward(dA)
+dS_{i,j} = P_{i,j} (dP_{i,j} - \sum_{j'} P_{i,j'} dP_{i,j'})
+dq_i = \sum_j dS_{i,j} k_j / \sqrt{D}
+dk_j = \sum_i dS_{i,j} q_i / \sqrt{D}
+$$
 
 dv uses A, the weights after dropout, because the forward multiplies v by these. The
-third line is the softmax: dP[j]/dS[j'] = P[j] (delta[jj'] - P[j']). dS sums to zero
-over j, because a constant added to all scores leaves the softmax unchanged. dk is the
-transpose of dS times q: key j receives a gradient from every query i that saw it.
+line of dS is the softmax: $\partial P_j / \partial S_{j'} = P_j (\delta_{j,j'} -
+P_{j'})$. dS sums to zero over j, because a constant added to all scores leaves the
+softmax unchanged. dk is the transpose of dS times q: key j receives a gradient from
+every query i that saw it.
 
 Why cache P: it is the simplest choice. It costs (B, H, T, T). The kernel of the same
 name therefore keeps only the log of the softmax's denominator, (B, H, T), and computes
@@ -94,13 +102,13 @@ def causal_scores(q, k, first_position, starts):
 
 
 def attention_forward(qkv, n_head, n_kv_head, *, rate=0.0, key=None, starts=None):
-    """Attention within each sequence, or within each document of it.
+    r"""Attention within each sequence, or within each document of it.
 
     qkv: (B, T, (H+2K)·D), the heads of q, then k, then v; H is a multiple of K. rate:
     dropout of the weights. key: a DropoutKey, needed where rate > 0; the weight
-    (b,h,i,j) is element ((b·H + h)·T + i)·T + j of its random stream. starts: (B, T)
-    int32, the first position that each query may see, which is the start of its
-    document in the row: 0 <= starts[b,t] <= t; None = 0.
+    (b, h, i, j) is element $((b H + h) T + i) T + j$ of its random stream. starts:
+    (B, T) int32, the first position that each query may see, which is the start of its
+    document in the row: $0 \le starts_{b,t} \le t$; None = 0.
 
     Returns y, (B, T, H·D), and the cache.
     """
@@ -137,7 +145,7 @@ def attention_backward(dy, cache, n_head, n_kv_head, *, rate=0.0, key=None):
 def cached_attention_forward(qkv, key_cache, value_cache, first_position, n_head, n_kv_head, *, starts=None):
     """Attention of new positions to themselves and to all earlier, cached positions.
 
-    qkv: (B, T, (H+2K)·D) of the positions first_position ... first_position + T - 1.
+    qkv: (B, T, (H+2K)·D) of the T positions from first_position on.
     key_cache, value_cache: (B, K, positions, D); the new keys and values are written
     into them. starts: (B,) int32, the first position of each row that is not padding;
     None = 0. A position of padding sees itself only.

@@ -18,7 +18,7 @@ Backward, from dy to dx: the same picture with the arrows turned round.
       ┌─ norm_1 ◄─ attention ◄┐       ┌─ norm_2 ◄─ MLP ◄┐
  dx ◄─+───────────────────────┴ dmid ◄+─────────────────┴── dy
 
-Where the forward adds, the gradient goes both ways unchanged: d(a + b) = da + db.
+Where the forward adds, the gradient goes both ways unchanged: $d(a + b) = da + db$.
 Where the forward forks, the gradients of the two ways add up: the chain rule.
 So dy reaches dx along the lower line and passes no matrix, however deep the network.
 
@@ -26,8 +26,9 @@ Parameters and their gradients are plain dicts of arrays, by name: `p`, `dp`. In
 gradients are returned; parameter gradients are added to the arrays of `dp`. Dropout is
 left out here: `dropout.py` has it, and `npllm/model/block.py` uses it.
 
-Letters: B sequences of T tokens make N = B·T rows; C is the width of the stream, H the
-number of query heads, K that of key/value heads, D the width of a head, F the MLP's.
+Letters: B sequences of T tokens make $N = B T$ rows; C is the width of the stream, H
+the number of query heads, K that of key/value heads, D the width of a head, F that of
+the MLP.
 
 Sources: Radford et al., 2019 (GPT-2); rmsnorm, rotary, swiglu: Touvron et al., 2023
 (LLaMA); relu2: So et al., 2021 (Primer); qk_norm: Yang et al., 2025 (Qwen3).

@@ -1,8 +1,10 @@
-"""Dropout: set each element to zero with probability `rate`, and scale the others.
+r"""Dropout: set each element to zero with probability `rate`, and scale the others.
 
-Forward, with independent mask[i] = 1 with probability 1 - rate, else 0:
+Forward, with independent $mask_i = 1$ with probability $1 - rate$, else 0:
 
-    y[i] = x[i] mask[i] / (1 - rate)
+$$
+y_i = x_i mask_i / (1 - rate)
+$$
 
 The scale keeps the mean of y equal to x.
 
@@ -14,8 +16,8 @@ the backward computes it again. That saves as much memory as the activation itse
 mask is also the same for any number of threads, for any division into micro-batches,
 and after a resume.
 
-A mask bit is an integer comparison, word >= rate * 2^32, so it is the same for every
-dtype.
+A mask bit is an integer comparison, $word \ge rate \cdot 2^{32}$, so it is the same for
+every dtype.
 
 Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from
 overfitting", 2014.
@@ -49,7 +51,7 @@ def dropout_threshold(rate: float) -> int:
 def dropout_scale(shape, rate, key, dtype):
     """Return the factors of the elements, an array of the given shape and dtype.
 
-    A factor is 0 where the element is dropped, and 1 / (1 - rate) elsewhere.
+    A factor is 0 where the element is dropped, and $1 / (1 - rate)$ elsewhere.
     """
     words = random_words(int(np.prod(shape)), seed=key.seed, step=key.step, stream=key.stream, first=key.first)
     kept = (words >= dropout_threshold(rate)).reshape(shape)
@@ -57,9 +59,9 @@ def dropout_scale(shape, rate, key, dtype):
 
 
 def dropout_forward(x, rate, key):
-    """Return y, of x's shape and dtype: x with elements dropped and the others scaled.
+    r"""Return y, of x's shape and dtype: x with elements dropped and the others scaled.
 
-    x: any shape and float dtype. rate: 0 <= rate < 1. key: a DropoutKey.
+    x: any shape and float dtype. rate: $0 \le rate < 1$. key: a DropoutKey.
     """
     return x * dropout_scale(x.shape, rate, key, x.dtype)
 

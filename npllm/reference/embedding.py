@@ -1,18 +1,22 @@
-"""Embedding: look up one vector for the token and one for its position, and add them.
+r"""Embedding: look up one vector for the token and one for its position, and add them.
 
 Forward:
 
-    y[b,t] = token_embedding[tokens[b,t]] + position_embedding[positions[b,t]]
+$$
+y_{b,t} = token_embedding[tokens_{b,t}] + position_embedding[positions_{b,t}]
+$$
 
-The position is first_position + t unless `positions` is given. In a row of several
+The position is $first_position + t$ unless `positions` is given. In a row of several
 documents it restarts at the start of each document.
 
 A look-up is a product with a one-hot row, so this is a linear layer whose input is
 mostly zeros. Only the rows that were looked up have a gradient. The row of token v is
-used wherever tokens[b,t] = v:
+used wherever $tokens_{b,t} = v$:
 
-    dtoken_embedding[v]    = sum of dy[b,t] over all (b,t) with tokens[b,t] = v
-    dposition_embedding[p] = sum of dy[b,t] over all (b,t) with positions[b,t] = p
+$$
+dtoken_embedding[v] = \sum_{b,t} dy_{b,t}     % over all b, t with $tokens_{b,t} = v$
+dposition_embedding[p] = \sum_{b,t} dy_{b,t}  % over all b, t with $positions_{b,t} = p$
+$$
 
 `dtable[tokens] += dy` would be wrong: for a token that occurs twice, NumPy keeps only
 one of the two additions. `np.add.at` adds them all.

@@ -1,6 +1,8 @@
-"""The norm of the whole gradient, for clipping.
+r"""The norm of the whole gradient, for clipping.
 
-    norm = sqrt(sum_i g[i]^2)
+$$
+norm = \sqrt{\sum_i g_i^2}
+$$
 
 The order of the sum is fixed: the squares of each chunk of 4096 elements are summed in
 float64, then the chunks are summed from first to last. The result, and with it every

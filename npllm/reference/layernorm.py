@@ -1,28 +1,39 @@
-"""LayerNorm: zero mean and unit variance for each row, then a scale and an offset.
+r"""LayerNorm: zero mean and unit variance for each row, then a scale and an offset.
 
 Forward, for one row x of width C:
 
-    mean = sum(x) / C      variance = sum((x - mean)^2) / C
-    rstd = 1 / sqrt(variance + eps)
-    x_hat = (x - mean) rstd                     y = weight x_hat + bias
+$$
+mean = \sum_i x_i / C
+variance = \sum_i (x_i - mean)^2 / C
+rstd = 1 / \sqrt{variance + eps}
+x_hat = (x - mean) rstd
+y = weight \cdot x_hat + bias
+$$
 
-Backward. Let g = dy * weight, the gradient of x_hat. An element of x acts on x_hat
-directly, through the mean and through rstd:
+Backward. Let $g = dy \cdot weight$, the gradient of $x_hat$. An element of x acts on
+$x_hat$ directly, through the mean and through rstd:
 
-    d x_hat[j] / d x[i] = rstd (delta[ij] - 1/C - x_hat[i] x_hat[j] / C)
+$$
+\partial x_hat_j / \partial x_i = rstd (\delta_{i,j} - 1/C - x_hat_i x_hat_j / C)
+$$
 
-Summing g[j] times this over j gives
+Summing $g_j$ times this over j gives
 
-    dx = rstd (g - mean(g) - x_hat mean(g x_hat))
+$$
+dx = rstd (g - mean(g) - x_hat mean(g x_hat))
+$$
 
 The two subtractions show what leaves y unchanged: adding a constant to the row (the
-direction of ones) and scaling the row (the direction of x_hat). The gradient has no
+direction of ones) and scaling the row (the direction of $x_hat$). The gradient has no
 component along either direction.
 
-    dweight = sum over rows of dy x_hat         dbias = sum over rows of dy
+$$
+dweight = \sum_n dy_n x_hat_n             % over the rows n
+dbias = \sum_n dy_n
+$$
 
-Why cache mean and rstd, (N,) each, and not x_hat, (N, C): x is kept anyway, and x_hat
-costs one subtraction and one product to compute again.
+Why cache mean and rstd, (N,) each, and not $x_hat$, (N, C): x is kept anyway, and
+$x_hat$ costs one subtraction and one product to compute again.
 
 Source: Ba, Kiros & Hinton, "Layer normalization", 2016.
 """

@@ -106,7 +106,7 @@ def gradient_errors(config, p, tokens, rng):
 
 
 def central_difference(loss, array, index) -> float:
-    """d loss() / d array[index], from the losses at -2, -1, 1 and 2 STEPs."""
+    """The derivative of loss() by array[index], from the losses at -2 to 2 STEPs."""
     original = array[index]
     losses = []
     for steps in (-2, -1, 1, 2):

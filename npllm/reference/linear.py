@@ -1,26 +1,31 @@
-"""Linear layer: y = x @ W + b, optionally followed by GELU or by adding a residual.
+r"""Linear layer: $y = x W + b$, optionally followed by GELU or by adding a residual.
 
 Forward, with rows n, inputs i, outputs o:
 
-    z[n,o] = sum_i x[n,i] W[i,o] + b[o]             y = z  |  gelu(z)  |  residual + z
+$$
+z_{n,o} = \sum_i x_{n,i} W_{i,o} + b_o
+y = z                                     % or $gelu(z)$, or $residual + z$
+$$
 
-Backward. Let dz be the gradient of z. Every z[n,o] contains x[n,i] once, multiplied by
-W[i,o], so by the chain rule
+Backward. Let dz be the gradient of z. Every $z_{n,o}$ contains $x_{n,i}$ once,
+multiplied by $W_{i,o}$, so by the chain rule
 
-    dx[n,i] = sum_o dz[n,o] W[i,o]      ->   dx = dz @ W.T
-    dW[i,o] = sum_n x[n,i] dz[n,o]      ->   dW = x.T @ dz
-    db[o]   = sum_n dz[n,o]             ->   db = dz summed over the rows
+$$
+dx_{n,i} = \sum_o dz_{n,o} W_{i,o}        % that is $dx = dz W^T$
+dW_{i,o} = \sum_n x_{n,i} dz_{n,o}        % that is $dW = x^T dz$
+db_o = \sum_n dz_{n,o}                    % dz summed over the rows
+$$
 
 The shapes allow nothing else: (N, in) can only come from (N, out) and (out, in).
 
-Epilogues. For "gelu", dz = dy * gelu'(z). For "residual", dz = dy, which is also the
-residual's gradient; the caller already has it. Epilogues are part of this operation
-because a fast kernel applies them to a tile of z while the tile is still in registers.
-Here they are plain compositions.
+Epilogues. For "gelu", $dz = dy \cdot gelu'(z)$. For "residual", $dz = dy$, which is
+also the residual's gradient; the caller already has it. Epilogues are part of this
+operation because a fast kernel applies them to a tile of z while the tile is still in
+registers. Here they are plain compositions.
 
 The backward needs x, for dW, which the caller has. With "gelu" it also needs z, which
-the forward returns: gelu' is a function of z, and z cannot be computed from y, because
-GELU is not monotonic.
+the forward returns: $gelu'$ is a function of z, and z cannot be computed from y,
+because GELU is not monotonic.
 
 Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating
 errors", 1986.

@@ -1,24 +1,30 @@
-"""The last layer and the loss: logits over the vocabulary, then softmax cross-entropy.
+r"""The last layer and the loss: logits over the vocabulary, then softmax cross-entropy.
 
-Forward, for the row n with the target token t[n]:
+Forward, for the row n with the target token $t_n$:
 
-    z[n,v]  = sum_c x[n,c] W[v,c]          logits
-    lse[n]  = log sum_v exp z[n,v]         log of the softmax's denominator
-    nll[n]  = lse[n] - z[n,t[n]]           -log p of the target; 0 where t[n] = -1
-    loss    = sum_n w[n] nll[n]            w[n] = 1 / number of targets: the mean
+$$
+z_{n,v} = \sum_c x_{n,c} W_{v,c}          % logits
+lse_n = \log \sum_v \exp z_{n,v}          % log of the softmax's denominator
+nll_n = lse_n - z_{n,t_n}                 % $-\log p$ of the target; 0 where $t_n = -1$
+loss = \sum_n w_n nll_n                   % $w_n = 1 / n_targets$: the mean
+$$
 
-Backward. d lse / dz[v] = softmax(z)[v] =: p[v], so with dnll[n] = w[n]
+Backward. $\partial lse / \partial z_v$ is the softmax of z at v, which is called $p_v$.
+So, with $dnll_n = w_n$,
 
-    dz[n,v] = dnll[n] (p[n,v] - [v = t[n]])           prediction minus target
-    dx = dz @ W                 dW = dz.T @ x
+$$
+dz_{n,v} = dnll_n (p_{n,v} - [v = t_n])   % prediction minus target
+dx = dz W
+dW = dz^T x
+$$
 
 Each row of dz sums to zero: probability taken from one token is given to others.
 
 Why the two are one operation: z is by far the largest array of the step (N·V; at
 GPT-2's vocabulary 65 times the residual stream), but each of its rows is used once. A
 kernel that works on one chunk of rows at a time never holds all of it. This is also why
-the cache holds only lse, (N,): the backward computes the logits of a chunk again, and p
-= exp(z - lse).
+the cache holds only lse, (N,): the backward computes the logits of a chunk again, and
+$p = \exp(z - lse)$.
 
 Why the caller gives the number of targets: with gradient accumulation the mean is over
 the targets of the *whole* batch, which one micro-batch cannot know.
@@ -70,9 +76,10 @@ def lm_head_loss_backward(dnll, cache, weight, dweight):
 
 
 def lm_head_loss_and_grad(x, weight, targets, n_targets, dweight):
-    """Return the mean loss and its gradient; a kernel needs one pass over the logits.
+    r"""Return the mean loss and its gradient; a kernel needs one pass over the logits.
 
-    Returns sum(nll) / n_targets as a float, and dx, (N, C). Adds to dweight, (V, C).
+    Returns $\sum_n nll_n / n_targets$ as a float, and dx, (N, C). Adds to dweight,
+    (V, C).
     """
     nll, cache = lm_head_loss_forward(x, weight, targets)
     dnll = np.full_like(nll, 1.0 / n_targets)

@@ -1,40 +1,47 @@
-"""The last layer as a policy: the log-probability of a chosen token, and the entropy.
+r"""The last layer as a policy: the log-probability of a chosen token, and the entropy.
 
-Forward, for the row n with the chosen token t[n]:
+Forward, for the row n with the chosen token $t_n$:
 
-    z[n,v] = sum_c x[n,c] W[v,c]                      logits
-    lse[n] = log sum_v exp z[n,v]                     log of the softmax's denominator
-    log p[n,v] = z[n,v] - lse[n]
-    log_probability[n] = log p[n,t[n]]                0 where t[n] = -1
-    entropy[n] = -sum_v p[n,v] log p[n,v]             in nats; 0 where t[n] = -1
-               = lse[n] - sum_v p[n,v] z[n,v]         because a row of p sums to 1
+$$
+z_{n,v} = \sum_c x_{n,c} W_{v,c}               % logits
+lse_n = \log \sum_v \exp z_{n,v}               % log of the softmax's denominator
+\log p_{n,v} = z_{n,v} - lse_n
+log_probability_n = \log p_{n,t_n}             % 0 where $t_n = -1$
+entropy_n = -\sum_v p_{n,v} \log p_{n,v}       % in nats; 0 where $t_n = -1$
+= lse_n - \sum_v p_{n,v} z_{n,v}               % because a row of p sums to 1
+$$
 
-The entropy is between 0 and log V. z - max z in place of z changes nothing. exp then
-cannot overflow, and neither term of the entropy is ever negative.
+The entropy is between 0 and $\log V$. $z - \max z$ in place of z changes nothing. exp
+then cannot overflow, and neither term of the entropy is ever negative.
 
-Backward. For the softmax, dp[j]/dz[v] = p[j] ([j = v] - p[v]) and dlse/dz[v] = p[v].
-So, for one row,
+Backward. For the softmax, $\partial p_j / \partial z_v = p_j ([j = v] - p_v)$ and
+$\partial lse / \partial z_v = p_v$. So, for one row,
 
-    d log_probability / dz[v] = [v = t] - p[v]
-    d entropy / dz[v] = p[v] - p[v] - sum_j z[j] p[j] ([j = v] - p[v])
-                      = -p[v] (z[v] - sum_j p[j] z[j])
-                      = -p[v] (log p[v] + entropy)
+$$
+\partial log_probability / \partial z_v = [v = t] - p_v
+\partial entropy / \partial z_v = p_v - p_v - \sum_j z_j p_j ([j = v] - p_v)
+= -p_v (z_v - \sum_j p_j z_j)
+= -p_v (\log p_v + entropy)
+$$
 
 The three terms of the second line come from lse, from z itself and from p. The last
-line uses z = log p + lse and sum p z = lse - entropy. Together:
+line uses $z = \log p + lse$ and $\sum_v p_v z_v = lse - entropy$. Together:
 
-    dz[n,v] = dlog_probability[n] ([v = t[n]] - p[n,v])
-              - dentropy[n] p[n,v] (log p[n,v] + entropy[n])
-    dx = dz @ W                 dW = dz.T @ x
+$$
+dz_{n,v} = dlog_probability_n ([v = t_n] - p_{n,v})
+- dentropy_n p_{n,v} (\log p_{n,v} + entropy_n)
+dx = dz W
+dW = dz^T x
+$$
 
-The surprise of a token is -log p, and the entropy is the mean surprise. A step along
+The surprise of a token is $-\log p$, and the entropy is the mean surprise. A step along
 the entropy's gradient takes probability from tokens whose surprise is below the mean.
 In both terms the row of dz sums to zero: probability taken from one token is given to
 others.
 
-`lm_head_loss` is the case log_probability = -nll, without an entropy. Here the gradient
-of each row comes from outside: a policy gradient multiplies it by the advantage of the
-chosen token.
+`lm_head_loss` is the case $log_probability = -nll$, without an entropy. Here the
+gradient of each row comes from outside: a policy gradient multiplies it by the
+advantage of the chosen token.
 
 Why the cache holds lse and the entropy only: the backward computes the logits again, as
 in `lm_head_loss`. A kernel can then work on one chunk of rows at a time.

@@ -2,26 +2,30 @@ r"""Muon: step along the momentum of a matrix, with all its singular values made
 
 With g the clipped gradient of one matrix, (in, out):
 
-    m = momentum m + (1 - momentum) g              mean of the gradient
-    u = momentum m + (1 - momentum) g              one gradient ahead (Nesterov)
-    p = p - lr weight_decay p - lr max(1, out / in)^(1/2) orthogonal(u)
+$$
+m = momentum m + (1 - momentum) g         % mean of the gradient
+u = momentum m + (1 - momentum) g         % one gradient ahead (Nesterov)
+p = p - lr weight_decay p - lr \max(1, out / in)^{1/2} orthogonal(u)
+$$
 
-orthogonal(u) is the matrix U V^T of the singular value decomposition u = U S V^T: the
-nearest matrix with orthonormal rows or columns. The gradient of a layer is dominated by
-a few directions with large singular values, and a plain step hardly moves the others.
-Here every direction moves by the same length.
+$orthogonal(u)$ is the matrix $U V^T$ of the singular value decomposition
+$u = U S V^T$: the nearest matrix with orthonormal rows or columns. The gradient of a
+layer is dominated by a few directions with large singular values, and a plain step
+hardly moves the others. Here every direction moves by the same length.
 
-Newton-Schulz iteration finds U V^T with matrix products alone. An odd polynomial of a
-matrix acts on its singular values and on nothing else: with X = U S V^T,
+Newton-Schulz iteration finds $U V^T$ with matrix products alone. An odd polynomial of a
+matrix acts on its singular values and on nothing else: with $X = U S V^T$,
 
-    a X + b (X X^T) X + c (X X^T)^2 X  =  U (a S + b S^3 + c S^5) V^T.
+$$
+a X + b (X X^T) X + c (X X^T)^2 X = U (a S + b S^3 + c S^5) V^T
+$$
 
-Applied again and again to X = u / |u|, whose singular values are at most 1, it drives
+Applied again and again to $X = u / |u|$, whose singular values are at most 1, it drives
 them towards 1. The coefficients below have the steepest slope at zero, a, because small
 singular values need most of the iterations. In return five iterations end between 0.68
 and 1.13, not at 1. Jordan et al. found that training is none the worse for it.
 
-The factor max(1, out / in)^(1/2) makes the step of a matrix that widens its input as
+The factor $\max(1, out / in)^{1/2}$ makes the step of a matrix that widens its input as
 long as its output, for an input whose elements are about 1.
 
 The queries, keys and values of attention come from one product with three matrices side
@@ -76,7 +80,7 @@ def muon_update(params, grads, m, weights, *, lr, momentum, weight_decay, grad_s
 
 
 def orthogonal(u):
-    """Return about U V^T of u = U S V^T, (in, out): all singular values near 1."""
+    """Return about $U V^T$ of $u = U S V^T$, (in, out): all singular values near 1."""
     if len(u) > u.shape[1]:
         return orthogonal(u.T).T  # so that X X^T is the smaller of the two products
     a, b, c = COEFFICIENTS

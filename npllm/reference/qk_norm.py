@@ -1,21 +1,29 @@
-"""QK-norm: RMSNorm of every query head and every key head, before rotary and attention.
+r"""QK-norm: RMSNorm of every query and every key head, before rotary and attention.
 
 Forward, for one head x of width D (`rmsnorm.py` with a head for the row):
 
-    rstd = 1 / sqrt(sum(x^2) / D + eps)         x_hat = x rstd         y = weight x_hat
+$$
+rstd = 1 / \sqrt{\sum_i x_i^2 / D + eps}
+x_hat = x rstd
+y = weight \cdot x_hat
+$$
 
 All query heads of a layer share one weight, (D,), and all its key heads another one.
 Values are not normalised.
 
-Whatever the projections grow to, a query and a key then have the length sqrt(D) before
-their weights. Without a norm the scores can grow during training until the softmax of
-each row has one probability near 1, where it has no gradient.
+Whatever the projections grow to, a query and a key then have the length $\sqrt{D}$
+before their weights. Without a norm the scores can grow during training until the
+softmax of each row has one probability near 1, where it has no gradient.
 
-Backward, with g = dy weight:
+Backward, with $g = dy \cdot weight$:
 
-    dx = rstd (g - x_hat mean(g x_hat))         dweight = sum over rows of dy x_hat
+$$
+dx = rstd (g - x_hat mean(g x_hat))
+dweight = \sum_n dy_n x_hat_n
+$$
 
-The sum runs over all positions and all heads that share the weight. dv = dy.
+The sum runs over all positions and all heads that share the weight. The gradient of v
+is that of its output, unchanged.
 
 Sources: Dehghani et al., "Scaling vision transformers to 22 billion parameters", 2023
 (with LayerNorm); as here: "Qwen3 technical report", 2025; RMSNorm: Zhang & Sennrich,

@@ -1,21 +1,33 @@
-"""Counter-based random numbers: a random word is a pure function of its address.
+r"""Counter-based random numbers: a random word is a pure function of its address.
 
 A stateful generator gives the n-th number only after the n - 1 before it. What a layer
 draws then depends on everything that was drawn earlier, on the number of threads, and
 on where a run was resumed. A counter-based generator has no state:
 
-    word = philox(counter, key)      counter = (element // 4, stream, step), key = seed
+$$
+word = philox(counter, key)
+counter = (\lfloor element / 4 \rfloor, stream, step)
+key = seed
+$$
 
 A dropout mask need not be kept for the backward, which computes it again, element by
 element and in any order. A run that is resumed at step 7000 draws the same words as a
 run without an interruption.
 
-Philox4x32-10 is ten rounds of two 32x32 -> 64 bit products. Each round turns the
-counter words (c0, c1, c2, c3) into
+Philox4x32-10 is ten rounds of two products of 32-bit words, of which the upper halves
+hi and the lower halves lo are used. Each round turns the counter words $c_0$ to $c_3$
+into
 
-    hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)
+$$
+c_0 = hi(M_1 c_2) \oplus c_1 \oplus k_0
+c_1 = lo(M_1 c_2)
+c_2 = hi(M_0 c_0) \oplus c_3 \oplus k_1
+c_3 = lo(M_0 c_0)
+$$
 
-and adds the Weyl constants (W0, W1) to the key (k0, k1). One block gives four words.
+where $\oplus$ is "exclusive or" and the right-hand sides hold the old words. It then
+adds the Weyl constants $W_0$ and $W_1$ to the key $k_0$ and $k_1$. One block gives four
+words.
 
 Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
 2011.
@@ -32,7 +44,7 @@ LOW_32_BITS = 0xFFFFFFFF
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """Return the random words of counters, (n, 4) uint32.
 
-    counter: (n, 4) integers below 2^32. key: two integers below 2^32.
+    counter: (n, 4) integers below $2^{32}$. key: two integers below $2^{32}$.
     """
     c0, c1, c2, c3 = np.asarray(counter, np.uint64).T
     k0, k1 = key
@@ -51,9 +63,9 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 def random_words(count: int, *, seed: int, step: int = 0, stream: int = 0, first: int = 0) -> np.ndarray:
     """Return the random words of `count` elements from number `first` on, as uint32.
 
-    seed: below 2^64. step, stream: below 2^32; `random_streams.py` names the streams.
-    Element e is word e % 4 of the block whose counter is (low half of e // 4, high half
-    of e // 4, stream, step).
+    seed: below $2^{64}$. step, stream: below $2^{32}$; `random_streams.py` names them.
+    Element e is word `e % 4` of the block whose counter is (low half of `e // 4`, high
+    half of `e // 4`, stream, step).
     """
     block = np.arange(first // 4, (first + count + 3) // 4, dtype=np.uint64)
     counter = np.empty((len(block), 4), np.uint64)

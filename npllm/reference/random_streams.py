@@ -4,7 +4,7 @@ A stream is one argument of the functions of `random.py`. With the same seed and
 two uses of one stream would draw the same random words, and nothing would reveal it.
 Each use therefore has a number of its own, or a range of numbers where it needs
 several: `INITIAL_VALUES[3]` is the stream of the fourth parameter, and an index outside
-a range is an IndexError. All numbers are below 2^32. None may change, because every
+a range is an IndexError. All numbers are below $2^{32}$. None may change, because every
 seed would then give other weights.
 """
 

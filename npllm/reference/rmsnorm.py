@@ -1,19 +1,31 @@
-"""RMSNorm: LayerNorm without the mean. Scale every row to unit root-mean-square.
+r"""RMSNorm: LayerNorm without the mean. Scale every row to unit root-mean-square.
 
 Forward, for one row x of width C:
 
-    rstd = 1 / sqrt(sum(x^2) / C + eps)         x_hat = x rstd         y = weight x_hat
+$$
+rstd = 1 / \sqrt{\sum_i x_i^2 / C + eps}
+x_hat = x rstd
+y = weight \cdot x_hat
+$$
 
-Backward. With g = dy * weight and d x_hat[j] / d x[i] = rstd (delta[ij] - x_hat[i]
-x_hat[j] / C):
+Backward. Let $g = dy \cdot weight$, the gradient of $x_hat$. With
 
-    dx = rstd (g - x_hat mean(g x_hat))         dweight = sum over rows of dy x_hat
+$$
+\partial x_hat_j / \partial x_i = rstd (\delta_{i,j} - x_hat_i x_hat_j / C)
+$$
 
-LayerNorm has the term mean(g) as well. It is missing here because no mean is
+it follows that
+
+$$
+dx = rstd (g - x_hat mean(g x_hat))
+dweight = \sum_n dy_n x_hat_n             % over the rows n
+$$
+
+LayerNorm has the term $mean(g)$ as well. It is missing here because no mean is
 subtracted, so y changes when a constant is added to the row. Only scaling the row
 leaves y unchanged.
 
-Why cache rstd, (N,): it is the only reduction, and x_hat = x rstd follows from it.
+Why cache rstd, (N,): it is the only reduction, and $x_hat = x rstd$ follows from it.
 
 Source: Zhang & Sennrich, "Root mean square layer normalization", 2019.
 """

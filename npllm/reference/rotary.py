@@ -1,10 +1,13 @@
-"""Rotary positions: rotate queries and keys by an angle proportional to their position.
+r"""Rotary positions: rotate queries and keys by angles proportional to their position.
 
 A head of width D is split into D/2 pairs: element i of the first half with element i of
 the second half. Pair i at position t is a point in the plane, which is rotated by the
-angle t theta^(-2i/D):
+angle $\phi = t \theta^{-2i/D}$:
 
-    y1 = x1 cos - x2 sin              y2 = x1 sin + x2 cos
+$$
+y_1 = x_1 \cos \phi - x_2 \sin \phi
+y_2 = x_1 \sin \phi + x_2 \cos \phi
+$$
 
 The dot product of a rotated query and a rotated key depends only on the difference of
 their two angles. So attention depends on the distance of two tokens and not on their
@@ -13,10 +16,13 @@ positions.
 Backward: a rotation matrix is orthogonal, so its transpose is the rotation by the
 opposite angle. dx is dy rotated back:
 
-    dx1 = dy1 cos + dy2 sin           dx2 = -dy1 sin + dy2 cos
+$$
+dx_1 = dy_1 \cos \phi + dy_2 \sin \phi
+dx_2 = -dy_1 \sin \phi + dy_2 \cos \phi
+$$
 
-The backward needs only the two tables, which depend on the positions alone. Values are
-not rotated.
+The backward needs only the tables of cos and sin, which depend on the positions alone.
+Values are not rotated.
 
 Source: Su et al., "RoFormer: enhanced Transformer with rotary position embedding",
 2021. The pairs of halves are those of the Llama files.

@@ -1,7 +1,9 @@
-"""Gradient descent with momentum: a velocity that collects the gradients and decays.
+r"""Gradient descent with momentum: a velocity that collects the gradients and decays.
 
-    u = momentum u + g + weight_decay p            velocity
-    p = p - lr u
+$$
+u = momentum u + g + weight_decay p       % velocity
+p = p - lr u
+$$
 
 Source: Polyak, "Some methods of speeding up the convergence of iteration methods",
 1964; Sutskever et al., "On the importance of initialization and momentum in deep

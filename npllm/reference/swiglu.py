@@ -1,16 +1,21 @@
-"""SwiGLU: a gated activation. A smooth gate scales each unit of the other half.
+r"""SwiGLU: a gated activation. A smooth gate scales each unit of the other half.
 
-Forward, with the logistic function sigma:
+Forward, element by element, with the logistic function $\sigma$:
 
-    silu(g) = g sigma(g)                 y = silu(gate) * up
+$$
+silu(g) = g \sigma(g)
+y = silu(gate) \cdot up
+$$
 
-Backward. sigma' = sigma (1 - sigma), so by the product rule
+Backward. $\sigma' = \sigma (1 - \sigma)$, so by the product rule
 
-    dup   = dy silu(gate)
-    dgate = dy up sigma(gate) (1 + gate (1 - sigma(gate)))
+$$
+dup = dy \cdot silu(gate)
+dgate = dy \cdot up \cdot \sigma(gate) (1 + gate (1 - \sigma(gate)))
+$$
 
-Why cache gate and up, and not sigma(gate): the derivatives need both, and sigma costs
-one exponential.
+Why cache gate and up, and not $\sigma(gate)$: the derivatives need both, and $\sigma$
+costs one exponential.
 
 Source: Shazeer, "GLU variants improve Transformer", 2020.
 """
@@ -26,12 +31,12 @@ class SwiGLUCache(NamedTuple):
 
 
 def sigmoid(x):
-    """Return 1 / (1 + exp(-x)), by way of tanh, which cannot overflow."""
+    r"""Return $1 / (1 + \exp(-x))$, by way of tanh, which cannot overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
 def swiglu_forward(gate, up):
-    """Return y = silu(gate) * up, element by element, and the cache.
+    r"""Return $y = silu(gate) \cdot up$, element by element, and the cache.
 
     gate, up: two arrays of one shape and float dtype; y has the same.
     """

@@ -90,9 +90,10 @@ def initial_weights(config, seed: int) -> dict[str, np.ndarray]:
 
 
 def initial_std(name: str, n_layer: int) -> float:
-    """0.02; for the 2L matrices whose results are added to the stream 0.02 / sqrt(2L).
+    r"""Return 0.02, or $0.02 / \sqrt{2 L}$ for a matrix that adds to the stream.
 
-    A sum of 2L independent branches then has the variance of one. (Radford et al.,
+    There are 2L such matrices. A sum of 2L independent branches then has the variance
+    of one. (Radford et al.,
     "Language models are unsupervised multitask learners", 2019.)
     """
     adds_to_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))

@@ -9,10 +9,13 @@ import numpy as np
 
 
 def token_rewards(scores, log_probability, reference_log_probability, mask, beta):
-    """Return the reward of each token, (B, T).
+    r"""Return the reward of each token, (B, T).
 
-    r_t = -beta (log pi_t - log ref_t). The last token of a response gets its score in
-    addition.
+    $$
+    r_t = -\beta (\log \pi_t - \log ref_t)
+    $$
+
+    The last token of a response gets its score in addition.
 
     scores: (B,). log_probability, reference_log_probability, mask: (B, T).
 
@@ -30,10 +33,12 @@ def last_columns(mask):
 
 
 def generalised_advantages(rewards, values, mask, gamma, lam):
-    """Return the advantages of GAE and the returns A + V, both (B, T).
+    r"""Return the advantages of GAE and the returns $A + V$, both (B, T).
 
-    delta_t = r_t + gamma V_{t+1} - V_t
-    A_t     = delta_t + gamma lambda A_{t+1}
+    $$
+    \delta_t = r_t + \gamma V_{t+1} - V_t
+    A_t = \delta_t + \gamma \lambda A_{t+1}
+    $$
 
     After the last token of a response, V and A are 0.
 
@@ -53,7 +58,11 @@ def generalised_advantages(rewards, values, mask, gamma, lam):
 
 
 def whitened(advantages, mask):
-    """Return (A - mean) / sqrt(var + 1e-8), which has mean 0 and variance 1, (B, T).
+    r"""Return the advantages with mean 0 and variance 1, (B, T).
+
+    $$
+    A = (A - mean) / \sqrt{variance + 10^{-8}}
+    $$
 
     Mean and variance are those of the tokens of the mask. The variance is the biased
     one: the sum of squares is divided by the number of tokens.

@@ -11,15 +11,20 @@ import numpy as np
 
 
 def sigmoid(x):
-    """Return 1 / (1 + exp(-x)), computed without overflow."""
+    r"""Return $1 / (1 + \exp(-x))$, computed without overflow."""
     return np.exp(-np.logaddexp(0.0, -x))
 
 
 def bradley_terry(chosen, rejected, n_pairs=None):
-    """Reward model: the mean over pairs of -log sigma(r_chosen - r_rejected).
+    r"""Reward model: the mean over pairs of $-\log \sigma(r_{chosen} - r_{rejected})$.
 
-    With z = r_chosen - r_rejected, d(-log sigma(z))/dz = sigma(z) - 1 = -sigma(-z). So
-    a pair that is ranked rightly by a wide margin has almost no gradient.
+    With $z = r_{chosen} - r_{rejected}$ the gradient of one pair is
+
+    $$
+    dz = -\partial \log \sigma(z) / \partial z = \sigma(z) - 1 = -\sigma(-z)
+    $$
+
+    So a pair that is ranked rightly by a wide margin has almost no gradient.
 
     chosen, rejected: (P,) rewards. n_pairs: the number of pairs in the whole batch, if
     these are a micro-batch of it. Returns loss, dchosen, drejected; the gradients are
@@ -34,15 +39,16 @@ def bradley_terry(chosen, rejected, n_pairs=None):
 
 
 def direct_preference(chosen, rejected, reference_chosen, reference_rejected, beta, n_pairs=None):
-    """DPO: the mean over pairs of -log sigma(r_chosen - r_rejected).
+    r"""DPO: the mean over pairs of $-\log \sigma(r_{chosen} - r_{rejected})$.
 
-    r = beta (log pi - log ref) is the implicit reward of a response. It is the reward
-    for which pi would be the optimal policy, up to a constant for each prompt.
+    $r = \beta (\log \pi - \log ref)$ is the implicit reward of a response. It is the
+    reward for which $\pi$ would be the optimal policy, up to a constant for each
+    prompt.
 
-    chosen, rejected: (P,), log pi, summed over the tokens of each response.
-    reference_chosen, reference_rejected: (P,), log ref, summed likewise. n_pairs: the
-    number of pairs in the whole batch, if these are a micro-batch of it. Returns loss,
-    dchosen, drejected; the gradients are (P,).
+    chosen, rejected: (P,), $\log \pi$, summed over the tokens of each response.
+    reference_chosen, reference_rejected: (P,), $\log ref$, summed likewise. n_pairs:
+    the number of pairs in the whole batch, if these are a micro-batch of it. Returns
+    loss, dchosen, drejected; the gradients are (P,).
 
     Source: Rafailov et al., "Direct preference optimization", 2023, equation 7.
     """
@@ -52,11 +58,11 @@ def direct_preference(chosen, rejected, reference_chosen, reference_rejected, be
 
 
 class PolicyLoss(NamedTuple):
-    """What `clipped_policy` returns for n tokens.
+    r"""What `clipped_policy` returns for n tokens.
 
     loss: the sum over the tokens, divided by n_tokens. dlog_probability: (n,), its
-    gradient. ratio: (n,), pi / pi_old. clipped: (n,) bool, the tokens whose gradient is
-    0 because of the clip.
+    gradient. ratio: (n,), $\pi / \pi_{old}$. clipped: (n,) bool, the tokens whose
+    gradient is 0 because of the clip.
     """
 
     loss: float
@@ -66,11 +72,16 @@ class PolicyLoss(NamedTuple):
 
 
 def clipped_policy(log_probability, old_log_probability, advantage, clip, n_tokens) -> PolicyLoss:
-    """PPO's policy loss: the sum of max(-A rho, -A clip(rho, 1 - e, 1 + e)) / n_tokens.
+    r"""PPO's policy loss: the larger of two terms, summed over the tokens.
 
-    rho = pi / pi_old, so d rho / d log pi = rho. The clipped term is larger only where
-    rho has passed the clip in the direction that A rewards. It is constant there, so
-    the gradient is 0. Elsewhere the gradient is that of -A rho.
+    $$
+    loss = \sum_t \max(-A_t \rho_t, -A_t clip(\rho_t, 1 - e, 1 + e)) / n_tokens
+    $$
+
+    $\rho = \pi / \pi_{old}$, so $\partial \rho / \partial \log \pi = \rho$. The clipped
+    term is larger only where $\rho$ has passed the clip in the direction that A
+    rewards. It is constant there, so the gradient is 0. Elsewhere the gradient is that
+    of $-A \rho$.
 
     log_probability, old_log_probability, advantage: (n,). clip: e. n_tokens: the number
     of tokens in the whole batch, of which these may be a part.
@@ -98,13 +109,17 @@ class ValueLoss(NamedTuple):
 
 
 def clipped_value(value, old_value, target, clip, n_tokens) -> ValueLoss:
-    """PPO's value loss: the sum of max((V - R)^2, (V_clipped - R)^2) / (2 n_tokens).
+    r"""PPO's value loss: the larger of two squared errors, summed over the tokens.
 
-    V_clipped = V_old + clip(V - V_old, -e, e). The gradient is that of the larger of
-    the two errors. If that is the clipped one, and V is further than e from V_old, the
-    gradient is 0.
+    $$
+    loss = \sum_t \max((V_t - R_t)^2, (V_{clipped,t} - R_t)^2) / (2 n_tokens)
+    V_{clipped} = V_{old} + clip(V - V_{old}, -e, e)
+    $$
 
-    value, old_value, target: (n,), which are V, V_old and R. clip: e. n_tokens: the
+    The gradient is that of the larger of the two errors. If that is the clipped one,
+    and V is further than e from $V_{old}$, the gradient is 0.
+
+    value, old_value, target: (n,), which are V, $V_{old}$ and R. clip: e. n_tokens: the
     number of tokens in the whole batch, of which these may be a part.
 
     Source: OpenAI baselines, ppo2; Ziegler et al., "Fine-tuning language models from

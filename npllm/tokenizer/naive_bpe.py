@@ -9,8 +9,8 @@ Training. Start with the bytes as tokens. Count all pairs of neighbours, make th
 frequent pair a new token, replace it everywhere, and count again:
 
     l o w   l o w e r   l o w e s t      (l, o) and (o, w) occur 3 times each
-    l ow    l ow e r    l ow e s t       ow  = o + w, the greater of the two pairs
-    low     low e r     low e s t        low = l + ow
+    l ow    l ow e r    l ow e s t       ow is o and w, the greater of the two pairs
+    low     low e r     low e s t        low is l and ow
 
 The result of training is the list of merges, in this order.
 
