@@ -1,12 +1,9 @@
 r"""From a docstring to HTML: Markdown with LaTeX, whose formulas become MathML.
 
-The notation is described in `npllm/reference/README.md`:
-
-- A formula in a sentence stands between dollars. A block of formulas stands between two
-  lines `$$`, one formula a line. The lines are aligned at their first relation.
-- Several letters together are one name of the code, which is set upright: `rstd`, `lr`.
-  In `dx`, the gradient of x, the x stays what it is. A space makes a product: `x W`.
-- Text after `%` is a remark on the formula of its line.
+`npllm/reference/README.md` describes the notation under "Notation". In short: a formula
+in a sentence stands between dollars, and a block of formulas between two lines `$$`,
+one formula a line. Words of several letters are names of the code. Text after `%` is a
+remark on the formula of its line.
 """
 
 import re
@@ -15,14 +12,14 @@ from typing import Any
 
 from npllm.pages.packages import package
 
-# A command, which stays as it is, with the literal argument of those that take text; or
-# a word of two letters or more.
-WORDS = re.compile(r"(\\(?:text|mathrm|operatorname|begin|end)\{[^}]*\}|\\[A-Za-z]+)|([A-Za-z]{2,})")
-RELATION = re.compile(r"(?<![<>])=|\\(?:approx|propto|le|ge|to|sim)\b")
+# A command, or a name of the code: two letters or more, perhaps with underscores.
+WORDS = re.compile(r"(\\[A-Za-z]+)|([A-Za-z]+(?:_[A-Za-z]{2,})+|[A-Za-z]{2,})")
+RELATION = re.compile(r"=|\\(?:approx|propto|le|ge|to|sim)\b")
 CONTINUES = re.compile(r"[-+]")  # a line that starts so belongs to the formula above it
-NAME = r"\\mathrm\{\w{2,}\}(?:[_^](?:\w|\{[^}]*\}))*"
+NAME = r"\\mathrm\{(?:\w|\\_){2,}\}(?:[_^](?:\w|\{[^}]*\}))*"
+FACTOR = r"[\w({]|\\(?!cdot|times|le|ge|to|approx|propto|sim|oplus)"  # what a factor may begin with
 # The spaces of a product with a name, after it and before it, but none after a command.
-AROUND_NAMES = re.compile(rf"({NAME}) +(?=[\w\\({{])|(\\[A-Za-z]+) +(?=\\mathrm)|(?<=[\w}})]) +(?=\\mathrm)")
+AROUND_NAMES = re.compile(rf"({NAME}) +(?={FACTOR})|(\\[A-Za-z]+) +(?=\\mathrm)|(?<=[\w}})]) +(?=\\mathrm)")
 
 
 class FormulaError(ValueError):
@@ -108,7 +105,7 @@ def _rows(latex: str) -> str:
     rows = []
     for line in filter(None, map(str.strip, latex.splitlines())):
         body, _, remark = line.partition("%")
-        relation = RELATION.search(body)
+        relation = next((found for found in RELATION.finditer(body) if _outside_braces(body[: found.start()])), None)
         if relation:
             left, right = body[: relation.start()], body[relation.start() :]
         else:
@@ -117,26 +114,35 @@ def _rows(latex: str) -> str:
     return r"\begin{aligned}" + r" \\ ".join(rows) + r"\end{aligned}"
 
 
+def _outside_braces(before: str) -> bool:
+    return before.count("{") == before.count("}")
+
+
 def _remark(text: str) -> str:
     """A remark as LaTeX in a column of its own. Formulas in it are between dollars."""
     if not text:
         return ""
     parts = [_with_names(part) if i % 2 else rf"\text{{{part}}}" for i, part in enumerate(text.split("$")) if part]
-    return r"& \qquad " + "".join(parts)
+    return r"&& \qquad " + "".join(parts)
 
 
 def _with_names(latex: str) -> str:
-    """LaTeX in which words of several letters are upright names."""
-
-    def upright(match: re.Match[str]) -> str:
-        command, word = match.groups()
-        if command:
-            return command
-        is_gradient = len(word) == 2 and word[0] == "d"
-        return rf"{{\mathrm{{d}}{word[1]}}}" if is_gradient else rf"\mathrm{{{word}}}"
+    """LaTeX in which names of the code are set as names, with space around them."""
 
     def spaced(match: re.Match[str]) -> str:
         name, command = match.groups()
         return f"{command} " if command else rf"{name or ''}\, "
 
-    return AROUND_NAMES.sub(spaced, WORDS.sub(upright, latex))
+    return AROUND_NAMES.sub(spaced, WORDS.sub(_named, latex))
+
+
+def _named(match: re.Match[str]) -> str:
+    """A command as it is, dx with an upright d, x_hat with a hat, a name upright."""
+    command, word = match.groups()
+    if command:
+        return command
+    if len(word) == 2 and word[0] == "d":
+        return rf"{{\mathrm{{d}}{word[1]}}}"
+    if word[1:] == "_hat":
+        return rf"\hat{{{word[0]}}}"
+    return r"\mathrm{" + word.replace("_", r"\_") + "}"
