@@ -41,17 +41,22 @@ def source_of(thing: Any) -> Source:
 def highlighted(thing: Any) -> Any:
     """Return HTML (`Markup`): the highlighted code below its file and line."""
     source = source_of(thing)
-    lexer = package("pygments.lexers").PythonLexer(stripnl=False)
-    formatter = package("pygments.formatters").HtmlFormatter(nowrap=True)
-    code = package("pygments").highlight(source.text, lexer, formatter)
+    label = f"{source.file}, line {source.line}"
     return (
         package("markupsafe")
         .Markup(
-            '<figure class="source"><figcaption>{}, line {}</figcaption>'
-            '<pre class="code" tabindex="0"><code>{}</code></pre></figure>'
+            '<figure class="source"><figcaption>{0}</figcaption>'
+            '<pre class="code" tabindex="0" role="region" aria-label="Code of {0}"><code>{1}</code></pre></figure>'
         )
-        .format(source.file, source.line, package("markupsafe").Markup(code))
+        .format(label, highlighted_text(source.text))
     )
+
+
+def highlighted_text(text: str) -> Any:
+    """Return Python code as HTML (`Markup`): a <span> with a class for each token."""
+    lexer = package("pygments.lexers").PythonLexer(stripnl=False, ensurenl=False)
+    formatter = package("pygments.formatters").HtmlFormatter(nowrap=True)
+    return package("markupsafe").Markup(package("pygments").highlight(text, lexer, formatter))
 
 
 def _below_docstring(text: str) -> tuple[str, int]:

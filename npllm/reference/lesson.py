@@ -89,24 +89,34 @@ def train(config, p, tokens, steps: int, rng):
 def gradient_errors(config, p, tokens, rng):
     """Name and largest relative error of every parameter's gradient.
 
-    The gradients are compared with fourth-order central differences of the loss, at
-    CHECKED random entries of each parameter. An error is relative to the entry or,
-    where that is larger, to the root-mean-square of the parameter's gradient.
+    The gradients are compared with central differences of the loss, at CHECKED random
+    entries of each parameter.
     """
     batch = random_batch(tokens, 2, config.block_size, rng)
     _, dp = loss_and_gradients(config, p, *batch)
     for name, array in p.items():
-        typical, errors = np.sqrt(np.mean(dp[name] ** 2)), []
-        for place in rng.choice(array.size, CHECKED, replace=False):
-            index = np.unravel_index(place, array.shape)
-            difference = central_difference(lambda: mean_loss(config, p, *batch), array, index)
-            scale = max(abs(dp[name][index]), abs(difference), typical)
-            errors.append(abs(dp[name][index] - difference) / scale)
-        yield name, max(errors)
+        places = rng.choice(array.size, CHECKED, replace=False)
+        yield name, largest_error(lambda: mean_loss(config, p, *batch), array, dp[name], places)
+
+
+def largest_error(loss, array, gradient, places) -> float:
+    """The largest relative error of a gradient at some places of the flat array.
+
+    The gradient is compared with fourth-order central differences of loss(). An error
+    is relative to the entry or, where that is larger, to the root-mean-square of the
+    gradient.
+    """
+    typical, errors = np.sqrt(np.mean(gradient**2)), []
+    for place in places:
+        index = np.unravel_index(place, array.shape)
+        difference = central_difference(loss, array, index)
+        scale = max(abs(gradient[index]), abs(difference), typical)
+        errors.append(abs(gradient[index] - difference) / scale)
+    return max(errors)
 
 
 def central_difference(loss, array, index) -> float:
-    """The derivative of loss() by array[index], from the losses at -2 to 2 STEPs."""
+    """The derivative of `loss()` by `array[index]`, from the losses at -2 to 2 STEPs."""
     original = array[index]
     losses = []
     for steps in (-2, -1, 1, 2):

@@ -1,0 +1,14 @@
+"""What the tests of pages share: the browser, and the packages of the pages."""
+
+import pytest
+from browser import chromium  # noqa: F401  a fixture
+
+from npllm.pages.packages import NEEDED
+
+
+@pytest.fixture(autouse=True)
+def packages_of_pages(request):
+    """Skip a test of pages where the packages of the extra `report` are missing."""
+    if "without_packages" not in request.keywords:
+        for name in NEEDED:
+            pytest.importorskip(name, reason=f"{name} is not installed (pip install 'npllm[report]')")

@@ -1,0 +1,75 @@
+"""The book in a real browser, on a desk and on a phone, with JavaScript and without."""
+
+import pytest
+from browser import DESKTOP, PHONE, broken_anchors, serious_violations, sideways, visit
+
+from npllm.pages import book
+from npllm.pages.page import write_page
+
+CHAPTERS = 26
+FEWEST_FORMULAS = 150
+
+
+@pytest.fixture(scope="module")
+def path(chromium, tmp_path_factory):  # without a browser there is no need to make it
+    path = tmp_path_factory.mktemp("book") / "book.html"
+    write_page(path, book.book_page())
+    return path
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_it_opens_without_errors_and_connects_to_nothing(chromium, path, width):
+    with visit(chromium, path, width=width) as seen:
+        assert seen.errors == []
+        assert seen.requests == []
+        assert broken_anchors(seen.page) == []
+        assert sideways(seen.page) == 0
+
+
+def test_chapters_formulas_and_pictures_are_there(chromium, path):
+    with visit(chromium, path) as seen:
+        page = seen.page
+        assert page.locator("main section h2").count() == CHAPTERS + 1
+        assert page.locator(".contents a").count() == CHAPTERS + 1
+        assert page.locator("math").count() > FEWEST_FORMULAS
+        assert page.locator("math merror").count() == 0
+        assert page.locator(".source").count() == CHAPTERS
+        assert page.locator("svg.picture").count() >= 1
+        assert page.locator("img.heat-map").count() >= 10
+        loaded = page.evaluate("() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+        assert loaded
+
+
+def test_a_formula_has_a_size(chromium, path):
+    """MathML is laid out: a fraction or a sum with its index is higher than a line."""
+    with visit(chromium, path) as seen:
+        block = seen.page.locator("#linear .formula math").first.bounding_box()
+        assert block["height"] > 40
+        assert block["width"] > 100
+
+
+def test_it_is_readable_without_javascript(chromium, path):
+    with visit(chromium, path, javascript=False) as seen:
+        text = seen.page.inner_text("#attention")
+        assert "Causal multi-head attention" in text
+        assert "def attention_backward" in text
+        assert seen.page.locator(".contents a").first.is_visible()
+        seen.page.locator("#attention details summary").first.click()
+        assert "test_attention" in seen.page.locator("#attention details").first.inner_text()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_axe_finds_nothing_serious(chromium, path, width, dark):
+    with visit(chromium, path, width=width, dark=dark) as seen:
+        assert serious_violations(seen.page) == []
+
+
+def test_the_keys_j_and_k_go_through_the_chapters(chromium, path):
+    with visit(chromium, path) as seen:
+        page = seen.page
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        assert page.locator(".contents a.here").inner_text() == page.locator(".contents a").nth(2).inner_text()
+        page.keyboard.press("k")
+        assert page.locator(".contents a[aria-current]").inner_text() == page.locator(".contents a").nth(1).inner_text()
