@@ -116,7 +116,7 @@ def largest_error(loss, array, gradient, places) -> float:
 
 
 def central_difference(loss, array, index) -> float:
-    """The derivative of `loss()` by `array[index]`, from the losses at -2 to 2 STEPs."""
+    """The derivative of `loss()` by `array[index]`, from losses at -2 to 2 STEPs."""
     original = array[index]
     losses = []
     for steps in (-2, -1, 1, 2):

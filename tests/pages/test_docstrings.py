@@ -47,7 +47,7 @@ def test_a_pseudo_equation_is_seen(text):
 
 
 def test_formulas_stay_in_their_lines():
-    r"""A formula is good to read as text: no commands that only serve the typesetter."""
+    """A formula is good to read as text: no commands that only serve its printing."""
     for file in FILES:
         for text in docstrings(file):
             assert re.findall(r"\\(?:left|right|begin|end|mathrm|text|displaystyle|,|;|!)", text) == [], file

@@ -1,4 +1,4 @@
-"""The answers of the book's exercises are true: the named test fails after the change."""
+"""The answers of the exercises are true: the named test fails after the change."""
 
 import inspect
 import sys

@@ -47,7 +47,7 @@ def test_a_value_that_is_missing_is_an_error():
 
 @pytest.mark.usefixtures("templates")
 def test_a_script_in_a_text_would_not_run_even_unescaped(chromium, tmp_path):
-    """The policy of the page stops it, so that an escape that is missing does no harm."""
+    """The policy of the page stops it, so a missing escape does no damage."""
     from browser import visit
     from markupsafe import Markup
 
