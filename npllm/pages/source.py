@@ -46,7 +46,7 @@ def highlighted(thing: Any) -> Any:
         package("markupsafe")
         .Markup(
             '<figure class="source"><figcaption>{0}</figcaption>'
-            '<pre class="code" tabindex="0" role="region" aria-label="Code of {0}"><code>{1}</code></pre></figure>'
+            '<pre class="code" tabindex="0" role="group" aria-label="Code of {0}"><code>{1}</code></pre></figure>'
         )
         .format(label, highlighted_text(source.text))
     )

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import proofs
 import pytest
 
 import npllm
@@ -38,6 +39,7 @@ def changed(file: str, exercise) -> ModuleType:
 
 def outcomes(test: str, module: ModuleType, monkeypatch) -> None:
     """Run a test with the functions of `module` in place of the right ones."""
+    monkeypatch.setattr(proofs, "count", lambda *_: None)  # these checks were counted elsewhere
     path, name = test.split("::")
     monkeypatch.syspath_prepend(ROOT / Path(path).parent)
     function = getattr(import_module(Path(path).stem), name)

@@ -8,9 +8,9 @@
   const contents = document.querySelector(".contents details");
   if (contents && window.matchMedia("(max-width: 75rem)").matches) contents.open = false;
 
-  // The section that is read is marked in the contents.
+  // The section that is read is marked in the contents; -1 above the first one.
   const here = () => {
-    let last = 0;
+    let last = -1;
     sections.forEach((section, i) => { if (section && section.getBoundingClientRect().top < 120) last = i; });
     return last;
   };
@@ -30,7 +30,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
     const step = { j: 1, k: -1 }[event.key];
-    const section = step && sections[Math.min(Math.max(here() + step, 0), sections.length - 1)];
+    const section = step && sections[Math.max(here() + step, 0)];
     if (section) section.scrollIntoView();
   });
 })();
