@@ -1,13 +1,15 @@
-"""A language model as a classifier: a second head reads a text's final hidden states.
+r"""A language model as a classifier: a second head reads a text's final hidden states.
 
 The loss of a batch of B texts is
 
-    L = -1/B sum_b log softmax(z_b)[class_b]  +  aux_lm * L_lm
+$$
+L = -1/B \sum_b \log softmax(z_b)[class_b] + aux_lm L_{lm}
+$$
 
-z_b are the head's outputs for text b. L_lm is the mean negative log-likelihood of the
-tokens of all texts. This second term keeps the network a language model while it learns
-from few labels. (Radford et al., "Improving language understanding by generative
-pre-training" (GPT-1), 2018, equation 5, with aux_lm = 0.5.)
+$z_b$ are the head's outputs for text b. $L_{lm}$ is the mean negative log-likelihood of
+the tokens of all texts. This second term keeps the network a language model while it
+learns from few labels. (Radford et al., "Improving language understanding by generative
+pre-training" (GPT-1), 2018, equation 5, with $aux_lm = 0.5$.)
 
 GPT-1's head reads the state of the last token, the only one that depends on the whole
 text. In a small model that state says little besides what the next token is, and a few

@@ -1,19 +1,25 @@
-"""LoRA: a frozen weight plus a trained product of two thin matrices, in the blocks.
+r"""LoRA: a frozen weight plus a trained product of two thin matrices, in the blocks.
 
-    W = W0 + s A B            W0: (in, out), frozen; A: (in, r); B: (r, out)
-                              s = alpha / r
+$$
+W = W_0 + s A B
+s = \alpha / r
+$$
 
-W is linear in each factor. With dW, the gradient of W that the backward of the whole
-matrix gives,
+with the frozen $W_0$, (in, out), and the factors A, (in, r), and B, (r, out). W is
+linear in each factor. With dW, the gradient of W that the backward of the whole matrix
+gives,
 
-    dA = s dW B^T             dB = s A^T dW
+$$
+dA = s dW B^T
+dB = s A^T dW
+$$
 
-The forward can be computed as x W0 + s (x A) B or as x W. The first form saves the
+The forward can be computed as $x W_0 + s (x A) B$ or as $x W$. The first form saves the
 memory of W and dW. The second leaves every operation of the model as it is, and
 generation as fast. This file uses the second form, and saves memory in another way: W
-and dW lie in a workspace that models on the same W0 share, because they take turns.
+and dW lie in a workspace that models on the same $W_0$ share, because they take turns.
 Policy, critic, reward model and reference then cost three times the weights
-(W0, W and dW) plus their factors.
+($W_0$, W and dW) plus their factors.
 
 The rows of new tokens in the embedding and in the head are trained directly. No change
 of the blocks could replace a trained row of the head: behind the final norm a hidden

@@ -1,15 +1,16 @@
-"""The Kullback-Leibler divergence of the policy from the reference, KL(pi | ref).
+r"""The Kullback-Leibler divergence of the policy from the reference, $KL(\pi | ref)$.
 
 There are two ways to measure it:
 
-- Estimates from samples. A sample of pi has l = log ref - log pi. Both k1 = -l and
-  k3 = exp(l) - 1 - l have the mean KL(pi | ref). k1 can be negative, k3 cannot.
+- Estimates from samples. A sample of $\pi$ has $l = \log ref - \log \pi$. Both
+  $k_1 = -l$ and $k_3 = \exp(l) - 1 - l$ have the mean $KL(\pi | ref)$. $k_1$ can be
+  negative, $k_3$ cannot.
 - The exact divergence between the distributions of the next token, over the whole
   vocabulary. The divergence of a response is the sum over its tokens. It is never
   negative, and it is cheap with a small vocabulary.
 
-`ppo.py` logs k1 and the exact divergence of each rollout. `ppo_gradient.py` logs
-k3 between the policy that wrote the rollout and the present one.
+`ppo.py` logs $k_1$ and the exact divergence of each rollout. `ppo_gradient.py` logs
+$k_3$ between the policy that wrote the rollout and the present one.
 
 Source: Schulman, "Approximating KL divergence", 2020.
 """
@@ -80,7 +81,7 @@ def comparison_bytes(vocab_size: int, tokens: int, itemsize: int) -> int:
 
 
 def categorical_kl(logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:
-    """Return sum_v p(v) (log p(v) - log q(v)) of each row, (n,) float64, at least 0.
+    r"""Return $\sum_v p_v (\log p_v - \log q_v)$ of each row, (n,) float64, at least 0.
 
     logits, reference_logits: (n, V), those of p and those of q.
     """

@@ -1,13 +1,16 @@
-"""Curves of gold and proxy reward in over-optimisation, and the law of the gold reward.
+r"""Curves of gold and proxy reward in over-optimisation, and the law of gold reward.
 
-A policy that maximises the proxy moves away from the fine-tuned model. Its distance is
-d = sqrt(KL from the fine-tuned model). R is the gold reward minus that of the
-fine-tuned model. The law is
+A policy that maximises the proxy moves away from the fine-tuned model. Its distance d
+is the root of its KL divergence from the fine-tuned model. R is the gold reward minus
+that of the fine-tuned model. The law is
 
-    R_rl(d) = d (alpha - beta log d)         R_best_of_n(d) = d (alpha - beta d)
+$$
+R(d) = d (\alpha - \beta \log d)          % of reinforcement learning
+R(d) = d (\alpha - \beta d)               % of best-of-n
+$$
 
-A large alpha means that gold grows fast with the distance, a large beta that it soon
-falls again because the proxy is wrong.
+A large $\alpha$ means that gold grows fast with the distance, a large $\beta$ that it
+soon falls again because the proxy is wrong.
 
 Source: Gao, Schulman & Hilton, "Scaling laws for reward model overoptimization", 2022.
 """

@@ -1,4 +1,4 @@
-"""The docstrings of the book: every formula parses, and none is left as plain text."""
+"""Docstrings with equations: every formula parses, and none is left as plain text."""
 
 import ast
 import re
@@ -12,7 +12,8 @@ from npllm.pages.markup import to_html
 
 PACKAGE = Path(npllm.__file__).parent
 REFERENCE = [path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "reference").glob("*.py")]
-FILES = sorted({*chapter_files(), *REFERENCE})
+OTHERS = ["model/lora.py", "finetuning/classifier.py", "rlhf/divergence.py", "rlhf/reward_curves.py"]
+FILES = sorted({*chapter_files(), *REFERENCE, *OTHERS})
 FORMULAS_AND_CODE = re.compile(r"\$\$\n.*?\$\$|\$[^$]+\$|`[^`]+`", re.DOTALL)
 # An equation, an index, a power or a function that is neither a formula nor code. The
 # only equations of a sentence say what an argument means: "None = zeros".
