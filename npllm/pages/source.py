@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import npllm
 from npllm.pages.packages import package
 
 ROOT = Path(npllm.__file__).parents[1]
+# Names, operators and spaces, which style.css gives no colour: most of the tokens.
+PLAIN = re.compile(r'<span class="(?:n|nn|nb|bp|fm|vm|o|p|w)">([^<]*)</span>')
 
 
 class Source(NamedTuple):
@@ -53,10 +56,10 @@ def highlighted(thing: Any) -> Any:
 
 
 def highlighted_text(text: str) -> Any:
-    """Return Python code as HTML (`Markup`): a <span> with a class for each token."""
+    """Return Python code as HTML (`Markup`): a <span> for each token with a colour."""
     lexer = package("pygments.lexers").PythonLexer(stripnl=False, ensurenl=False)
     formatter = package("pygments.formatters").HtmlFormatter(nowrap=True)
-    return package("markupsafe").Markup(package("pygments").highlight(text, lexer, formatter))
+    return package("markupsafe").Markup(PLAIN.sub(r"\1", package("pygments").highlight(text, lexer, formatter)))
 
 
 def _below_docstring(text: str) -> tuple[str, int]:

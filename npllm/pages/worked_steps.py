@@ -15,7 +15,6 @@ from npllm.reference.transformer import loss_and_gradients, mean_loss
 from npllm.reference.weights import TransformerConfig, initial_weights, weight_shapes
 
 LESSON_UPDATES = 60
-CHECKED_AT = 12  # entries of each parameter of a network
 
 
 def adam() -> Example:
@@ -171,11 +170,11 @@ def transformer() -> Example:
     loss, dp = loss_and_gradients(config, p, *batch)
     rows = []
     for name, array in p.items():
-        places = rng.choice(array.size, CHECKED_AT, replace=False)
+        places = rng.choice(array.size, lesson.CHECKED, replace=False)
         error = lesson.largest_error(lambda: mean_loss(config, p, *batch), array, dp[name], places)
         rows.append(Row(name, array, dp[name], error))
     text = f"""The network of `python -m npllm.reference`, trained for {LESSON_UPDATES} updates on eight
-lines of text. Each gradient is compared with differences at {CHECKED_AT} random entries."""
+lines of text. Each gradient is compared with differences at {lesson.CHECKED} random entries."""
     return Example(text, [Row("loss of each update", falling), Row("loss", loss), *rows])
 
 

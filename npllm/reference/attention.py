@@ -7,7 +7,7 @@ Forward, for one head and the query position i, over the keys $j \le i$:
 
 $$
 S_{i,j} = q_i \cdot k_j / \sqrt{D}                % scores
-P_{i,j} = \exp S_{i,j} / \sum_{j'} \exp S_{i,j'}  % softmax over j; 0 for $j > i$
+P_{i,j} = \exp S_{i,j} / \sum_l \exp S_{i,l}      % softmax over j; 0 for $j > i$
 A = dropout(P)                                    % the weights that are used
 y_i = \sum_j A_{i,j} v_j
 $$
@@ -27,16 +27,16 @@ $$
 dA_{i,j} = dy_i \cdot v_j
 dv_j = \sum_i A_{i,j} dy_i
 dP = dropout_backward(dA)
-dS_{i,j} = P_{i,j} (dP_{i,j} - \sum_{j'} P_{i,j'} dP_{i,j'})
+dS_{i,j} = P_{i,j} (dP_{i,j} - \sum_l P_{i,l} dP_{i,l})
 dq_i = \sum_j dS_{i,j} k_j / \sqrt{D}
 dk_j = \sum_i dS_{i,j} q_i / \sqrt{D}
 $$
 
 dv uses A, the weights after dropout, because the forward multiplies v by these. The
-line of dS is the softmax: $\partial P_j / \partial S_{j'} = P_j (\delta_{j,j'} -
-P_{j'})$. dS sums to zero over j, because a constant added to all scores leaves the
-softmax unchanged. dk is the transpose of dS times q: key j receives a gradient from
-every query i that saw it.
+line of dS is the softmax: $\partial P_l / \partial S_j = P_l (\delta_{l,j} - P_j)$. dS
+sums to zero over j, because a constant added to all scores leaves the softmax
+unchanged. dk is the transpose of dS times q: key j receives a gradient from every query
+i that saw it.
 
 Why cache P: it is the simplest choice. It costs (B, H, T, T). The kernel of the same
 name therefore keeps only the log of the softmax's denominator, (B, H, T), and computes
