@@ -118,10 +118,10 @@ def pooled(hidden: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cross-entropy of each row and its gradient by the logits, in float64.
+    r"""Return the cross-entropy of each row and its gradient by the logits, in float64.
 
-    The cross-entropy is -log softmax(z)[label], (n,). Its gradient is
-    softmax(z) - onehot(label), (n, classes).
+    The cross-entropy is $-\log softmax(z)[label]$, (n,). Its gradient is
+    $softmax(z) - onehot(label)$, (n, classes).
 
     logits: z, (n, classes). labels: (n,) integers.
     """
@@ -151,7 +151,7 @@ def classification_loss_and_grad(
 ) -> Losses:
     """Add the gradient of a micro-batch's part of L to model.grads. Return its losses.
 
-    Over the micro-batches of a batch, of_classes + aux_lm * of_tokens adds up to L.
+    Over the micro-batches of a batch, $of_classes + aux_lm of_tokens$ adds up to L.
 
     n_texts, n_targets: texts and targets in the whole batch. step, first_row: as in
     `GPT.trace`.

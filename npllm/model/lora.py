@@ -73,8 +73,8 @@ class LoRA:
     def merge(self) -> None:
         """Fill the workspace with the weights of this model.
 
-        W = W0 + s A B for every matrix that has factors. New tokens get their trained
-        rows; all other weights are the frozen ones.
+        It is $W = W_0 + s A B$ for every matrix that has factors. New tokens get their
+        trained rows; all other weights are the frozen ones.
         """
         weights = self.workspace.weights
         weights.flat[:] = self.frozen.flat

@@ -29,8 +29,8 @@ class Curve:
     """Gold and proxy of one method against the distance from the fine-tuned model.
 
     pairs: the number of preferences that the reward model learnt from. accuracy: the
-    share of held-out pairs that the reward model ranks rightly. distance: (k,),
-    sqrt(KL), with KL in nats per response. gold, proxy: (k,), mean rewards of the
+    share of held-out pairs that the reward model ranks rightly. distance: (k,), d, with
+    the KL divergence in nats per response. gold, proxy: (k,), mean rewards of the
     responses there. The first point is the fine-tuned model, at distance 0. If there
     are several seeds, their points are concatenated.
     """
@@ -49,12 +49,12 @@ class Curve:
         return float(self.gold[self.distance == self.distance.min()].mean())
 
     def law(self, distance: np.ndarray) -> np.ndarray:
-        """Return X, (k, 2), such that X (alpha, beta) is R at the distances, (k,)."""
+        r"""Return X, (k, 2), for which $X (\alpha, \beta)$ is R at distances, (k,)."""
         growth = np.log(np.maximum(distance, TINY)) if self.method == "ppo" else distance
         return np.stack([distance, -distance * growth], axis=1)
 
     def fit(self) -> tuple[float, float, float]:
-        """Return alpha, beta and R² of the law, fitted by least squares.
+        r"""Return $\alpha$, $\beta$ and R² of the law, fitted by least squares.
 
         R² is the share of the variance of the gold reward that the law explains.
         """
@@ -70,7 +70,7 @@ class Curve:
 
 
 def distance_gold_proxy(rollouts: Sequence[Mapping[str, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return sqrt(KL), gold and proxy, (k,) each.
+    """Return the distance d, gold and proxy, (k,) each.
 
     rollouts: the figures of k rollouts, as in metrics.jsonl.
     """
@@ -97,7 +97,7 @@ def doubled(most: int) -> list[int]:
 def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:
     """Return the mean value of best-of-n, which picks the highest proxy of n responses.
 
-    It is an unbiased estimate, from all N >= n responses to each prompt. If they are
+    It is an unbiased estimate, from all N responses to each prompt, at least n. If they are
     sorted by proxy, the i-th of N is the best in C(i - 1, n - 1) of the C(N, n) subsets
     of n responses. Among responses with equal proxy each is chosen equally often, so
     each counts with their mean value.

@@ -7,8 +7,7 @@ from npllm.pages.packages import NEEDED
 
 
 @pytest.fixture(autouse=True)
-def packages_of_pages(request):
+def packages_of_pages():
     """Skip a test of pages where the packages of the extra `report` are missing."""
-    if "without_packages" not in request.keywords:
-        for name in NEEDED:
-            pytest.importorskip(name, reason=f"{name} is not installed (pip install 'npllm[report]')")
+    for name in NEEDED:
+        pytest.importorskip(name, reason=f"{name} is not installed (pip install 'npllm[report]')")

@@ -60,7 +60,6 @@ def test_a_script_in_a_text_would_not_run_even_unescaped(chromium, tmp_path):
         assert seen.requests == []
 
 
-@pytest.mark.without_packages
 def test_without_the_packages_a_verb_ends_in_one_sentence(monkeypatch, capsys, tmp_path):
     def missing(name):
         raise ModuleNotFoundError(name=name)
