@@ -157,14 +157,6 @@ def embedding() -> Example:
     return Example(text, [Row("tokens", tokens), *rows])
 
 
-def bigrams() -> Example:
-    from npllm.reference.bigrams import bigram_rows
-
-    tokens = np.array([[0, 1, 0, 1, 1]])
-    text = "The pair (0, 1) stands twice in the text and has one row. The order matters: (1, 0) has another."
-    return Example(text, [Row("tokens", tokens), Row("rows of a table of 64", bigram_rows(tokens, 64))])
-
-
 def attention() -> Example:
     draw = Draw(7)
     a = {"qkv": draw(1, 3, 6)}

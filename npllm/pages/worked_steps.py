@@ -188,7 +188,6 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
         layers.layernorm,
         layers.rmsnorm,
         layers.embedding,
-        layers.bigrams,
         layers.attention,
         layers.qk_norm,
         layers.rotary,
