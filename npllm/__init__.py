@@ -23,6 +23,7 @@ _NAMES = {
     "npllm.training.stage_functions": ("pretrain", "sft", "classify", "reward", "ppo", "dpo", "resume", "extend"),
     "npllm.training.run": ("Run",),
     "npllm.model": ("GPT", "ModelConfig"),
+    "npllm.model.inspection": ("inspect",),
     "npllm.optim": ("SGD", "Adam", "AdamW", "Muon"),
     "npllm.tokenizer": ("Tokenizer", "byte_tokenizer", "train_bpe", "train_char"),
     "npllm.data.sampler": ("batches",),
