@@ -1,16 +1,25 @@
 r"""The backward lens: what a step writes into an MLP, in words.
 
-The last matrix W of an MLP adds y[n] = x[n] W to the residual stream at position n.
-With d[n], the gradient of the loss by y[n], the gradient of the matrix is a sum of
+The last matrix W of an MLP adds $y_n = x_n W$ to the residual stream at position n.
+With $d_n$, the gradient of the loss by $y_n$, the gradient of the matrix is a sum of
 outer products, one for each position:
 
-    dW = sum_n x[n]^T d[n]
+$$
+dW = \sum_n x_n^T d_n
+$$
 
-A step against it changes W by -lr dW. Where the MLP's hidden state is x[n] again, its
-result then moves along -d[n]. This direction lies in the space of the residual stream.
-So the head can say in words what it is: the logits move by W_head (g * -d[n]), with the
-weight g of the final norm. Words with a large value become likelier by the step, and
-words with a low one become less likely.
+A step against it changes W by $-lr dW$. Where the MLP's hidden state is $x_n$ again,
+its result then moves along $-d_n$. This direction lies in the space of the residual
+stream, so the head can say in words what it is. With the weight g of the final norm and
+the head's matrix E, the logits move by
+
+$$
+E (g \cdot (-d_n))
+$$
+
+A word with a large value becomes likelier by the step, and a word with a low one
+becomes less likely. Values are those of a move of length 1. A position's share is that
+of its product in the sum of squared sizes.
 
 What is left out: later blocks, which also read the changed stream, and the division in
 the final norm.

@@ -14,7 +14,7 @@ from npllm.pages.source import highlighted
 from npllm.pages.training_step import Microscope
 
 BACKWARD = re.compile(r"^\W*Backward\b")  # the line of a docstring at which its second half starts
-WHY_KEPT = re.compile(r"Why (cache|keep)|backward needs|The cache\b|why the cache", re.IGNORECASE)
+WHY_KEPT = re.compile(r"Why\s+(cache|keep)|backward\s+needs|the\s+cache\b", re.IGNORECASE)
 # Further files of a kernel than the one with the name of its operation.
 ALSO = {
     "attention": ["attention_tiles"],

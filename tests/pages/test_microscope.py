@@ -1,0 +1,173 @@
+"""The page of the microscope: what stands on it, from a run, a recipe and a text."""
+
+import html
+import re
+
+import numpy as np
+import pytest
+from microscope_cases import EVERY, LINE, small_machine, small_subject  # noqa: F401  a fixture
+from small_runs import pretrain_arguments, refused, run, write_text
+
+import npllm
+from npllm.pages import differences
+from npllm.pages.microscope import microscope_page, shown
+from npllm.pages.operation_views import paragraphs
+from npllm.pages.training_step import look_at
+
+pytestmark = pytest.mark.usefixtures("small_machine")
+every_architecture = pytest.mark.parametrize("fields", EVERY.values(), ids=EVERY.keys())
+LARGEST_PAGE = 5_000_000  # bytes
+HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b$$ $x$"
+
+
+def text_of(page: str, anchor: str) -> str:
+    """The words of a section, without pictures and code."""
+    section = page[page.index(f'id="{anchor}"') :].partition("</section>")[0]
+    section = re.sub(r"<(svg|pre)\b.*?</\1>", " ", section, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", section)).split())
+
+
+def table_of(page: str, label: str) -> list[list[str]]:
+    """The cells of the table with this label, row by row."""
+    table = page[page.index(f'aria-label="{label}"') :].partition("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr>")[1:]]
+    return [[" ".join(html.unescape(re.sub(r"<[^>]*>", "", cell)).split()) for cell in row] for row in rows]
+
+
+@every_architecture
+def test_every_operation_stands_there_once_with_its_numbers(fields):
+    """Fails if an operation is missing or twice, or a number is not that of the API."""
+    subject = small_subject(**fields)
+    inside = npllm.inspect(subject.model, subject.tokens)
+    seen = look_at(subject)
+    page = microscope_page(seen)
+    sections = re.findall(r'<section id="op-[^"]*" .*?<h2[^>]*>(.*?)</h2>', page, re.DOTALL)
+    assert sections == list(inside.operations)
+    weights = small_subject(**fields).model.weights
+    for name, gradient in inside.gradients.items():
+        array = inside.outputs.get(name, weights.get(name))
+        assert page.count(f'id="tensor-{name.replace(".", "-")}"') == 1, name
+        shape = " × ".join(map(str, array.shape))
+        norms = f"{shape}, .*, norm {np.linalg.norm(array.astype(float)):.4g}"
+        assert re.search(f">{re.escape(name)}</a><br><span[^>]*>{norms}<", page), name
+        error = "" if name == "loss" else f"; largest error against differences {seen.errors[name]:.1e}"
+        found = f">{re.escape(name)}</a><br><span[^>]*>norm {np.linalg.norm(gradient):.4g}{re.escape(error)}<"
+        assert re.search(found, page), name
+
+
+def test_losses_attention_and_update_are_those_of_the_api():
+    subject = small_subject(**EVERY["llama"])
+    inside = npllm.inspect(subject.model, subject.tokens)
+    page = microscope_page(look_at(subject))
+    after = npllm.inspect(subject.model, subject.tokens).losses[0]  # the model has made its step
+    words = [shown(subject.tokenizer, i) for i in subject.ids]
+    rows = table_of(page, "Losses before and after the update")[1:]
+    for i, row in enumerate(rows[:-1]):
+        assert row[:3] == [words[i + 1], f"{inside.losses[0, i]:.4f}", f"{after[i]:.4f}"]
+    assert rows[-1][1] == f"{inside.loss:.4f}"
+    cells = re.findall(r"<title>(\S+) → (\S+): ([\d.]+)</title>", page)
+    T = len(words)
+    weights = inside.attention[:, 0]
+    expected = [
+        (words[i], words[j], f"{weights[layer, head, i, j]:.3f}")
+        for layer in range(2)
+        for head in range(2)
+        for i in range(T)
+        for j in range(i + 1)
+    ]
+    assert [tuple(map(html.unescape, cell)) for cell in cells] == expected
+
+
+def test_what_a_loss_sends_back_and_the_lens_are_tables():
+    subject = small_subject(**EVERY["gpt2"])
+    seen = look_at(subject)
+    page = microscope_page(seen)
+    rows = table_of(page, "Gradient norms of token 3")[1:]
+    assert [row[0] for row in rows] == ["2", "1", "0"]
+    for layer, row in zip((2, 1, 0), rows, strict=True):
+        assert row[1:] == [f"{norm:.3g}" for norm in seen.sent_back[2, layer, :3]]
+    lens = table_of(page, "Backward lens of layer 1")[1:]
+    assert len(lens) == len(subject.ids)
+    likelier = [f"{shown(subject.tokenizer, i)} {move:+.2f}" for i, move in seen.lens[1].readings[4].up]
+    assert lens[4][3] == ", ".join(likelier)
+
+
+def test_each_kind_of_operation_is_derived_once_with_its_code():
+    page = microscope_page(look_at(small_subject(**EVERY["qwen"])))
+    kinds = ["embedding", "rmsnorm", "linear", "qk_norm", "rotary", "attention", "add_norm", "swiglu", "lm_head_loss"]
+    assert re.findall(r'id="kind-(\w+)"', page) == kinds
+    for kind in kinds:
+        assert page.count(f"npllm/reference/{kind}.py, line ") == 2  # forward and backward
+        assert page.count(f"npllm/kernels/{kind}.py, line ") == 1
+    assert page.count("Why cache P: it is the simplest choice") == 1
+    assert "Why cache" in text_of(page, "op-blocks-0-norm_1")
+
+
+def test_hostile_text_is_only_text():
+    """Fails if a token, or the name of the run, gets into the page as HTML."""
+    subject = small_subject(text=HOSTILE, **{**EVERY["gpt2"], "block_size": 64})._replace(name="<img src=x>")
+    page = microscope_page(look_at(subject))
+    assert page.count("<script>") == 1  # the page's own
+    assert "<img src=x>" not in page
+    assert "\x00" not in page
+    assert "\x1b" not in page
+
+
+def test_the_page_shows_a_run(tmp_path):
+    """Fails if the page has other weights, or the optimiser has not its state."""
+    assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run")) == 0
+    out = tmp_path / "page.html"
+    assert run("microscope", tmp_path / "run", "--text", "the cat", "--out", out) == 0
+    page = out.read_text(encoding="utf-8")
+    model, tokenizer = npllm.load(tmp_path / "run")
+    inside = npllm.inspect(model, [tokenizer.encode("the cat")])
+    assert f"the loss is {inside.loss:.4f} nats" in text_of(page, "text")
+    assert "AdamW), in its state after 6 updates" in text_of(page, "update")
+    lr = npllm.Run(tmp_path / "run").config.optim.min_lr
+    assert f"learning rate, {lr:.3g}," in text_of(page, "update")
+
+
+def test_the_page_shows_a_line_of_the_validation_text_with_the_weights_of_a_recipe(tmp_path):
+    """A recipe needs no run, and leaves none behind."""
+    text = write_text(tmp_path)
+    recipe = tmp_path / "small.toml"
+    sizes = "n_layer = 1\nn_head = 2\nn_embd = 8\nblock_size = 40"
+    recipe.write_text(f'[data]\nsource = ["{text}"]\ntokenizer = "char"\n\n[model]\n{sizes}\n')
+    out = tmp_path / "page.html"
+    assert run("microscope", recipe, "--out", out) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "after 0 updates" in page
+    rows = table_of(page, "Losses before and after the update")[1:-1]
+    line = "".join(row[0] for row in rows).replace("␣", " ")
+    assert line in text.read_text()
+    assert len(line) >= 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "small.toml", "text.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("the cat sat", "has 11 tokens, but the model reads 8"), ("a", "fewer than two tokens"), ("€ and", "'€'")],
+)
+def test_a_text_that_cannot_be_shown_ends_in_a_sentence(tmp_path, capsys, text, complaint):
+    assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run", train__steps=1)) == 0
+    message = refused(capsys, "microscope", tmp_path / "run", "--text", text, exit_code=3)
+    assert complaint in message
+
+
+def test_a_run_that_is_none_ends_in_a_sentence(tmp_path, capsys):
+    assert "is not a run" in refused(capsys, "microscope", tmp_path, exit_code=3)
+    assert "the recipes are" in refused(capsys, "microscope", "classik", exit_code=2)
+
+
+def test_the_default_model_fits_into_five_megabytes(monkeypatch):
+    """The architecture of the default recipe, with as many tokens as a line has."""
+    monkeypatch.setattr(differences, "ENTRIES", 1)
+    text = (LINE + " and a longer line")[:24]
+    fields = EVERY["qwen"] | {"bigram_rows": 0, "tie_embeddings": True, "n_kv_head": None}
+    subject = small_subject(text=text, **fields, n_layer=3, n_head=4, n_embd=128, block_size=128)
+    page = microscope_page(look_at(subject))
+    assert len(page.encode()) < LARGEST_PAGE
+
+
+def test_a_block_of_formulas_is_one_paragraph():
+    assert paragraphs("a\n\n$$\nx\n\ny\n$$\n\nb") == ["a", "$$\nx\n\ny\n$$", "b"]
