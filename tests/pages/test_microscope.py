@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from microscope_cases import EVERY, LINE, small_machine, small_subject  # noqa: F401  a fixture
 from small_runs import pretrain_arguments, refused, run, write_text
+from stage_runs import DEMONSTRATIONS, pretrained, stage_arguments, write_jsonl
 
 import npllm
 from npllm.pages import differences
@@ -113,7 +114,7 @@ def test_hostile_text_is_only_text():
     assert "\x1b" not in page
 
 
-def test_the_page_shows_a_run(tmp_path):
+def test_the_page_shows_a_run(tmp_path, quick):
     """Fails if the page has other weights, or the optimiser has not its state."""
     assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run")) == 0
     out = tmp_path / "page.html"
@@ -142,6 +143,21 @@ def test_the_page_shows_a_line_of_the_validation_text_with_the_weights_of_a_reci
     assert line in text.read_text()
     assert len(line) >= 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "small.toml", "text.txt"]
+
+
+def test_a_later_stage_is_shown_with_a_text_of_the_user(tmp_path, capsys, quick):
+    """With LoRA the parameters of the update are the factors; the rest is merged."""
+    data = write_jsonl(tmp_path / "data.jsonl", DEMONSTRATIONS)
+    assert run(*stage_arguments("sft", pretrained(tmp_path), tmp_path / "sft", data=data, adapt__lora_rank=2)) == 0
+    message = refused(capsys, "microscope", tmp_path / "sft", exit_code=3)
+    assert "no validation text; give a line with --text" in message
+    out = tmp_path / "page.html"
+    assert run("microscope", tmp_path / "sft", "--text", "a dog ran", "--out", out) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "tensor-blocks-0-mlp-up-weight" in page
+    names = [row[0] for row in table_of(page, "Size of each update")]
+    assert "blocks.0.mlp.up.weight.lora_a" in names
+    assert "blocks.0.mlp.up.weight" not in names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""The page of the microscope in a real browser, with JavaScript and without."""
+
+import pytest
+from browser import DESKTOP, PHONE, broken_anchors, serious_violations, sideways, visit
+from microscope_cases import EVERY, small_subject
+
+from npllm.pages import kernel_times
+from npllm.pages.microscope import microscope_page
+from npllm.pages.page import write_page
+from npllm.pages.training_step import look_at
+
+
+@pytest.fixture(scope="module")
+def path(chromium, tmp_path_factory):  # without a browser there is no need to make it
+    path = tmp_path_factory.mktemp("microscope") / "microscope.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_times, "LARGE_MATRIX", 32)
+        patch.setattr(kernel_times, "LARGE_ARRAY", 1024)
+        write_page(path, microscope_page(look_at(small_subject(**EVERY["qwen"]))))
+    return path
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_it_opens_without_errors_and_connects_to_nothing(chromium, path, width):
+    with visit(chromium, path, width=width) as seen:
+        assert seen.errors == []
+        assert seen.requests == []
+        assert broken_anchors(seen.page) == []
+        assert sideways(seen.page) == 0
+
+
+def test_formulas_and_pictures_are_there(chromium, path):
+    """Two layers of twelve operations, the embedding, the final norm and the loss."""
+    with visit(chromium, path) as seen:
+        page = seen.page
+        assert page.locator("section.operation").count() == 27
+        assert page.locator(".operation .formula math").count() >= 15
+        assert page.locator("math merror").count() == 0
+        assert page.locator("svg.head").count() == 4
+        assert page.locator("img.heat-map").count() == 2 * (27 + 2)  # and the stream between the branches
+        assert page.evaluate("() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+
+
+def test_a_click_on_a_tensor_marks_it_everywhere(chromium, path):
+    with visit(chromium, path) as seen:
+        page = seen.page
+        page.locator("#op-blocks-0-mlp-up a[data-mark=tensor-blocks-0-norm_2]").first.click()
+        # Its own pictures, and what reads it.
+        marked = page.locator(".marked")
+        sections = marked.evaluate_all("all => [...new Set(all.map((each) => each.closest('section').id))]")
+        assert sections == ["op-blocks-0-norm_2", "op-blocks-0-mlp-up", "op-blocks-0-mlp-gate"]
+        assert page.locator(".marked:not([data-mark=tensor-blocks-0-norm_2])").count() == 0
+        page.keyboard.press("Escape")
+        assert marked.count() == 0
+
+
+def test_a_click_on_a_token_opens_what_its_loss_sends_back(chromium, path):
+    with visit(chromium, path) as seen:
+        page = seen.page
+        assert not page.locator("#sent-3 table").is_visible()
+        page.locator(".token").nth(3).click()
+        assert page.locator("#sent-3 table").is_visible()
+        assert page.locator("#sent-3.marked").count() == 1
+
+
+def test_it_is_readable_without_javascript(chromium, path):
+    with visit(chromium, path, javascript=False) as seen:
+        page = seen.page
+        assert "Causal multi-head attention" in page.inner_text("#op-blocks-0-attention")
+        page.locator("#sent-2 summary").click()
+        assert page.locator("#sent-2 table").is_visible()
+        assert "lm_head" in page.inner_text("#update")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_axe_finds_nothing_serious(chromium, path, width, dark):
+    with visit(chromium, path, width=width, dark=dark) as seen:
+        assert serious_violations(seen.page) == []
