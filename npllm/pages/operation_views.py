@@ -1,12 +1,13 @@
 """The operations of a training step, each with what the microscope shows of it."""
 
 import re
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npllm.model.recording import Call, Operation
+from npllm.model.recording import Operation
 from npllm.pages.kernel_times import StepProfile, Timing, arrays_in
 from npllm.pages.markup import to_html
 from npllm.pages.pictures import heat_map, histogram
@@ -94,7 +95,7 @@ def operation_views(seen: Microscope) -> list[OperationView]:
         derived = any(view.kind == operation.forward.kind for view in views)
         known = {tensor.name for view in views for tensor in view.parameters}  # a tied table has two uses
         views.append(
-            _operation_view(seen, operation, where, None if derived else derivation_of(operation.forward), known)
+            _operation_view(seen, operation, where, None if derived else derivation_of(operation.forward.kind), known)
         )
     return views
 
@@ -181,19 +182,20 @@ def _speed(timing: Timing) -> str:
     return f"{timing.bytes / timing.seconds / 1e9:.1f} GB/s"
 
 
-def derivation_of(call: Call) -> Derivation:
-    """Return what the book says about the operation of a forward call."""
-    module = import_module(f"npllm.reference.{call.kind}")
+@cache
+def derivation_of(kind: str) -> Derivation:
+    """Return what the book says about a kind of operation, such as "linear"."""
+    module = import_module(f"npllm.reference.{kind}")
     why = [part for part in paragraphs(module.__doc__) if WHY_KEPT.search(part)]
     forward, backward = halves([part for part in paragraphs(module.__doc__) if part not in why])
-    kernels = [import_module(f"npllm.kernels.{file}") for file in (call.kind, *ALSO.get(call.kind, []))]
+    kernels = [import_module(f"npllm.kernels.{file}") for file in (kind, *ALSO.get(kind, []))]
     return Derivation(
-        call.kind,
+        kind,
         to_html(forward),
         to_html(backward),
         to_html("\n\n".join(why)),
-        highlighted(getattr(module, f"{call.kind}_forward")),
-        highlighted(getattr(module, f"{call.kind}_backward")),
+        highlighted(getattr(module, f"{kind}_forward")),
+        highlighted(getattr(module, f"{kind}_backward")),
         [highlighted(kernel) for kernel in kernels],
     )
 

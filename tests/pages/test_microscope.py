@@ -21,6 +21,17 @@ LARGEST_PAGE = 5_000_000  # bytes
 HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b$$ $x$"
 
 
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A finished run of six updates; its block has 8 tokens, which are characters."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npllm.training.results.SAMPLE_TOKENS", 2)
+        patch.setattr("npllm.training.results.plot_loss", lambda metrics, path: None)
+        assert run(*pretrain_arguments(write_text(folder), folder / "run")) == 0
+    return folder / "run"
+
+
 def text_of(page: str, anchor: str) -> str:
     """The words of a section, without pictures and code."""
     section = page[page.index(f'id="{anchor}"') :].partition("</section>")[0]
@@ -98,8 +109,8 @@ def test_each_kind_of_operation_is_derived_once_with_its_code():
     kinds = ["embedding", "rmsnorm", "linear", "qk_norm", "rotary", "attention", "add_norm", "swiglu", "lm_head_loss"]
     assert re.findall(r'id="kind-(\w+)"', page) == kinds
     for kind in kinds:
-        assert page.count(f"npllm/reference/{kind}.py, line ") == 2  # forward and backward
-        assert page.count(f"npllm/kernels/{kind}.py, line ") == 1
+        assert page.count(f"<figcaption>npllm/reference/{kind}.py, line ") == 2  # forward and backward
+        assert page.count(f"<figcaption>npllm/kernels/{kind}.py, line ") == 1
     assert page.count("Why cache P: it is the simplest choice") == 1
     assert "Why cache" in text_of(page, "op-blocks-0-norm_1")
 
@@ -114,17 +125,16 @@ def test_hostile_text_is_only_text():
     assert "\x1b" not in page
 
 
-def test_the_page_shows_a_run(tmp_path, quick):
+def test_the_page_shows_a_run(tmp_path, small_run):
     """Fails if the page has other weights, or the optimiser has not its state."""
-    assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run")) == 0
     out = tmp_path / "page.html"
-    assert run("microscope", tmp_path / "run", "--text", "the cat", "--out", out) == 0
+    assert run("microscope", small_run, "--text", "the cat", "--out", out) == 0
     page = out.read_text(encoding="utf-8")
-    model, tokenizer = npllm.load(tmp_path / "run")
+    model, tokenizer = npllm.load(small_run)
     inside = npllm.inspect(model, [tokenizer.encode("the cat")])
     assert f"the loss is {inside.loss:.4f} nats" in text_of(page, "text")
     assert "AdamW), in its state after 6 updates" in text_of(page, "update")
-    lr = npllm.Run(tmp_path / "run").config.optim.min_lr
+    lr = npllm.Run(small_run).config.optim.min_lr
     assert f"learning rate, {lr:.3g}," in text_of(page, "update")
 
 
@@ -164,9 +174,8 @@ def test_a_later_stage_is_shown_with_a_text_of_the_user(tmp_path, capsys, quick)
     ("text", "complaint"),
     [("the cat sat", "has 11 tokens, but the model reads 8"), ("a", "fewer than two tokens"), ("€ and", "'€'")],
 )
-def test_a_text_that_cannot_be_shown_ends_in_a_sentence(tmp_path, capsys, text, complaint):
-    assert run(*pretrain_arguments(write_text(tmp_path), tmp_path / "run", train__steps=1)) == 0
-    message = refused(capsys, "microscope", tmp_path / "run", "--text", text, exit_code=3)
+def test_a_text_that_cannot_be_shown_ends_in_a_sentence(small_run, capsys, text, complaint):
+    message = refused(capsys, "microscope", small_run, "--text", text, exit_code=3)
     assert complaint in message
 
 
@@ -175,6 +184,7 @@ def test_a_run_that_is_none_ends_in_a_sentence(tmp_path, capsys):
     assert "the recipes are" in refused(capsys, "microscope", "classik", exit_code=2)
 
 
+@pytest.mark.long
 def test_the_default_model_fits_into_five_megabytes(monkeypatch):
     """The architecture of the default recipe, with as many tokens as a line has."""
     monkeypatch.setattr(differences, "ENTRIES", 1)
