@@ -1,5 +1,6 @@
 """The page of the microscope: what stands on it, from a run, a recipe and a text."""
 
+import functools
 import html
 import re
 
@@ -13,10 +14,9 @@ import npllm
 from npllm.pages import differences
 from npllm.pages.microscope import microscope_page, shown
 from npllm.pages.operation_views import paragraphs
-from npllm.pages.training_step import look_at
+from npllm.pages.training_step import Microscope, look_at
 
 pytestmark = pytest.mark.usefixtures("small_machine")
-every_architecture = pytest.mark.parametrize("fields", EVERY.values(), ids=EVERY.keys())
 LARGEST_PAGE = 5_000_000  # bytes
 HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b$$ $x$"
 
@@ -30,6 +30,13 @@ def small_run(tmp_path_factory):
         patch.setattr("npllm.training.results.plot_loss", lambda metrics, path: None)
         assert run(*pretrain_arguments(write_text(folder), folder / "run")) == 0
     return folder / "run"
+
+
+@functools.cache
+def page_of(kind: str) -> tuple[Microscope, str]:
+    """The numbers and the page of an architecture; its model has made a step."""
+    seen = look_at(small_subject(**EVERY[kind]))
+    return seen, microscope_page(seen)
 
 
 def text_of(page: str, anchor: str) -> str:
@@ -46,16 +53,15 @@ def table_of(page: str, label: str) -> list[list[str]]:
     return [[" ".join(html.unescape(re.sub(r"<[^>]*>", "", cell)).split()) for cell in row] for row in rows]
 
 
-@every_architecture
-def test_every_operation_stands_there_once_with_its_numbers(fields):
+@pytest.mark.parametrize("kind", EVERY)
+def test_every_operation_stands_there_once_with_its_numbers(kind):
     """Fails if an operation is missing or twice, or a number is not that of the API."""
-    subject = small_subject(**fields)
-    inside = npllm.inspect(subject.model, subject.tokens)
-    seen = look_at(subject)
-    page = microscope_page(seen)
+    fresh = small_subject(**EVERY[kind])
+    inside = npllm.inspect(fresh.model, fresh.tokens)
+    seen, page = page_of(kind)
     sections = re.findall(r'<section id="op-[^"]*" .*?<h2[^>]*>(.*?)</h2>', page, re.DOTALL)
     assert sections == list(inside.operations)
-    weights = small_subject(**fields).model.weights
+    weights = fresh.model.weights
     for name, gradient in inside.gradients.items():
         array = inside.outputs.get(name, weights.get(name))
         assert page.count(f'id="tensor-{name.replace(".", "-")}"') == 1, name
@@ -68,9 +74,10 @@ def test_every_operation_stands_there_once_with_its_numbers(fields):
 
 
 def test_losses_attention_and_update_are_those_of_the_api():
-    subject = small_subject(**EVERY["llama"])
-    inside = npllm.inspect(subject.model, subject.tokens)
-    page = microscope_page(look_at(subject))
+    fresh = small_subject(**EVERY["llama"])
+    inside = npllm.inspect(fresh.model, fresh.tokens)
+    seen, page = page_of("llama")
+    subject = seen.subject
     after = npllm.inspect(subject.model, subject.tokens).losses[0]  # the model has made its step
     words = [shown(subject.tokenizer, i) for i in subject.ids]
     rows = table_of(page, "Losses before and after the update")[1:]
@@ -91,9 +98,8 @@ def test_losses_attention_and_update_are_those_of_the_api():
 
 
 def test_what_a_loss_sends_back_and_the_lens_are_tables():
-    subject = small_subject(**EVERY["gpt2"])
-    seen = look_at(subject)
-    page = microscope_page(seen)
+    seen, page = page_of("gpt2")
+    subject = seen.subject
     rows = table_of(page, "Gradient norms of token 3")[1:]
     assert [row[0] for row in rows] == ["2", "1", "0"]
     for layer, row in zip((2, 1, 0), rows, strict=True):
@@ -105,7 +111,7 @@ def test_what_a_loss_sends_back_and_the_lens_are_tables():
 
 
 def test_each_kind_of_operation_is_derived_once_with_its_code():
-    page = microscope_page(look_at(small_subject(**EVERY["qwen"])))
+    _, page = page_of("qwen")
     kinds = ["embedding", "rmsnorm", "linear", "qk_norm", "rotary", "attention", "add_norm", "swiglu", "lm_head_loss"]
     assert re.findall(r'id="kind-(\w+)"', page) == kinds
     for kind in kinds:
