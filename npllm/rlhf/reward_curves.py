@@ -97,10 +97,10 @@ def doubled(most: int) -> list[int]:
 def best_of_mean(values: np.ndarray, proxy: np.ndarray, n: int) -> float:
     """Return the mean value of best-of-n, which picks the highest proxy of n responses.
 
-    It is an unbiased estimate, from all N responses to each prompt, at least n. If they are
-    sorted by proxy, the i-th of N is the best in C(i - 1, n - 1) of the C(N, n) subsets
-    of n responses. Among responses with equal proxy each is chosen equally often, so
-    each counts with their mean value.
+    It is an unbiased estimate, from all N responses to each prompt, at least n. If they
+    are sorted by proxy, the i-th of N is the best in C(i - 1, n - 1) of the C(N, n)
+    subsets of n responses. Among responses with equal proxy each is chosen equally
+    often, so each counts with their mean value.
 
     values, proxy: (N, prompts).
 
