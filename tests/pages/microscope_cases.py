@@ -11,7 +11,7 @@ from npllm.tokenizer import train_char
 LINE = "the cat sat\ton <b>"
 GPT_2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu"}
 LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
-QWEN = LLAMA | {"qk_norm": True, "bigram_rows": 7, "tie_embeddings": False}
+QWEN = LLAMA | {"qk_norm": True, "tie_embeddings": False}
 EVERY = {"gpt2": GPT_2, "relu2": GPT_2 | {"mlp": "relu2"}, "llama": LLAMA, "qwen": QWEN}
 
 

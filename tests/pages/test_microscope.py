@@ -195,7 +195,7 @@ def test_the_default_model_fits_into_five_megabytes(monkeypatch):
     """The architecture of the default recipe, with as many tokens as a line has."""
     monkeypatch.setattr(differences, "ENTRIES", 1)
     text = (LINE + " and a longer line")[:24]
-    fields = EVERY["qwen"] | {"bigram_rows": 0, "tie_embeddings": True, "n_kv_head": None}
+    fields = EVERY["qwen"] | {"tie_embeddings": True, "n_kv_head": None}
     subject = small_subject(text=text, **fields, n_layer=3, n_head=4, n_embd=128, block_size=128)
     page = microscope_page(look_at(subject))
     assert len(page.encode()) < LARGEST_PAGE
