@@ -79,6 +79,10 @@ class RunFolder:
         return self.path / "samples.txt"
 
     @property
+    def sample_log(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
     def loss_plot(self) -> Path:
         return self.path / "loss.png"
 

@@ -19,6 +19,7 @@ from npllm.runs.config_file import last_step_of
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import check_metrics_csv, read_metrics
 from npllm.runs.run_folder import RunFolder
+from npllm.runs.sample_log import read_samples
 from npllm.runs.summary import read_summary
 
 Check = Callable[[Path], object]  # raises an NpllmError where a file is damaged
@@ -38,9 +39,10 @@ def verify_run(run: RunFolder, inputs: Mapping[Path, Check]) -> Iterator[tuple[P
         (run.metrics, read_metrics),
         (run.metrics_table, lambda path: check_metrics_csv(path, run.metrics)),
         (run.ledger, Ledger),
+        (run.sample_log, read_samples),
         (run.summary, lambda path: _summary(run, path)),
     ]
-    optional = (run.metrics, run.metrics_table, run.ledger, run.summary)
+    optional = (run.metrics, run.metrics_table, run.ledger, run.sample_log, run.summary)
     for path, check in checks:
         if not path.exists() and path in optional:
             continue  # not every run has these: a stopped one has no summary

@@ -1,6 +1,6 @@
 """The job of a run: what the training loop needs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from npllm.model import GPT
@@ -17,7 +17,9 @@ class Job:
     validate: the validation loss; None where there is none. work, readers: what the
     memory is computed from; readers are models that are used but not trained.
     description: one line that says what will be trained. tokens_per_byte: of the text,
-    to show bits per byte; None = show the figures that `shown` names instead.
+    to show bits per byte; None = show the figures that `shown` names instead. sample:
+    returns a prompt and what the model writes after it, for `runs/sample_log.py`; None
+    = nothing is written.
     """
 
     state: LoopState
@@ -28,3 +30,4 @@ class Job:
     description: str = ""
     tokens_per_byte: float | None = None
     shown: tuple[str, ...] = ()
+    sample: Callable[[GPT], tuple[str, str]] | None = None

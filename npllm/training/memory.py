@@ -37,7 +37,7 @@ from npllm.training.state import LoopState
 from npllm.training.warmup import kind_of, load_kernels
 
 PLOT = 36 << 20  # bytes: matplotlib and a picture
-GENERATION = 24 << 20  # bytes: compiling the kernels of generation, for the samples of a report
+GENERATION = 24 << 20  # bytes: compiling the kernels of generation, for the samples of pretraining
 COMPRESSION = 12  # bytes for each of the text that xz packs
 
 
@@ -78,10 +78,10 @@ class Work:
 
     rows: rows of a micro-batch. read_rows: rows of a pass without a backward. policy:
     whether log-probabilities are computed instead of the loss. copies: number of NumPy
-    arrays of the size of a micro-batch's hidden rows. temporaries: bytes that NumPy
-    takes at other times. written: number of responses generated at once, and the length
-    of their longest prompt. update: bytes of the scratch arena that the optimiser
-    takes. aside: the stage's own part of `Memory.aside`, in bytes.
+    arrays of the size of a micro-batch's hidden rows. temporaries: bytes that are taken
+    outside of the arenas at other times. written: number of responses generated at
+    once, and the length of their longest prompt. update: bytes of the scratch arena
+    that the optimiser takes. aside: the stage's own part of `Memory.aside`, in bytes.
     """
 
     rows: int
@@ -147,9 +147,13 @@ def pretraining_work(config: RunConfig, vocab_size: int, val_bytes: int) -> Work
     steps, T = config.train.steps, config.model.block_size
     largest = config.batch.size if steps is None else batch_size(steps - 1, config.batch)
     model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
-    samples = cache_bytes(model, 1, T, dtype)
-    report = GENERATION + max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes, samples)
-    return Work(rows=min(largest, config.batch.micro_size), width=T, read_rows=rows_at_once(T), aside=report)
+    return Work(
+        rows=min(largest, config.batch.micro_size),
+        width=T,
+        read_rows=rows_at_once(T),
+        temporaries=GENERATION + cache_bytes(model, 1, T, dtype),  # a sample at each evaluation
+        aside=max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes),  # the report
+    )
 
 
 def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, work: Work) -> int:

@@ -28,6 +28,7 @@ from npllm.training.machine import limit_threads, usable_dtype
 from npllm.training.memory import pretraining_work, require_pretraining_memory
 from npllm.training.prepare import prepare_data
 from npllm.training.results import report_results
+from npllm.training.samples import sampler
 from npllm.training.stage import Stage
 from npllm.training.warmup import kind_of
 
@@ -178,6 +179,7 @@ class Pretraining(Stage[RunConfig]):
                 f"{', from trained weights' if goes_on else ''}"
             ),
             tokens_per_byte=len(train.tokens) / train.n_bytes,
+            sample=sampler(run.load_tokenizer(), val, config.model.block_size, config.train.seed),
         )
 
     def report(self, run: RunFolder, config: RunConfig, job: Job, console: Console) -> str:

@@ -23,10 +23,10 @@ from npllm.runs.summary import write_summary
 from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import evaluate, quick_loss
 from npllm.training.previous_run import compare_with_previous
+from npllm.training.samples import prompt_tokens
 from npllm.training.state import LoopState
 from npllm.training.verdict import verdict
 
-SAMPLE_PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 160
 
 
@@ -84,11 +84,9 @@ def next_command(path: Path, prompt: str) -> str:
 def write_samples(run: RunFolder, model: GPT, tokenizer: Tokenizer, val_shard: TokenShard) -> list[tuple[str, str]]:
     """Continue three prompts from the validation text, and write samples.txt. Returns
     the pairs (prompt, continuation)."""
-    samples, length = [], min(SAMPLE_PROMPT_TOKENS, -(-model.config.block_size // 2))
+    samples = []
     for seed, start in enumerate(sample_positions(val_shard)):
-        tokens = val_shard.tokens[start : start + length].tolist()
-        if val_shard.eot_id in tokens:
-            tokens = tokens[: tokens.index(val_shard.eot_id)]
+        tokens = prompt_tokens(val_shard, start, model.config.block_size)
         prompt = whole_characters(tokenizer.decode_bytes(tokens))
         samples.append((prompt, "".join(generate(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, seed=seed))))
     lines = [f"=== sample {i}: prompt, then continuation ===\n{p}|{text}\n" for i, (p, text) in enumerate(samples, 1)]

@@ -2,6 +2,7 @@
 view."""
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from npllm.runs.config_file import rewrite_config
 from npllm.runs.ledger import Ledger, Spike
 from npllm.runs.metrics import append_metrics, drop_metrics_after, write_metrics_csv
 from npllm.runs.run_folder import RunFolder
+from npllm.runs.sample_log import Sample, append_sample, drop_samples_after
 from npllm.training.config import LoopConfig
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.job import Job
@@ -48,7 +50,7 @@ def train(
             console.print(f"Refused: {reason}", soft_wrap=True)
         state.detector.levels = ledger.levels(config.spikes.min_history)
         recovery = Recovery(config.spikes, store, ledger, state, validate)
-        drop_metrics_after(run.metrics, state.step)
+        _drop_after(run, state.step)
         run.metrics_table.unlink(missing_ok=True)  # only a finished run has one
         if not store.entries:
             # What a later spike's weights are held against until the first evaluation.
@@ -63,7 +65,7 @@ def train(
                 if isinstance(event, Spike):
                     done = recovery.recover(event)
                     if state.step < event.step - 1:
-                        drop_metrics_after(run.metrics, state.step)
+                        _drop_after(run, state.step)
                         event_log.go_back(state.step)
                     view.recovered(event, done, state.step)
                     continue
@@ -72,6 +74,7 @@ def train(
                 if validate and (length.is_over(event.step) or event.step % config.train.eval_every == 0):
                     record["val_loss"] = validate(state.model)
                     is_best = store.would_be_best(record["val_loss"])
+                    _write_sample(run, job, record)
                     if not is_best and out_of_patience(config, store, length, event.step):
                         length.end_early(event.step)
                 stopping, is_last = stop.requested, length.is_over(event.step)
@@ -86,6 +89,19 @@ def train(
                     store.wait()
                     raise _stopped(run, event.step)
     _end(run, config, length, store, console)
+
+
+def _drop_after(run: RunFolder, step: int) -> None:
+    """Remove from the logs what was measured after an update."""
+    drop_metrics_after(run.metrics, step)
+    drop_samples_after(run.sample_log, step)
+
+
+def _write_sample(run: RunFolder, job: Job, record: dict[str, Any]) -> None:
+    """Let the model write a text, if the job wants one. With a loss that is not finite
+    there are no probabilities to draw from."""
+    if job.sample is not None and isfinite(record["val_loss"]):
+        append_sample(run.sample_log, Sample(record["step"], *job.sample(job.state.model)))
 
 
 def _say_where_it_starts(run: RunFolder, config: LoopConfig, length: RunLength, step: int, console: Console) -> None:

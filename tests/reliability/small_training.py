@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from npllm.model import Architecture
+from npllm.model import GPT, Architecture
 from npllm.optim import BatchConfig, OptimConfig
 from npllm.runs.ledger import Ledger
 from npllm.runs.run_folder import RunFolder
@@ -76,7 +76,11 @@ def make_run(folder: Path) -> RunFolder:
 
 
 def train_on(
-    run: RunFolder, config: RunConfig, gradients: Gradients | None = None, validate: Validate | None = None
+    run: RunFolder,
+    config: RunConfig,
+    gradients: Gradients | None = None,
+    validate: Validate | None = None,
+    sample: Callable[[GPT], tuple[str, str]] | None = None,
 ) -> LoopState:
     """Train as `npllm pretrain` and `npllm resume` do between preparation and report.
 
@@ -89,6 +93,7 @@ def train_on(
         validate=validate or (lambda model: quick_loss(model, TOKENS[:60])),
         work=Work(rows=4, width=4, read_rows=1),
         tokens_per_byte=1.0,
+        sample=sample,
     )
     with run.lock():
         train(run, config, job, Console(quiet=True))

@@ -1,5 +1,6 @@
 """Planted loss spikes: detection, rollback, skipped data, clean final weights."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -25,6 +26,7 @@ from reliability.small_training import (
 from npllm.errors import TrainingError
 from npllm.runs.checkpoint_store import CheckpointStore
 from npllm.runs.ledger import Ledger, Spike
+from npllm.runs.sample_log import read_samples
 from npllm.training.length import Phase
 from npllm.training.loop import NextTokenGradients, build_state, make_update, updates
 from npllm.training.recovery import Recovery, Validate, in_the_same_place, restore_newest
@@ -43,6 +45,22 @@ def test_01_after_a_spike_the_bits_are_those_of_a_clean_run_without_that_data(tm
     assert [record["step"] for record in metrics] == list(range(1, 21))
     assert all(record["loss"] < 5 for record in metrics), "the spike is in the ledger and not in the log"
     assert state.rollbacks == len(bad)
+
+
+def test_01_a_rollback_removes_the_samples_of_the_lost_updates(tmp_path):
+    """Step 13 is evaluated, lost, and made again with other data and other weights."""
+    run, gradients = make_run(tmp_path / "run"), Poison(CONFIG, [BAD], fifty_fold)
+    written = []
+
+    def sample(model):
+        written.append(hashlib.sha256(model.params.flat).hexdigest())
+        return "", written[-1]
+
+    train_on(run, with_training(CONFIG, eval_every=1), gradients, sample=sample)
+    samples = read_samples(run.sample_log)
+    assert [each.step for each in samples] == list(range(1, 21))
+    assert [each.text for each in samples] == written[:12] + written[13:]
+    assert written[12] != written[13]
 
 
 def test_01_what_the_ledger_says_is_what_happened(tmp_path):

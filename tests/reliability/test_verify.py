@@ -38,7 +38,7 @@ def copy(sound, tmp_path):
 def test_a_sound_run_is_found_sound(sound, capsys):
     assert run("verify", sound) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = {"config.toml", "checkpoints/manifest.json", "metrics.jsonl", *FILES}
+    names = {"config.toml", "checkpoints/manifest.json", "metrics.jsonl", "samples.jsonl", *FILES}
     assert {line.split()[1] for line in lines} == names
     assert all(line.startswith("ok ") for line in lines)
 
@@ -77,7 +77,7 @@ def test_what_is_damaged_stands_in_its_own_line(copy, capsys):
     bad = [line for line in printed.out.splitlines() if not line.startswith("ok ")]
     assert len(bad) == 2, "the checkpoint, and the summary that is checked against it"
     assert bad[0].startswith(f"damaged  checkpoints/{newest.name}: {newest} is not a whole checkpoint (its SHA-256")
-    assert printed.err == f"npllm: {copy} has 2 damaged of 10 files; do what the line of each one says.\n"
+    assert printed.err == f"npllm: {copy} has 2 damaged of 11 files; do what the line of each one says.\n"
 
 
 def test_a_manifest_that_lists_what_is_not_there(copy, capsys):

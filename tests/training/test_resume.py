@@ -1,6 +1,7 @@
 """A stopped run goes on bit for bit: weights, the optimiser's moments and the log."""
 
 import hashlib
+import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -50,6 +51,9 @@ def assert_same_run(one, other):
     assert state_digests(one) == state_digests(other)
     assert summary(one)["params_sha256"] == summary(other)["params_sha256"]
     assert untimed_metrics(one) == untimed_metrics(other)
+    samples = (one / "samples.jsonl").read_bytes()
+    assert [json.loads(line)["step"] for line in samples.splitlines()] == [5, 10, STEPS]
+    assert samples == (other / "samples.jsonl").read_bytes()
 
 
 def kill_after(monkeypatch, step, out):

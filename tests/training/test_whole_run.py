@@ -66,6 +66,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
         "loss.png",
         "metrics.csv",
         "metrics.jsonl",
+        "samples.jsonl",
         "samples.txt",
         "summary.json",
         "tokenizer.json",
