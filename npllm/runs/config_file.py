@@ -58,6 +58,12 @@ def stage_of(path: Path) -> str:
     return str(record.get("stage", "pretrain")) if isinstance(record, dict) else "pretrain"
 
 
+def run_record(path: Path) -> dict[str, str]:
+    """The table [run] of a config.toml: the stage, versions and the processor."""
+    record = _parse_toml(path, _read(path)).get("run")
+    return {name: str(value) for name, value in record.items()} if isinstance(record, dict) else {}
+
+
 def last_step_of(path: Path) -> int | None:
     """The number of updates of a run, read from its config.toml. None where it has
     none."""
