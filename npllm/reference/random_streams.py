@@ -25,6 +25,9 @@ MINIBATCH_ORDER = 5 << 24  # of a rollout's responses, in each epoch
 PREFERENCE_PROMPT_ORDER = 6 << 24
 PREFERENCE_SUBSET = 8 << 24  # the pairs that a smaller reward model learns from
 
+# Looking into a trained model.
+REPEATED_TOKENS = 9 << 24  # rows that occur twice, to find heads of induction
+
 # The order of the data. 0xDA7A reads "DATA".
 WINDOW_GAPS = 0xDA7A0000  # tokens that an epoch leaves out
 WINDOW_ORDER = 0xDA7A0001

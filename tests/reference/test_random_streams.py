@@ -57,6 +57,7 @@ def test_the_numbers_are_what_they_always_were():
         "PREFERENCE_PROMPT_ORDER": 0x6000000,
         "NEW_TOKEN_ROWS": 0x7000000,
         "PREFERENCE_SUBSET": 0x8000000,
+        "REPEATED_TOKENS": 0x9000000,
         "WINDOW_GAPS": 0xDA7A0000,
         "WINDOW_ORDER": 0xDA7A0001,
         "RECORD_ORDER": 0xDA7A0002,
