@@ -184,7 +184,7 @@ def kept_arrays(trace: Trace) -> dict[str, list[Kept]]:
     for operation, field, value in found:
         for name, array in _named_arrays(field, value):
             address = array.__array_interface__["data"][0]
-            if address not in seen:
+            if array.size and address not in seen:
                 seen.add(address)
                 kept.setdefault(operation, []).append(Kept(name, array.shape, array.nbytes))
     return kept

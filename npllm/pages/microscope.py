@@ -35,12 +35,6 @@ class Token(NamedTuple):
     share: float
 
 
-class Head(NamedTuple):
-    layer: int
-    head: int
-    picture: Any
-
-
 def write_microscope(name: str, text: str | None, out: Path, console: Console) -> None:
     """Write the page of a run, or of a recipe, and of a text; None = a line of it."""
     check_packages()
@@ -99,14 +93,15 @@ def token_row(words: list[str], inside: Inspection, after: np.ndarray) -> list[T
     return [Token(words[0], None, None, 0.0), *predicted]
 
 
-def attention_pictures(inside: Inspection, words: list[str]) -> list[Head]:
-    """Return a picture of each head: a row a token that looks, a column one it sees."""
+def attention_pictures(inside: Inspection, words: list[str]) -> list[list[Any]]:
+    """Return a picture of each head of each layer.
+
+    A row is a token that looks, a column one that it sees.
+    """
     attention = inside.attention[:, 0]  # (L, H, T, T)
     L, H, T, _ = attention.shape
     draw = _cells if L * H * T * (T + 1) // 2 <= MOST_CELLS else _plain
-    return [
-        Head(layer, head, draw(attention[layer, head], words, layer, head)) for layer in range(L) for head in range(H)
-    ]
+    return [[draw(attention[layer, head], words, layer, head) for head in range(H)] for layer in range(L)]
 
 
 def _plain(weights: np.ndarray, words: list[str], layer: int, head: int) -> Any:

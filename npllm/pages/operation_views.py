@@ -15,6 +15,7 @@ from npllm.pages.source import highlighted
 from npllm.pages.training_step import Microscope
 
 BACKWARD = re.compile(r"^\W*Backward\b")  # the line of a docstring at which its second half starts
+FORMULAS, GRADIENT = re.compile(r"\$\$"), re.compile(r"\$\$\s+d")  # a block; one that starts with a gradient
 WHY_KEPT = re.compile(r"Why\s+(cache|keep)|backward\s+needs|the\s+cache\b", re.IGNORECASE)
 # Further files of a kernel than the one with the name of its operation.
 ALSO = {
@@ -46,6 +47,7 @@ class Derivation(NamedTuple):
     kind: str
     forward: Any
     backward: Any
+    equations: tuple[Any, Any]  # of forward and backward
     why_kept: Any
     forward_code: Any
     backward_code: Any
@@ -53,7 +55,7 @@ class Derivation(NamedTuple):
 
 
 class OperationView(NamedTuple):
-    """derivation: of the first operation of a kind; the others refer to it."""
+    """is_first: of its kind. It shows the derivation, and later ones the equations."""
 
     name: str
     anchor: str
@@ -61,7 +63,8 @@ class OperationView(NamedTuple):
     backward: str
     again: list[str]
     kind: str
-    derivation: Derivation | None
+    is_first: bool
+    derivation: Derivation
     inputs: list[tuple[str, str]]  # name and anchor of tensors
     outputs: list[TensorView]
     parameters: list[TensorView]
@@ -92,16 +95,14 @@ def operation_views(seen: Microscope) -> list[OperationView]:
     where = {_address(array): name for name, array in seen.inside.outputs.items()}
     views: list[OperationView] = []
     for operation in seen.inside.operations.values():
-        derived = any(view.kind == operation.forward.kind for view in views)
+        is_first = all(view.kind != operation.forward.kind for view in views)
         known = {tensor.name for view in views for tensor in view.parameters}  # a tied table has two uses
-        views.append(
-            _operation_view(seen, operation, where, None if derived else derivation_of(operation.forward.kind), known)
-        )
+        views.append(_operation_view(seen, operation, where, known, is_first=is_first))
     return views
 
 
 def _operation_view(
-    seen: Microscope, operation: Operation, where: dict[int, str], derivation: Derivation | None, known: set[str]
+    seen: Microscope, operation: Operation, where: dict[int, str], known: set[str], *, is_first: bool
 ) -> OperationView:
     name, inside = operation.name, seen.inside
     given = [where[address] for address in map(_address, arrays_in(operation.forward.arguments)) if address in where]
@@ -115,7 +116,8 @@ def _operation_view(
         operation.backward.function,
         [call.function for call in operation.again],
         operation.forward.kind,
-        derivation,
+        is_first,
+        derivation_of(operation.forward.kind),
         [(each, tensor_anchor(each)) for each in dict.fromkeys(given)],
         [_output_view(seen, each) for each in made],
         [_parameter_view(seen, each) for each in parameters if each not in known],
@@ -191,8 +193,9 @@ def derivation_of(kind: str) -> Derivation:
     kernels = [import_module(f"npllm.kernels.{file}") for file in (kind, *ALSO.get(kind, []))]
     return Derivation(
         kind,
-        to_html(forward),
-        to_html(backward),
+        to_html("\n\n".join(forward)),
+        to_html("\n\n".join(backward)),
+        (_equation(forward), _equation(backward, GRADIENT)),
         to_html("\n\n".join(why)),
         highlighted(getattr(module, f"{kind}_forward")),
         highlighted(getattr(module, f"{kind}_backward")),
@@ -200,13 +203,20 @@ def derivation_of(kind: str) -> Derivation:
     )
 
 
-def halves(parts: list[str]) -> tuple[str, str]:
+def halves(parts: list[str]) -> tuple[list[str], list[str]]:
     """Cut the paragraphs of a docstring where the derivation of the backward starts.
 
-    The second half is empty where no paragraph starts with "Backward".
+    That is the paragraph that starts with "Backward" or, without one, the sentence
+    before the second block of formulas.
     """
-    first = next((i for i, part in enumerate(parts) if BACKWARD.match(part)), len(parts))
-    return "\n\n".join(parts[:first]), "\n\n".join(parts[first:])
+    blocks = [i for i, part in enumerate(parts) if FORMULAS.match(part)]
+    second = blocks[1] - 1 if len(blocks) > 1 else len(parts)
+    first = next((i for i, part in enumerate(parts) if BACKWARD.match(part)), second)
+    return parts[:first], parts[first:]
+
+
+def _equation(parts: list[str], begins: re.Pattern[str] = FORMULAS) -> Any:
+    return to_html(next(filter(begins.match, parts), ""))
 
 
 def paragraphs(text: str) -> list[str]:
