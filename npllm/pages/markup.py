@@ -62,12 +62,17 @@ def _markdown() -> Any:
     markdown.block.ruler.before("fence", "formulas", _block_of_formulas, interrupts)
     markdown.add_render_rule("formula", lambda _, tokens, i, *__: formula(tokens[i].content))
     markdown.add_render_rule("formulas", lambda _, tokens, i, *__: _displayed(tokens[i].content))
+    markdown.add_render_rule("code_block", lambda _, tokens, i, *__: _preformatted(tokens[i].content))
     return markdown
 
 
 def _displayed(latex: str) -> str:
     # A wide formula scrolls by itself, also with the keyboard.
     return f'<div class="formula" tabindex="0" role="group" aria-label="Formulas">{formula(latex, block=True)}</div>\n'
+
+
+def _preformatted(text: str) -> str:
+    return f'<pre tabindex="0"><code>{package("markupsafe").escape(text)}</code></pre>\n'
 
 
 def _formula_in_sentence(state: Any, silent: bool) -> bool:

@@ -58,8 +58,7 @@ def test_it_is_readable_without_javascript(chromium, path):
         assert "test_attention" in seen.page.locator("#attention details").first.inner_text()
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+@pytest.mark.parametrize(("width", "dark"), [(DESKTOP, False), (PHONE, True)])
 def test_axe_finds_nothing_serious(chromium, path, width, dark):
     with visit(chromium, path, width=width, dark=dark) as seen:
         assert serious_violations(seen.page) == []
