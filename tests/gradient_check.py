@@ -1,23 +1,6 @@
 """Compares a gradient that was derived by hand with finite differences of the loss.
 
-The derivative of f along a direction comes from four values of f (central differences
-of fourth order):
-
-    f'(0) = (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h  +  error
-
-The error has two parts. Truncation, h^4 f'''''/30, asks for a small h. Rounding, about
-1.5 eps |f| / h with eps = 1.1e-16, asks for a large one. At h = 2^-12 (2.4e-4)
-truncation is 1e-16 f''''' and rounding 7e-13 |f|: losses of order one with weights of
-order one are differentiated to 1e-11 or better. h could be 4 times larger for smooth
-losses, but the norm of a row with a small variance has a large fifth derivative. h is a
-power of two, so that x + h is exact for most x.
-
-Differences of second order reach 1e-10 at best in float64 and 1e-4 in float32. That is
-too coarse to tell a slightly wrong gradient from a right one, so everything is float64.
-
-The relative tolerance is 1e-6. Right gradients of every operation agree to 1e-9, a
-thousand times better. The smallest mistake that counts is larger: a norm whose backward
-takes eps = 1e-6 instead of 1e-5 is wrong by 1e-5 relative.
+`npllm.reference.differences` has the differences, their errors and the tolerance.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,49 +8,17 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import proofs
 
-STEP = 2.0**-12
-RTOL = 1e-6
-NOISE = 1e-11  # error of a difference as a part of |loss|: the rounding above, with a factor 10 to spare
+from npllm.reference.differences import NOISE, TOLERANCE, central_difference, numerical_gradient, relative_errors
+
 ELEMENTWISE_UP_TO = 128
 N_DIRECTIONS = 6
-
-
-def derivative(loss: Callable[[], float], array: np.ndarray, where, direction=1.0) -> float:
-    """The derivative d loss() / ds at s = 0, for array[where] + s * direction.
-
-    where: an index, or ... for the whole array. The array is changed in place and then
-    restored exactly.
-    """
-    original = np.copy(array[where])
-
-    def loss_at(s):
-        array[where] = original + s * direction
-        return float(loss())
-
-    try:
-        near = loss_at(STEP) - loss_at(-STEP)
-        far = loss_at(2 * STEP) - loss_at(-2 * STEP)
-    finally:
-        array[where] = original
-    return (8 * near - far) / (12 * STEP)
-
-
-def numerical_gradient(loss: Callable[[], float], array: np.ndarray) -> np.ndarray:
-    """The gradient of the scalar loss() with respect to a float64 array that it reads.
-
-    It is float64 and has the shape of the array.
-    """
-    gradient = np.empty(array.shape)
-    for index in np.ndindex(array.shape):
-        gradient[index] = derivative(loss, array, index)
-    return gradient
 
 
 def check_gradients(
     loss_fn: Callable[[], float],
     arrays: Mapping[str, np.ndarray],
     gradients: Mapping[str, np.ndarray],
-    rtol: float = RTOL,
+    rtol: float = TOLERANCE,
     *,
     elementwise_up_to: int = ELEMENTWISE_UP_TO,
 ) -> None:
@@ -115,11 +66,10 @@ def _check_form(name, array, gradient):
 
 def _compare_elements(name, loss, array, analytic, rtol, tiny):
     numerical = numerical_gradient(loss, array)
-    difference = np.abs(analytic - numerical)
     norm = max(np.linalg.norm(analytic), np.linalg.norm(numerical), tiny)
-    of_array = np.linalg.norm(difference) / norm
+    of_array = np.linalg.norm(analytic - numerical) / norm
     scale = max(norm / np.sqrt(array.size), tiny)
-    of_elements = difference / np.maximum(np.maximum(np.abs(analytic), np.abs(numerical)), scale)
+    of_elements = relative_errors(analytic, numerical, scale)
     if of_array <= rtol and np.all(of_elements <= rtol):  # False where a NaN is
         return
     worst = np.unravel_index(np.argmax(of_elements), array.shape)
@@ -134,11 +84,11 @@ def _compare_directions(name, loss, array, analytic, rtol, tiny):
     typical = max(np.linalg.norm(analytic) / np.sqrt(array.size), tiny)
     for _ in range(N_DIRECTIONS):
         direction = rng.choice([-1.0, 1.0], array.shape) / np.sqrt(array.size)
-        numerical = derivative(loss, array, ..., direction)
+        numerical = central_difference(loss, array, ..., direction)
         error = abs(np.vdot(analytic, direction) - numerical) / max(typical, abs(numerical))
         if not error <= rtol:  # `not <=`: NaN agrees with nothing
             worst = _search_worst_element(loss, array, analytic, direction)
-            both = _both_values(worst, analytic[worst], derivative(loss, array, worst))
+            both = _both_values(worst, analytic[worst], central_difference(loss, array, worst))
             raise AssertionError(
                 f"gradient of {name!r} is wrong: relative error {error:.1e} along a random direction (allowed: "
                 f"{rtol:.0e}); its worst element is about {both}"
@@ -158,7 +108,7 @@ def _search_worst_element(loss, array, analytic, direction):
             part = np.zeros(array.size)
             part[half] = direction.reshape(-1)[half] * np.sqrt(array.size)
             part = part.reshape(array.shape)
-            errors.append(abs(np.vdot(analytic, part) - derivative(loss, array, ..., part)))
+            errors.append(abs(np.vdot(analytic, part) - central_difference(loss, array, ..., part)))
         candidates = halves[np.argmax(errors)]
     return np.unravel_index(candidates[0], array.shape)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npllm import reference
-from npllm.reference.lesson import largest_error
+from npllm.reference.differences import largest_error
 
 Arrays = Mapping[str, np.ndarray]
 

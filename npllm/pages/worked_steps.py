@@ -11,6 +11,7 @@ from npllm import reference
 from npllm.pages import worked_examples as layers
 from npllm.pages.worked_examples import Arrays, Draw, Example, Row, checked
 from npllm.reference import lesson
+from npllm.reference.differences import largest_error
 from npllm.reference.transformer import loss_and_gradients, mean_loss
 from npllm.reference.weights import TransformerConfig, initial_weights, weight_shapes
 
@@ -104,7 +105,7 @@ def _of_loss(name: str, inputs: Arrays, loss: Callable[[], tuple]) -> list[Row]:
             name + each,
             array,
             gradient,
-            lesson.largest_error(lambda: loss()[0], array, gradient, range(array.size)),
+            largest_error(lambda: loss()[0], array, gradient, range(array.size)),
         )
         for (each, array), gradient in zip(inputs.items(), gradients, strict=True)
     ]
@@ -171,7 +172,7 @@ def transformer() -> Example:
     rows = []
     for name, array in p.items():
         places = rng.choice(array.size, lesson.CHECKED, replace=False)
-        error = lesson.largest_error(lambda: mean_loss(config, p, *batch), array, dp[name], places)
+        error = largest_error(lambda: mean_loss(config, p, *batch), array, dp[name], places)
         rows.append(Row(name, array, dp[name], error))
     text = f"""The network of `python -m npllm.reference`, trained for {LESSON_UPDATES} updates on eight
 lines of text. Each gradient is compared with differences at {lesson.CHECKED} random entries."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from npllm.reference.adam import adam_update
 from npllm.reference.attention import softmax
+from npllm.reference.differences import largest_error
 from npllm.reference.transformer import (
     head_name,
     loss_and_gradients,
@@ -28,7 +29,6 @@ the ships have all been counted home.
 STEPS, BATCH, LENGTH = 400, 8, 24  # updates; rows of a batch; tokens of a row
 LEARNING_RATE = 1e-2
 ADAM = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.0, "decoupled": True}
-STEP = 2.0**-12  # of the differences
 CHECKED = 8  # entries of each parameter
 
 
@@ -97,33 +97,6 @@ def gradient_errors(config, p, tokens, rng):
     for name, array in p.items():
         places = rng.choice(array.size, CHECKED, replace=False)
         yield name, largest_error(lambda: mean_loss(config, p, *batch), array, dp[name], places)
-
-
-def largest_error(loss, array, gradient, places) -> float:
-    """The largest relative error of a gradient at some places of the flat array.
-
-    The gradient is compared with fourth-order central differences of loss(). An error
-    is relative to the entry or, where that is larger, to the root-mean-square of the
-    gradient.
-    """
-    typical, errors = np.sqrt(np.mean(gradient**2)), []
-    for place in places:
-        index = np.unravel_index(place, array.shape)
-        difference = central_difference(loss, array, index)
-        scale = max(abs(gradient[index]), abs(difference), typical)
-        errors.append(abs(gradient[index] - difference) / scale)
-    return max(errors)
-
-
-def central_difference(loss, array, index) -> float:
-    """The derivative of `loss()` by `array[index]`, from losses at -2 to 2 STEPs."""
-    original = array[index]
-    losses = []
-    for steps in (-2, -1, 1, 2):
-        array[index] = original + steps * STEP
-        losses.append(loss())
-    array[index] = original
-    return (losses[0] - 8 * losses[1] + 8 * losses[2] - losses[3]) / (12 * STEP)
 
 
 def write(config, p, tokens, count: int, rng, temperature: float = 0.3):

@@ -3,7 +3,9 @@
 import numpy as np
 import proofs
 import pytest
-from gradient_check import check_gradients, numerical_gradient
+from gradient_check import check_gradients
+
+from npllm.reference.differences import numerical_gradient
 
 
 @pytest.fixture(autouse=True)

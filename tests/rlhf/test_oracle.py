@@ -14,9 +14,9 @@ from enumeration import (
     order_one,
     world_config,
 )
-from gradient_check import derivative
 
 from npllm.model import GPT
+from npllm.reference.differences import central_difference
 from npllm.rlhf.advantages import generalised_advantages, token_rewards
 from npllm.rlhf.divergence import categorical_kl, compare, exact_kl
 from npllm.rlhf.ppo_gradient import policy_and_value_gradient
@@ -85,7 +85,7 @@ def test_the_gradient_of_ppo_is_that_of_the_objective(world, models, gold, tempe
     assert length > 0.1
     for _ in range(6):
         direction = rng.choice([-1.0, 1.0], policy.params.flat.shape)
-        expected = -derivative(J, policy.params.flat, ..., direction / np.sqrt(len(direction)))
+        expected = -central_difference(J, policy.params.flat, ..., direction / np.sqrt(len(direction)))
         found = policy.grads.flat @ direction / np.sqrt(len(direction))
         assert found == pytest.approx(expected, abs=1e-9 * length)
 
