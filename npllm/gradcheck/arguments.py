@@ -64,9 +64,9 @@ def inputs_in_turn(pair: Pair, options: Mapping[str, Given], seed: int) -> Itera
     """Yield inputs of the forward by name, until they fit.
 
     An argument without a default is a random array, of integers if its name is that of
-    tokens or targets. So is one whose default is None, if
-    the backward has an argument for its gradient. Shapes that are not given are tried
-    one after the other, the most usual first.
+    tokens or targets. So is one whose default is None, if the backward has an argument
+    for its gradient. Shapes that are not given are tried one after the other, the most
+    usual first.
     """
     parameters, backward = pair.parameters("forward"), pair.parameters("backward")
     for name in options:
@@ -92,7 +92,7 @@ def _usual_shapes(name: str, first: str, options: Mapping[str, Given]) -> Iterat
     first: the name of the first input. No weight or bias has its rows, for then a
     backward that forgets to sum over the rows would seem right.
     """
-    shapes = [given.shape for given in options.values() if given.shape]
+    shapes = [each.shape for each in options.values() if each.shape]
     lengths = list(dict.fromkeys(n for shape in shapes for n in reversed(shape)))
     pairs, columns = list(product(lengths, repeat=2)), lengths or [C]
     if name == first:

@@ -49,11 +49,16 @@ def copies_of(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
 
 
+def input_of(name: str) -> str:
+    """Return the input whose gradient has this name: x for dx."""
+    return name[1:] if name.startswith("d") else ""
+
+
 def output_names(pair: Pair) -> list[str]:
     """Return the backward's arguments that are gradients of the forward's results."""
     inputs, names = pair.parameters("forward"), []
     for name in pair.parameters("backward"):
-        is_own = name in inputs or name[1:] in inputs or name == "cache"
+        is_own = name in inputs or input_of(name) in inputs or name == "cache"
         if is_own or (names and not name.startswith(("d", "grad"))):
             break
         names.append(name)
@@ -115,7 +120,9 @@ def _backward_arguments(pair: Pair, inputs, seeds, beside: list, added) -> dict[
     """Return the backward's arguments by name. seeds, added: by name."""
     forward, backward = pair.parameters("forward"), pair.parameters("backward")
     arguments = dict(seeds)
-    others = [name for name in backward if name not in arguments and name not in forward and name[1:] not in forward]
+    others = [
+        name for name in backward if name not in arguments and name not in forward and input_of(name) not in forward
+    ]
     if len(others) == 1 and len(beside) > 1:
         beside = [tuple(beside)]
     arguments |= dict(zip(others, beside, strict=False))
@@ -124,16 +131,15 @@ def _backward_arguments(pair: Pair, inputs, seeds, beside: list, added) -> dict[
             continue
         if name in inputs:
             arguments[name] = inputs[name]
-        elif name[1:] in added:
-            arguments[name] = added[name[1:]]
+        elif input_of(name) in added:
+            arguments[name] = added[input_of(name)]
         elif parameter.default is Parameter.empty:
-            default = forward[name].default if name in forward else Parameter.empty
-            if default is Parameter.empty and name[1:] not in forward:
+            if name not in forward and input_of(name) not in forward:
                 raise Mismatch(
                     f"{pair.name}_backward wants {name}, which is no input and is not returned by {pair.name}_forward; "
                     "return it there, or give it a default."
                 )
-            arguments[name] = None if name[1:] in forward and name not in forward else default
+            arguments[name] = forward[name].default if name in forward else None
     return arguments
 
 
@@ -146,4 +152,8 @@ def _returned(pair: Pair, inputs, starts, returned) -> dict[str, np.ndarray]:
             f"{pair.name}_backward returns {len(returned)} gradients, but only {', '.join(names) or 'no input'} can "
             "have one that is returned; the others are added to arguments such as dweight."
         )
-    return {name: np.asarray(gradient) for name, gradient in zip(names, returned, strict=False)}
+    gradients = {name: np.asarray(gradient) for name, gradient in zip(names, returned, strict=False)}
+    for name, gradient in gradients.items():
+        if gradient.dtype.kind not in "fiu":
+            raise Mismatch(f"{pair.name}_backward returns no array of numbers where d{name} belongs; return one.")
+    return gradients

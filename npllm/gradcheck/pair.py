@@ -45,6 +45,8 @@ def load_pair(where: str) -> Pair:
         raise DataError(f"{file} has no function {' and no '.join(missing)}; {known}.")
     pair = Pair(name, functions[name + FORWARD], functions[name + BACKWARD])
     for function in ("forward", "backward"):
+        if not pair.parameters(function):
+            raise DataError(f"{name}_{function} has no argument, so there is nothing to check; give it one.")
         for parameter in pair.parameters(function).values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise DataError(f"{name}_{function} takes *{parameter.name}; name its arguments one by one.")

@@ -119,6 +119,7 @@ MISTAKES = {
     "raises": ("layer", "cache.T @ dy", "cache @ dy", "layer_backward fails for inputs that the forward takes: Value",
                "ValueError"),
     "too many": ("norm", "return rstd", "return x, rstd", "returns 2 gradients, but only x", ""),
+    "no array": ("norm", "return rstd * (", "return {'dx': rstd}; (", "no array of numbers where dx belongs", ""),
     "nothing": ("norm", "return rstd", "rstd", "norm_backward returns no gradient", ""),
     "changed": ("gate", "return dy * np.sin(gate)", "dy *= 2; return dy * np.sin(gate)", "changes its argument dy", ""),
     "random": ("gate", "return up * np.sin(gate)", "return up * np.sin(gate) + np.random.default_rng().normal()",
@@ -189,6 +190,7 @@ def test_bad_options_are_one_sentence(checked, options, sentence):
         ("import numpy\n1 / 0", "layer", "cannot be imported: ZeroDivisionError in line 2: division by zero; mend it."),
         ("raise SystemExit", "layer", "cannot be imported: SystemExit; mend it."),
         (PAIRS, "foo", "has no function foo_forward and no foo_backward; it has the pairs layer, gate, norm, total."),
+        ("def f_forward(): 0\ndef f_backward(dy): 0", "f", "f_forward has no argument"),
         ("def f_forward(*x): 0\ndef f_backward(dy): 0", "f", "f_forward takes *x; name its arguments one by one."),
     ],
 )

@@ -15,8 +15,9 @@ Each is one that is made in practice when a gradient is written by hand:
     stale        an update is left out: what follows uses the value before it
     exchange     two results change places
 
-Not mutated are docstrings, messages, default values, shapes of new arrays and the
-arguments of `reshape`: mistakes there end in an exception, which proves nothing.
+The bounds of slices and ranges are off by one, and nothing else. Not mutated are
+docstrings, messages, default values, shapes of new arrays and the arguments of
+`reshape`: mistakes there end in an exception, which proves nothing.
 """
 
 import ast
@@ -29,7 +30,8 @@ OPPOSITE = {
 }  # fmt: skip
 BOUNDS = ast.Lt, ast.LtE, ast.Gt, ast.GtE
 EXCHANGED_REDUCTIONS = {"mean": "sum", "sum": "mean"}
-WITHOUT_MISTAKES = {"empty", "empty_like", "zeros", "zeros_like", "reshape", "astype", "type"}  # their arguments
+RANGES = {"range", "prange", "slice"}
+WITHOUT_MISTAKES = {"empty", "empty_like", "zeros", "zeros_like", "reshape", "astype"} | RANGES  # in their arguments
 OPERATIONS = ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp
 
 
@@ -118,7 +120,7 @@ def _of_condition(test: ast.expr) -> Iterator[Edit]:
 
 
 def _edits_of_expression(node) -> Iterator[Edit]:
-    if not isinstance(node, ast.AST) or isinstance(node, ast.JoinedStr | ast.Lambda):
+    if not isinstance(node, ast.AST) or isinstance(node, ast.JoinedStr | ast.Lambda | ast.Slice):
         return
     if isinstance(node, ast.expr):
         yield from _of_expression(node)
@@ -205,7 +207,7 @@ def _of_call(node: ast.Call) -> Iterator[Edit]:
         if name == "transpose" and len(arguments) > 1:
             exchanged = [*arguments[:-2], arguments[-1], arguments[-2]]
             yield Edit("transpose", node, ast.Call(node.func, exchanged, node.keywords))
-    if name in ("range", "prange", "slice"):
+    if name in RANGES:
         yield from _of_range(node)
     for keyword in node.keywords:
         if keyword.arg == "axis":

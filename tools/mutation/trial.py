@@ -11,10 +11,10 @@ tests draw fewer and only small examples and do not simplify a failure; arrays a
 compared along two random directions each; NumPy's BLAS multiplies the matrices. All
 three make the tests weaker: what is killed here, the whole tests kill too.
 
-Two things take the place of the large examples. The chunks in which the kernels cut
-their work are a few rows long, so small arrays have several chunks and a remainder. And
-new memory holds NaN, as it does in tests/kernels/test_kernel_memory.py, so a result
-that is not written is seen.
+Two things take the place of the large examples. The chunks and tiles in which the
+kernels cut their work have a few rows each, so small arrays have several of them and a
+remainder, and the same ones on every CPU. And new memory holds NaN, as it does in
+tests/kernels/test_kernel_memory.py, so a result that is not written is seen.
 """
 
 import importlib.abc
@@ -31,7 +31,7 @@ os.environ |= {"NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "2", "OPENBLAS_NUM
 
 import h5py  # noqa: E402, F401
 import hypothesis  # noqa: E402
-import hypothesis.extra.numpy  # noqa: E402, F401
+import llvmlite.binding  # noqa: E402
 import numba  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -40,7 +40,8 @@ import rich.console  # noqa: E402, F401
 import tyro  # noqa: E402, F401
 from mutation.mutants import Mutant, Target  # noqa: E402
 
-SMALL_PIECES = {"ELEMENTS": 8, "CHUNK_ROWS": 4, "CHUNK_BYTES": 0, "MIN_CHUNK_ROWS": 3}  # of npllm/kernels
+# Constants of npllm/kernels. The tile is that of a CPU without vector instructions.
+SMALL_PIECES = {"ELEMENTS": 8, "CHUNK_ROWS": 4, "CHUNK_BYTES": 0, "MIN_CHUNK_ROWS": 3, "GROUP": 3}
 EXAMPLES, DIRECTIONS = 6, 2  # of the tests of kernels
 LEAST_SECONDS, TIMES_LONGER = 20, 5  # processor time that a trial may take, beside the tests without a mutation
 SURVIVED, KILLED = 0, 1  # exit codes of pytest: all tests passed; one failed
@@ -113,6 +114,7 @@ def _judge(root: Path, mutant: Mutant | None, target: Target) -> int:
     of_kernels = "/kernels/" in target.file
     if of_kernels:
         np.empty = empty_of_nan
+        llvmlite.binding.get_host_cpu_features = dict
     chosen = ["-k", target.chosen] if target.chosen else []
     quiet = ["-q", "-x", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-m", "not long"]
     return pytest.main([*quiet, *chosen, *target.tests], plugins=[Setting(of_kernels)])
