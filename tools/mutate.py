@@ -8,7 +8,7 @@
 Each mutant is one function with one mistake (`mutation/mistakes.py` names the kinds).
 `mutation/mutants.py` lists the functions, and the tests that judge each file.
 `mutation/trial.py` tells how a mutant is run. A mutant is killed when a test fails,
-when the process crashes, or when it takes many times as long as the right code.
+when its process crashes, or when it takes many times as long as the right code.
 
 Prints the share of the mutants that are killed, and each survivor with its difference
 from the code. Some mutants compute the same gradient; `mutation/equivalent.py` argues
@@ -90,35 +90,32 @@ def trial(mutants: list[Mutant], jobs: int) -> list[str]:
     """Run the mutants, print the report, and return what is wrong."""
     from mutation.trial import verdicts  # imports Numba and pytest
 
-    start, targets = time.monotonic(), list(dict.fromkeys(mutant.target for mutant in mutants))
-    usual = {}
-    for verdict in verdicts(ROOT, ((None, target, 60.0) for target in targets), jobs):
-        if not verdict.survived:
-            return [f"The tests of {verdict.target.file} fail without a mutation; mend them first.\n{verdict.output}"]
-        usual[verdict.target] = verdict.seconds
+    start, by_number = time.monotonic(), {mutant.number: mutant for mutant in mutants}
     tried, seconds, survivors = Counter(), Counter(), []
-    todo = ((mutant, mutant.target, usual[mutant.target]) for mutant in mutants)
-    for verdict in verdicts(ROOT, todo, jobs):
-        tried[verdict.target] += 1
-        seconds[verdict.target] += verdict.seconds
-        if verdict.survived:
-            survivors.append(verdict.mutant)
+    for verdict in verdicts(ROOT, mutants, jobs):
+        if verdict.number:
+            tried[verdict.file] += 1
+            seconds[verdict.file] += verdict.seconds
+            if verdict.survived:
+                survivors.append(by_number[verdict.number])
+        elif not verdict.survived:
+            return [f"The tests of {verdict.file} fail without a mutation; mend them first.\n{verdict.output}"]
         if sys.stderr.isatty():
-            print(f"\r{sum(tried.values())} of {len(mutants)} mutants tried", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+            print(f"\r{tried.total()} of {len(mutants)} mutants tried ", end="", file=sys.stderr, flush=True)
     print_report(sorted(survivors), tried, seconds)
-    minutes = (time.monotonic() - start) / 60
-    return verdict_on(mutants, sorted(survivors), minutes)
+    return verdict_on(mutants, sorted(survivors), (time.monotonic() - start) / 60)
 
 
 def print_report(survivors: list[Mutant], tried: Counter, seconds: Counter) -> None:
     """Print a line for each file, and each survivor."""
-    alive, argued = (Counter(m.target for m in survivors if (m.key in EQUIVALENT) == known) for known in (False, True))
+    alive, argued = (
+        Counter(mutant.target.file for mutant in survivors if (mutant.key in EQUIVALENT) == known)
+        for known in (False, True)
+    )
     print(f"{'file':<36}{'mutants':>8}{'killed':>8}{'equivalent':>12}{'survived':>10}{'CPU s':>8}")
-    for target, count in tried.items():
-        killed = count - alive[target] - argued[target]
-        print(f"{target.file:<36}{count:>8}{killed:>8}{argued[target]:>12}{alive[target]:>10}{seconds[target]:>8.0f}")
+    for file, count in tried.items():
+        killed = count - alive[file] - argued[file]
+        print(f"{file:<36}{count:>8}{killed:>8}{argued[file]:>12}{alive[file]:>10}{seconds[file]:>8.0f}")
     for mutant in survivors:
         print(f"\nmutant {mutant.number}, {mutant.kind}, in {mutant.function}:\n{mutant.diff(ROOT)}", end="")
         if mutant.key in EQUIVALENT:

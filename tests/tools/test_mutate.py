@@ -22,7 +22,7 @@ def planted(folder: Path, *lines: str) -> list[tuple[str, str]]:
     """
     body = "".join(f"    {line}\n" for line in lines)
     (folder / "own.py").write_text(f'def f(a, b, n):\n    """What it does: 1 + 1."""\n{body}')
-    return [(mutant.kind, mutant.after) for mutant in all_mutants(folder, [Target("own.py", ("f",), (), "")])]
+    return [(mutant.kind, mutant.after) for mutant in all_mutants(folder, [Target("own.py", ("f",), ())])]
 
 
 KINDS = {
@@ -157,9 +157,9 @@ from tools import mutate
 from mutation import trial
 from mutation.mutants import Target
 
-trial.LEAST_SECONDS, trial.TIMES_LONGER = 2, 0
+trial.LEAST_SECONDS, trial.TIMES_LONGER = 1, 0
 mutate.ROOT = Path.cwd()
-mutate.TARGETS = [Target("toy.py", ("half_backward", "double_backward"), ("test_toy.py",), "")]
+mutate.TARGETS = [Target("toy.py", ("half_backward", "double_backward"), ("test_toy.py",))]
 mutate.EQUIVALENT.clear()
 mutate.EQUIVALENT[("toy.py", "half_backward", "while n > 0:", "while n >= 0:")] = "n has no other use."
 mutate.EQUIVALENT[("toy.py", "half_backward", "dx = dy * 0.5", "dx = dy * 1.0")] = "It is not."

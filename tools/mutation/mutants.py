@@ -18,30 +18,46 @@ class Target(NamedTuple):
     """Functions of one file, and the tests that judge them.
 
     functions: with the names of what they are in, such as `LoRA.take_gradients`. tests:
-    files, and an expression that chooses from them, as for pytest's -k.
+    FILE, or FILE::WORD for the tests of a file whose names have this word.
     """
 
     file: str
     functions: tuple[str, ...]
     tests: tuple[str, ...]
-    chosen: str
+
+    @property
+    def of_kernels(self) -> bool:
+        """Whether the file is one of kernels."""
+        return self.file.startswith("npllm/kernels/")
+
+    def is_judged_by(self, node: str) -> bool:
+        """Whether the test with this node id of pytest is one of the target's.
+
+        Of tests that run with both backends, one is: that of the file, and the
+        reference, which is faster, for a model.
+        """
+        file, name = node.split("::", 1)
+        other = "reference" if self.of_kernels else "kernels"
+        return other not in name and any(
+            test == file or (test.startswith(f"{file}::") and test.split("::", 1)[1] in name) for test in self.tests
+        )
 
 
-def _reference(name: str, *functions: str, chosen: str = "", tests: tuple[str, ...] = (OPS,)) -> Target:
-    return Target(f"npllm/reference/{name}.py", functions, tests, chosen or f"test_{name} and reference")
+def _reference(name: str, *functions: str, tests: tuple[str, ...] = ()) -> Target:
+    return Target(f"npllm/reference/{name}.py", functions, tests or (f"{OPS}::test_{name}",))
 
 
-def _kernel(name: str, *functions: str, chosen: str, tests: tuple[str, ...] = (OPS,)) -> Target:
-    return Target(f"npllm/kernels/{name}.py", functions, tests, f"({chosen}) and kernels")
+def _kernel(name: str, *functions: str, tests: tuple[str, ...] = ()) -> Target:
+    return Target(f"npllm/kernels/{name}.py", functions, tests or (f"{OPS}::test_{name}",))
 
 
-NORMS = "test_layernorm or test_rmsnorm or test_add_norm"
+NORMS = f"{OPS}::test_layernorm", f"{OPS}::test_rmsnorm", f"{OPS}::test_add_norm"
 
 TARGETS = [
     _reference("add_norm", "add_norm_backward"),
     _reference("attention", "attention_backward"),
     _reference("dropout", "dropout_backward"),
-    _reference("embedding", "embedding_backward", chosen="embedding and reference"),
+    _reference("embedding", "embedding_backward", tests=(f"{OPS}::embedding",)),
     _reference("gelu", "gelu_backward"),
     _reference("layernorm", "layernorm_backward"),
     _reference("linear", "linear_backward"),
@@ -59,13 +75,10 @@ TARGETS = [
         "mlp_backward",
         "linear_gradient",
         "norm_backward",
-        chosen="gradient",
         tests=(PLAIN,),
     ),
-    _reference(
-        "transformer", "transformer_backward", "loss_and_gradients", chosen="gradient or ignored", tests=(PLAIN,)
-    ),
-    _kernel("add_norm", "add_norm_backward", chosen="test_add_norm"),
+    _reference("transformer", "transformer_backward", "loss_and_gradients", tests=(PLAIN,)),
+    _kernel("add_norm", "add_norm_backward"),
     _kernel(
         "attention",
         "attention_backward",
@@ -74,7 +87,6 @@ TARGETS = [
         "_weights_and_dscores",
         "_add_to_dk_and_dv",
         "_store_dq",
-        chosen="test_attention",
     ),
     _kernel(
         "attention_tiles",
@@ -84,14 +96,14 @@ TARGETS = [
         "load_lse",
         "probabilities",
         "softmax_backward",
-        chosen="test_attention",
+        tests=(f"{OPS}::test_attention",),
     ),
-    _kernel("chunks", "add_in_order", chosen="test_layernorm"),
-    _kernel("dropout", "dropout_backward", chosen="test_dropout"),
-    _kernel("embedding", "embedding_backward", "_backward", chosen="embedding"),
-    _kernel("gelu", "gelu_backward", "gelu_derivative", "_backward", "_backward_chunk", chosen="test_gelu"),
-    _kernel("layernorm", "layernorm_backward", chosen="test_layernorm"),
-    _kernel("linear", "linear_backward", "_epilogue_backward", "_epilogue_backward_rows", chosen="test_linear"),
+    _kernel("chunks", "add_in_order", tests=NORMS),
+    _kernel("dropout", "dropout_backward"),
+    _kernel("embedding", "embedding_backward", "_backward", tests=(f"{OPS}::embedding",)),
+    _kernel("gelu", "gelu_backward", "gelu_derivative", "_backward", "_backward_chunk"),
+    _kernel("layernorm", "layernorm_backward"),
+    _kernel("linear", "linear_backward", "_epilogue_backward", "_epilogue_backward_rows"),
     _kernel(
         "lm_head_loss",
         "lm_head_loss_backward",
@@ -99,26 +111,15 @@ TARGETS = [
         "_softmax_row",
         "_gradient_rows",
         "_gradient_row",
-        chosen="test_lm_head_loss",
     ),
-    _kernel(
-        "lm_head_policy", "lm_head_policy_backward", "_gradient_rows", "_gradient_row", chosen="test_lm_head_policy"
-    ),
-    _kernel("logit_chunks", "multiply_gradient", chosen="test_lm_head"),
-    _kernel("norm_rows", "norm_backward", "_backward", "_backward_rows", "_row_sums", chosen=NORMS),
-    _kernel(
-        "qk_norm",
-        "qk_norm_backward",
-        "_backward",
-        "_backward_rows",
-        "_heads_backward",
-        "_row_sum",
-        chosen="test_qk_norm",
-    ),
-    _kernel("relu2", "relu2_backward", "_backward", "_backward_chunk", chosen="test_relu2"),
-    _kernel("rmsnorm", "rmsnorm_backward", chosen="test_rmsnorm"),
-    _kernel("rotary", "rotary_backward", chosen="test_rotary"),
-    _kernel("swiglu", "swiglu_backward", "_backward", "_backward_chunk", chosen="test_swiglu"),
+    _kernel("lm_head_policy", "lm_head_policy_backward", "_gradient_rows", "_gradient_row"),
+    _kernel("logit_chunks", "multiply_gradient", tests=(f"{OPS}::test_lm_head",)),
+    _kernel("norm_rows", "norm_backward", "_backward", "_backward_rows", "_row_sums", tests=NORMS),
+    _kernel("qk_norm", "qk_norm_backward", "_backward", "_backward_rows", "_heads_backward", "_row_sum"),
+    _kernel("relu2", "relu2_backward", "_backward", "_backward_chunk"),
+    _kernel("rmsnorm", "rmsnorm_backward"),
+    _kernel("rotary", "rotary_backward"),
+    _kernel("swiglu", "swiglu_backward", "_backward", "_backward_chunk"),
     Target(
         "npllm/model/block.py",
         (
@@ -130,9 +131,8 @@ TARGETS = [
             "_first_half_backward",
         ),
         (MODEL,),
-        "reference",
     ),
-    Target("npllm/model/lora.py", ("LoRA.take_gradients",), ("tests/model/test_lora.py",), "gradient and reference"),
+    Target("npllm/model/lora.py", ("LoRA.take_gradients",), ("tests/model/test_lora.py::test_gradient",)),
     Target(
         "npllm/model/transformer.py",
         (
@@ -142,23 +142,20 @@ TARGETS = [
             "GPT.loss_and_grad",
             "GPT._backward",
         ),
-        (MODEL, "tests/model/test_lora.py"),
-        "gradient and reference",
+        (MODEL, "tests/model/test_lora.py::test_gradient"),
     ),
-    Target("npllm/rlhf/dpo.py", ("preference_gradient",), (RLHF,), "direct_preference and reference"),
+    Target("npllm/rlhf/dpo.py", ("preference_gradient",), (f"{RLHF}::test_direct_preference",)),
     Target(
         "npllm/rlhf/losses.py",
         ("sigmoid", "bradley_terry", "direct_preference", "clipped_policy", "clipped_value"),
         ("tests/rlhf/test_rlhf_losses.py",),
-        "",
     ),
     Target(
         "npllm/rlhf/ppo_gradient.py",
         ("policy_and_value_gradient", "value_gradient"),
-        (RLHF,),
-        "(policy and reference) or share",
+        (f"{RLHF}::test_policy", f"{RLHF}::test_the_share_of_clipped"),
     ),
-    Target("npllm/rlhf/reward.py", ("RewardGradients.__call__.gradient",), (RLHF,), "bradley_terry and reference"),
+    Target("npllm/rlhf/reward.py", ("RewardGradients.__call__.gradient",), (f"{RLHF}::test_bradley_terry",)),
 ]
 
 # Functions with such a name that are no backward.
