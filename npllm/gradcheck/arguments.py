@@ -16,7 +16,8 @@ from npllm.gradcheck.pair import Pair
 MOST_ELEMENTS = 4096  # of an array: all of them are checked
 MOST_TRIALS = 2000  # combinations of shapes
 N, C, OUT = 5, 7, 6  # rows, columns, columns of another matrix: no factor that is often forgotten
-OF_COLUMNS = re.compile(r"weight|bias|gain|scale|shift|gamma|beta|^[wb]\d?$", re.IGNORECASE)
+VECTOR = re.compile(r"bias|shift|beta|^b\d?$", re.IGNORECASE)
+WEIGHT = re.compile(r"weight|gain|scale|gamma|^w\d?$", re.IGNORECASE)
 OF_INTEGERS = re.compile(r"token|target|label|index|^ids$", re.IGNORECASE)
 
 
@@ -89,21 +90,23 @@ def inputs_in_turn(pair: Pair, options: Mapping[str, Given], seed: int) -> Itera
 def _usual_shapes(name: str, first: str, options: Mapping[str, Given]) -> Iterator[tuple[int, ...]]:
     """Yield shapes for an input, with the lengths of the given shapes if there are any.
 
-    first: the name of the first input. No weight or bias has its rows, for then a
+    first: the name of the first input. No weight or bias has its shape, for then a
     backward that forgets to sum over the rows would seem right.
     """
     shapes = [each.shape for each in options.values() if each.shape]
     lengths = list(dict.fromkeys(n for shape in shapes for n in reversed(shape)))
     pairs, columns = list(product(lengths, repeat=2)), lengths or [C]
+    of_first = options[first].shape if first in options and options[first].shape else (N, C)
     if name == first:
         yield from [*((N, c) for c in columns), *pairs, *((2, N, c) for c in columns), (N,)]
-        return
-    if not OF_COLUMNS.search(name):
-        rows = options[first].shape[:-1] if first in options and options[first].shape else (N,)
-        yield from [*((*rows, c) for c in columns), rows]
-    for c in columns:
-        yield from ((c,), (c, OUT), (OUT, c))
-    yield from [*pairs, (OUT,)]
+    elif VECTOR.search(name):
+        yield from [*((c,) for c in columns), (OUT,)]
+    else:
+        if not WEIGHT.search(name):
+            yield from [of_first, of_first[:-1], *((*of_first[:-1], c) for c in columns)]
+        for c in columns:
+            yield from ((c,), (c, OUT), (OUT, c))
+        yield from [*(pair for pair in pairs if pair != of_first), (OUT,)]
 
 
 def _usual(name: str, shape: tuple[int, ...]) -> Given:
