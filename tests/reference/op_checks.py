@@ -253,7 +253,7 @@ def check_attention(ops, B, T, K, G, D, seed, *, rate=0.0, packed=False):
     draw = Draw(seed)
     n_head = K * G
     qkv, R = draw(B, T, (n_head + 2 * K) * D), draw(B, T, n_head * D)
-    options = {"rate": rate, "key": ops.DropoutKey(seed=seed, step=2, stream=9, first=6)}
+    options = {"rate": rate, "key": ops.DropoutKey(seed=seed, step=2, stream=9, first=6)} if rate else {}
     starts = draw_starts(draw, B, T) if packed else None
 
     def forward():

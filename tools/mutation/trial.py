@@ -17,6 +17,7 @@ remainder, and the same ones on every CPU. And new memory holds NaN, as it does 
 tests/kernels/test_kernel_memory.py, so a result that is not written is seen.
 """
 
+import gc
 import inspect
 import json
 import os
@@ -117,6 +118,9 @@ class Court:
         self.mutants, self.of_kernels, self.jobs, self.writing = mutants, of_kernels, jobs, writing
         self.failures: list[str] = []
 
+    def pytest_configure(self, config):
+        config.option.tbstyle = "native"  # of failures, which nobody reads: the others take longer than many a test
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self):
         """Set how examples are drawn, before the tests are imported."""
@@ -127,17 +131,17 @@ class Court:
         hypothesis.settings.load_profile("trial")
 
     def pytest_collection_finish(self):
-        """Cut the kernels' work into small pieces."""
-        if not self.of_kernels:
-            return
+        """Let the BLAS multiply, and cut the work of kernels on trial into pieces."""
         import gradient_check
 
         import npllm.kernels
         from npllm.kernels.gemm import set_gemm
 
+        set_gemm("blas")
+        if not self.of_kernels:
+            return
         gradient_check.N_DIRECTIONS = DIRECTIONS
         gradient_check.check_gradients.__kwdefaults__["elementwise_up_to"] = 0
-        set_gemm("blas")
         for name, module in list(sys.modules.items()):
             if name.startswith(npllm.kernels.__name__):
                 for constant in SMALL_PIECES.keys() & vars(module).keys():
@@ -154,6 +158,7 @@ class Court:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session) -> bool:
         """Try the code as it is, then the mutants."""
+        gc.freeze()  # so that no fork copies what was imported, only to look for garbage in it
         usual = {}
         targets = dict.fromkeys(mutant.target for mutant in self.mutants)
         for verdict in self._tried(session, [(None, target, 60.0) for target in targets]):
