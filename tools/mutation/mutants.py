@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mutation.mistakes import Edit, edits, source_of
 
 BF16 = "tests/kernels/test_bfloat16.py"
+BY_HAND = "tests/rlhf/test_rollouts_by_hand.py"
 DETAILS = "tests/kernels/test_kernel_details.py"
 OPS = "tests/reference/test_gradients_of_ops.py"
 PLAIN = "tests/reference/test_plain_transformer.py"
@@ -162,7 +163,7 @@ TARGETS = [
     Target(
         "npllm/rlhf/ppo_gradient.py",
         ("policy_and_value_gradient", "value_gradient"),
-        (f"{RLHF}::test_policy", f"{RLHF}::test_the_share_of_clipped", "tests/rlhf/test_rollouts_by_hand.py::test_an_update"),
+        (f"{RLHF}::test_policy", f"{RLHF}::test_the_share_of_clipped", f"{BY_HAND}::test_an_update"),
     ),
     Target("npllm/rlhf/reward.py", ("RewardGradients.__call__.gradient",), (f"{RLHF}::test_bradley_terry",)),
 ]

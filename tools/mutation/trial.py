@@ -132,14 +132,14 @@ class Court:
 
     def pytest_collection_finish(self):
         """Let the BLAS multiply, and cut the work of kernels on trial into pieces."""
-        import gradient_check
-
         import npllm.kernels
         from npllm.kernels.gemm import set_gemm
 
         set_gemm("blas")
         if not self.of_kernels:
             return
+        import gradient_check
+
         gradient_check.N_DIRECTIONS = DIRECTIONS
         gradient_check.check_gradients.__kwdefaults__["elementwise_up_to"] = 0
         for name, module in list(sys.modules.items()):
