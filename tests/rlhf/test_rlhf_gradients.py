@@ -24,7 +24,7 @@ from rlhf_cases import (
 
 from npllm.data.sampler import RowSampler
 from npllm.optim import BatchConfig
-from npllm.rlhf.dpo import DPOConfig, DPOGradients, DPOSettings
+from npllm.rlhf.dpo import DPOConfig, DPOGradients, DPOSettings, preference_gradient
 from npllm.rlhf.ppo_gradient import policy_and_value_gradient
 from npllm.rlhf.reward import Pairs, RewardConfig, RewardGradients
 from npllm.training.config import TrainConfig
@@ -115,6 +115,17 @@ def test_direct_preference(backend, architecture, example, beta):
     assert result.loss == pytest.approx(loss(), rel=1e-11)
     assert result.figures == {"accuracy": (margins(model) > of_reference).mean()}
     check_gradients(loss, dict(model.params), found, elementwise_up_to=0)
+
+
+def test_direct_preference_returns_the_margins(backend):
+    """A margin is in units of reward: beta times the log-ratios' difference."""
+    config, beta = tiny_config(), 0.3
+    model, pairs = language_model(config, 1, backend=backend), random_pairs(config, 5, 1)
+    of_reference = np.random.default_rng(2).standard_normal((2, 5))
+    _, margins = preference_gradient(model, pairs, of_reference, beta, n_pairs=5)
+    chosen, rejected = (token_figures(model, side.tokens, side.targets)[0].sum(axis=1) for side in pairs)
+    expected = beta * (chosen - of_reference[0] - (rejected - of_reference[1]))
+    np.testing.assert_allclose(margins, expected, rtol=1e-10)
 
 
 @architectures
