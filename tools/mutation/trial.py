@@ -5,11 +5,11 @@ gives the mutated function its new code, and runs the tests that judge it until 
 fails. So a trial costs the tests alone, no mutant sees another one, and no file
 changes.
 
+Arrays are compared along two random directions each, and a failure is not simplified.
 The kernels run as plain Python (NUMBA_DISABLE_JIT), because compiling one of them takes
-longer than all tests of a mutant. Three things make that fast enough. The property
-tests draw fewer and only small examples and do not simplify a failure; arrays are
-compared along two random directions each; NumPy's BLAS multiplies the matrices. All
-three make the tests weaker: what is killed here, the whole tests kill too.
+longer than all tests of a mutant. Their property tests draw fewer and only small
+examples, and NumPy's BLAS multiplies the matrices. All this makes the tests weaker:
+what is killed here, the whole tests kill too.
 
 Two things take the place of the large examples. The chunks and tiles in which the
 kernels cut their work have a few rows each, so small arrays have several of them and a
@@ -41,7 +41,8 @@ from mutation.mutants import Mutant, Target  # noqa: E402
 
 # Constants of npllm/kernels. The tile is that of a CPU without vector instructions.
 SMALL_PIECES = {"ELEMENTS": 8, "CHUNK_ROWS": 4, "CHUNK_BYTES": 0, "MIN_CHUNK_ROWS": 3, "GROUP": 3}
-EXAMPLES, DIRECTIONS = 6, 2  # of the tests of kernels
+EXAMPLES = 6  # of a test of kernels
+DIRECTIONS = 2
 LEAST_SECONDS, TIMES_LONGER = 10, 5  # processor time that a mutant may take, beside the tests without a mutation
 SURVIVED, KILLED = 0, 1  # exit codes
 
@@ -131,21 +132,20 @@ class Court:
         hypothesis.settings.load_profile("trial")
 
     def pytest_collection_finish(self):
-        """Let the BLAS multiply, and cut the work of kernels on trial into pieces."""
+        """Compare along fewer directions, and cut the work of kernels into pieces."""
+        if "gradient_check" in sys.modules:
+            gradient_check = sys.modules["gradient_check"]
+            gradient_check.N_DIRECTIONS = DIRECTIONS
+            gradient_check.check_gradients.__kwdefaults__["elementwise_up_to"] = 0
         import npllm.kernels
         from npllm.kernels.gemm import set_gemm
 
         set_gemm("blas")
-        if not self.of_kernels:
-            return
-        import gradient_check
-
-        gradient_check.N_DIRECTIONS = DIRECTIONS
-        gradient_check.check_gradients.__kwdefaults__["elementwise_up_to"] = 0
-        for name, module in list(sys.modules.items()):
-            if name.startswith(npllm.kernels.__name__):
-                for constant in SMALL_PIECES.keys() & vars(module).keys():
-                    setattr(module, constant, SMALL_PIECES[constant])
+        if self.of_kernels:
+            for name, module in list(sys.modules.items()):
+                if name.startswith(npllm.kernels.__name__):
+                    for constant in SMALL_PIECES.keys() & vars(module).keys():
+                        setattr(module, constant, SMALL_PIECES[constant])
 
     def pytest_collectreport(self, report):
         if report.failed:
