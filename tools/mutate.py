@@ -37,7 +37,7 @@ def main() -> int:
     problems += unknown_entries(mutants)
     chosen = chosen_mutants(mutants, options)
     if not chosen:
-        print(f"No mutant is in {options.only}; --list shows all files.", file=sys.stderr)
+        print("No mutant fits these options; --list shows all mutants.", file=sys.stderr)
         return 2
     if options.list:
         for mutant in chosen:
@@ -60,7 +60,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--number", type=int, nargs="+", metavar="N", help="the mutants with these numbers")
     parser.add_argument("--list", action="store_true", help="show the mutants; run nothing")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; give at least 1.")
+    return options
 
 
 def chosen_mutants(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
@@ -102,6 +105,8 @@ def trial(mutants: list[Mutant], jobs: int) -> list[str]:
             return [f"The tests of {verdict.file} fail without a mutation; mend them first.\n{verdict.output}"]
         if sys.stderr.isatty():
             print(f"\r{tried.total()} of {len(mutants)} mutants tried ", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     print_report(sorted(survivors), tried, seconds)
     return verdict_on(mutants, sorted(survivors), (time.monotonic() - start) / 60)
 
