@@ -41,7 +41,7 @@ from mutation.mutants import Mutant, Target  # noqa: E402
 
 # Constants of npllm/kernels. The tile is that of a CPU without vector instructions.
 SMALL_PIECES = {"ELEMENTS": 8, "CHUNK_ROWS": 4, "CHUNK_BYTES": 0, "MIN_CHUNK_ROWS": 3, "GROUP": 3}
-EXAMPLES = 6  # of a test of kernels
+EXAMPLES = 10  # of a test of kernels
 DIRECTIONS = 2
 LEAST_SECONDS, TIMES_LONGER = 10, 5  # processor time that a mutant may take, beside the tests without a mutation
 SURVIVED, KILLED = 0, 1  # exit codes
