@@ -18,6 +18,13 @@ from npllm.reference.weights import TransformerConfig, initial_weights, weight_s
 LESSON_UPDATES = 60
 
 
+def differences() -> Example:
+    x, g = np.array([0.0, 1.0, 2.0]), np.array([1.0, np.e, np.e**2])
+    rows = [Row("x", x, g, largest_error(lambda: np.exp(x).sum(), x, g, range(x.size)))]
+    text = r"The sum of $\exp x$, whose gradient is $\exp x$ again."
+    return Example(text, rows)
+
+
 def adam() -> Example:
     p, m, v = np.array([1.0, 1.0]), np.zeros(2), np.zeros(2)
     options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.5, "decoupled": True}
@@ -196,6 +203,7 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
         layers.add_norm,
         layers.lm_head_loss,
         layers.lm_head_policy,
+        differences,
         adam,
         sgd,
         muon,

@@ -1,23 +1,26 @@
-"""Central differences: the derivative of a loss from its values alone.
+r"""Central differences: the derivative of a loss from its values alone.
 
 A gradient that was derived by hand is right if it agrees with them. The derivative of
 f along a direction comes from four values of f (central differences of fourth order):
 
-    f'(0) = (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h  +  error
+$$
+df \approx (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / (12 h)
+$$
 
-The error has two parts. Truncation, h^4 f'''''/30, asks for a small h. Rounding, about
-1.5 eps |f| / h with eps = 1.1e-16, asks for a large one. At h = 2^-12 (2.4e-4)
-truncation is 1e-16 f''''' and rounding 7e-13 |f|: losses of order one with weights of
-order one are differentiated to 1e-11 or better. h could be 4 times larger for smooth
-losses, but the norm of a row with a small variance has a large fifth derivative. h is a
-power of two, so that x + h is exact for most x.
+The error has two parts. Truncation, $h^4 f^{(5)} / 30$, asks for a small h. Rounding,
+about $1.5 eps |f| / h$ with $eps = 1.1 \cdot 10^{-16}$, asks for a large one. At
+$h = 2^{-12}$, about 2.4e-4, truncation is $10^{-16} f^{(5)}$ and rounding
+$7 \cdot 10^{-13} |f|$. So losses of order one with weights of order one are
+differentiated to 1e-11 or better. For smooth losses h could be 4 times larger, but the
+norm of a row with a small variance has a large fifth derivative. h is a power of two,
+so that $x + h$ is exact for most x.
 
 Differences of second order reach 1e-10 at best in float64 and 1e-4 in float32. That is
 too coarse to tell a slightly wrong gradient from a right one, so everything is float64.
 
 Right gradients of every operation agree to a relative 1e-9. The smallest mistake that
-counts is larger: a norm whose backward takes eps = 1e-6 instead of 1e-5 is wrong by
-1e-5. `TOLERANCE` lies between the two.
+counts is larger: a norm whose backward takes another eps, 1e-6 instead of 1e-5, is
+wrong by 1e-5. `TOLERANCE` lies between the two.
 
 Source: Abramowitz & Stegun, "Handbook of mathematical functions", 1964, table 25.2.
 """
@@ -30,7 +33,7 @@ NOISE = 1e-11  # error of a difference as a part of |loss|: the rounding above, 
 
 
 def central_difference(loss, array, where, direction=1.0) -> float:
-    """Return d loss() / ds at s = 0, for array[where] + s * direction.
+    """Return the derivative of loss() as array[where] moves along a direction.
 
     array: float64; it is changed in place and then restored exactly. where: an index,
     or ... for the whole array.
