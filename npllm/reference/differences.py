@@ -33,7 +33,7 @@ NOISE = 1e-11  # error of a difference as a part of |loss|: the rounding above, 
 
 
 def central_difference(loss, array, where, direction=1.0) -> float:
-    """Return the derivative of loss() as array[where] moves along a direction.
+    """Return the derivative of a loss as elements of an array move along a direction.
 
     array: float64; it is changed in place and then restored exactly. where: an index,
     or ... for the whole array.
