@@ -1,4 +1,4 @@
-"""What the tests of pages share: the browser, and the packages of the pages."""
+"""What the tests of pages share: the browser, the packages of pages, and the book."""
 
 import pytest
 from browser import chromium  # noqa: F401  a fixture
@@ -11,3 +11,11 @@ def packages_of_pages():
     """Skip a test of pages where the packages of the extra `report` are missing."""
     for name in NEEDED:
         pytest.importorskip(name, reason=f"{name} is not installed (pip install 'npllm[report]')")
+
+
+@pytest.fixture(scope="session")
+def book_html():
+    """The book, which takes seconds to make."""
+    from npllm.pages.book import book_page
+
+    return book_page()
