@@ -102,11 +102,12 @@ def chapter(file: str) -> Chapter:
     """Return the chapter of a file of the package."""
     module = import_module("npllm." + file.removesuffix(".py").replace("/", "."))
     docstring = inspect.getdoc(module)
+    title = re.split(r"[:.;]", docstring)[0]
     example = EXAMPLES[file]()
     return Chapter(
         anchor=Path(file).stem.replace("_", "-"),
-        title=re.split(r"[:.;]", docstring)[0],
-        derivation=to_html(docstring),
+        title=title,
+        derivation=to_html(docstring.removeprefix(f"{title}.")),  # a sentence that is the title
         sections=_sections(module),
         source=highlighted(module),
         example=to_html(example.text),
@@ -141,10 +142,16 @@ def _value(row: Row, value: Any, what: str = "") -> Any:
     if isinstance(value, str):
         return value
     if np.size(value) <= MOST_SHOWN:
-        return np.array2string(np.asarray(value), precision=4, suppress_small=True, separator=" ", max_line_width=60)
+        return numbers(value)
     if np.ndim(value) == 1 and row.error is None:
         return line_chart({row.name: (np.arange(1, len(value) + 1), value)}, row.name, x_title="update")
     return heat_map(value, what + row.name)
+
+
+def numbers(value: Any) -> str:
+    """An array as text, rounded to four digits after the point."""
+    rounded = np.round(np.asarray(value), 4) + 0  # a small negative number is 0, not -0
+    return np.array2string(rounded, precision=4, suppress_small=True, separator=" ", max_line_width=60)
 
 
 def _questions(file: str) -> list[Question]:

@@ -41,9 +41,14 @@ def bradley_terry(chosen, rejected, n_pairs=None):
 def direct_preference(chosen, rejected, reference_chosen, reference_rejected, beta, n_pairs=None):
     r"""DPO: the mean over pairs of $-\log \sigma(r_{chosen} - r_{rejected})$.
 
-    $r = \beta (\log \pi - \log ref)$ is the implicit reward of a response. It is the
-    reward for which $\pi$ would be the optimal policy, up to a constant for each
-    prompt.
+    The implicit reward of a response is
+
+    $$
+    r = \beta (\log \pi - \log ref)
+    $$
+
+    It is the reward for which $\pi$ would be the optimal policy, up to a constant for
+    each prompt.
 
     chosen, rejected: (P,), $\log \pi$, summed over the tokens of each response.
     reference_chosen, reference_rejected: (P,), $\log ref$, summed likewise. n_pairs:
