@@ -165,7 +165,8 @@ def _tensor_view(seen: Microscope, name: str, array, gradient, pictures) -> Tens
 
 
 def _bars(profile: StepProfile, name: str) -> Bars:
-    directions = {"forward": profile.forward, "backward": profile.backward, "again": profile.again}
+    forward = "forward and backward in one" if name == "loss" else "forward"
+    directions = {forward: profile.forward, "backward": profile.backward, "again": profile.again}
     timings = {direction: part[name] for direction, part in directions.items() if name in part}
     return Bars(
         [

@@ -120,5 +120,6 @@ def test_the_profile_holds_every_operation(fields):
     flops = sum(timing.flops for part in parts for name, timing in part.items() if not name.endswith(".attention"))
     # A head that computes its logits twice would take 8.
     assert flops == 12 * 6 * (matrices + head)
+    assert max(timing.share(profile.limits) for part in parts for timing in part.values() if timing.flops) <= 1.0
     assert [kept.shape for kept in profile.kept["blocks.0.norm_1"]] == [(12, 8)]
     assert "attention.lse" in [kept.name for kept in profile.kept["blocks.1.attention"]]
