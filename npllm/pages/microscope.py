@@ -78,8 +78,11 @@ def _largest(operations: list, field: str) -> float:
 
 
 def shown(tokenizer: Tokenizer, i: int) -> str:
-    """Return a token as a word on the page, where white space can be seen."""
-    text = printable(tokenizer.decode([i]).translate(SIGNS))
+    """Return a token as a word on the page, where white space can be seen.
+
+    A byte that is only a part of a character is an escape, such as \\xe2.
+    """
+    text = printable(tokenizer.decode_bytes([i]).decode("utf-8", "backslashreplace").translate(SIGNS))
     return text if len(text) <= LONGEST_WORD else text[: LONGEST_WORD - 1] + "…"
 
 

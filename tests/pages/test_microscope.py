@@ -201,5 +201,11 @@ def test_the_default_model_fits_into_five_megabytes(monkeypatch):
     assert len(page.encode()) < LARGEST_PAGE
 
 
+def test_every_token_can_be_seen():
+    tokenizer = npllm.byte_tokenizer()
+    words = [shown(tokenizer, i) for i in tokenizer.encode(" \n\ta<é")]
+    assert words == ["␣", "⏎", "⇥", "a", "<", "\\xc3", "\\xa9"]
+
+
 def test_a_block_of_formulas_is_one_paragraph():
     assert paragraphs("a\n\n$$\nx\n\ny\n$$\n\nb") == ["a", "$$\nx\n\ny\n$$", "b"]
