@@ -1,5 +1,6 @@
 """What the model of a run has learnt, as the values of the page's template."""
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,9 @@ def learnt_section(run: RunFolder) -> dict[str, Any]:
         "head_names": head_names(trained.heads),
         "named_from": NAMED,
         "neighbours": [_neighbours(each, windows) for each in trained.embeddings.nearest],
-        "maps": [_map(each, windows, name) for name, each in (("trained", trained), ("random weights", random))],
+        "maps": [
+            _map(each, windows, name) for name, each in (("the trained model", trained), ("random weights", random))
+        ],
         "examples": [_example(neuron, windows) for neuron in trained.neurons],
         "top": TOP,
         "missing": missing(trained),
@@ -140,8 +143,9 @@ def _neighbours(each, windows: Windows) -> tuple[str, list[tuple[str, float]]]:
 
 
 def _name(windows: Windows, token: int) -> str:
-    """A token as text that shows its white space."""
+    """A token as text that shows its white space; of many spaces, their number."""
     text = windows.pieces[token].decode("utf-8", errors="backslashreplace")
+    text = re.sub(" {3,}", lambda found: f"␣×{len(found[0])}", text)
     return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
