@@ -17,6 +17,7 @@ MASKED = (
     "probabilities and dscores are zero already, whenever the inputs are finite."
 )
 WHOLE_TILES = "The product works in whole tiles of rows, and the shorter slice starts the same tiles."
+LAST_PIECE = "The pieces start at multiples of L, and so does the end: the last piece starts before the shorter end too."
 UNUSED_LANES = "Only lanes without a query get another value, and nothing reads their results."
 IGNORED_LSE = "The backward leaves ignored rows before it uses their lse."
 
@@ -61,6 +62,10 @@ EQUIVALENT: dict[Key, str] = {
     (TILES, "probabilities", "scores, lse = scores.reshape(-1), lse.reshape(-1)", "pass"): (
         "The loop then goes over rows of lanes in place of single lanes, with the same operations."
     ),
+    (TILES, "probabilities", "for start in range(0, len(scores), len(lse)):",
+     "for start in range(0, len(scores) - 1, len(lse)):"): LAST_PIECE,
+    (TILES, "softmax_backward", "for start in range(0, len(dscores), len(wide_delta)):",
+     "for start in range(0, len(dscores) - 1, len(wide_delta)):"): LAST_PIECE,
     (LOSS, "_softmax_row", "lse[n] = real(0.0)", "pass"): IGNORED_LSE,
     (LOSS, "_softmax_row", "lse[n] = real(0.0)", "lse[n] = real(1.0)"): IGNORED_LSE,
     ("npllm/model/block.py", "_second_half_backward", "if rate > 0:", "if rate >= 0:"): NO_DROPOUT,
