@@ -17,7 +17,7 @@ MASKED = (
     "probabilities and dscores are zero already, whenever the inputs are finite."
 )
 WHOLE_TILES = "The product works in whole tiles of rows, and the shorter slice starts the same tiles."
-LAST_PIECE = "The pieces start at multiples of L, and so does the end: the last piece starts before the shorter end too."
+LAST_PIECE = "Starts and end are multiples of L, so the last piece starts before the shorter end too."
 UNUSED_LANES = "Only lanes without a query get another value, and nothing reads their results."
 IGNORED_LSE = "The backward leaves ignored rows before it uses their lse."
 
