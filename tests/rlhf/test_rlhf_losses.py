@@ -25,7 +25,9 @@ def test_gradient_of_bradley_terry(n, seed):
 @given(n=sizes, seed=seeds, beta=st.sampled_from([0.1, 2.0]))
 def test_gradient_of_direct_preference(n, seed, beta):
     chosen, rejected, *reference = 2.0 * np.random.default_rng(seed).standard_normal((4, n))
-    _, *gradients = direct_preference(chosen, rejected, *reference, beta)
+    loss, *gradients = direct_preference(chosen, rejected, *reference, beta)
+    margin = beta * (chosen - rejected - reference[0] + reference[1])
+    assert loss == pytest.approx(np.log(1 + np.exp(-margin)).mean())
     arrays = {"chosen": chosen, "rejected": rejected}
     gradients = dict(zip(arrays, gradients, strict=True))
     check_gradients(lambda: direct_preference(chosen, rejected, *reference, beta)[0], arrays, gradients)

@@ -61,6 +61,7 @@ KINDS = {
     "y = a.reshape(n + 1, -1)": [],
     'raise ValueError(f"{a + b} is wrong" + str(a - b))': [],
     "y: float = a": [],
+    'y = {"loss": a / n}': [],
 }
 
 

@@ -7,6 +7,8 @@ entry that matches no mutant is an error of the trial, and so is one that is kil
 ATTENTION = "npllm/kernels/attention.py"
 TILES = "npllm/kernels/attention_tiles.py"
 LOSS = "npllm/kernels/lm_head_loss.py"
+PPO = "npllm/rlhf/ppo_gradient.py"
+REWARD = "npllm/rlhf/reward.py"
 
 ONE_CHUNK = "ELEMENTS elements are a single chunk, and the parallel kernel computes that chunk as well."
 COMPUTED_AGAIN = "The chunks overlap. An element in two of them is computed twice, from the same inputs."
@@ -19,6 +21,8 @@ MASKED = (
 WHOLE_TILES = "The product works in whole tiles of rows, and the shorter slice starts the same tiles."
 LAST_PIECE = "Starts and end are multiples of L, so the last piece starts before the shorter end too."
 UNUSED_LANES = "Only lanes without a query get another value, and nothing reads their results."
+OUTSIDE_THE_MASK = "Outside the mask the target is -1, and lm_head_policy_backward gives such rows no gradient."
+NO_MASKS = "A reward model has no dropout, so the number of earlier rows addresses no mask."
 IGNORED_LSE = "The backward leaves ignored rows before it uses their lse."
 
 WORKERS = "scratch = backward_scratch(min(get_num_threads(), B * n_kv_head), T, D, rate > 0, dtype, empty)"
@@ -26,6 +30,8 @@ WEIGHTS = "fill_zeros(scratch.weights[block.end : whole_tiles(block.end)])"
 DSCORES = "fill_zeros(scratch.dscores[block.end : whole_tiles(block.end)])"
 KEYS = "keys = slice(block.first_key, whole_tiles(block.end))"
 PRODUCT = "product(scores, PanelSteps(L, L, 1), rows[p], n_queries, total[p, first : first + len(scores)], True)"
+ENTROPY = "dentropy = np.where(mask, -settings.entropy_coef / n_tokens, 0.0).astype(policy.dtype).reshape(-1)"
+TRACE = "trace = model.trace(sequences.tokens, step=step, first_row=2 * part.start)"
 CHUNK = "start, stop = c * ELEMENTS, (c + 1) * ELEMENTS"
 
 Key = tuple[str, str, str, str]
@@ -71,6 +77,9 @@ EQUIVALENT: dict[Key, str] = {
     ("npllm/model/block.py", "_second_half_backward", "if rate > 0:", "if rate >= 0:"): NO_DROPOUT,
     ("npllm/model/block.py", "_first_half_backward", "if rate > 0:", "if rate >= 0:"): NO_DROPOUT,
     ("npllm/model/transformer.py", "GPT._backward", "if context.rate > 0:", "if context.rate >= 0:"): NO_DROPOUT,
+    (PPO, "policy_and_value_gradient", ENTROPY, ENTROPY.replace("0.0", "1.0")): OUTSIDE_THE_MASK,
+    (REWARD, "RewardGradients.__call__.gradient", TRACE, TRACE.replace("2 * part.start", "2")): NO_MASKS,
+    (REWARD, "RewardGradients.__call__.gradient", TRACE, TRACE.replace("2 * part.start", "part.start")): NO_MASKS,
     ("npllm/rlhf/losses.py", "clipped_value", "inside = np.abs(value - old_value) <= clip",
      "inside = np.abs(value - old_value) < clip"): (
         "On the edge of the clip the clipped value is the value itself. Its error is then not the larger one, and "

@@ -16,8 +16,9 @@ Each is one that is made in practice when a gradient is written by hand:
     exchange     two results change places
 
 The bounds of slices and ranges are off by one, and nothing else. Not mutated are
-docstrings, messages, default values, shapes of new arrays and the arguments of
-`reshape`: mistakes there end in an exception, which proves nothing.
+docstrings, messages and default values; shapes of new arrays and the arguments of
+`reshape`, because mistakes there end in an exception, which proves nothing; and the
+values of a dict, which are figures for a report and no gradients.
 """
 
 import ast
@@ -120,7 +121,7 @@ def _of_condition(test: ast.expr) -> Iterator[Edit]:
 
 
 def _edits_of_expression(node) -> Iterator[Edit]:
-    if not isinstance(node, ast.AST) or isinstance(node, ast.JoinedStr | ast.Lambda | ast.Slice):
+    if not isinstance(node, ast.AST) or isinstance(node, ast.JoinedStr | ast.Lambda | ast.Slice | ast.Dict):
         return
     if isinstance(node, ast.expr):
         yield from _of_expression(node)
