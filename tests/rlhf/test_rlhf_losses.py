@@ -40,6 +40,10 @@ def test_gradient_of_the_clipped_policy_loss(n, seed, clip):
     now = old + np.log(rng.choice([0.4, 0.95, 1.05, 1.7], n))
     advantage = rng.choice([-1.0, 1.0], n) * rng.uniform(0.5, 2.0, n)
     found = clipped_policy(now, old, advantage, clip, n + 3)
+    ratio = np.exp(now) / np.exp(old)
+    rewarded = np.minimum(advantage * ratio, advantage * np.minimum(np.maximum(ratio, 1 - clip), 1 + clip))
+    assert found.loss == pytest.approx(-rewarded.sum() / (n + 3))
+    np.testing.assert_allclose(found.ratio, ratio)
     check_gradients(
         lambda: clipped_policy(now, old, advantage, clip, n + 3).loss,
         {"log_probability": now},
@@ -54,6 +58,9 @@ def test_gradient_of_the_clipped_value_loss(n, seed):
     old = rng.standard_normal(n)
     value, target = old + rng.choice([-0.5, -0.1, 0.1, 0.5], n), old + rng.choice([-2.0, -0.23, 0.23, 2.0], n)
     found = clipped_value(value, old, target, 0.2, n + 3)
+    limited = np.minimum(np.maximum(value, old - 0.2), old + 0.2)
+    errors = np.maximum((value - target) ** 2, (limited - target) ** 2)
+    assert found.loss == pytest.approx(0.5 * errors.sum() / (n + 3))
     check_gradients(
         lambda: clipped_value(value, old, target, 0.2, n + 3).loss, {"value": value}, {"value": found.dvalue}
     )
