@@ -9,6 +9,7 @@ import errno
 import functools
 import inspect
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Literal
@@ -16,6 +17,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 import npllm
+from npllm.distributed import EndedElsewhere, is_launched, joined, promised_rank, world
+from npllm.distributed.launch import check_alike
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
@@ -60,22 +63,50 @@ def main(arguments: list[str] | None = None) -> int:
     words, flags = _without_flags(arguments)
     verb, rest = _verb_in(words)
     prints = verb in PRINTING or verb not in (*STAGES, *VERBS) or bool(flags - {"--debug"})
-    with guarded_streams(endures=not prints):
+    with guarded_streams(endures=not prints, silent=promised_rank() > 0):
         try:
             with signals_interrupt(), warnings.catch_warnings():
                 warnings.simplefilter("always", NpllmWarning)
                 warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
                 exit_code = _run(verb, rest, flags)
             sys.stdout.flush()
+            end_job(exit_code)
             return exit_code
+        except EndedElsewhere as ended:
+            return ended.exit_code
         except BrokenPipeError:
             return READER_LEFT
         except (NpllmError, KeyboardInterrupt, MemoryError, OSError) as error:
             if "--debug" in flags:
                 raise
             lines, exit_code = explain(error)
-            print("npllm: " + "\n  ".join(map(one_line, lines)), file=sys.stderr)
+            say("\n  ".join(map(one_line, lines)))
+            end_job(exit_code)
             return exit_code
+        except Exception:
+            if joined().size > 1:  # the other ranks would wait for this one
+                traceback.print_exc()
+                joined().abort(1)
+            raise
+
+
+def say(message: str) -> None:
+    """Print a message to standard error. Before the ranks of a job have joined, all
+    have the same to say, and rank 0 says it."""
+    if rank := joined().rank:
+        message = f"rank {rank}: {message}"
+    elif promised_rank():
+        return
+    print(f"npllm: {message}", file=sys.stderr)
+
+
+def end_job(exit_code: int) -> None:
+    """Let the other ranks of a job end, if there are any. A rank that is not the first
+    waits until rank 0 has nothing more to do, or ends the job if it has failed."""
+    if joined().rank == 0 or exit_code:
+        joined().end(exit_code)
+    else:
+        joined().share(None)  # which raises EndedElsewhere
 
 
 def _without_flags(arguments: list[str]) -> tuple[list[str], set[str]]:
@@ -97,7 +128,8 @@ def _verb_in(words: list[str]) -> tuple[str, list[str]]:
 
 def _show_warning(otherwise: Callable[..., None], message: Warning, category: type[Warning], *place) -> None:
     if issubclass(category, NpllmWarning):
-        print(f"npllm: {one_line(str(message))}", file=sys.stderr)
+        if not promised_rank():
+            print(f"npllm: {one_line(str(message))}", file=sys.stderr)
     else:
         otherwise(message, category, *place)
 
@@ -132,6 +164,8 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
             f"{verb!r} is not a verb of npllm{nearest(verb, [*STAGES, *VERBS])}; npllm --help lists them."
         )
     check_environment()  # before Numba is imported with the stage
+    if is_launched():
+        join(verb)
     function, command = _function_of(verb, arguments), f"npllm {verb}"
     if flags & HELP:
         from npllm.help import verb_help
@@ -140,8 +174,18 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
         print(verb_help(command, function, first))
         return 0
     # The verb is called after parsing has ended, so its output and errors are its own.
-    parse_arguments(deferred(function), arguments, prog=command)()
+    joined().agree(lambda: parse_arguments(deferred(function), arguments, prog=command))()
     return 0
+
+
+def join(verb: str) -> None:
+    """Join the ranks of a job that mpiexec has started. Raises ConfigError for a verb
+    that does not train, and where the ranks differ."""
+    if verb not in (*STAGES, "resume", "extend"):
+        raise ConfigError(f"npllm {verb} does not train, so it runs in one process; start it without mpiexec.")
+    from npllm.training.machine import describe_machine
+
+    check_alike(world(), describe_machine(verb) | {"command": " ".join(sys.argv[1:])})
 
 
 def _function_of(verb: str, arguments: list[str]) -> Callable[..., None]:

@@ -211,13 +211,14 @@ class Output(io.TextIOBase):
 
 
 @contextmanager
-def guarded_streams(*, endures: bool) -> Iterator[None]:
+def guarded_streams(*, endures: bool, silent: bool = False) -> Iterator[None]:
     """In the block, standard output and standard error are Outputs, and standard input
-    is never None. endures: whether the process outlives its standard output."""
+    is never None. endures: whether the process outlives its standard output. silent:
+    drop standard output."""
     _occupy_descriptors()
     streams = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = sys.stdin or io.StringIO()
-    sys.stdout = Output(sys.stdout, "standard output", endures=endures)
+    sys.stdout = Output(None if silent else sys.stdout, "standard output", endures=endures)
     sys.stderr = Output(sys.stderr, "standard error", endures=True)
     try:
         yield

@@ -13,6 +13,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 import npllm
+from npllm.distributed import world
 from npllm.errors import ConfigError, DataError
 from npllm.output import TextConsole, one_line, shell_word, show
 from npllm.runs.arguments import Repeated
@@ -20,6 +21,8 @@ from npllm.training.stages import input_checks, stage_in
 
 if TYPE_CHECKING:
     from npllm.data.records import PromptText
+    from npllm.runs.run_folder import RunFolder
+    from npllm.training.stage import Stage
 
 LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
 
@@ -30,11 +33,10 @@ def resume(run: Positional[Path]) -> None:
     Args:
         run: folder of the run
     """
-    from npllm.runs.run_folder import open_run
     from npllm.training.stage import train_run
 
-    folder = open_run(run)
-    train_run(folder, TextConsole(), stage_in(folder.config))
+    folder, stage = world().agree(lambda: _run_and_stage(run))
+    train_run(folder, TextConsole(), stage)
 
 
 def extend(run: Positional[Path], *, minutes: float = 3.0) -> None:
@@ -44,10 +46,18 @@ def extend(run: Positional[Path], *, minutes: float = 3.0) -> None:
         run: folder of the run
         minutes: time budget of the new updates
     """
-    from npllm.runs.run_folder import open_run
     from npllm.training.extend import extend_run
 
-    extend_run(open_run(run), minutes, TextConsole())
+    folder, _ = world().agree(lambda: _run_and_stage(run))
+    extend_run(folder, minutes, TextConsole())
+
+
+def _run_and_stage(run: Path) -> "tuple[RunFolder, Stage]":
+    """The run at a path, and its stage."""
+    from npllm.runs.run_folder import open_run
+
+    folder = open_run(run)
+    return folder, stage_in(folder.config)
 
 
 def generate(

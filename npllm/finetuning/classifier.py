@@ -197,7 +197,7 @@ class ClassifierGradients:
             losses = classification_loss_and_grad(model, rows, aux_lm=self.aux_lm, **counts, **place)
             return losses.of_classes, {"accuracy": losses.right, "lm_loss": losses.of_tokens}
 
-        of_classes, figures = accumulate(len(ids), self.micro_size, gradient)
+        of_classes, figures = accumulate(model.grads, len(ids), self.micro_size, gradient)
         figures["accuracy"] /= len(ids)
         return BatchResult(of_classes + self.aux_lm * figures["lm_loss"], batch.tokens.size, figures)
 

@@ -48,7 +48,7 @@ from npllm.tokenizer import Tokenizer
 from npllm.training.evaluation import rows_at_once
 from npllm.training.interrupts import stop_on_signals
 from npllm.training.job import Job
-from npllm.training.memory import PLOT, Work, short_training_bytes
+from npllm.training.memory import PLOT, Work, short_training_bytes, spare_buffers
 from npllm.training.stage import Figures, Stage
 
 EMBEDDED, EMBEDDED_CLASSES = "stdlib-topics", 4
@@ -202,6 +202,7 @@ def work_of(config: ClassifyConfig, model: GPT, sides: Sides) -> Work:
         width=width,
         read_rows=rows_at_once(width, TEXTS_AT_ONCE),
         policy=config.classify.aux_lm > 0,
+        spares=spare_buffers(config),
         copies=2,  # the gradient of the hidden states, and the weighted states of `pooled`
     )
     if next(planned(config, sides.train.labels), None) is None:

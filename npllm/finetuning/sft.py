@@ -103,7 +103,7 @@ class PackedGradients:
             rows = {"n_targets": n_targets, "starts": starts[part], "step": step, "first_row": part.start}
             return model.loss_and_grad(tokens[part], targets[part], **rows), {}
 
-        loss, _ = accumulate(len(ids), self.micro_size, gradient)
+        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient)
         return BatchResult(loss, tokens.size, {"n_targets": n_targets})
 
 

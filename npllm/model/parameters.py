@@ -93,6 +93,7 @@ class Parameters(Mapping[str, np.ndarray]):
             if not is_vector:
                 self.n_matrix_elements = end  # flat[:n_matrix_elements] are the matrices
         self.flat = aligned_zeros(end * self.dtype.itemsize).view(self.dtype)
+        self._spares: list[np.ndarray] = []
         self._views = {
             name: self.flat[self.offsets[name] : self.offsets[name] + prod(shape)].reshape(shape)
             for name, shape in self.shapes.items()
@@ -106,6 +107,12 @@ class Parameters(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def spare(self, number: int) -> np.ndarray:
+        """Return another buffer like `flat`, for sums; it is made at its first use."""
+        while len(self._spares) <= number:
+            self._spares.append(aligned_zeros(self.flat.nbytes).view(self.dtype))
+        return self._spares[number]
 
     @property
     def count(self) -> int:

@@ -91,7 +91,7 @@ class DPOGradients:
             )
             return loss, {"accuracy": float(np.count_nonzero(margin > 0))}
 
-        loss, sums = accumulate(len(rows), self.micro_size, gradient)
+        loss, sums = accumulate(model.grads, len(rows), self.micro_size, gradient)
         tokens = 2 * len(rows) * self.pairs.chosen.tokens.shape[1]
         return BatchResult(loss, tokens, {"accuracy": sums["accuracy"] / len(rows)})
 

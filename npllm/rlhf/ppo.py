@@ -254,7 +254,7 @@ class PPOGradients:
         def gradient(part: slice) -> tuple[float, dict[str, float]]:
             return policy_and_value_gradient(model, take(self.buffer, rows[part]), self.settings, n_tokens)
 
-        loss, figures = accumulate(len(rows), self.micro_size, gradient)
+        loss, figures = accumulate(model.grads, len(rows), self.micro_size, gradient)
         return BatchResult(loss, len(rows) * self.buffer.tokens.shape[1], figures)
 
     def describe(

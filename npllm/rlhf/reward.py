@@ -152,7 +152,7 @@ class RewardGradients:
                 "margin": float((chosen - rejected).sum()),
             }
 
-        loss, sums = accumulate(len(rows), self.micro_size, gradient)
+        loss, sums = accumulate(model.grads, len(rows), self.micro_size, gradient)
         figures = {name: value / len(rows) for name, value in sums.items()}
         return BatchResult(loss, 2 * len(rows) * self.pairs.chosen.tokens.shape[1], figures)
 

@@ -3,18 +3,22 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from npllm.data.sampler import WindowSampler, batch, next_ids
-from npllm.model import GPT, Model, ModelConfig
+from npllm.distributed import team
+from npllm.distributed.tree import finished_by, fold, leaves_of
+from npllm.model import GPT, Model, ModelConfig, Parameters
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
 from npllm.training.length import Phase, RunLength
 from npllm.training.machine import usable_dtype
+from npllm.training.orders import ComputeGradient, MakeUpdate
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 
@@ -53,22 +57,52 @@ class Update:
     figures: Mapping[str, float]
 
 
+Part = tuple[float, Mapping[str, float]]  # the loss and the figures of some rows of a batch
+
+
 def accumulate(
-    n_rows: int, micro_size: int, gradient: Callable[[slice], tuple[float, Mapping[str, float]]]
+    grads: Parameters, n_rows: int, micro_size: int, gradient: Callable[[slice], Part]
 ) -> tuple[float, dict[str, float]]:
     """Compute the gradient of a batch of n_rows in micro-batches of micro_size rows.
 
-    gradient: adds the gradient of some rows to the model's gradients, and returns these
-    rows' part of the batch's loss and figures. Returns the loss and the figures of the
-    batch, summed in the order of the rows.
+    The micro-batches are the leaves of a tree (distributed/tree.py), over which their
+    gradients, losses and figures are added. Several ranks divide them.
+
+    grads: of the model, zero. gradient: adds the gradient of some rows to grads, and
+    returns these rows' part of the batch's loss and figures. Returns the loss and the
+    figures of the batch.
     """
-    loss, figures = 0.0, {}
-    for first in range(0, n_rows, micro_size):
-        part, of_part = gradient(slice(first, min(first + micro_size, n_rows)))
-        loss += part
-        for name, value in of_part.items():
-            figures[name] = figures.get(name, 0.0) + value
-    return loss, figures
+    ranks, firsts = team(), range(0, n_rows, micro_size)
+    leaves = [leaves_of(rank, ranks.size, len(firsts)) for rank in range(ranks.size)]
+    own = [slice(firsts[leaf], min(firsts[leaf] + micro_size, n_rows)) for leaf in leaves[ranks.rank]]
+    part = _subtree(grads, own, gradient) if own else None
+    if ranks.size > 1:
+        ranks.add(grads.flat, grads.spare(0), [len(each) > 0 for each in leaves])
+        part = fold(ranks.gather(part), _sum)
+    loss, figures = part
+    return loss, dict(figures)
+
+
+def _subtree(grads: Parameters, slices: Sequence[slice], gradient: Callable[[slice], Part]) -> Part:
+    """Add the gradients of micro-batches over their tree. Returns the sum of their
+    parts. The sums of complete subtrees wait in the spare buffers of grads."""
+    waiting: list[Part] = []
+    for leaf, rows in enumerate(slices):
+        part = gradient(rows)
+        for _ in range(finished_by(leaf, len(slices))):
+            part = _sum(waiting.pop(), part)
+            grads.flat += grads.spare(len(waiting))
+        if leaf + 1 < len(slices):
+            grads.spare(len(waiting))[:] = grads.flat
+            grads.flat[:] = 0.0
+            waiting.append(part)
+    return part
+
+
+def _sum(one: Part, other: Part) -> Part:
+    """The sum of the losses, and of each figure."""
+    (loss, figures), (more, others) = one, other
+    return loss + more, {name: value + others[name] for name, value in figures.items()}
 
 
 def build_state(config: RunConfig, vocab_size: int) -> LoopState:
@@ -95,7 +129,7 @@ class NextTokenGradients:
             x, y = batch(self.tokens, self.sampler.positions(ids[rows]), T)  # (rows of the micro-batch, T)
             return model.loss_and_grad(x, y, n_targets=len(ids) * T, step=step, first_row=rows.start), {}
 
-        loss, _ = accumulate(len(ids), self.micro_size, gradient)
+        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient)
         return BatchResult(loss, len(ids) * T)
 
 
@@ -140,10 +174,14 @@ def make_update(
     ids = next_ids(state.next_sample, rows, skipped)
     end = int(ids[-1]) + 1
 
-    loss, tokens, figures = gradients(state.model, ids, step)
-    grad_norm = state.optimizer.gradient_norm()
+    team().share(ComputeGradient(ids, step))
+    with team().common_work():
+        loss, tokens, figures = gradients(state.model, ids, step)
+        grad_norm = state.optimizer.gradient_norm()
     if config.spikes.enabled and (reason := _reason(state, loss, grad_norm)):
         return Spike(step + 1, loss, grad_norm, state.tokens, (int(ids[0]), end), reason)
+    if isfinite(grad_norm):  # if not, the optimiser refuses
+        team().share(MakeUpdate(lr, config.optim.grad_clip, grad_norm))
     state.optimizer.step(grad_clip=config.optim.grad_clip, lr=lr, norm=grad_norm)
 
     state.detector.accept(loss, grad_norm)

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 
 import npllm
+from npllm.distributed import world
 from npllm.errors import ConfigError
 from npllm.kernels.gemm.tile import HAS_BFLOAT16_DOT
 
@@ -29,9 +30,11 @@ def describe_machine(stage: str) -> dict[str, str]:
 
 
 def limit_threads(threads: int | None) -> None:
-    """Set the number of threads of the kernels; None = one per core. Raises ConfigError
-    when the machine offers fewer."""
+    """Set the number of threads of the kernels; None = one per core, divided between
+    the ranks on this machine. Raises ConfigError when the machine offers fewer."""
     if threads is None:
+        if (ranks := world().on_this_host) > 1:
+            numba.set_num_threads(max(1, numba.config.NUMBA_NUM_THREADS // ranks))
         return
     if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
         raise ConfigError(

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npllm.distributed import ALONE, Ranks, world
+from npllm.distributed.tree import leaves_of, most_waiting
 from npllm.errors import ResourceError
 from npllm.memory.arena import Arena
 from npllm.model import GPT, ModelConfig, Trainable
@@ -30,7 +32,7 @@ from npllm.model.footprint import (
 )
 from npllm.optim import Muon, OptimConfig, Optimizer, batch_size, moment_count
 from npllm.training.available import ROOT, memory_left, peak_memory, resident_memory
-from npllm.training.config import RunConfig
+from npllm.training.config import LoopConfig, RunConfig
 from npllm.training.evaluation import rows_at_once
 from npllm.training.machine import usable_dtype
 from npllm.training.state import LoopState
@@ -47,10 +49,10 @@ class Memory:
 
     program: the interpreter, libraries, compiled kernels, and the data in memory.
     weights: parameters, frozen and merged weights, their bfloat16 copies, and the
-    weights of other models. moments: the optimiser's, and whatever else a checkpoint
-    holds. passes: activations, and all other arrays that live for one step. aside: the
-    largest of the arrays that live at other times: the image of a checkpoint, the
-    report at the end.
+    weights of other models. gradients: with the sums of micro-batches that wait.
+    moments: the optimiser's, and whatever else a checkpoint holds. passes: activations,
+    and all other arrays that live for one step. aside: the largest of the arrays that
+    live at other times: the image of a checkpoint, the report at the end.
     """
 
     program: int
@@ -81,7 +83,8 @@ class Work:
     arrays of the size of a micro-batch's hidden rows. temporaries: bytes that are taken
     outside of the arenas at other times. written: number of responses generated at
     once, and the length of their longest prompt. update: bytes of the scratch arena
-    that the optimiser takes. aside: the stage's own part of `Memory.aside`, in bytes.
+    that the optimiser takes. spares: as in `spare_buffers`. aside: the stage's own part
+    of `Memory.aside`, in bytes.
     """
 
     rows: int
@@ -92,6 +95,7 @@ class Work:
     temporaries: int = 0
     written: tuple[int, int] = (0, 0)
     update: int = 0
+    spares: int = 0
     aside: int = 0
 
 
@@ -105,7 +109,8 @@ class Reader(NamedTuple):
 def check_memory(memory: Memory, root: Path = ROOT) -> None:
     """Raise ResourceError if a training needs more memory than there is."""
     left = memory_left(root)
-    room = left.n_bytes + resident_memory(root)  # what the process has is part of what it needs
+    # Ranks share their machine. What the process has is part of what it needs.
+    room = left.n_bytes // world().on_this_host + resident_memory(root)
     if memory.total > room:
         raise ResourceError(
             f"Training needs {_size(memory.total)} of memory, but {_size(room)} are there ({left.source}); lower "
@@ -134,7 +139,7 @@ def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Me
     return Memory(
         program=resident_memory(),
         weights=params + fixed_bytes(model, dtype),
-        gradients=params,
+        gradients=params * (1 + work.spares),
         moments=moments,
         passes=bytes_of_passes([model], [], dtype, work),
         aside=max(params + moments, work.aside),
@@ -144,22 +149,37 @@ def pretraining_memory(config: RunConfig, vocab_size: int, val_bytes: int) -> Me
 def pretraining_work(config: RunConfig, vocab_size: int, val_bytes: int) -> Work:
     """The passes of pretraining: micro-batches of the largest batch in the ramp,
     validation, and the report at the end."""
-    steps, T = config.train.steps, config.model.block_size
-    largest = config.batch.size if steps is None else batch_size(steps - 1, config.batch)
+    T = config.model.block_size
     model, dtype = ModelConfig(**asdict(config.model), vocab_size=vocab_size), usable_dtype(config.train.dtype)
     return Work(
-        rows=min(largest, config.batch.micro_size),
+        rows=min(largest_batch(config), config.batch.micro_size),
         width=T,
         read_rows=rows_at_once(T),
+        spares=spare_buffers(config, world()),
         temporaries=GENERATION + cache_bytes(model, 1, T, dtype),  # a sample at each evaluation
         aside=max(PLOT if find_spec("matplotlib") else 0, COMPRESSION * val_bytes),  # the report
     )
 
 
+def largest_batch(config: LoopConfig) -> int:
+    """The number of sequences in the largest batch of a run, which may end before its
+    batch is fully grown."""
+    steps = config.train.steps
+    return config.batch.size if steps is None else batch_size(steps - 1, config.batch)
+
+
+def spare_buffers(config: LoopConfig, ranks: Ranks = ALONE) -> int:
+    """The number of buffers, as long as the gradient, in which sums of micro-batches
+    wait, and what other ranks send arrives."""
+    n_micro_batches = -(-largest_batch(config) // config.batch.micro_size)
+    own = most_waiting(len(leaves_of(0, ranks.size, n_micro_batches)))
+    return max(own, 1) if ranks.size > 1 else own
+
+
 def short_training_bytes(config: ModelConfig, dtype: str, optim: OptimConfig, work: Work) -> int:
     """The bytes that a training without checkpoints takes in addition to the rest of
     the process."""
-    arrays = (2 + moment_count(optim)) * parameter_bytes(config, dtype)
+    arrays = (2 + work.spares + moment_count(optim)) * parameter_bytes(config, dtype)
     below_lora = 3 * weight_bytes(config, dtype) if config.lora_rank else 0  # frozen, merged, and their gradients
     return arrays + below_lora + fixed_bytes(config, dtype) + bytes_of_passes([config], [], dtype, work)
 
@@ -196,7 +216,7 @@ def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory
     return Memory(
         program=resident_memory() - sum(filled.values()) - read_before,
         weights=sum(weights.values()) + fixed,
-        gradients=sum(gradients.values()),
+        gradients=sum(gradients.values()) + work.spares * model.grads.flat.nbytes,
         moments=sum(n_bytes for flat, n_bytes in moments.items() if flat not in weights),
         passes=bytes_of_passes(
             [each.config for each in trained],

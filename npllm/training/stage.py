@@ -12,12 +12,14 @@ them.
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
+from npllm.distributed import world
 from npllm.errors import ConfigError, DataError, ResourceError
 from npllm.files.atomic import write_atomically
 from npllm.model import GPT
@@ -32,7 +34,14 @@ from npllm.runs.verify import Check
 from npllm.training.config import LoopConfig
 from npllm.training.job import Job
 from npllm.training.machine import describe_machine, limit_threads, usable_dtype
-from npllm.training.memory import check_memory, reserve_arenas, stage_memory, update_scratch_bytes
+from npllm.training.memory import (
+    check_memory,
+    largest_batch,
+    reserve_arenas,
+    spare_buffers,
+    stage_memory,
+    update_scratch_bytes,
+)
 from npllm.training.state import LoopState
 from npllm.training.tensorboard import check_log
 from npllm.training.train import OnRecord, train
@@ -114,9 +123,14 @@ def start_run(
     on_record: see `train`. arguments: of the stage's `inputs`.
     """
     check_log(config.train.log)
+    if world().rank:
+        run = RunFolder(world().share(None))
+        train_run(run, console, stage)
+        return run
     with claim_run(out, stage.folder_name(config, **arguments)) as path:
         run = create_run(stage, stage.inputs(config, console, **arguments), path, console)
         try:
+            world().share(path.absolute())
             train_run(run, console, stage, on_record)
         except (ConfigError, DataError, ResourceError):
             discard_untrained(path)
@@ -138,23 +152,47 @@ def train_run(run: RunFolder, console: Console, stage: Stage, on_record: OnRecor
 
     on_record: see `train`.
     """
-    with run.lock():
-        config = load_run_config(run, stage.config_type)
-        check_log(config.train.log)
-        limit_threads(config.train.threads)
-        if usable_dtype(config.train.dtype) != config.train.dtype:
-            console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.")
-        job = stage.job(run, config)
-        if config.train.patience is not None and job.validate is None:
-            raise ConfigError(
-                f"train.patience is {config.train.patience}, but npllm {stage.name} measures no validation loss; leave "
-                "it out."
-            )
-        console.print(job.description, soft_wrap=True)
-        prepare_memory(run, config, job, console)
+    ranks = world()
+    with ExitStack() as held:
+        config, job = ranks.agree(lambda: _prepared(run, console, stage, held))
         train(run, config, job, console, on_record)
-        command = stage.report(run, config, job, console)
-        console.print(f"Next: {command}", soft_wrap=True)  # keeps the command on one line
+        if ranks.rank == 0:
+            command = stage.report(run, config, job, console)
+            console.print(f"Next: {command}", soft_wrap=True)  # keeps the command on one line
+
+
+def _prepared(run: RunFolder, console: Console, stage: Stage[C], held: ExitStack) -> tuple[C, Job]:
+    """The config of a run and its job, with the memory that it takes. Rank 0 then holds
+    the run's lock, until `held` is closed."""
+    if world().rank == 0:
+        held.enter_context(run.lock())
+    config = load_run_config(run, stage.config_type)
+    check_log(config.train.log)
+    check_ranks(config, world().size)
+    limit_threads(config.train.threads)
+    if usable_dtype(config.train.dtype) != config.train.dtype:
+        console.print("This CPU cannot multiply bfloat16 (it lacks AVX512-BF16): training in float32.")
+    job = stage.job(run, config)
+    if config.train.patience is not None and job.validate is None:
+        raise ConfigError(
+            f"train.patience is {config.train.patience}, but npllm {stage.name} measures no validation loss; leave "
+            "it out."
+        )
+    console.print(job.description, soft_wrap=True)
+    prepare_memory(run, config, job, console)
+    return config, job
+
+
+def check_ranks(config: LoopConfig, size: int) -> None:
+    """Raise ConfigError if a run has more ranks than its largest batch has
+    micro-batches, which are what the ranks divide."""
+    rows, micro_size = largest_batch(config), config.batch.micro_size
+    if size > (n_parts := -(-rows // micro_size)):
+        mend = f"lower batch.micro_size to {rows // size}" if size <= rows else f"raise batch.size to {size}"
+        raise ConfigError(
+            f"There are {size} ranks, but the largest batch, {rows} sequences, has only {n_parts} micro-batches of "
+            f"batch.micro_size = {micro_size} to divide; {mend}, or start fewer ranks."
+        )
 
 
 def load_run_config(run: RunFolder, kind: type[C]) -> C:
@@ -175,7 +213,8 @@ def prepare_memory(run: RunFolder, config: LoopConfig, job: Job, console: Consol
     model = job.state.model
     generates = job.work.written != (0, 0)
     load_kernels(kind_of(model.config, model.dtype_name, config.optim, policy=job.work.policy, generates=generates))
-    work = replace(job.work, update=update_scratch_bytes(job.state.optimizer))
+    update, spares = update_scratch_bytes(job.state.optimizer), spare_buffers(config, world())
+    work = replace(job.work, update=update, spares=spares)
     memory = stage_memory(job.state, job.readers, work)
     check_memory(memory)
     for network in model.parts().values():

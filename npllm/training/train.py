@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from npllm.distributed import team, together, world
 from npllm.errors import Interrupted
 from npllm.files.atomic import remove_temporary_files, sync
 from npllm.output import shell_word
@@ -17,10 +18,11 @@ from npllm.runs.metrics import append_metrics, drop_metrics_after, write_metrics
 from npllm.runs.run_folder import RunFolder
 from npllm.runs.sample_log import Sample, append_sample, drop_samples_after
 from npllm.training.config import LoopConfig
-from npllm.training.interrupts import stop_on_signals
+from npllm.training.interrupts import StopRequest, stop_on_signals
 from npllm.training.job import Job
 from npllm.training.length import RunLength
 from npllm.training.loop import Update, updates
+from npllm.training.orders import Finish, follow, give_state, is_stop_requested
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, restore_newest
 from npllm.training.tensorboard import EventLog
@@ -35,19 +37,30 @@ def train(
     """Train to the last step, from the newest sound checkpoint or, if the run has none,
     from the given state.
 
-    The caller holds the run's lock. After SIGINT, SIGTERM or SIGHUP the state is saved
-    and Interrupted is raised. on_record: called after each update, when its checkpoint,
-    if it has one, is taken. What it raises ends the training; the run can be resumed.
+    The caller holds the run's lock. Every rank of a job calls this function; rank 0
+    leads. After SIGINT, SIGTERM or SIGHUP the state is saved and Interrupted is raised.
+    on_record: called after each update, when its checkpoint, if it has one, is taken.
+    What it raises ends the training; the run can be resumed.
     """
+    with stop_on_signals() as stop, together(world()):
+        if team().rank:
+            follow(job.state, job.gradients, stop)
+        else:
+            _lead(run, config, job, console, on_record, stop)
+            team().share(Finish())
+
+
+def _lead(
+    run: RunFolder, config: LoopConfig, job: Job, console: Console, on_record: OnRecord, stop: StopRequest
+) -> None:
+    """Do what `train` says, and tell the other ranks, if there are any, what to do."""
     state, validate = job.state, job.validate
     remove_temporary_files(run.path)
     ledger = Ledger(run.ledger, writable=True)
-    with (
-        stop_on_signals() as stop,
-        CheckpointStore(run.checkpoints, keep=config.train.keep, every=config.train.checkpoint_every) as store,
-    ):
+    with CheckpointStore(run.checkpoints, keep=config.train.keep, every=config.train.checkpoint_every) as store:
         for reason in restore_newest(store, ledger, state, validate):
             console.print(f"Refused: {reason}", soft_wrap=True)
+        give_state(state)
         state.detector.levels = ledger.levels(config.spikes.min_history)
         recovery = Recovery(config.spikes, store, ledger, state, validate)
         _drop_after(run, state.step)
@@ -64,6 +77,7 @@ def train(
             for event in updates(state, config, job.gradients, ledger.skipped, length):
                 if isinstance(event, Spike):
                     done = recovery.recover(event)
+                    give_state(state)
                     if state.step < event.step - 1:
                         _drop_after(run, state.step)
                         event_log.go_back(state.step)
@@ -77,7 +91,7 @@ def train(
                     _write_sample(run, job, record)
                     if not is_best and out_of_patience(config, store, length, event.step):
                         length.end_early(event.step)
-                stopping, is_last = stop.requested, length.is_over(event.step)
+                stopping, is_last = is_stop_requested(stop), length.is_over(event.step)
                 append_metrics(run.metrics, record)
                 event_log.append(record)
                 view.show(event)

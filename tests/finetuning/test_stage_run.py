@@ -101,9 +101,10 @@ def test_a_micro_batch_is_no_larger_than_the_batch():
 def test_a_stage_is_refused_before_its_first_pass(monkeypatch):
     model, refused = GPT(PLAIN), pytest.raises(ResourceError, match="lower batch.micro_size")
     monkeypatch.setattr("npllm.training.memory.memory_left", lambda root: Left(0, "nothing is left"))
-    state = new_state(model, SFTConfig())
+    config = SFTConfig(batch=BatchConfig(size=8))
+    state = new_state(model, config)
     job = Job(state=state, gradients=None, validate=None, work=replace(WORK, aside=10**9))
     with refused:
-        prepare_memory(None, SFTConfig(), job, Console(quiet=True))
+        prepare_memory(None, config, job, Console(quiet=True))
     assert model.arena.peak == 0
     assert np.all(model.grads.flat == 0.0)
