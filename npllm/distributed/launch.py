@@ -8,6 +8,8 @@ library.
 import os
 import shutil
 import socket
+import sys
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -93,7 +95,8 @@ def _world_communicator() -> Any:
     _check_host_name()
     _check_shared_memory()
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings(action="ignore"):  # about another mpiexec: `world` says it in a sentence
+            from mpi4py import MPI
     except ModuleNotFoundError as error:
         raise ConfigError(
             "mpiexec has started several processes, but mpi4py is not installed; pip install 'npllm[mpi]', or start "
@@ -107,8 +110,6 @@ def _world_communicator() -> Any:
 
 def _where() -> str:
     """The mpiexec beside the interpreter, in words; empty if there is none."""
-    import sys
-
     found = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
     return f", {found}" if found else ""
 

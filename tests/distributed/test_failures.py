@@ -1,0 +1,56 @@
+"""A rank that dies, stops or fails: the job ends, says why, and can be resumed."""
+
+import signal
+import time
+
+import pytest
+from jobs import arguments_of, job, needs_mpi, signalled
+from small_runs import run, state_digests, write_text
+
+pytestmark = needs_mpi
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The text, and the state at the end of the run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    text = write_text(folder)
+    assert run(*arguments_of(text, folder / "run", train__steps=30)) == 0
+    return text, state_digests(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("number", "rank", "update"),
+    [(signal.SIGKILL, 1, 13), pytest.param(signal.SIGKILL, 0, 24, marks=pytest.mark.long)],
+)
+def test_a_rank_is_killed(alone, tmp_path, number, rank, update):
+    text, expected = alone
+    ended = signalled(2, rank, update, number, *arguments_of(text, tmp_path / "run", train__steps=30))
+    assert ended.returncode != 0
+    assert run("resume", tmp_path / "run") == 0
+    assert state_digests(tmp_path / "run") == expected
+
+
+@pytest.mark.long  # it takes the time after which a silent rank is given up
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_is_stopped(alone, tmp_path, rank):
+    text, expected = alone
+    start = time.monotonic()
+    ended = signalled(2, rank, 21, signal.SIGSTOP, *arguments_of(text, tmp_path / "run", train__steps=30))
+    assert ended.returncode != 0
+    assert f"Rank {rank}, on " in ended.stderr
+    assert time.monotonic() - start < 600  # a minute after the stop, on the busiest machine
+    assert run("resume", tmp_path / "run") == 0
+    assert state_digests(tmp_path / "run") == expected
+
+
+def test_more_ranks_than_micro_batches(alone, tmp_path):
+    """The message comes once, and nothing is left behind."""
+    arguments = arguments_of(alone[0], tmp_path / "run", batch__size=4, batch__micro_size=4, batch__ramp_start=4)
+    refused = job(2, *arguments)
+    assert refused.returncode == 2, refused.stderr
+    said = [line for line in refused.stderr.splitlines() if line.startswith("npllm: ")]
+    assert len(said) == 1, refused.stderr
+    assert "There are 2 ranks" in said[0]
+    assert "lower batch.micro_size to 2" in said[0]
+    assert not (tmp_path / "run").exists()
