@@ -30,7 +30,8 @@ def base(tmp_path_factory):
         write_jsonl(folder / f"{name}.jsonl", rows)
     write_jsonl(folder / "texts.jsonl", LABELLED)
     pretrained(folder)
-    assert run(*stage_arguments("sft", folder / "pretrained", folder / "sft", data=folder / "demonstrations.jsonl")) == 0
+    data = folder / "demonstrations.jsonl"
+    assert run(*stage_arguments("sft", folder / "pretrained", folder / "sft", data=data)) == 0
     return folder
 
 
