@@ -26,7 +26,7 @@ from npllm.errors import NpllmError
 T = TypeVar("T")
 SHORT_NAP, LONG_NAP = 2e-5, 1e-3  # seconds between two looks at a message
 BRISK = 200  # looks without a nap: a message that is on its way takes microseconds
-GRAIN = 4096  # elements; the pieces of an array begin at multiples
+GRAIN = 16  # elements; the pieces of an array begin at multiples: at cache lines
 
 
 class _End:
@@ -121,7 +121,6 @@ class MPIRanks(Ranks):
             distance *= 2
 
     def collect(self, flat: np.ndarray, cuts: Sequence[int]) -> None:
-        """Set every piece of an array to that of its owner."""
         first, distance = piece_of(self.rank, self.size), self.size // 2
         width = 1
         while distance:
@@ -129,6 +128,32 @@ class MPIRanks(Ranks):
             spans = [slice(cuts[each], cuts[each + width]) for each in (first, other)]
             self._exchange(self.rank ^ distance, *(flat[span] for span in spans))
             first, width, distance = min(first, other), 2 * width, distance // 2
+
+    def bring(self, whole: np.ndarray | None, own: np.ndarray, cuts: Sequence[int]) -> None:
+        if self.rank:
+            self._exchange(0, own, None)
+            return
+        for rank, piece in self._pieces(whole, cuts):
+            if rank:
+                self._exchange(rank, None, piece)
+            else:
+                piece[:] = own
+
+    def hand_out(self, whole: np.ndarray | None, own: np.ndarray, cuts: Sequence[int]) -> None:
+        if self.rank:
+            self._exchange(0, None, own)
+            return
+        for rank, piece in self._pieces(whole, cuts):
+            if rank:
+                self._exchange(rank, piece, None)
+            else:
+                own[:] = piece
+
+    def _pieces(self, whole: np.ndarray, cuts: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Every rank and its piece of an array."""
+        for rank in range(self.size):
+            piece = piece_of(rank, self.size)
+            yield rank, whole[cuts[piece] : cuts[piece + 1]]
 
     def _exchange(self, partner: int, sent: np.ndarray | None, received: np.ndarray | None) -> None:
         """Send an array to another rank and receive one from it; None = nothing."""

@@ -55,6 +55,21 @@ class Ranks:
         each rank whether it has anything to add.
         """
 
+    def collect(self, flat: "np.ndarray", cuts: Sequence[int]) -> None:
+        """Set every piece of an array to that of its owner, on every rank.
+
+        flat: (n,). cuts: where the pieces begin, and n; `piece_of` says whose they are.
+        """
+
+    def bring(self, whole: "np.ndarray | None", own: "np.ndarray", cuts: Sequence[int]) -> None:
+        """Bring the pieces of an array to rank 0.
+
+        whole: (n,), where they arrive; None on other ranks. own: this rank's piece.
+        """
+
+    def hand_out(self, whole: "np.ndarray | None", own: "np.ndarray", cuts: Sequence[int]) -> None:
+        """Set each rank's piece to that of rank 0's array; the opposite of `bring`."""
+
     @contextmanager
     def common_work(self) -> Iterator[None]:
         """In the block the other ranks count on this one. If an error leaves it, `end`

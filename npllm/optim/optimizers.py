@@ -4,13 +4,16 @@ The pass also clips the gradients and sets them to zero.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from npllm.distributed import ALONE, Ranks
+from npllm.distributed.mpi_ranks import piece_of, pieces
 from npllm.errors import TrainingError
 from npllm.memory.aligned import aligned_zeros
 from npllm.model import Parameters, Trainable
@@ -48,8 +51,42 @@ class Optimizer(ABC):
         self.lr = lr
         self.weight_decay = weight_decay
         self.updates = 0  # how many were made
-        self.state = {name: _zeros_like(model.params.flat) for name in self.state_names}
         self._groups = parameter_groups(model.params, lr_scales, self._whole_weights(lr_scales))
+        self.shard(ALONE)
+
+    def shard(self, ranks: Ranks) -> None:
+        """Divide the moments, which are zero, between ranks: `state` has this rank's
+        piece of each, and a step updates its piece of the parameters and collects those
+        of the others. No element is computed in another way than by one rank.
+
+        (Rajbhandari et al., "ZeRO: memory optimizations toward training trillion
+        parameter models", 2020: its first stage.)
+        """
+        flat, piece = self.model.params.flat, piece_of(ranks.rank, ranks.size)
+        whole = [group.where for group in self._groups if group.weight is not None]
+        self._ranks, self._cuts = ranks, [outside(cut, whole) for cut in pieces(len(flat), ranks.size)]
+        self._own = slice(self._cuts[piece], self._cuts[piece + 1])
+        self.state = {name: _zeros_like(flat[self._own]) for name in self.state_names}
+
+    @contextmanager
+    def whole_state(self, *, changes: bool = False) -> Iterator[None]:
+        """In the block `state` has the whole moments on rank 0. Every rank enters it.
+
+        changes: whether rank 0 changes them; they are then divided again.
+        """
+        own, whole, ranks = self.state, self.state, self._ranks
+        if ranks.size > 1:
+            empty = lambda: _zeros_like(self.model.params.flat) if ranks.rank == 0 else None  # noqa: E731
+            whole = {name: empty() for name in self.state_names}
+            for name in self.state_names:
+                ranks.bring(whole[name], own[name], self._cuts)
+            if ranks.rank == 0:
+                self.state = whole
+        yield
+        if changes:
+            for name in self.state_names:
+                ranks.hand_out(whole[name], own[name], self._cuts)
+        self.state = own
 
     def _whole_weights(self, lr_scales: Mapping[str, float]) -> dict[str, LinearWeight]:
         """Return the weights that the rule takes as wholes, by name: none."""
@@ -85,12 +122,20 @@ class Optimizer(ABC):
         self.updates += 1
         trained = [group for group in self._groups if group.lr_scale != 0.0]
         self._update_groups(trained, self.lr if lr is None else lr, scale)
+        self.model.grads.flat[: self._own.start] = 0.0
+        self.model.grads.flat[self._own.stop :] = 0.0
+        self._ranks.collect(self.model.params.flat, self._cuts)
         return norm
 
     def _update_groups(self, groups: list[ParameterGroup], lr: float, grad_scale: float) -> None:
+        own = self._own
         for group in groups:
+            first, end = max(group.where.start, own.start), min(group.where.stop, own.stop)
+            if first >= end:
+                continue
             self._update(
-                *(flat[group.where] for flat in (self.model.params.flat, self.model.grads.flat, *self.state.values())),
+                *(flat[first:end] for flat in (self.model.params.flat, self.model.grads.flat)),
+                *(moments[first - own.start : end - own.start] for moments in self.state.values()),
                 lr=group.lr_scale * lr,
                 weight_decay=self.weight_decay if group.decays else 0.0,
                 grad_scale=grad_scale,
@@ -154,14 +199,18 @@ class Muon(AdamW):
 
     @property
     def weights(self) -> list[LinearWeight]:
-        """The weights that are trained by Muon's rule."""
-        return [group.weight for group in self._groups if group.weight is not None and group.lr_scale != 0.0]
+        """The weights that are trained by Muon's rule on this rank. Their places count
+        from the start of its piece."""
+        own = self._own
+        trained = [group for group in self._groups if group.weight is not None and group.lr_scale != 0.0]
+        mine = [group.weight for group in trained if own.start <= group.where.start < own.stop]
+        return [weight._replace(start=weight.start - own.start) for weight in mine]
 
     def _update_groups(self, groups, lr, grad_scale):
         super()._update_groups([group for group in groups if group.weight is None], lr, grad_scale)
         if not (weights := self.weights):
             return
-        arrays = self.model.params.flat, self.model.grads.flat, self.state["adam_m"]
+        arrays = self.model.params.flat[self._own], self.model.grads.flat[self._own], self.state["adam_m"]
         rates = {"lr": lr * self.matrix_scale, "momentum": self.momentum, "weight_decay": self.weight_decay}
         # Between two passes the memory of a pass is free.
         scratch = next(iter(self.model.parts().values())).scratch
@@ -237,6 +286,12 @@ def parameter_groups(
     starts = [offset for offset, before in zip(kinds, [None, *kinds.values()], strict=False) if kinds[offset] != before]
     ends = [*starts[1:], len(params.flat)]
     return [ParameterGroup(slice(start, end), *kinds[start][0]) for start, end in zip(starts, ends, strict=True)]
+
+
+def outside(cut: int, groups: list[slice]) -> int:
+    """Return a place to cut that is in none of the groups: the cut, or the start of the
+    group that it is in."""
+    return next((group.start for group in groups if group.start < cut < group.stop), cut)
 
 
 def _zeros_like(flat: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
 from npllm.training.length import Phase, RunLength
 from npllm.training.machine import usable_dtype
-from npllm.training.orders import ComputeGradient, MakeUpdate
+from npllm.training.orders import ComputeGradient, MakeUpdate, broken_moment
 from npllm.training.spikes import SpikeDetector
 from npllm.training.state import LoopState
 
@@ -174,11 +174,12 @@ def make_update(
     ids = next_ids(state.next_sample, rows, skipped)
     end = int(ids[-1]) + 1
 
-    team().share(ComputeGradient(ids, step))
+    team().share(ComputeGradient(ids, step, config.spikes.enabled))
     with team().common_work():
         loss, tokens, figures = gradients(state.model, ids, step)
         grad_norm = state.optimizer.gradient_norm()
-    if config.spikes.enabled and (reason := _reason(state, loss, grad_norm)):
+        broken = broken_moment(state) if config.spikes.enabled else None
+    if config.spikes.enabled and (reason := _reason(state, loss, grad_norm, broken)):
         return Spike(step + 1, loss, grad_norm, state.tokens, (int(ids[0]), end), reason)
     if isfinite(grad_norm):  # if not, the optimiser refuses
         team().share(MakeUpdate(lr, config.optim.grad_clip, grad_norm))
@@ -192,10 +193,9 @@ def make_update(
     return Update(state.step, loss, grad_norm, lr, rows, state.tokens, seconds, tokens, figures)
 
 
-def _reason(state: LoopState, loss: float, grad_norm: float) -> str | None:
+def _reason(state: LoopState, loss: float, grad_norm: float, broken: str | None) -> str | None:
     """Why an update must not be made (None = it may): the detector's reason, or a
-    moment of the optimiser that is not finite."""
+    moment of the optimiser that is not finite, which is `broken`."""
     if reason := state.detector.reason(state.step, loss, grad_norm):
         return reason
-    broken = state.not_finite(state.optimizer.state_names)
     return f"{broken} holds values that are not finite" if broken else None

@@ -210,7 +210,8 @@ def stage_memory(state: LoopState, readers: Sequence[GPT], work: Work) -> Memory
     filled = {id(flat): flat.nbytes for each in (model, *readers) for flat in (each.params.flat, *frozen_of(each))}
     read_before = sum(each.arena.peak + each.scratch.peak for each in readers)
     saved = state.arrays()
-    image = sum(array.nbytes for array in saved.values())
+    brought = state.saved_bytes - sum(array.nbytes for array in saved.values())  # moments of other ranks
+    image = state.saved_bytes + (len(state.optimizer.state_names) * model.params.flat.nbytes if brought else 0)
     fixed = sum(fixed_bytes(each.config, each.dtype_name) for each in (*trained, *readers))
     moments = {id(flat): flat.nbytes for flat in saved.values()}
     return Memory(

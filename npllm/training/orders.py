@@ -7,7 +7,8 @@ the same updates. So all ranks agree, whatever happens, and a run has the same b
 with any number of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +20,12 @@ from npllm.training.state import LoopState
 
 
 class ComputeGradient(NamedTuple):
-    """Compute the gradient of a batch. ids: (rows,). step: the update's number."""
+    """Compute the gradient of a batch. ids: (rows,). step: the update's number. judged:
+    whether the moments are looked at, too."""
 
     ids: np.ndarray
     step: int
+    judged: bool
 
 
 class MakeUpdate(NamedTuple):
@@ -35,6 +38,13 @@ class MakeUpdate(NamedTuple):
 
 class TakeState(NamedTuple):
     """Take over the state of rank 0, which has restored a checkpoint."""
+
+
+class BringMoments(NamedTuple):
+    """Bring this rank's moments to rank 0. changed: it changes them, and hands them out
+    again."""
+
+    changed: bool
 
 
 class SaySignals(NamedTuple):
@@ -51,17 +61,39 @@ def follow(state: LoopState, gradients: Callable[[Model, np.ndarray, int], objec
     ranks, optimizer = team(), state.optimizer
     while True:
         match ranks.share(None):
-            case ComputeGradient(ids, step):
+            case ComputeGradient(ids, step, judged):
                 gradients(state.model, ids, step)
                 optimizer.gradient_norm()
+                if judged:
+                    broken_moment(state)
             case MakeUpdate(lr, grad_clip, norm):
                 optimizer.step(lr=lr, grad_clip=grad_clip, norm=norm)
+            case BringMoments(changed):
+                with optimizer.whole_state(changes=changed):
+                    ranks.share(None)  # rank 0 has done with them
             case TakeState():
                 _take_state(state)
             case SaySignals():
                 ranks.gather(stop.requested)
             case Finish():
                 return
+
+
+@contextmanager
+def whole_moments(state: LoopState, *, changes: bool = False) -> Iterator[None]:
+    """In the block rank 0 has the whole moments, to save or, with `changes`, to restore
+    them."""
+    team().share(BringMoments(changes))
+    with state.optimizer.whole_state(changes=changes):
+        yield
+        team().share(None)
+
+
+def broken_moment(state: LoopState) -> str | None:
+    """The name of the first moment that holds a NaN or an infinity on any rank; None if
+    there is none."""
+    found = team().gather(state.not_finite(state.optimizer.state_names))
+    return next((name for name in found if name), None)
 
 
 def give_state(state: LoopState) -> None:
@@ -75,8 +107,9 @@ def give_state(state: LoopState) -> None:
 def _take_state(state: LoopState) -> None:
     """Set the state to that of rank 0."""
     counters = team().share(state.counters())
-    for array in state.arrays().values():
-        team().share_array(array)
+    for name, array in state.arrays().items():
+        if name not in state.optimizer.state_names:  # those are divided
+            team().share_array(array)
     if team().rank:
         state.restore(state.arrays(), counters)
 

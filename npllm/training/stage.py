@@ -179,6 +179,8 @@ def _prepared(run: RunFolder, console: Console, stage: Stage[C], held: ExitStack
             "it out."
         )
     console.print(job.description, soft_wrap=True)
+    if world().size > 1:
+        job.state.optimizer.shard(world())
     prepare_memory(run, config, job, console)
     return config, job
 
@@ -228,7 +230,7 @@ def check_disk(folder: Path, state: LoopState, keep: int) -> None:
     """Raise ResourceError if the disk has no space for the checkpoints: all that are
     kept, and the one that is being written."""
     count = keep + MOST_BESIDES_KEEP + 1
-    needed = count * sum(array.nbytes for array in state.arrays().values())
+    needed = count * state.saved_bytes
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(

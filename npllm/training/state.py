@@ -42,6 +42,14 @@ class LoopState:
         frozen = {} if self.model.frozen is None else {"frozen": self.model.frozen.flat}
         return {"params": self.model.params.flat, **self.optimizer.state, **frozen, **self.extra}
 
+    @property
+    def saved_bytes(self) -> int:
+        """The bytes of all arrays, with the moments that other ranks have."""
+        return sum(
+            self.model.params.flat.nbytes if name in self.optimizer.state_names else array.nbytes
+            for name, array in self.arrays().items()
+        )
+
     def not_finite(self, names: tuple[str, ...] | None = None) -> str | None:
         """The name of the first buffer that holds a NaN or an infinity; None if there
         is none. names: the buffers to look at, None = all."""

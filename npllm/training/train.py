@@ -22,7 +22,7 @@ from npllm.training.interrupts import StopRequest, stop_on_signals
 from npllm.training.job import Job
 from npllm.training.length import RunLength
 from npllm.training.loop import Update, updates
-from npllm.training.orders import Finish, follow, give_state, is_stop_requested
+from npllm.training.orders import Finish, follow, give_state, is_stop_requested, whole_moments
 from npllm.training.progress import ProgressView
 from npllm.training.recovery import Recovery, restore_newest
 from npllm.training.tensorboard import EventLog
@@ -58,16 +58,20 @@ def _lead(
     remove_temporary_files(run.path)
     ledger = Ledger(run.ledger, writable=True)
     with CheckpointStore(run.checkpoints, keep=config.train.keep, every=config.train.checkpoint_every) as store:
-        for reason in restore_newest(store, ledger, state, validate):
-            console.print(f"Refused: {reason}", soft_wrap=True)
+        with whole_moments(state, changes=True):
+            refusals = restore_newest(store, ledger, state, validate)
         give_state(state)
+        for reason in refusals:
+            console.print(f"Refused: {reason}", soft_wrap=True)
         state.detector.levels = ledger.levels(config.spikes.min_history)
         recovery = Recovery(config.spikes, store, ledger, state, validate)
         _drop_after(run, state.step)
         run.metrics_table.unlink(missing_ok=True)  # only a finished run has one
         if not store.entries:
             # What a later spike's weights are held against until the first evaluation.
-            store.save(state, validate(state.model) if validate and config.spikes.enabled else None)
+            val_loss = validate(state.model) if validate and config.spikes.enabled else None
+            with whole_moments(state):
+                store.save(state, val_loss)
         length = RunLength(config, ledger)
         _say_where_it_starts(run, config, length, state.step, console)
         with (
@@ -76,7 +80,8 @@ def _lead(
         ):
             for event in updates(state, config, job.gradients, ledger.skipped, length):
                 if isinstance(event, Spike):
-                    done = recovery.recover(event)
+                    with whole_moments(state, changes=True):
+                        done = recovery.recover(event)
                     give_state(state)
                     if state.step < event.step - 1:
                         _drop_after(run, state.step)
@@ -97,7 +102,8 @@ def _lead(
                 view.show(event)
                 if store.scheduled(event.step) or is_best or is_last or stopping:
                     sync(run.metrics)  # the log must reach the disk before the checkpoint
-                    store.save(state, record.get("val_loss"))
+                    with whole_moments(state):
+                        store.save(state, record.get("val_loss"))
                 on_record(record)
                 if stopping and not is_last:
                     store.wait()

@@ -46,7 +46,7 @@ def assert_same(out, expected):
 
 @pytest.mark.parametrize(
     ("n_ranks", "threads"),
-    [(2, 1), (4, 2), *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, 2), (2, 2), (4, 1)))],
+    [(2, 1), *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, 2), (2, 2), (4, 1), (4, 2)))],
 )
 def test_pretraining(alone, tmp_path, n_ranks, threads):
     text, expected = alone
@@ -68,6 +68,17 @@ def test_a_run_stops_on_2_ranks_and_goes_on_with_1_and_with_4(alone, tmp_path, m
     resumed = job(4, "resume", out)
     assert resumed.returncode == 0, resumed.stderr
     assert_same(out, expected)
+
+
+@pytest.mark.parametrize("name", ["muon", pytest.param("sgd", marks=pytest.mark.long)])
+def test_the_moments_of_other_optimisers_are_divided(tmp_path, name):
+    """Muon's matrices are not cut. With four ranks, one has no moment of a matrix."""
+    changes = {"optim__name": name, "model__n_layer": 2, "train__steps": 12, "batch__ramp_start": None}
+    text = write_text(tmp_path)
+    assert run(*arguments_of(text, tmp_path / "alone", **changes)) == 0
+    done = job(4, *arguments_of(text, tmp_path / "together", **changes))
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "together", tmp_path / "alone")
 
 
 def test_a_loss_spike_and_its_rollback(tmp_path):
