@@ -1,10 +1,10 @@
 """Several processes that train one model: ranks, and the sums over them.
 
-    tree.py         the order in which the parts of a batch are added
-    ranks.py        the collective operations, of a process that is alone
-    mpi_ranks.py    the same of a rank of several, on MPI
-    launch.py       whether mpiexec started this process, and what may be wrong with it
-    team.py         whether this process works alone now, or with the other ranks
+tree.py         the order in which the parts of a batch are added
+ranks.py        the collective operations, of a process that is alone
+mpi_ranks.py    the same of a rank of several, on MPI
+launch.py       whether mpiexec started this process, and what may be wrong with it
+team.py         whether this process works alone now, or with the other ranks
 """
 
 from npllm.distributed.launch import is_launched, joined, promised_rank, world

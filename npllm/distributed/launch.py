@@ -21,6 +21,7 @@ from npllm.errors import ConfigError, ResourceError
 # MPICH and Intel MPI (Hydra), Open MPI, MVAPICH.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK")
+LONGEST_SHOWN = 160  # characters of two values that differ
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 32 << 20  # bytes free for each rank: through them the ranks of a machine talk
 
@@ -71,15 +72,16 @@ def world() -> Ranks:
 
 def check_alike(ranks: Ranks, facts: Mapping[str, str]) -> None:
     """Raise ConfigError if a fact is not the same on every rank. facts: by name."""
-    first, *others = ranks.gather(dict(facts))
+    (_, first), *others = ranks.gather((socket.gethostname(), dict(facts)))
 
     def compare() -> None:
-        for rank, other in enumerate(others, 1):
+        for rank, (host, other) in enumerate(others, 1):
             for name, value in first.items():
                 if other[name] != value:
+                    shown = f" ({other[name]}, not {value})" if len(other[name]) + len(value) < LONGEST_SHOWN else ""
                     raise ConfigError(
-                        f"Rank {rank} has another {name} ({other[name]:.80}) than rank 0 ({value:.80}), and would not "
-                        "compute the same bits; make them the same on all machines."
+                        f"Rank {rank}, on {host}, has another {name} than rank 0{shown}, so it would not compute the "
+                        "same bits; make it the same for all ranks."
                     )
 
     ranks.agree(compare)

@@ -104,9 +104,7 @@ class MPIRanks(Ranks):
         first, end, distance = 0, self.size, 1  # the pieces that this rank still adds
         while distance < self.size:
             partner, mid = self.rank ^ distance, (first + end) // 2
-            (first, end), given = (
-                ((mid, end), (first, mid)) if self.rank & distance else ((first, mid), (mid, end))
-            )
+            (first, end), given = ((mid, end), (first, mid)) if self.rank & distance else ((first, mid), (mid, end))
             kept = slice(cuts[first], cuts[end])
             mine, theirs = (any(present[each] for each in _group(rank, distance)) for rank in (self.rank, partner))
             self._exchange(

@@ -7,6 +7,7 @@ neighbour says so and ends the job. (A rank that dies needs none of this: mpiexe
 it.)
 """
 
+import atexit
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ class Pulse:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
+        atexit.register(self.end)  # of a program that trains; npllm has ended it before
 
     def _beat(self) -> None:
         heard = looked = time.monotonic()
@@ -63,6 +65,8 @@ class Pulse:
     def end(self) -> None:
         """Stop beating. Every rank of the ring calls this, and nothing is under way
         when all have."""
+        if self._ended.is_set():
+            return
         self._ended.set()
         self._thread.join()
         self._send(LAST)

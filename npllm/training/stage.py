@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from rich.console import Console
 
 from npllm.distributed import world
+from npllm.distributed.launch import check_alike
 from npllm.errors import ConfigError, DataError, ResourceError
 from npllm.files.atomic import write_atomically
 from npllm.model import GPT
@@ -155,6 +156,8 @@ def train_run(run: RunFolder, console: Console, stage: Stage, on_record: OnRecor
     ranks = world()
     with ExitStack() as held:
         config, job = ranks.agree(lambda: _prepared(run, console, stage, held))
+        if ranks.size > 1:
+            check_alike(ranks, {"config.toml": repr(config)})
         train(run, config, job, console, on_record)
         if ranks.rank == 0:
             command = stage.report(run, config, job, console)

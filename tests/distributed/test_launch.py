@@ -7,9 +7,9 @@ import pytest
 from jobs import job, needs_mpi
 from small_runs import pretrain_arguments, refused, write_text
 
-from npllm.distributed import launch
-from npllm.distributed.launch import is_launched, promised_rank, promised_size, world
-from npllm.errors import ResourceError
+from npllm.distributed import Ranks, launch
+from npllm.distributed.launch import check_alike, is_launched, promised_rank, promised_size, world
+from npllm.errors import ConfigError, ResourceError
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,28 @@ def test_without_mpi4py(monkeypatch, capsys):
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setitem(__import__("sys").modules, "mpi4py", None)
     assert "pip install 'npllm[mpi]'" in refused(capsys, "pretrain", exit_code=2)
+
+
+class TwoRanks(Ranks):
+    """Rank 0, beside another one with other versions."""
+
+    def gather(self, value):
+        host, facts = value
+        return [value, ("node-7", facts | {"numpy": "2.1.0", "config.toml": "y" * 500})]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"numpy": "2.4.6"}, r"Rank 1, on node-7, has another numpy than rank 0 \(2.1.0, not 2.4.6\), so"),
+        ({"config.toml": "x" * 500}, "has another config.toml than rank 0, so"),
+    ],
+    ids=str,
+)
+def test_ranks_that_differ(facts, said):
+    with pytest.raises(ConfigError, match=said):
+        check_alike(TwoRanks(), facts)
+    check_alike(TwoRanks(), {"python": "3.11.7"})
 
 
 @needs_mpi
