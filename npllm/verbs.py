@@ -13,16 +13,13 @@ from rich.table import Table
 from tyro.conf import Positional
 
 import npllm
-from npllm.distributed import world
 from npllm.errors import ConfigError, DataError
 from npllm.output import TextConsole, one_line, shell_word, show
 from npllm.runs.arguments import Repeated
-from npllm.training.stages import input_checks, stage_in
+from npllm.training.stages import input_checks, open_with_stage
 
 if TYPE_CHECKING:
     from npllm.data.records import PromptText
-    from npllm.runs.run_folder import RunFolder
-    from npllm.training.stage import Stage
 
 LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
 
@@ -35,7 +32,7 @@ def resume(run: Positional[Path]) -> None:
     """
     from npllm.training.stage import train_run
 
-    folder, stage = world().agree(lambda: _run_and_stage(run))
+    folder, stage = open_with_stage(run)
     train_run(folder, TextConsole(), stage)
 
 
@@ -48,16 +45,7 @@ def extend(run: Positional[Path], *, minutes: float = 3.0) -> None:
     """
     from npllm.training.extend import extend_run
 
-    folder, _ = world().agree(lambda: _run_and_stage(run))
-    extend_run(folder, minutes, TextConsole())
-
-
-def _run_and_stage(run: Path) -> "tuple[RunFolder, Stage]":
-    """The run at a path, and its stage."""
-    from npllm.runs.run_folder import open_run
-
-    folder = open_run(run)
-    return folder, stage_in(folder.config)
+    extend_run(open_with_stage(run)[0], minutes, TextConsole())
 
 
 def generate(

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from npllm.distributed import world
 from npllm.errors import ConfigError, NpllmError
 from npllm.runs.config_file import load_config, stage_of
 
@@ -49,6 +50,17 @@ def stage_in(config: Path) -> "Stage":
     if name not in STAGES:
         raise ConfigError(f"{config} names the unknown stage {name!r:.40}; restore the config.toml of the run.")
     return load_stage(name)
+
+
+def open_with_stage(path: Path) -> "tuple[RunFolder, Stage]":
+    """The run at a path, and its stage. Every rank of a job opens it."""
+    from npllm.runs.run_folder import open_run
+
+    def opened() -> "tuple[RunFolder, Stage]":
+        run = open_run(path)
+        return run, stage_in(run.config)
+
+    return world().agree(opened)
 
 
 def input_checks(run: "RunFolder") -> "dict[Path, Check]":
