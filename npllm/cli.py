@@ -1,8 +1,7 @@
 """The command line: from arguments to a verb, and from errors to exit codes.
 
-The verbs are the stages, each of which makes and trains a run, those of `verbs.py`, and
-those of `pages/verbs.py`.
-`npllm VERB --help` shows the options of a verb with their defaults and units.
+The verbs are the stages, each of which makes and trains a run, and those of `verbs.py`,
+`tokenizer_verbs.py` and `pages/verbs.py`. `npllm VERB --help` shows the options of a verb with their defaults and units.
 """
 
 import errno
@@ -24,6 +23,7 @@ from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
 from npllm.pages.verbs import PAGE_VERBS
 from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
+from npllm.tokenizer_verbs import TOKENIZER_VERBS
 from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
 from npllm.training.stages import STAGES, load_stage
@@ -46,7 +46,7 @@ def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
     print(completion_script(shell, options))
 
 
-VERBS = OTHER_VERBS | PAGE_VERBS | {"completion": completion}
+VERBS = OTHER_VERBS | TOKENIZER_VERBS | PAGE_VERBS | {"completion": completion}
 # Their result is what they print. Any other verb goes on when nobody reads its output.
 PRINTING = {"generate", "chat", "evaluate", "predict", "score", "verify", "runs"}
 PRINTING |= {"tokenizer encode", "tokenizer decode", "completion"}

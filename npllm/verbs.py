@@ -21,8 +21,6 @@ from npllm.training.stages import input_checks, open_with_stage
 if TYPE_CHECKING:
     from npllm.data.records import PromptText
 
-LARGEST_INPUT = 1 << 26  # characters of standard input, which is read as a whole
-
 
 def resume(run: Positional[Path]) -> None:
     """Continue a run exactly where it stopped, however it stopped.
@@ -219,57 +217,6 @@ def warmup(*, clear: bool = False) -> None:
         compile_kernels()
 
 
-def tokenizer_train(
-    source: Positional[tuple[str, ...]], *, out: Path, vocab_size: int = 2048, field: str | None = None
-) -> None:
-    """Train a byte-level BPE tokenizer.
-
-    Args:
-        source: stdlib, pydoc, or files, folders and glob patterns
-        out: tokenizer.json to write
-        vocab_size: number of tokens
-        field: key of .jsonl lines, or column of .csv files, that holds the text
-    """
-    from npllm.data.corpora import load_corpus
-    from npllm.data.sources import ReadingOptions
-    from npllm.tokenizer import train_bpe
-    from npllm.training.prepare import tokenizer_text
-
-    corpus = load_corpus(source, options=ReadingOptions(field=field))
-    train_bpe(tokenizer_text(corpus.train + corpus.val), vocab_size).save(out)
-    for line in corpus.remarks:
-        show(one_line(line))
-    show(one_line(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB"))
-
-
-def tokenizer_encode(tokenizer: Positional[Path], text: Positional[str | None] = None) -> None:
-    """Print the token ids of a text.
-
-    Args:
-        tokenizer: tokenizer.json or a folder with one, such as a run
-        text: the text; without it, standard input
-    """
-    from npllm.tokenizer import Tokenizer
-
-    print(*Tokenizer.load(tokenizer).encode(_standard_input() if text is None else text))
-
-
-def tokenizer_decode(tokenizer: Positional[Path], ids: Positional[tuple[int, ...]] = ()) -> None:
-    """Print the text of token ids.
-
-    Args:
-        tokenizer: tokenizer.json or a folder with one, such as a run
-        ids: the ids; without them, standard input
-    """
-    from npllm.tokenizer import Tokenizer
-
-    try:
-        numbers = list(ids) or [int(word) for word in _standard_input().split()]
-    except ValueError as error:
-        raise DataError(f"Standard input holds no token ids ({error}); give whole numbers between spaces.") from error
-    show(Tokenizer.load(tokenizer).decode(numbers))
-
-
 def demo_spike(*, out: Path | None = None, seed: int = 0) -> None:
     """Poison some batches; train with rollback, only skipping, without detection.
 
@@ -358,23 +305,14 @@ def _prompts_of(file: Path, prompt: str) -> "list[PromptText]":
     editor or `echo` puts after it."""
     from npllm.data.records import WITH_FIELDS, read_prompts
     from npllm.data.text_files import read_text
+    from npllm.files.standard_input import standard_input
 
     if prompt:
         raise ConfigError("--prompt and --prompt_file are both given; leave out one of them.")
     if file.suffix.lower() in WITH_FIELDS:
         return read_prompts(file)
-    text = _standard_input() if str(file) == "-" else read_text(file)
+    text = standard_input() if str(file) == "-" else read_text(file)
     return [text.removesuffix("\n").removesuffix("\r")]
-
-
-def _standard_input() -> str:
-    try:
-        text = sys.stdin.read(LARGEST_INPUT + 1)
-    except UnicodeDecodeError as error:
-        raise DataError(f"Standard input is not UTF-8 ({error}); convert it to UTF-8.") from error
-    if len(text) > LARGEST_INPUT:
-        raise DataError(f"Standard input has more than {LARGEST_INPUT:,} characters; split it.")
-    return text
 
 
 OTHER_VERBS: dict[str, Callable[..., None]] = {
@@ -389,9 +327,6 @@ OTHER_VERBS: dict[str, Callable[..., None]] = {
     "export": export,
     "import": import_,
     "warmup": warmup,
-    "tokenizer train": tokenizer_train,
-    "tokenizer encode": tokenizer_encode,
-    "tokenizer decode": tokenizer_decode,
     "rlhf": rlhf,
     "demo spike": demo_spike,
     "runs": runs,

@@ -9,9 +9,10 @@ import sys
 import pytest
 from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, refused, run, write_text
 
-from npllm import cli, verbs
+from npllm import cli
 from npllm.cli import VERBS
 from npllm.errors import DataError, Interrupted, ResourceError, TrainingError
+from npllm.files import standard_input
 from npllm.runs.arguments import given_values
 from npllm.tokenizer import Tokenizer, byte_tokenizer
 from npllm.training.config import load_recipe
@@ -208,7 +209,7 @@ def test_tokenizer_verbs_refuse(capsys, tmp_path, monkeypatch):
 
 def test_standard_input_without_an_end(tmp_path, capsys, monkeypatch):
     byte_tokenizer().save(tmp_path / "tokenizer.json")
-    monkeypatch.setattr(verbs, "LARGEST_INPUT", 1000)
+    monkeypatch.setattr(standard_input, "LARGEST_INPUT", 1000)
     for text, exit_code in (("a" * 1000, 0), ("a" * 1001, 3)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         assert run("tokenizer", "encode", tmp_path / "tokenizer.json") == exit_code
