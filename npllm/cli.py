@@ -1,7 +1,8 @@
 """The command line: from arguments to a verb, and from errors to exit codes.
 
 The verbs are the stages, each of which makes and trains a run, and those of `verbs.py`,
-`tokenizer_verbs.py` and `pages/verbs.py`. `npllm VERB --help` shows the options of a verb with their defaults and units.
+`tokenizer_verbs.py` and `pages/verbs.py`. `npllm VERB --help` shows the options of a
+verb with their defaults and units.
 """
 
 import errno

@@ -8,7 +8,7 @@ LARGEST_INPUT = 1 << 26  # characters, which are read as a whole
 
 
 def standard_input() -> str:
-    """Return all of standard input. Raises DataError if it is too long, or not UTF-8."""
+    """Return standard input. Raises DataError if it is too long, or not UTF-8."""
     try:
         text = sys.stdin.read(LARGEST_INPUT + 1)
     except UnicodeDecodeError as error:
