@@ -75,6 +75,11 @@ def test_windows_do_not_overlap_and_keep_their_labels(windows):
         assert quoted.tolist() == inside_quotes[position : position + len(row)].tolist()
 
 
+def test_the_windows_of_a_short_text_do_not_overlap():
+    windows = Windows(HeldOut(np.arange(40), np.array([0])), TOKENIZER, GPT2)
+    assert windows.positions.tolist() == [0, 23]
+
+
 def test_a_short_text_has_one_short_window():
     windows = Windows(HeldOut(np.array([1, 2]), np.array([0])), TOKENIZER, GPT2)
     assert windows.x.tolist() == [[1]]

@@ -14,7 +14,7 @@ def test_planted_classes_are_found_and_noise_gives_chance(n_classes):
     noise = RNG.normal(size=(900, 20))
     planted = noise.copy()
     planted[:, :n_classes] += 12.0 * np.eye(n_classes)[y]  # along directions of their own
-    planted = planted * 100.0 + 7.0  # neither centred nor of unit size
+    planted = planted * 1e-5 + 7.0  # neither centred nor of unit size
     halves = slice(0, 600), slice(600, 900)
     of = lambda x: probe_accuracy(x[halves[0]], y[halves[0]], x[halves[1]], y[halves[1]])  # noqa: E731
     assert of(planted) == 1.0
