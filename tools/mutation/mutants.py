@@ -21,7 +21,8 @@ class Target(NamedTuple):
     """Functions of one file, and the tests that judge them.
 
     functions: with the names of what they are in, such as `LoRA.take_gradients`. tests:
-    FILE, or FILE::WORD for the tests of a file whose names have this word.
+    FILE, or FILE::WORD for the tests of a file whose names have this word; the ones that
+    cost least first.
     """
 
     file: str
@@ -33,17 +34,21 @@ class Target(NamedTuple):
         """Whether the file is one of kernels."""
         return self.file.startswith("npllm/kernels/")
 
-    def is_judged_by(self, node: str) -> bool:
-        """Whether the test with this node id of pytest is one of the target's.
+    def place_of(self, node: str) -> int | None:
+        """Return the place in `tests` of the test with this node id of pytest.
 
-        Of tests that run with both backends, one is: that of the file, and the
-        reference, which is faster, for a model.
+        None: it does not judge the target. Of tests that run with both backends, one
+        does: that of the file, and the reference, which is faster, for a model.
         """
         file, name = node.split("::", 1)
-        other = "reference" if self.of_kernels else "kernels"
-        return other not in name.partition("[")[2] and any(
-            test == file or (test.startswith(f"{file}::") and test.split("::", 1)[1] in name) for test in self.tests
+        if ("reference" if self.of_kernels else "kernels") in name.partition("[")[2]:
+            return None
+        places = (
+            place
+            for place, (path, _, word) in enumerate(test.partition("::") for test in self.tests)
+            if path == file and word in name
         )
+        return next(places, None)
 
 
 def _reference(name: str, *functions: str, tests: tuple[str, ...] = ()) -> Target:
@@ -140,7 +145,7 @@ TARGETS = [
             "_second_half_backward",
             "_first_half_backward",
         ),
-        (MODEL,),
+        (f"{MODEL}::test_gradient_of_a_later", f"{MODEL}::test_gradient_of_every_element", MODEL),
     ),
     Target("npllm/model/lora.py", ("LoRA.take_gradients",), ("tests/model/test_lora.py::test_gradient",)),
     Target(
@@ -152,7 +157,12 @@ TARGETS = [
             "GPT.loss_and_grad",
             "GPT._backward",
         ),
-        (MODEL, "tests/model/test_lora.py::test_gradient", "tests/model/test_model_evaluation.py::test_bad_input"),
+        (
+            f"{MODEL}::test_gradient_of_a_later",
+            "tests/model/test_model_evaluation.py::test_bad_input",
+            "tests/model/test_lora.py::test_gradient",
+            MODEL,
+        ),
     ),
     Target("npllm/rlhf/dpo.py", ("preference_gradient",), (f"{RLHF}::test_direct_preference",)),
     Target(

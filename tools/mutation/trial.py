@@ -202,10 +202,11 @@ class Court:
     def _judge(self, session, mutant: Mutant | None, target: Target) -> int:
         if mutant:
             plant(mutant)
-        items = [item for item in session.items if target.is_judged_by(item.nodeid)]
-        if not items:
+        places = {item: target.place_of(item.nodeid) for item in session.items}
+        judges = [item for item, place in places.items() if place is not None]
+        if not judges:
             raise ValueError(f"No test judges {target.file}; name one in tools/mutation/mutants.py.")
-        for item in items:
+        for item in sorted(judges, key=places.get):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             if self.failures:
                 return KILLED
