@@ -33,7 +33,8 @@ MOST_ROWS = 8  # sequences of the batch whose kernels are timed
 
 class Subject(NamedTuple):
     """name: of the run or recipe. text: the line, and ids: its tokens. optimizer: in
-    the state of the run, with its next learning rate lr. rows: of a micro-batch."""
+    the state of the run. lr: of its next update or, where the schedule has ended at
+    zero, the peak. rows: of a micro-batch."""
 
     name: str
     model: GPT
@@ -84,7 +85,7 @@ def _subject(name: str, run: RunFolder, config: LoopConfig, state: LoopState, te
     _check_length(ids, model.config.block_size)
     phase = RunLength(config, Ledger(run.ledger)).phase(state.step)
     n_updates = None if phase.end is None else phase.end - phase.first
-    lr = learning_rate(state.step - phase.first, n_updates, config.optim)
+    lr = learning_rate(state.step - phase.first, n_updates, config.optim) or config.optim.lr
     rows = min(config.batch.micro_size, MOST_ROWS)
     return Subject(name, model, tokenizer, text, ids, state.optimizer, lr, config.optim.grad_clip, rows)
 

@@ -141,7 +141,7 @@ def test_the_page_shows_a_run(tmp_path, small_run):
     assert f"the loss is {inside.loss:.4f} nats" in text_of(page, "text")
     assert "AdamW), in its state after 6 updates" in text_of(page, "update")
     lr = npllm.Run(small_run).config.optim.min_lr
-    assert f"learning rate, {lr:.3g}," in text_of(page, "update")
+    assert f"learning rate of {lr:.3g} " in text_of(page, "update")
 
 
 def test_the_page_shows_a_line_of_the_validation_text_with_the_weights_of_a_recipe(tmp_path):
@@ -171,6 +171,7 @@ def test_a_later_stage_is_shown_with_a_text_of_the_user(tmp_path, capsys, quick)
     assert run("microscope", tmp_path / "sft", "--text", "a dog ran", "--out", out) == 0
     page = out.read_text(encoding="utf-8")
     assert "tensor-blocks-0-mlp-up-weight" in page
+    assert not any(row[1] == "0 %" for row in table_of(page, "Size of each update"))  # this schedule ends at 0
     names = [row[0] for row in table_of(page, "Size of each update")]
     assert "blocks.0.mlp.up.weight.lora_a" in names
     assert "blocks.0.mlp.up.weight" not in names
