@@ -21,8 +21,8 @@ class Target(NamedTuple):
     """Functions of one file, and the tests that judge them.
 
     functions: with the names of what they are in, such as `LoRA.take_gradients`. tests:
-    FILE, or FILE::WORD for the tests of a file whose names have this word; the ones that
-    cost least first.
+    FILE, or FILE::WORD for the tests of a file whose names have this word. Those that
+    cost least come first.
     """
 
     file: str
