@@ -12,6 +12,7 @@ import numpy as np
 
 from npllm import reference
 from npllm.reference.differences import largest_error
+from npllm.reference.random_streams import EMBEDDING_DROPOUT
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -201,7 +202,7 @@ def rotary() -> Example:
 def dropout() -> Example:
     draw, rate = Draw(10), 0.5
     a = {"x": draw(8)}
-    key = reference.DropoutKey(seed=0, step=1, stream=0)
+    key = reference.DropoutKey(seed=0, step=1, stream=EMBEDDING_DROPOUT)
     rows = checked(
         draw,
         a,

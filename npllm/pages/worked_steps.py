@@ -12,6 +12,7 @@ from npllm.pages import worked_examples as layers
 from npllm.pages.worked_examples import Arrays, Draw, Example, Row, checked
 from npllm.reference import lesson
 from npllm.reference.differences import largest_error
+from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.transformer import loss_and_gradients, mean_loss
 from npllm.reference.weights import TransformerConfig, initial_weights, weight_shapes
 
@@ -72,8 +73,9 @@ def gradient_norm() -> Example:
 def random() -> Example:
     from npllm.reference.random import random_words
 
-    words = random_words(8, seed=0, step=1, stream=0)
-    rows = [Row("words 0 to 7", words), Row("words 4 to 7, drawn alone", random_words(4, seed=0, step=1, first=4))]
+    words = random_words(8, seed=0, step=1, stream=EMBEDDING_DROPOUT)
+    alone = random_words(4, seed=0, step=1, stream=EMBEDDING_DROPOUT, first=4)
+    rows = [Row("words 0 to 7", words), Row("words 4 to 7, drawn alone", alone)]
     return Example("The address alone decides: drawn alone or in a row, a word is the same.", rows)
 
 
