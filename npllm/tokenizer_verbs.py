@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -11,14 +12,20 @@ from npllm.output import one_line, show
 
 
 def tokenizer_train(
-    source: Positional[tuple[str, ...]], *, out: Path, vocab_size: int = 2048, field: str | None = None
+    source: Positional[tuple[str, ...]],
+    *,
+    out: Path,
+    vocab_size: int = 2048,
+    split: Literal["gpt2", "cl100k", "llama3"] = "gpt2",
+    field: str | None = None,
 ) -> None:
     """Train a byte-level BPE tokenizer.
 
     Args:
         source: stdlib, pydoc, or files, folders and glob patterns
-        out: tokenizer.json to write
+        out: tokenizer.json, vocab.json (with merges.txt) or *.tiktoken to write
         vocab_size: number of tokens
+        split: how text is cut into pieces before byte pairs are merged
         field: key of .jsonl lines, or column of .csv files, that holds the text
     """
     from npllm.data.corpora import load_corpus
@@ -27,7 +34,7 @@ def tokenizer_train(
     from npllm.training.prepare import tokenizer_text
 
     corpus = load_corpus(source, options=ReadingOptions(field=field))
-    train_bpe(tokenizer_text(corpus.train + corpus.val), vocab_size).save(out)
+    train_bpe(tokenizer_text(corpus.train + corpus.val), vocab_size, split=split).save(out)
     for line in corpus.remarks:
         show(one_line(line))
     show(one_line(f"{out}: {vocab_size} tokens from {(corpus.train_bytes + corpus.val_bytes) / 1e6:.1f} MB"))

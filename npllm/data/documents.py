@@ -16,9 +16,10 @@ import regex
 from npllm.files.spool import Spool
 
 PIECE = 1 << 20  # bytes
-# No piece of a tokenizer (pretokenize.GPT2_SPLIT) has white space after another sign.
-# So a text cut before such white space has the same tokens. Searched from the end.
-_CUT = regex.compile(r"(?r)(?<=\S)[ \n]")
+# No piece of a tokenizer (pretokenize.SPLITS) has a blank after another sign, or a
+# newline after a letter or digit. So a text cut there has the same tokens. Searched
+# from the end.
+_CUT = regex.compile(r"(?r)(?<=\S) |(?<=[\p{L}\p{N}])\n")
 
 
 class TextStore:

@@ -34,7 +34,7 @@ from npllm.errors import NpllmWarning, ResourceError
 from npllm.files.atomic import write_atomically
 
 PACKAGE = Path(__file__).parents[1]
-SOURCES = (PACKAGE / "kernels", PACKAGE / "reference")  # kernels contain constants of the reference
+SOURCES = (PACKAGE / "kernels", PACKAGE / "reference", PACKAGE / "tokenizer" / "kernels")  # all that is compiled
 PREFIX = "npllm-kernels-"  # of the folders' names; nothing else has it, for such folders are deleted
 KEPT = 8  # folders: installations with other sources or versions may take turns
 DIGEST_BYTES = hashlib.sha256().digest_size

@@ -1,11 +1,12 @@
 """How the kernels are compiled, and how their threads wait.
 
-The six decorators, from the outermost to the innermost function:
+The seven decorators, from the outermost to the innermost function:
 
     parallel    called from Python: splits a loop over chunks, rows or workers
                 between the threads
     serial      called from Python and by kernels: does the work of one chunk, or
                 work that is too small to split
+    unlocked    the same, while other threads of Python go on
     part        called by kernels only
     inlined     a few lines that must be inlined into a loop, so that the loop is
                 vectorised
@@ -64,6 +65,12 @@ def parallel(kernel):
 def serial(kernel):
     """Compile a kernel that one thread runs."""
     return keep_compiled(njit(fastmath={"contract"}, **_COMMON)(kernel))
+
+
+def unlocked(kernel):
+    """Compile a kernel that one thread runs without Python's global lock. Its caller
+    sees to it that no other thread changes the arrays."""
+    return keep_compiled(njit(nogil=True, fastmath={"contract"}, **_COMMON)(kernel))
 
 
 part = njit(fastmath={"contract"}, **_CALLED_BY_KERNELS)

@@ -17,13 +17,19 @@ units", ACL 2016.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from npllm.tokenizer import fast_path
 from npllm.tokenizer.pretokenize import Splitter
 from npllm.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from npllm.tokenizer.fast_encoding import CompiledEncoder
 
 Pair = tuple[int, int]
 
@@ -49,9 +55,23 @@ class BytePairEncoder:
         self._products = [ids[tokens[left] + tokens[right]] for left, right in vocabulary.merges]
         self._splitter = Splitter(vocabulary.split_pattern)
         self._remembered = _RememberedPieces(self)
+        self.vocabulary = vocabulary
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, (number of tokens,) uint32."""
+        if fast_path.pays(len(text), self.vocabulary.split_pattern):
+            return self.compiled.encode(text.encode("utf-8"))
+        return self.encode_plainly(text)
+
+    @cached_property
+    def compiled(self) -> "CompiledEncoder":
+        """The encoder with compiled loops."""
+        from npllm.tokenizer.fast_encoding import CompiledEncoder  # imports Numba
+
+        return CompiledEncoder(self.vocabulary, self._byte_ids, self._products, self.encode_piece)
+
+    def encode_plainly(self, text: str) -> np.ndarray:
+        """Return the same as `encode`, always by the loops of this file."""
         # Remembered pieces are the raw memory of their ids, so joining them makes the
         # array. Many are joined at once, which is fast; but not all, because join first
         # makes a list of them.

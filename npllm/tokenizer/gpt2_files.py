@@ -5,7 +5,11 @@ merges.txt in Hugging Face folders. The first line of the merges is "#version: 0
 which is not a merge, and the last line is empty.
 """
 
+import json
+from dataclasses import replace
+
 from npllm.errors import DataError
+from npllm.tokenizer.bpe_encoding import BytePairEncoder
 from npllm.tokenizer.vocabulary import Vocabulary, check_vocabulary
 
 
@@ -28,6 +32,34 @@ def from_gpt2_files(ids: object, merges_text: str, vocabulary_source: str, merge
                 "take both files from the same byte-level tokenizer."
             )
     return check_vocabulary(f"{vocabulary_source} with {merges_source}", ids, merges, special_tokens)
+
+
+def to_gpt2_files(vocabulary: Vocabulary, path: str) -> tuple[bytes, bytes]:
+    """Return the contents of vocab.json and merges.txt.
+
+    Raises DataError, which names `path`, for a vocabulary that they cannot hold: with
+    another split than GPT-2's, tokens that no merge makes, or special tokens without
+    angle brackets.
+    """
+    texts = vocabulary.texts()
+    ids = {text: i for i, text in enumerate(texts)}
+    merges = "".join(f"{texts[left]} {texts[right]}\n" for left, right in vocabulary.merges)
+    try:
+        made = from_gpt2_files(ids, merges, path, path)
+    except DataError:
+        made = None
+    if made != replace(vocabulary, ignore_merges=False) or not _merges_make_all(made):
+        raise DataError(
+            f"{path} and merges.txt cannot hold this tokenizer (they are for GPT-2's split, tokens made by merges, and "
+            "special tokens like <|name|>); save a tokenizer.json."
+        )
+    return (json.dumps(ids, ensure_ascii=False) + "\n").encode(), ("#version: 0.2\n" + merges).encode()
+
+
+def _merges_make_all(vocabulary: Vocabulary) -> bool:
+    """Whether each token is what merging its bytes gives."""
+    encoder = BytePairEncoder(vocabulary)
+    return all(encoder.encode_piece(token) == [i] for token, i in vocabulary.ordinary_ids().items())
 
 
 def read_merges(text: str, source: str) -> list[tuple[str, str]]:

@@ -13,8 +13,18 @@ GPT-2's pieces are, tried in this order at each place:
     \s+(?!\S)                 white space, without the last one before a word
     \s+                       other white space
 
+GPT-4 and Llama 3 (one split with two names: "cl100k" and "llama3") take up to three
+digits, let a word have any one sign before it, and keep newlines together:
+
+    (?i:'s|'t|'re|'ve|'m|'ll|'d)     the English endings in any case
+    [^\r\n\p{L}\p{N}]?\p{L}+         letters, with at most one other sign before them
+    \p{N}{1,3}                       up to three digits
+     ?[^\s\p{L}\p{N}]+[\r\n]*        other signs, and the newlines after them
+    \s*[\r\n]+                       white space up to its last newline
+    \s+(?!\S)|\s+                    as above
+
 Source: Radford et al., "Language models are unsupervised multitask learners", 2019,
-section 2.2 and released code.
+section 2.2 and released code. The tokenizer files of GPT-4 and of Llama 3.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +32,7 @@ from math import prod
 
 import regex
 
-from npllm.errors import DataError
+from npllm.errors import ConfigError, DataError
 
 CHARACTERS_AT_ONCE = 1 << 20  # characters
 LARGEST_PATTERN = 20_000  # characters; those in use have up to 500, with a {1,3} among them
@@ -32,6 +42,21 @@ LARGEST_PATTERN = 20_000  # characters; those in use have up to 500, with a {1,3
 LEAST_TIME, TIME_PER_CHARACTER = 10.0, 100e-6
 
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CL100K_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+SPLITS = {"gpt2": GPT2_SPLIT, "cl100k": CL100K_SPLIT, "llama3": CL100K_SPLIT}  # no piece has a blank after another sign
+
+
+def split_pattern(name: str) -> str:
+    """Return the regular expression of a split.
+
+    Raises ConfigError for an unknown name.
+    """
+    if name not in SPLITS:
+        raise ConfigError(f"split is {name!r:.80}; choose one of {', '.join(SPLITS)}.")
+    return SPLITS[name]
 
 
 class Splitter:
@@ -51,12 +76,12 @@ class Splitter:
         # Splitting on a captured pattern gives, in turn, the text between two matches
         # and the match itself.
         self._pattern = regex.compile(f"({pattern})")
-        self._is_known = pattern == GPT2_SPLIT
+        self._is_known = pattern in SPLITS.values()
 
     def pieces(self, text: str) -> Iterator[str]:
         """Yield the pieces in order; memory does not grow with the length of the text.
 
-        Raises DataError when a pattern other than GPT-2's takes far more time than the
+        Raises DataError when a pattern other than SPLITS takes far more time than the
         length of the text explains.
         """
         return filter(None, self._pattern.splititer(text) if self._is_known else self._split_in_time(text))
@@ -113,6 +138,8 @@ def refuse_lone_surrogates(text: str) -> None:
     Such text comes from a file that was read with errors="surrogateescape", or from a
     JSON string that was cut inside an emoji.
     """
+    if text.isascii():  # known without looking
+        return
     for start in range(0, len(text), CHARACTERS_AT_ONCE):  # in parts, because each of them is copied
         try:
             text[start : start + CHARACTERS_AT_ONCE].encode("utf-8")

@@ -10,7 +10,7 @@ import numpy as np
 from npllm.errors import DataError
 from npllm.tokenizer import files
 from npllm.tokenizer.bpe_encoding import BytePairEncoder
-from npllm.tokenizer.pretokenize import GPT2_SPLIT, SpecialSplitter, refuse_lone_surrogates
+from npllm.tokenizer.pretokenize import SPLITS, SpecialSplitter, refuse_lone_surrogates
 from npllm.tokenizer.table_encoding import ByteEncoder, CharacterEncoder
 from npllm.tokenizer.tokenizer_json import to_json
 from npllm.tokenizer.vocabulary import Vocabulary
@@ -40,11 +40,12 @@ class Tokenizer:
 
     @property
     def cuts_before_spaces(self) -> bool:
-        """Whether no token has white space after another sign.
+        """Whether no token has a blank after a sign, or a newline after a letter.
 
-        Then parts of a text that start with such white space can be encoded one by one.
+        Then parts of a text that start with such a blank or newline can be encoded one
+        by one.
         """
-        return self.vocabulary.split_pattern == GPT2_SPLIT
+        return self.vocabulary.split_pattern in SPLITS.values()
 
     def encode(self, text: str, *, allowed_special: bool = False) -> list[int]:
         """Return the ids of a text. Nothing is added at its beginning or end.
@@ -111,20 +112,27 @@ class Tokenizer:
     def save(self, path: str | PathLike) -> None:
         """Write a Hugging Face tokenizer.json to this path, or into it if it is a
         folder.
+
+        A path that ends in .tiktoken gets a file of that format, and vocab.json gets
+        GPT-2's, with merges.txt beside it. Raises DataError for a tokenizer that such
+        a file cannot hold.
         """
         files.write(self.vocabulary, path)
 
     @classmethod
-    def load(cls, path: str | PathLike) -> "Tokenizer":
-        """Read tokenizer.json, or a folder that holds it.
+    def load(
+        cls, path: str | PathLike, *, split: str | None = None, special_tokens: Sequence[str] = (END_OF_TEXT,)
+    ) -> "Tokenizer":
+        """Read tokenizer.json, or a folder that holds it, or a .tiktoken file.
 
         The folder may also hold vocab.json and merges.txt, or encoder.json and
-        vocab.bpe. Everything in tokenizer.json that decides the ids of plain text is
-        read. The post-processor, truncation and padding are not read, because `encode`
-        adds nothing. Raises DataError that says what is missing, corrupt or
-        unsupported.
+        vocab.bpe. A .tiktoken file lacks the split ("gpt2", "cl100k" or "llama3") and
+        the special tokens, which get its lowest free ids. Everything in tokenizer.json
+        that decides the ids of plain text is read. The post-processor, truncation and
+        padding are not read, because `encode` adds nothing. Raises DataError that says
+        what is missing, corrupt or unsupported.
         """
-        return cls(files.read(path))
+        return cls(files.read(path, split, special_tokens))
 
 
 class StreamDecoder:

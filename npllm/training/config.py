@@ -36,6 +36,8 @@ class DataConfig:
     """char, byte, bpe (trained on the text), or the path of a tokenizer.json"""
     vocab_size: int = 2048
     """tokens in a trained bpe vocabulary"""
+    split: Literal["gpt2", "cl100k", "llama3"] = "gpt2"
+    """how a trained bpe tokenizer, or a .tiktoken file, cuts text into pieces"""
     val_fraction: float = 0.05
     """share held out for validation: of the files or, if few, of each file"""
     separator: str | None = None
@@ -63,6 +65,10 @@ class DataConfig:
                 raise ConfigError(f"data names the file {name!r}, which looks like an option; write ./{name}")
             if name.encode(errors="ignore").decode() != name:
                 raise ConfigError(f"data names the file {name!r}, which is not valid Unicode; rename the file.")
+        if self.split != "gpt2" and self.tokenizer in ("char", "byte"):
+            raise ConfigError(
+                f"data.split is {self.split!r}, but a {self.tokenizer} tokenizer has no split; remove it."
+            )
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"data.val_fraction is {self.val_fraction}; set it between 0 and 1.")
 

@@ -7,10 +7,11 @@ import numpy as np
 from npllm.data.corpora import Corpus, load_corpus
 from npllm.data.documents import Document
 from npllm.data.shards import write_shard
-from npllm.errors import DataError
+from npllm.errors import ConfigError, DataError
 from npllm.files.user_path import user_path
 from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer, UnknownCharacter, byte_tokenizer, train_bpe, train_char
+from npllm.tokenizer.pretokenize import SPLITS
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import DataConfig
 
@@ -27,7 +28,8 @@ def build_tokenizer(config: DataConfig, corpus: Corpus, report: Report) -> Token
     """
     label = f"building the {config.tokenizer} tokenizer"
     if config.tokenizer == "bpe":
-        return train_bpe(reported(tokenizer_text(corpus.train), report, label), config.vocab_size)
+        texts = reported(tokenizer_text(corpus.train), report, label)
+        return train_bpe(texts, config.vocab_size, split=config.split)
     if config.tokenizer == "byte":
         return byte_tokenizer()
     if config.tokenizer == "char":
@@ -36,7 +38,10 @@ def build_tokenizer(config: DataConfig, corpus: Corpus, report: Report) -> Token
         raise DataError(
             f"data.tokenizer {config.tokenizer} is none of char, byte, bpe, and there is no such file; name one."
         )
-    return Tokenizer.load(config.tokenizer)
+    tokenizer = Tokenizer.load(config.tokenizer, split=config.split)
+    if config.split != "gpt2" and tokenizer.vocabulary.split_pattern != SPLITS[config.split]:
+        raise ConfigError(f"data.split is {config.split!r}, but {config.tokenizer} has another; remove data.split.")
+    return tokenizer
 
 
 def pieces_of(documents: Iterable[Document]) -> Iterator[str]:

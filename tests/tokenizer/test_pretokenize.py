@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npllm.errors import DataError
-from npllm.tokenizer.pretokenize import GPT2_SPLIT, SpecialSplitter, Splitter, refuse_lone_surrogates
+from npllm.tokenizer.pretokenize import GPT2_SPLIT, SPLITS, SpecialSplitter, Splitter, refuse_lone_surrogates
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,12 @@ from npllm.tokenizer.pretokenize import GPT2_SPLIT, SpecialSplitter, Splitter, r
 )
 def test_the_pieces_of_gpt2(text, pieces):
     assert list(Splitter(GPT2_SPLIT).pieces(text)) == pieces
+
+
+def test_the_pieces_of_gpt4_and_llama3():
+    pieces = ["HE", "'LL", " say", ":\n\n", "123", "4", " \n", "\ttab", " ", " x", "!!\r\n", "_y"]
+    assert SPLITS["cl100k"] == SPLITS["llama3"]
+    assert list(Splitter(SPLITS["llama3"]).pieces("".join(pieces))) == pieces
 
 
 @given(st.text())
