@@ -13,7 +13,7 @@ from npllm.tokenizer.pretokenize import CL100K_SPLIT, GPT2_SPLIT
 
 SHORT_TEXT = 1 << 10  # characters; the plain loops have split it before a kernel has been called
 WORTH_LOADING = 1 << 20
-WORTH_COMPILING = 1 << 23
+WORTH_COMPILING = 1 << 22
 
 
 @dataclass

@@ -13,6 +13,7 @@ from npllm.tokenizer.kernels.piece_table import AT, LENGTH, VALUE, clear, empty_
 
 SLOTS = 1 << 18
 KEY_BYTES = 1 << 22
+FIRST_PAIRS = 1 << 17  # more than the pairs of two bytes
 
 
 class CompiledCounter:
@@ -50,16 +51,16 @@ class CompiledCounter:
 def learn_merges_compiled(piece_counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, int]]:
     """Return what `bpe_training.learn_merges` returns."""
     text = np.frombuffer(b"".join(piece_counts), np.uint8)
-    ends = np.cumsum([len(piece) for piece in piece_counts], dtype=np.int64)
-    counts = np.array(list(piece_counts.values()), np.int64)
-    place = np.int32 if len(text) < 1 << 31 else np.int64
-    corpus = learning.Corpus(
-        text,
-        weight=np.empty(len(text), np.int64),
-        token=np.empty(len(text), np.int32),
-        **{name: np.empty(len(text), place) for name in ("before", "pair", "previous", "next")},
-    )
-    tokens = learning.Tokens(*np.empty((4, 256 + n_merges), np.int64))
-    merges = np.empty((n_merges, 2), np.int32)
-    n_made = learning.learn(corpus, ends, counts, np.array(BYTE_TO_ID, np.int64), tokens, merges)
-    return list(map(tuple, merges[:n_made].tolist()))
+    lengths = np.fromiter(map(len, piece_counts), np.int64, len(piece_counts))
+    counts = np.fromiter(piece_counts.values(), np.int64, len(piece_counts))
+    places = np.empty((len(text), 6), np.int32 if len(text) < 1 << 31 else np.int64)
+    places[:, learning.TOKEN] = np.array(BYTE_TO_ID)[text]
+    places[:, learning.PIECE] = np.repeat(np.arange(len(lengths)), lengths)
+    places[:, learning.BEFORE] = np.arange(-1, len(text) - 1)
+    places[np.cumsum(lengths) - lengths, learning.BEFORE] = learning.NONE
+    tokens, merges = np.empty((256 + n_merges, 4), np.int64), np.empty((n_merges, 2), np.int64)
+    pairs, heap = np.empty((FIRST_PAIRS, 5), np.int64), np.empty((FIRST_PAIRS, 2), np.int64)
+    state = np.zeros(3, np.int64)
+    while not learning.learn(text, places, counts, tokens, pairs, heap, state, merges):
+        pairs, heap = (np.concatenate([rows, np.empty_like(rows)]) for rows in (pairs, heap))
+    return list(map(tuple, merges[: state[0]].tolist()))

@@ -72,7 +72,7 @@ def encode_pieces(text, start, split, classes, merges, table, remembered, ranks,
     piece at that place. remembered: the ids of pieces in the table that have several,
     uint32; its first element counts those in use. ranks: (LONGEST,) int64, scratch.
     """
-    n = 0
+    n = np.int64(0)
     while start < text.size:
         end = end_of_piece(text, start, classes, split)
         if n + LONGEST > ids.size:

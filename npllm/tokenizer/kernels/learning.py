@@ -5,11 +5,9 @@ first byte. Each place belongs to the pair of the token there and its right neig
 The places of a pair form a doubly linked list, so its list and count are always exact.
 They ascend, because one pass adds them all.
 
-The heap is lazy, as in the plain version: an entry whose count is out of date is pushed
-again when it is popped.
+The heap is lazy, as in the plain version: an entry whose count is out of date is put in
+order again when it comes first.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +15,21 @@ from npllm.kernels.jit import part, serial, unlocked
 from npllm.tokenizer.kernels.piece_table import LENGTH, VALUE, find, has_room, insert
 from npllm.tokenizer.kernels.scan import end_of_piece
 
-NONE = -1
-LEFT, RIGHT, COUNT, FIRST, LAST = range(5)  # columns of pairs: the two ids, the count, the ends of the list of places
+NONE = -1  # no neighbour, no pair
 BYTES = 256
+
+# Columns of `places`, one row per byte of the pieces, (n, 6): the id of the token that
+# starts here, the piece, where the left neighbour starts, the number of the pair of
+# this token and the next, and the places before and after in the list of that pair.
+TOKEN, PIECE, BEFORE, PAIR, PREVIOUS, NEXT = range(6)
+
+# Columns of `tokens`, (256 + merges, 4): a place in the text where the token's bytes
+# are, their number, and the pairs that the token forms with the product of the present
+# merge as its right and as its left neighbour.
+AT, SIZE, BEFORE_PRODUCT, AFTER_PRODUCT = range(4)
+
+# Columns of `pairs`: the two ids, the count, and the two ends of the list of places.
+LEFT, RIGHT, COUNT, FIRST, LAST = range(5)
 
 
 @unlocked
@@ -42,99 +52,60 @@ def count_pieces(text, start, split, classes, table):
     return start, start
 
 
-class Corpus(NamedTuple):
-    """Arrays with one element per byte of the pieces, (n,).
-
-    text: uint8. weight: how often the piece of this place occurs, int64. token: the id
-    of the token that starts here, int32. before: where its left neighbour starts. pair:
-    the number of its pair. previous, next: the places of the same pair. The last four
-    are NONE where there is none.
-    """
-
-    text: np.ndarray
-    weight: np.ndarray
-    token: np.ndarray
-    before: np.ndarray
-    pair: np.ndarray
-    previous: np.ndarray
-    next: np.ndarray
-
-
-class Tokens(NamedTuple):
-    """Arrays with one element per token, (256 + merges,) int64.
-
-    at: a place in the text where the token's bytes are. length: their number.
-    before_product, after_product: the number of the pair that the token forms with the
-    product of the merge in hand, or NONE.
-    """
-
-    at: np.ndarray
-    length: np.ndarray
-    before_product: np.ndarray
-    after_product: np.ndarray
-
-
 @serial
-def learn(corpus, ends, counts, byte_ids, tokens, merges):
-    """Fill merges, (n_merges, 2) int32, and return how many there are.
+def learn(text, places, counts, tokens, pairs, heap, state, merges):
+    """Learn merges, and return whether this has ended; if not, `pairs` and `heap` have
+    no room and the caller doubles them.
 
-    ends, counts: of each piece, (pieces,) int64. byte_ids: (256,) int64. The other
-    arrays of corpus and tokens need no content.
+    text: all pieces, (n,) uint8. places: with TOKEN, PIECE and BEFORE filled in, int32
+    or int64. counts: of the pieces, int64. tokens, pairs, heap: without content, int64,
+    at least 256^2 rows. heap: the counts and numbers of pairs. state: the numbers of
+    merges, of pairs and of heap entries, int64, 0 at first. merges: (n_merges, 2)
+    int64, the result.
     """
-    pairs = np.empty((BYTES * BYTES, 5), np.int64)
-    n_pairs = _first_pairs(corpus, ends, counts, byte_ids, tokens, pairs)
-    heap = np.empty((BYTES * BYTES, 2), np.int64)  # count, pair
-    size = 0
-    for pair in range(n_pairs):
-        size = _push(heap, size, pair, pairs, tokens, corpus.text)
-    n = 0
-    while size > 0 and n < merges.shape[0]:
-        count, pair = heap[0, 0], heap[0, 1]
-        size = _pop(heap, size, pairs, tokens, corpus.text)
-        if count != pairs[pair, COUNT]:
+    n, n_pairs, size = state[0], state[1], state[2]
+    first_new = n_pairs
+    if n_pairs == 0:
+        n_pairs = _first_pairs(places, counts, tokens, pairs)
+    while True:
+        for pair in range(first_new, n_pairs):
             if pairs[pair, COUNT] > 0:
-                size = _push(heap, size, pair, pairs, tokens, corpus.text)
-            continue
+                heap[size, 0], heap[size, 1] = pairs[pair, COUNT], pair
+                _sift_up(heap, size, pairs, tokens, text)
+                size += 1
+        first_new = n_pairs
+        while size > 0 and heap[0, 0] != pairs[heap[0, 1], COUNT]:
+            heap[0, 0] = pairs[heap[0, 1], COUNT]
+            if heap[0, 0] == 0:
+                size -= 1
+                heap[0, 0], heap[0, 1] = heap[size, 0], heap[size, 1]
+            _sift_down(heap, size, pairs, tokens, text)
+        state[0], state[1], state[2] = n, n_pairs, size
         product = BYTES + n
-        while n_pairs + 2 * product + 1 >= pairs.shape[0]:  # a merge makes at most these pairs
-            pairs, heap = _doubled(pairs), _doubled(heap)
+        if size == 0 or n == merges.shape[0]:
+            return True
+        if n_pairs + 2 * product + 1 >= pairs.shape[0]:  # a merge makes at most these pairs
+            return False
+        pair = heap[0, 1]
         merges[n, 0], merges[n, 1] = pairs[pair, LEFT], pairs[pair, RIGHT]
-        before = n_pairs
-        n_pairs = _merge(corpus, tokens, pairs, n_pairs, pair, product)
-        for new in range(before, n_pairs):
-            if pairs[new, COUNT] > 0:
-                size = _push(heap, size, new, pairs, tokens, corpus.text)
+        n_pairs = _merge(places, counts, tokens, pairs, n_pairs, pair, product)
         n += 1
-    return n
 
 
 @part
-def _doubled(rows):
-    larger = np.empty((2 * rows.shape[0], rows.shape[1]), np.int64)
-    larger[: rows.shape[0]] = rows
-    return larger
-
-
-@part
-def _first_pairs(corpus, ends, counts, byte_ids, tokens, pairs):
-    """Make every byte a token, and link every pair. Returns the number of pairs."""
-    number = np.full((BYTES, BYTES), NONE)
-    n_pairs, place = 0, 0
-    for piece in range(ends.size):
-        start = place
-        while place < ends[piece]:
-            token = byte_ids[corpus.text[place]]
-            tokens.at[token], tokens.length[token] = place, 1
-            corpus.token[place], corpus.weight[place] = token, counts[piece]
-            corpus.before[place] = place - 1 if place > start else NONE
-            corpus.pair[place] = NONE
-            if place > start:
-                left = corpus.token[place - 1]
-                if number[left, token] == NONE:
-                    number[left, token] = n_pairs
-                    n_pairs = _new_pair(pairs, n_pairs, left, token)
-                _link(corpus, pairs, number[left, token], place - 1)
-            place += 1
+def _first_pairs(places, counts, tokens, pairs):
+    """Make every byte a token, and every two bytes a pair. Returns the number of
+    pairs."""
+    n_pairs = 0
+    for left in range(BYTES):
+        for right in range(BYTES):
+            n_pairs = _new_pair(pairs, n_pairs, left, right)
+    for place in range(places.shape[0]):
+        token = np.int64(places[place, TOKEN])
+        tokens[token, AT], tokens[token, SIZE] = place, 1
+        places[place, PAIR] = NONE
+        if places[place, BEFORE] != NONE:
+            _link(places, counts, pairs, BYTES * np.int64(places[place - 1, TOKEN]) + token, place - 1)
     return n_pairs
 
 
@@ -146,67 +117,65 @@ def _new_pair(pairs, n_pairs, left, right):
 
 
 @part
-def _link(corpus, pairs, pair, place):
+def _link(places, counts, pairs, pair, place):
     """Add a place to a pair."""
     last = pairs[pair, LAST]
-    corpus.pair[place], corpus.previous[place], corpus.next[place] = pair, last, NONE
+    places[place, PAIR], places[place, PREVIOUS], places[place, NEXT] = pair, last, NONE
     if last == NONE:
         pairs[pair, FIRST] = place
     else:
-        corpus.next[last] = place
+        places[last, NEXT] = place
     pairs[pair, LAST] = place
-    pairs[pair, COUNT] += corpus.weight[place]
+    pairs[pair, COUNT] += counts[places[place, PIECE]]
 
 
 @part
-def _unlink(corpus, pairs, place):
+def _unlink(places, counts, pairs, place):
     """Remove a place from its pair."""
-    pair, previous, following = corpus.pair[place], corpus.previous[place], corpus.next[place]
+    pair, previous, following = places[place, PAIR], places[place, PREVIOUS], places[place, NEXT]
     if previous == NONE:
         pairs[pair, FIRST] = following
     else:
-        corpus.next[previous] = following
+        places[previous, NEXT] = following
     if following == NONE:
         pairs[pair, LAST] = previous
     else:
-        corpus.previous[following] = previous
-    pairs[pair, COUNT] -= corpus.weight[place]
-    corpus.pair[place] = NONE
+        places[following, PREVIOUS] = previous
+    pairs[pair, COUNT] -= counts[places[place, PIECE]]
+    places[place, PAIR] = NONE
 
 
 @part
-def _merge(corpus, tokens, pairs, n_pairs, pair, product):
+def _merge(places, counts, tokens, pairs, n_pairs, pair, product):
     """Replace a pair by its product at every place, from the left.
 
     Returns the number of all pairs, with the new ones.
     """
-    length_of_left = tokens.length[pairs[pair, LEFT]]
-    tokens.length[product] = length_of_left + tokens.length[pairs[pair, RIGHT]]
-    tokens.at[product] = pairs[pair, FIRST]
-    tokens.before_product[: product + 1] = NONE
-    tokens.after_product[: product + 1] = NONE
+    size_of_left = tokens[pairs[pair, LEFT], SIZE]
+    size = size_of_left + tokens[pairs[pair, RIGHT], SIZE]
+    tokens[product, AT], tokens[product, SIZE] = pairs[pair, FIRST], size
+    for token in range(product + 1):
+        tokens[token, BEFORE_PRODUCT], tokens[token, AFTER_PRODUCT] = NONE, NONE
     while pairs[pair, FIRST] != NONE:
         place = pairs[pair, FIRST]
-        right = place + length_of_left
-        outer_left, outer_right = np.int64(corpus.before[place]), place + tokens.length[product]
-        has_right = corpus.pair[right] != NONE
-        _unlink(corpus, pairs, place)
-        corpus.token[place] = product
+        right, outer_left, outer_right = place + size_of_left, np.int64(places[place, BEFORE]), place + size
+        _unlink(places, counts, pairs, place)
+        places[place, TOKEN] = product
         if outer_left != NONE:
-            _unlink(corpus, pairs, outer_left)
-            token = corpus.token[outer_left]
-            if tokens.before_product[token] == NONE:
-                tokens.before_product[token] = n_pairs
+            _unlink(places, counts, pairs, outer_left)
+            token = np.int64(places[outer_left, TOKEN])
+            if tokens[token, BEFORE_PRODUCT] == NONE:
+                tokens[token, BEFORE_PRODUCT] = n_pairs
                 n_pairs = _new_pair(pairs, n_pairs, token, product)
-            _link(corpus, pairs, tokens.before_product[token], outer_left)
-        if has_right:
-            _unlink(corpus, pairs, right)
-            corpus.before[outer_right] = place
-            token = corpus.token[outer_right]
-            if tokens.after_product[token] == NONE:
-                tokens.after_product[token] = n_pairs
+            _link(places, counts, pairs, tokens[token, BEFORE_PRODUCT], outer_left)
+        if places[right, PAIR] != NONE:
+            _unlink(places, counts, pairs, right)
+            places[outer_right, BEFORE] = place
+            token = np.int64(places[outer_right, TOKEN])
+            if tokens[token, AFTER_PRODUCT] == NONE:
+                tokens[token, AFTER_PRODUCT] = n_pairs
                 n_pairs = _new_pair(pairs, n_pairs, product, token)
-            _link(corpus, pairs, tokens.after_product[token], place)
+            _link(places, counts, pairs, tokens[token, AFTER_PRODUCT], place)
     return n_pairs
 
 
@@ -216,50 +185,34 @@ def _precedes(heap, i, j, pairs, tokens, text):
     frequent, or as frequent and greater as (bytes, bytes)."""
     if heap[i, 0] != heap[j, 0]:
         return heap[i, 0] > heap[j, 0]
-    for side in (LEFT, RIGHT):
-        a, b = pairs[heap[i, 1], side], pairs[heap[j, 1], side]
-        if a != b:
-            return _is_greater(text, tokens.at[a], tokens.length[a], tokens.at[b], tokens.length[b])
-    return False
+    side = LEFT if pairs[heap[i, 1], LEFT] != pairs[heap[j, 1], LEFT] else RIGHT
+    a, b = pairs[heap[i, 1], side], pairs[heap[j, 1], side]
+    k, shorter = 0, min(tokens[a, SIZE], tokens[b, SIZE])
+    while k < shorter and text[tokens[a, AT] + k] == text[tokens[b, AT] + k]:
+        k += 1
+    if k < shorter:
+        return text[tokens[a, AT] + k] > text[tokens[b, AT] + k]
+    return tokens[a, SIZE] > tokens[b, SIZE]
 
 
 @part
-def _is_greater(text, a, length_a, b, length_b):
-    for i in range(min(length_a, length_b)):
-        if text[a + i] != text[b + i]:
-            return text[a + i] > text[b + i]
-    return length_a > length_b
-
-
-@part
-def _push(heap, size, pair, pairs, tokens, text):
-    """Add a pair with its count; return the new size."""
-    heap[size, 0], heap[size, 1] = pairs[pair, COUNT], pair
-    i = size
+def _sift_up(heap, i, pairs, tokens, text):
+    """Move heap[i] towards the front, past the entries that it precedes."""
     while i > 0 and _precedes(heap, i, (i - 1) // 2, pairs, tokens, text):
-        _swap(heap, i, (i - 1) // 2)
+        for column in range(2):
+            heap[i, column], heap[(i - 1) // 2, column] = heap[(i - 1) // 2, column], heap[i, column]
         i = (i - 1) // 2
-    return size + 1
 
 
 @part
-def _pop(heap, size, pairs, tokens, text):
-    """Remove the first entry; return the new size."""
-    size -= 1
-    heap[0, 0], heap[0, 1] = heap[size, 0], heap[size, 1]
-    i = 0
-    while 2 * i + 1 < size:
-        child = 2 * i + 1
+def _sift_down(heap, size, pairs, tokens, text):
+    """Move the first entry back, past the entries that precede it."""
+    i, child = np.int64(0), np.int64(1)
+    while child < size:
         if child + 1 < size and _precedes(heap, child + 1, child, pairs, tokens, text):
             child += 1
         if not _precedes(heap, child, i, pairs, tokens, text):
             break
-        _swap(heap, i, child)
-        i = child
-    return size
-
-
-@part
-def _swap(heap, i, j):
-    for column in range(2):
-        heap[i, column], heap[j, column] = heap[j, column], heap[i, column]
+        for column in range(2):
+            heap[i, column], heap[child, column] = heap[child, column], heap[i, column]
+        i, child = child, 2 * child + 1

@@ -12,6 +12,8 @@ from npllm.kernels.jit import inlined, part
 OTHER, LETTER, NUMBER, SPACE, NEWLINE = range(5)  # white space is SPACE or NEWLINE (\r, \n)
 GPT2, CL100K = range(2)  # splits
 APOSTROPHE, BLANK = ord("'"), ord(" ")
+D, E, L, M, R, S, T, V = b"delmrstv"
+LOWER = 0x20  # the bit by which a lower-case letter differs
 LONG_S = (0xC5, 0xBF)  # "ſ", which equals "s" where upper and lower case do not differ
 
 
@@ -49,7 +51,7 @@ def end_of_piece(text, start, classes, split):
 @part
 def _end_of_gpt2_piece(text, start, classes):
     if text[start] == APOSTROPHE:
-        length = _ending(text, start + 1, False)
+        length = _ending(text, start + 1, GPT2)
         if length:
             return start + 1 + length
     first = start + 1 if text[start] == BLANK and start + 1 < text.size else start
@@ -63,7 +65,7 @@ def _end_of_gpt2_piece(text, start, classes):
 @part
 def _end_of_cl100k_piece(text, start, classes):
     if text[start] == APOSTROPHE:
-        length = _ending(text, start + 1, True)
+        length = _ending(text, start + 1, CL100K)
         if length:
             return start + 1 + length
     kind, after = class_at(text, start, classes)
@@ -117,20 +119,21 @@ def _white_space(text, start, classes):
 
 
 @part
-def _ending(text, place, any_case):
+def _ending(text, place, split):
     """Return the bytes of s, d, m, t, ll, ve or re at a place; 0 if there is none.
 
-    any_case: upper-case letters count too.
+    In a split other than GPT-2's, upper-case letters count too.
     """
     if place >= text.size:
         return 0
-    fold = 0x20 if any_case else 0
+    fold = 0 if split == GPT2 else LOWER
     first = text[place] | fold
-    second = text[place + 1] | fold if place + 1 < text.size else 0
-    if first == ord("s") or first == ord("d") or first == ord("m") or first == ord("t"):
+    if first in (S, D, M, T):
         return 1
-    if (first == ord("l") and second == ord("l")) or ((first == ord("v") or first == ord("r")) and second == ord("e")):
-        return 2
-    if any_case and place + 1 < text.size and text[place] == LONG_S[0] and text[place + 1] == LONG_S[1]:
-        return 2
+    if place + 1 < text.size:
+        second = text[place + 1] | fold
+        if (first == L and second == L) or (first in (V, R) and second == E):
+            return 2
+        if split != GPT2 and text[place] == LONG_S[0] and text[place + 1] == LONG_S[1]:
+            return 2
     return 0
