@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from npllm.data import docstrings
+from npllm.tokenizer import fast_path
 from npllm.training import results
 from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.warmup import every_kind
@@ -44,6 +45,12 @@ def pytest_sessionstart(session):
         doubles = [kind._replace(dtype="float64") for kind in kinds if kind.dtype == "float32"]
         with compiling_ahead(kinds + doubles, Console()):
             pass
+
+
+@pytest.fixture(autouse=True)
+def _new_process(monkeypatch):
+    """What the tests before this one have tokenised does not count."""
+    monkeypatch.setattr(fast_path, "_process", fast_path.Progress())
 
 
 @pytest.fixture(scope="session", params=["reference", "kernels"])

@@ -55,6 +55,18 @@ def _worth_changing() -> float:
     return WORTH_COMPILING if is_lacking(encode_pieces) or is_lacking(learn) else WORTH_LOADING
 
 
+def load_kernels() -> None:
+    """Call every kernel, so that all are compiled and kept."""
+    from npllm.tokenizer.bpe_encoding import BytePairEncoder
+    from npllm.tokenizer.fast_training import CompiledCounter, learn_merges_compiled
+    from npllm.tokenizer.training import byte_tokenizer
+
+    counter = CompiledCounter(GPT2_SPLIT)
+    counter.count(b"a text")
+    learn_merges_compiled(counter.counts(), 1)
+    BytePairEncoder(byte_tokenizer().vocabulary).compiled.encode(b"a text")
+
+
 def split_number(pattern: str) -> int:
     """Return the number by which the kernels know a split."""
     from npllm.tokenizer.kernels.scan import CL100K, GPT2

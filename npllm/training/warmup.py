@@ -1,4 +1,5 @@
-"""Compiling every kernel that training, evaluation and generation use, but in float64.
+"""Compiling every kernel that training, evaluation, generation and the tokenizer use,
+but in float64.
 
 Numba compiles a kernel when it is first called with arguments of new types, and keeps
 it on disk. So it is enough to train each kind of model once, at any size. One batch is
@@ -16,6 +17,7 @@ import numpy as np
 from npllm.generation import generate_tokens
 from npllm.model import GPT, Architecture, ModelConfig
 from npllm.optim import OptimConfig, build_optimizer
+from npllm.tokenizer import fast_path
 
 TINY = {"n_layer": 1, "n_head": 4, "n_embd": 64, "block_size": 64, "vocab_size": 256}
 ARCHITECTURES = (
@@ -58,6 +60,7 @@ def compile_kernels() -> None:
     """Call them all."""
     for kind in every_kind():
         load_kernels(kind)
+    fast_path.load_kernels()
 
 
 @cache

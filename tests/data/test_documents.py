@@ -13,7 +13,8 @@ from npllm.tokenizer import train_bpe
 # of all kinds: Python and the tokenizer's pattern do not agree on \x1c.
 SIGNS = "ab'lls 1.é漢😀 \n\n \t\r\x1c\x85\u3000"
 TEXTS = st.text(st.sampled_from(SIGNS), max_size=60)
-TOKENIZER = train_bpe(["".join(sign * 3 + "ab 'll\n\n a" for sign in SIGNS) * 2], 300)
+TRAINING = "".join(sign * 3 + "ab 'll\n\n a" for sign in SIGNS) * 2
+TOKENIZERS = [train_bpe([TRAINING], 300, split=split) for split in ("gpt2", "cl100k")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,7 +30,8 @@ def test_pieces_have_the_tokens_of_the_text(text):
     pieces = list(stored(text).pieces())
     assert "".join(pieces) == text
     assert all(pieces)
-    assert [i for piece in pieces for i in TOKENIZER.encode(piece)] == TOKENIZER.encode(text)
+    for tokenizer in TOKENIZERS:
+        assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
 
 
 def test_a_text_is_cut_often_and_one_without_white_space_never():

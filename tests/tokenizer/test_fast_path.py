@@ -10,11 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba import config
 
+from npllm.kernels.compiled_cache import CompiledCache
 from npllm.tokenizer import fast_encoding, fast_path, fast_training, train_bpe
 from npllm.tokenizer.bpe_encoding import BytePairEncoder
 from npllm.tokenizer.bpe_training import learn_merges
 from npllm.tokenizer.byte_table import BYTE_TO_ID, ID_TO_BYTE
 from npllm.tokenizer.fast_training import CompiledCounter, learn_merges_compiled
+from npllm.tokenizer.kernels import encoding, learning
 from npllm.tokenizer.kernels.encoding import LONGEST
 from npllm.tokenizer.pretokenize import CL100K_SPLIT, GPT2_SPLIT, Splitter
 from npllm.tokenizer.tokenizer import END_OF_TEXT
@@ -159,15 +161,9 @@ def test_merges_in_any_order(vocabulary, text):
     assert_same_ids(BytePairEncoder(vocabulary), text)
 
 
-@pytest.fixture
-def process(monkeypatch):
-    """A process that has split no text yet."""
-    monkeypatch.setattr(fast_path, "_process", fast_path.Progress())
-
-
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
-def test_a_process_changes_when_it_pays(process, monkeypatch, kept):
+def test_a_process_changes_when_it_pays(monkeypatch, kept):
     monkeypatch.setattr("npllm.kernels.compiled_cache.is_lacking", lambda kernel: not kept)
     size = fast_path.WORTH_LOADING // 4
     plain = [fast_path.pays(size, GPT2_SPLIT) for _ in range(100)].index(True) + 1
@@ -176,9 +172,21 @@ def test_a_process_changes_when_it_pays(process, monkeypatch, kept):
     assert not fast_path.pays(size, r"\p{L}+")
 
 
-def test_without_a_compiler_nothing_changes(process, monkeypatch):
+def test_without_a_compiler_nothing_changes(monkeypatch):
     monkeypatch.setattr("numba.config.DISABLE_JIT", True)
     assert not any(fast_path.pays(1 << 24, GPT2_SPLIT) for _ in range(3))
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled")
+def test_every_kernel_can_be_compiled_ahead():
+    fast_path.load_kernels()
+    kept = [kernel for module in (encoding, learning) for kernel in vars(module).values() if is_kept(kernel)]
+    assert len(kept) == 4
+    assert all(kernel.signatures for kernel in kept)
+
+
+def is_kept(kernel):
+    return isinstance(getattr(kernel, "_cache", None), CompiledCache)
 
 
 def test_a_large_text_takes_the_compiled_path(real_text, monkeypatch):

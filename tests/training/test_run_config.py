@@ -37,6 +37,7 @@ def run_configs(draw):
             source=tuple(draw(st.lists(texts, min_size=1, max_size=3))),
             tokenizer=draw(texts),
             vocab_size=draw(counts),
+            split=draw(st.sampled_from(["gpt2", "cl100k", "llama3"])),
             val_fraction=draw(st.floats(min_value=1e-300, max_value=0.999)),
         ),
         model=replace(
