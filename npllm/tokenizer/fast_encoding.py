@@ -11,7 +11,7 @@ from npllm.tokenizer.kernels import encoding
 from npllm.tokenizer.kernels.piece_table import clear, empty_table
 from npllm.tokenizer.vocabulary import Vocabulary
 
-REMEMBERED_PIECES = 1 << 16
+REMEMBERED_PIECES = 3 << 14
 REMEMBERED_BYTES = 1 << 20  # of all these pieces together
 REMEMBERED_IDS = 1 << 20
 IDS_AT_ONCE = 1 << 18

@@ -36,31 +36,33 @@ def fill(merges, pairs, table, token_bytes, token_ends, token_ids):
 
     token_bytes: of all tokens, uint8. token_ends: where each of them ends there.
     """
+    pair_slots, _, _ = merges
     for rank in range(pairs.shape[0]):
         key = np.int64(pairs[rank, 0]) << 31 | np.int64(pairs[rank, 1])
-        slot = _slot_of_pair(merges, key)
-        merges.slots[slot, 0], merges.slots[slot, 1] = key, rank
+        slot = _slot_of_pair(pair_slots, key)
+        pair_slots[slot, 0], pair_slots[slot, 1] = key, rank
+    slots, keys, used = table
     start = 0
     for i in range(token_ends.size):
         end = token_ends[i]
-        slot, word = find(table, token_bytes, start, end)
-        insert(table, slot, word, token_bytes, start, end, np.int64(token_ids[i]) << COUNT_BITS | 1)
+        slot, word = find(slots, keys, token_bytes, start, end)
+        insert(slots, keys, used, slot, word, token_bytes, start, end, np.int64(token_ids[i]) << COUNT_BITS | 1)
         start = end
 
 
 @inlined
-def _slot_of_pair(merges, key):
-    mask = merges.slots.shape[0] - 1
+def _slot_of_pair(pair_slots, key):
+    mask = pair_slots.shape[0] - 1
     folded = (key ^ key >> 28) & 0x7FFFFFFF
     slot = (folded * 0x9E3779B1 >> 28) & mask
-    while merges.slots[slot, 1] >= 0 and merges.slots[slot, 0] != key:
+    while pair_slots[slot, 1] >= 0 and pair_slots[slot, 0] != key:
         slot = (slot + 1) & mask
     return slot
 
 
 @inlined
-def _rank(merges, left, right):
-    rank = merges.slots[_slot_of_pair(merges, np.int64(left) << 31 | np.int64(right)), 1]
+def _rank(pair_slots, left, right):
+    rank = pair_slots[_slot_of_pair(pair_slots, np.int64(left) << 31 | np.int64(right)), 1]
     return rank if rank >= 0 else NO_MERGE
 
 
@@ -72,14 +74,16 @@ def encode_pieces(text, start, split, classes, merges, table, remembered, ranks,
     piece at that place. remembered: the ids of pieces in the table that have several,
     uint32; its first element counts those in use. ranks: (LONGEST,) int64, scratch.
     """
+    slots, keys, used = table
+    pair_slots, products, byte_ids = merges
     n = np.int64(0)
     while start < text.size:
         end = end_of_piece(text, start, classes, split)
         if n + LONGEST > ids.size:
             return NO_ROOM, start, n, end
-        slot, word = find(table, text, start, end)
-        if table.slots[slot, LENGTH]:
-            value = table.slots[slot, VALUE]
+        slot, word = find(slots, keys, text, start, end)
+        if slots[slot, LENGTH]:
+            value = slots[slot, VALUE]
             count, first = value & ((1 << COUNT_BITS) - 1), value >> COUNT_BITS
             if count == 1:
                 ids[n] = first
@@ -89,12 +93,12 @@ def encode_pieces(text, start, split, classes, merges, table, remembered, ranks,
             n += count
         elif end - start > LONGEST:
             return LONG_PIECE, start, n, end
-        elif not has_room(table, end - start) or np.int64(remembered[0]) + LONGEST > remembered.size:
+        elif not has_room(slots, keys, used, end - start) or np.int64(remembered[0]) + LONGEST > remembered.size:
             return TABLE_FULL, start, n, end
         else:
-            count = _merge(text, start, end, merges, ranks, ids, n)
+            count = _merge(text, start, end, pair_slots, products, byte_ids, ranks, ids, n)
             value = _remember(remembered, ids, n, count)
-            insert(table, slot, word, text, start, end, value << COUNT_BITS | count)
+            insert(slots, keys, used, slot, word, text, start, end, value << COUNT_BITS | count)
             n += count
         start = end
     return DONE, start, n, start
@@ -113,13 +117,13 @@ def _remember(remembered, ids, n, count):
 
 
 @part
-def _merge(text, start, end, merges, ranks, ids, n):
+def _merge(text, start, end, pair_slots, products, byte_ids, ranks, ids, n):
     """Write the ids of text[start:end] to ids[n:], and return their number."""
     length = end - start
     for i in range(length):
-        ids[n + i] = merges.byte_ids[text[start + i]]
+        ids[n + i] = byte_ids[text[start + i]]
     for i in range(length - 1):
-        ranks[i] = _rank(merges, ids[n + i], ids[n + i + 1])
+        ranks[i] = _rank(pair_slots, ids[n + i], ids[n + i + 1])
     while length > 1:
         place = 0
         for i in range(1, length - 1):
@@ -127,13 +131,13 @@ def _merge(text, start, end, merges, ranks, ids, n):
                 place = i
         if ranks[place] == NO_MERGE:
             break
-        ids[n + place] = merges.products[ranks[place]]
+        ids[n + place] = products[ranks[place]]
         length -= 1
         for i in range(place + 1, length):
             ids[n + i] = ids[n + i + 1]
             ranks[i - 1] = ranks[i]
         if place + 1 < length:
-            ranks[place] = _rank(merges, ids[n + place], ids[n + place + 1])
+            ranks[place] = _rank(pair_slots, ids[n + place], ids[n + place + 1])
         if place > 0:
-            ranks[place - 1] = _rank(merges, ids[n + place - 1], ids[n + place])
+            ranks[place - 1] = _rank(pair_slots, ids[n + place - 1], ids[n + place])
     return length

@@ -39,13 +39,14 @@ def count_pieces(text, start, split, classes, table):
     Returns the place and the end of the first piece that has no room in the table; both
     are the end of the text if all had.
     """
+    slots, keys, used = table
     while start < text.size:
         end = end_of_piece(text, start, classes, split)
-        slot, word = find(table, text, start, end)
-        if table.slots[slot, LENGTH]:
-            table.slots[slot, VALUE] += 1
-        elif has_room(table, end - start):
-            insert(table, slot, word, text, start, end, 1)
+        slot, word = find(slots, keys, text, start, end)
+        if slots[slot, LENGTH]:
+            slots[slot, VALUE] += 1
+        elif has_room(slots, keys, used, end - start):
+            insert(slots, keys, used, slot, word, text, start, end, 1)
         else:
             return start, end
         start = end

@@ -19,7 +19,8 @@ class PieceTable(NamedTuple):
     """slots: (a power of two, 4) int64, open addressing, at most half of them used.
 
     keys: the bytes of all pieces, uint8. used: (2,) int64, the number of pieces and of
-    their bytes.
+    their bytes. A kernel takes the arrays out of the tuple once: Numba counts the
+    references to an array at each access.
     """
 
     slots: np.ndarray
@@ -39,18 +40,18 @@ def clear(table: PieceTable) -> None:
 
 
 @inlined
-def find(table, text, start, end):
+def find(slots, keys, text, start, end):
     """Return the slot of the piece text[start:end], or the empty slot for it, and its
     word."""
     word, length = _word(text, start, end), end - start
-    slots, mask = table.slots, table.slots.shape[0] - 1
+    mask = slots.shape[0] - 1
     folded = (word ^ word >> 25) & 0x7FFFFFFF
     slot = (folded * 0x9E3779B1 >> 28) & mask
     while slots[slot, LENGTH]:
         if (
             slots[slot, WORD] == word
             and slots[slot, LENGTH] == length
-            and (length <= PACKED or _are_equal(table.keys, slots[slot, AT], text, start, length))
+            and (length <= PACKED or _are_equal(keys, slots[slot, AT], text, start, length))
         ):
             break
         slot = (slot + 1) & mask
@@ -78,18 +79,17 @@ def _are_equal(keys, at, text, start, length):
 
 
 @inlined
-def has_room(table, length):
+def has_room(slots, keys, used, length):
     """Whether a piece of so many bytes can be added."""
-    return 2 * table.used[PIECES] < table.slots.shape[0] and table.used[KEY_BYTES] + length <= table.keys.size
+    return 2 * used[PIECES] < slots.shape[0] and used[KEY_BYTES] + length <= keys.size
 
 
 @part
-def insert(table, slot, word, text, start, end, value):
+def insert(slots, keys, used, slot, word, text, start, end, value):
     """Add a piece. slot, word: what `find` returned."""
-    at = table.used[KEY_BYTES]
+    at = used[KEY_BYTES]
     for i in range(end - start):
-        table.keys[at + i] = text[start + i]
-    table.used[PIECES] += 1
-    table.used[KEY_BYTES] += end - start
-    slots = table.slots
+        keys[at + i] = text[start + i]
+    used[PIECES] += 1
+    used[KEY_BYTES] += end - start
     slots[slot, WORD], slots[slot, LENGTH], slots[slot, AT], slots[slot, VALUE] = word, end - start, at, value
