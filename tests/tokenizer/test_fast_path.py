@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numba import config
 
 from npllm.kernels.compiled_cache import CompiledCache
-from npllm.tokenizer import fast_encoding, fast_path, fast_training, train_bpe
+from npllm.tokenizer import Tokenizer, fast_encoding, fast_path, fast_training, tokenizer, train_bpe
 from npllm.tokenizer.bpe_encoding import BytePairEncoder
 from npllm.tokenizer.bpe_training import learn_merges
 from npllm.tokenizer.byte_table import BYTE_TO_ID, ID_TO_BYTE
@@ -132,6 +132,30 @@ def test_the_ids_of_real_text(encoder, real_text):
 def test_long_pieces(encoder, length):
     for unit in ("=", "e", "漢"):
         assert_same_ids(encoder, f"the {unit * length} the {unit * (length // 3)}")
+
+
+def test_two_texts_at_the_same_time(encoder, monkeypatch):
+    """The second one starts in the middle of the first."""
+    first, second = "the mat " * 9 + "=" * 300 + " the hat", "other cats " * 50
+    both = BytePairEncoder(encoder.vocabulary)
+    inner = []
+
+    def encode_long(piece):
+        inner.append(both.compiled.encode(second.encode()))
+        return both.encode_piece(piece)
+
+    monkeypatch.setattr(both.compiled, "_encode_long", encode_long)
+    assert_same_ids(both, first)
+    np.testing.assert_array_equal(inner[0], both.encode_plainly(second))
+
+
+def test_documents_in_several_threads_have_the_same_ids(encoder, real_text, monkeypatch):
+    monkeypatch.setattr(tokenizer, "WORTH_THREADS", 0)
+    monkeypatch.setattr(tokenizer, "usable_cores", lambda: 4)
+    monkeypatch.setattr(fast_path, "pays", lambda n_characters, pattern: True)
+    texts = [real_text[start : start + 5_000] for start in range(0, len(real_text), 5_000)]
+    for text, ids in zip(texts, Tokenizer(encoder.vocabulary).encode_documents(texts), strict=True):
+        np.testing.assert_array_equal(ids, encoder.encode_plainly(text))
 
 
 @pytest.mark.parametrize("name", ["REMEMBERED_PIECES", "REMEMBERED_BYTES", "REMEMBERED_IDS", "IDS_AT_ONCE"])
