@@ -7,10 +7,11 @@ import pytest
 
 from npllm.data import documents, text_files
 from npllm.data.corpora import load_corpus
-from npllm.errors import DataError
+from npllm.errors import ConfigError, DataError
 from npllm.files import spool
 from npllm.runs.run_folder import RunFolder
-from npllm.tokenizer import train_bpe, train_char
+from npllm.tokenizer import Tokenizer, train_bpe, train_char
+from npllm.tokenizer.pretokenize import SPLITS
 from npllm.training import prepare
 from npllm.training.config import DataConfig
 from npllm.training.prepare import prepare_data, tokenizer_text
@@ -94,6 +95,30 @@ def test_a_tokenizer_learns_from_an_even_part_of_a_long_text(tmp_path, run_folde
     assert 150 <= len(lines) <= 185
     for part in range(4):
         assert 30 <= sum(part * 240 <= line < (part + 1) * 240 for line in lines) <= 60
+
+
+def test_the_split_of_the_config_is_that_of_the_tokenizer(tmp_path, run_folder):
+    path = tmp_path / "text.txt"
+    path.write_text("it's 12345\n\n" * 50)
+    prepare_data(DataConfig(source=(str(path),), vocab_size=262, split="llama3"), run_folder, lambda line: None)
+    tokenizer = Tokenizer.load(run_folder.tokenizer)
+    assert tokenizer.vocabulary.split_pattern == SPLITS["llama3"]
+    tokenizer.save(tmp_path / "a.tiktoken")
+    loaded = DataConfig(source=(str(path),), tokenizer=str(tmp_path / "a.tiktoken"), split="cl100k")
+    prepare_data(loaded, run_folder, lambda line: None)
+    assert Tokenizer.load(run_folder.tokenizer).vocabulary == tokenizer.vocabulary
+
+
+def test_a_split_that_would_have_no_effect_is_refused(tmp_path, run_folder):
+    with pytest.raises(ConfigError, match="a byte tokenizer has no split; remove it"):
+        DataConfig(tokenizer="byte", split="cl100k")
+    train_bpe(["ab ab"], 258).save(tmp_path / "tokenizer.json")
+    (tmp_path / "text.txt").write_text("ab " * 100)
+    config = DataConfig(
+        source=(str(tmp_path / "text.txt"),), tokenizer=str(tmp_path / "tokenizer.json"), split="cl100k"
+    )
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has another; remove data.split"):
+        prepare_data(config, run_folder, lambda line: None)
 
 
 def test_pieces_are_not_kept_while_a_text_is_encoded():
