@@ -1,6 +1,7 @@
 """Tokenizers: text to integers and back.
 
-Of npllm, this package imports only `errors` and `files`.
+Of npllm, this package imports only `errors` and `files`; its kernels, which are loaded
+for large texts, import `kernels.jit`.
 """
 
 from npllm.tokenizer.table_encoding import UnknownCharacter
