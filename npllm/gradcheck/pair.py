@@ -57,16 +57,19 @@ def _functions_of(path: Path) -> dict[str, Callable]:
     """Import a Python file, and return its functions by name."""
     if not path.is_file():
         raise DataError(f"{path} does not exist or is no file; give the path of a Python file.")
-    sys.path.insert(0, str(path.resolve().parent))  # it may import its neighbours
     spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)
     if spec is None:
         raise DataError(f"{path} is no Python file; give one whose name ends with .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # as an import does: classes look for their module
+    # It may import its neighbours; these come last, for one may be called like a module of Python.
+    sys.path.append(str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise DataError(f"{path} cannot be imported: {in_words(error, path)}; mend it.") from error
+    finally:
+        sys.path.pop()
     return {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
 
 

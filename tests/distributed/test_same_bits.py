@@ -70,7 +70,7 @@ def test_a_run_stops_on_2_ranks_and_goes_on_with_1_and_with_4(alone, tmp_path, m
     assert_same(out, expected)
 
 
-@pytest.mark.long  # test_shards.py has the same without MPI
+@pytest.mark.long  # test_moment_shards.py has the same without MPI
 @pytest.mark.parametrize("name", ["muon", "sgd"])
 def test_the_moments_of_other_optimisers_are_divided(tmp_path, name):
     """Muon's matrices are not cut. With four ranks, one has no moment of a matrix."""

@@ -207,6 +207,20 @@ def test_a_name_without_a_file_is_a_usage_error(capsys):
     assert "write FILE:FUNCTION" in capsys.readouterr().err
 
 
+def test_neighbours_are_found_but_hide_no_module_of_python(tmp_path, capsys):
+    """npllm/reference has a random.py."""
+    path = list(sys.path)
+    (tmp_path / "secrets.py").write_text("raise ImportError('a neighbour')")
+    (tmp_path / "scales.py").write_text("FACTOR = 3.0")
+    source = "import secrets\nfrom scales import FACTOR\n"
+    source += "def f_forward(x): return FACTOR * x\ndef f_backward(dy): return FACTOR * dy\n"
+    (tmp_path / "mine.py").write_text(source)
+    for name in ("secrets", "scales"):
+        sys.modules.pop(name, None)
+    assert main([f"{tmp_path / 'mine.py'}:f"]) == 0, capsys.readouterr().err
+    assert sys.path == path
+
+
 def test_it_runs_as_a_module():
     """It also needs no compiler: a reader's file is checked in less than a second."""
     command = [sys.executable, "-m", "npllm.gradcheck", f"{REFERENCE}/gelu.py:gelu"]

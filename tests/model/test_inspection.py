@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from gradient_check import RTOL, derivative
 from model_cases import EVERY, every_architecture, gradients_of, random_batch, set_weights_of_order_one, small_config
 
 import npllm
@@ -10,6 +9,7 @@ from npllm.errors import DataError
 from npllm.model import GPT
 from npllm.model.block import block_forward
 from npllm.model.inspection import float64_copy, next_tokens
+from npllm.reference.differences import TOLERANCE, central_difference
 
 ROUNDING = {"float64": 1e-11, "float32": 2e-4}
 
@@ -71,9 +71,9 @@ def test_stream_gradients_are_derivatives_of_the_loss(architecture):
     for layer, (stream, gradient) in enumerate(zip(inside.streams, inside.stream_gradients, strict=True)):
         stream = stream.copy()
         for where in [(0, 0, 1), (1, 2, 5), (0, 1, 7)]:
-            measured = derivative(lambda: loss_of_rest(model, inside, layer, stream), stream, where)  # noqa: B023
+            measured = central_difference(lambda: loss_of_rest(model, inside, layer, stream), stream, where)  # noqa: B023
             size = np.sqrt(np.mean(gradient**2))
-            assert abs(measured - gradient[where]) <= RTOL * max(abs(measured), size), (layer, where)
+            assert abs(measured - gradient[where]) <= TOLERANCE * max(abs(measured), size), (layer, where)
 
 
 @every_architecture
