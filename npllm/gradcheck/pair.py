@@ -62,7 +62,8 @@ def _functions_of(path: Path) -> dict[str, Callable]:
         raise DataError(f"{path} is no Python file; give one whose name ends with .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # as an import does: classes look for their module
-    # It may import its neighbours; these come last, for one may be called like a module of Python.
+    # It may import its neighbours. They come last: one may have the name of a module of
+    # Python.
     sys.path.append(str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
