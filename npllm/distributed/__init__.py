@@ -1,6 +1,7 @@
 """Several processes that train one model: ranks, and the sums over them.
 
 tree.py         the order in which the parts of a batch are added
+pieces.py       how a flat array is divided between ranks
 ranks.py        the collective operations, of a process that is alone
 mpi_ranks.py    the same of a rank of several, on MPI
 launch.py       whether mpiexec started this process, and what may be wrong with it

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npllm.distributed.pieces import piece_of, pieces
 from npllm.distributed.pulse import Pulse
 from npllm.distributed.ranks import EndedElsewhere, Ranks
 from npllm.errors import NpllmError
@@ -26,7 +27,6 @@ from npllm.errors import NpllmError
 T = TypeVar("T")
 SHORT_NAP, LONG_NAP = 2e-5, 1e-3  # seconds between two looks at a message
 BRISK = 200  # looks without a nap: a message that is on its way takes microseconds
-GRAIN = 16  # elements; the pieces of an array begin at multiples: at cache lines
 
 
 class _End:
@@ -187,19 +187,6 @@ class MPIRanks(Ranks):
     def abort(self, exit_code: int) -> None:
         sys.stderr.flush()
         self.comm.Abort(exit_code)
-
-
-def pieces(n: int, size: int) -> list[int]:
-    """Return where the pieces of n elements begin, and n: size + 1 numbers."""
-    return [min(n, -(-n * piece // (size * GRAIN)) * GRAIN) for piece in range(size)] + [n]
-
-
-def piece_of(rank: int, size: int) -> int:
-    """Return the piece that a rank has after recursive halving: its bits reversed."""
-    piece, distance = 0, 1
-    while distance < size:
-        piece, distance = 2 * piece + bool(rank & distance), 2 * distance
-    return piece
 
 
 def _group(rank: int, distance: int) -> range:

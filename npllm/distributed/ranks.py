@@ -58,7 +58,7 @@ class Ranks:
     def collect(self, flat: "np.ndarray", cuts: Sequence[int]) -> None:
         """Set every piece of an array to that of its owner, on every rank.
 
-        flat: (n,). cuts: where the pieces begin, and n; `piece_of` says whose they are.
+        flat: (n,). cuts: where the pieces begin, and n; pieces.py says whose they are.
         """
 
     def bring(self, whole: "np.ndarray | None", own: "np.ndarray", cuts: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.distributed import ALONE, Ranks
-from npllm.distributed.mpi_ranks import piece_of, pieces
+from npllm.distributed.pieces import piece_of, pieces
 from npllm.errors import TrainingError
 from npllm.memory.aligned import aligned_zeros
 from npllm.model import Parameters, Trainable

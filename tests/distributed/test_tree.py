@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npllm.distributed import ranks as ranks_module
-from npllm.distributed.mpi_ranks import piece_of, pieces
+from npllm.distributed.pieces import piece_of, pieces
 from npllm.distributed.tree import finished_by, fold, larger_half, leaves_of, most_waiting
 from npllm.model import Parameters
 from npllm.training.loop import accumulate
