@@ -1,22 +1,21 @@
 """Gradients against central differences of the loss, measured on a model as it is.
 
-A difference of fourth order needs four forwards:
-
-    f'(0) = (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h
-
-Everything is float64. The step h is a 256th of the tensor's root-mean-square: the error
-of the formula, h^4 f'''''/30, and that of rounding are then both small, for weights of
-any size. `tests/gradient_check.py` proves the gradients with tighter bounds; here a few
-entries of every tensor show that they are right for this model and this text.
+The differences are those of `npllm/reference/differences.py`, in float64, with four
+forwards each. The step is a 256th of the tensor's root-mean-square: both errors are
+then small, for weights of any size. `tests/gradient_check.py` proves the gradients with
+tighter bounds; here a few entries of every tensor show that they are right for this
+model and this text.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from npllm.model import GPT
 from npllm.model.inspection import Inspection, float64_copy
+from npllm.reference.differences import derivative_at_zero, relative_errors
 
 ENTRIES = 4  # of each tensor
 STEP = 2.0**-8  # of the tensor's root-mean-square
@@ -120,15 +119,10 @@ def _loss_function(twin: GPT, inside: Inspection) -> Callable[[], float]:
 def _largest_error(changed: Callable[[int, float], float], array, gradient, entries: int) -> float:
     size = float(np.sqrt(np.mean(np.square(array))))
     step = 2.0 ** np.round(np.log2(STEP * size)) if size > 0 else LEAST_STEP
-    typical = float(np.sqrt(np.mean(np.square(gradient))))
-    errors = []
-    for entry in _chosen(gradient.reshape(-1), entries):
-        near = changed(entry, step) - changed(entry, -step)
-        far = changed(entry, 2 * step) - changed(entry, -2 * step)
-        measured, derived = (8 * near - far) / (12 * step), float(gradient.reshape(-1)[entry])
-        scale = max(abs(measured), abs(derived), typical)
-        errors.append(abs(measured - derived) / scale if scale else 0.0)
-    return float(np.max(errors))  # NaN if one is NaN
+    flat = gradient.reshape(-1)
+    chosen = _chosen(flat, entries)
+    measured = np.array([derivative_at_zero(partial(changed, entry), step) for entry in chosen])
+    return float(relative_errors(flat[chosen], measured, np.sqrt(np.mean(np.square(flat)))).max())
 
 
 def _chosen(gradient: np.ndarray, entries: int) -> list[int]:

@@ -32,6 +32,11 @@ TOLERANCE = 1e-6  # of relative errors
 NOISE = 1e-11  # error of a difference as a part of |loss|: the rounding above, with a factor 10 to spare
 
 
+def derivative_at_zero(f, h=STEP) -> float:
+    """Return the derivative of f, a function of one number, at 0."""
+    return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+
+
 def central_difference(loss, array, where, direction=1.0) -> float:
     """Return the derivative of a loss as elements of an array move along a direction.
 
@@ -45,11 +50,9 @@ def central_difference(loss, array, where, direction=1.0) -> float:
         return float(loss())
 
     try:
-        near = loss_at(STEP) - loss_at(-STEP)
-        far = loss_at(2 * STEP) - loss_at(-2 * STEP)
+        return derivative_at_zero(loss_at)
     finally:
         array[where] = original
-    return (8 * near - far) / (12 * STEP)
 
 
 def numerical_gradient(loss, array) -> np.ndarray:
@@ -68,9 +71,11 @@ def relative_errors(analytic, numerical, typical) -> np.ndarray:
 
     An error is relative to the larger of the two numbers, but never to less than
     `typical`, such as the root-mean-square of the gradient: an element that happens to
-    be near zero is a sum of terms that are not.
+    be near zero is a sum of terms that are not. Where all three are zero, so is the
+    error.
     """
-    return np.abs(analytic - numerical) / np.maximum(np.maximum(np.abs(analytic), np.abs(numerical)), typical)
+    scale = np.asarray(np.maximum(np.maximum(np.abs(analytic), np.abs(numerical)), typical))
+    return np.divide(np.abs(analytic - numerical), scale, out=np.zeros_like(scale), where=scale != 0.0)
 
 
 def largest_error(loss, array, gradient, places) -> float:
