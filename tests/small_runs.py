@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -45,6 +46,20 @@ TINY = {
     "batch.ramp_steps": 0,
     "train.steps": 6,
 }
+# Settings with which a run on `broken_text` has loss spikes and goes back.
+SPIKING = {
+    "model__block_size": 16,
+    "model__dropout": 0.1,
+    "optim__lr": 0.01,
+    "batch__size": 2,
+    "train__checkpoint_every": 20,
+    "train__eval_every": 20,
+    "spikes__window": 64,
+    "spikes__min_history": 16,
+    "spikes__sigma": 5.0,
+    "spikes__margin": 2,
+    "spikes__max_rollbacks": 1000,
+}
 
 
 def write_text(folder: Path, n_lines: int = 60, seed: int = 0) -> Path:
@@ -53,6 +68,16 @@ def write_text(folder: Path, n_lines: int = 60, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     path = folder / "text.txt"
     path.write_text("".join(" ".join(rng.choice(words, 8)) + ".\n" for _ in range(n_lines)))
+    return path
+
+
+def broken_text(folder: Path) -> Path:
+    """Write sentences with a line of random signs here and there; the file's path."""
+    path, dice = write_text(folder, n_lines=400), random.Random(0)
+    lines = path.read_text().splitlines(keepends=True)
+    for at in range(37, len(lines), 80):
+        lines[at] = "".join(dice.choices("XYZW#@%&", k=60)) + "\n"
+    path.write_text("".join(lines))
     return path
 
 

@@ -26,6 +26,12 @@ PREFERENCES = [
     for chosen, rejected in (("on a mat", "mat a on"), ("under the roof", "roof"))
 ]
 PROMPTS = [{"prompt": prompt} for prompt in ("the cat", "a dog ran", "on", "a mat and", "under the roof")]
+LABELLED = [
+    {"text": f"the {label} {words} {'a ' * number}", "label": label}
+    for number in range(6)
+    for label, words in (("cat", "sat on"), ("dog", "ran under"))
+]
+ROLLOUT = {"ppo__rollout_size": 8, "ppo__epochs": 2, "ppo__group": 2, "ppo__max_tokens": 6}
 # Small enough for every stage. The learning rates are high, so that each update changes
 # the batch results of the next one.
 TINY = {

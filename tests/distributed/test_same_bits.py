@@ -1,32 +1,26 @@
 """A run has the same bits on any number of ranks, each with any number of threads."""
 
-import random
 import re
 import signal
 
 import pytest
 from jobs import arguments_of, job, needs_mpi, signalled
-from small_runs import pretrain_arguments, run, state_digests, stop_after, summary, untimed_metrics, write_text
+from small_runs import (
+    SPIKING,
+    broken_text,
+    pretrain_arguments,
+    run,
+    state_digests,
+    stop_after,
+    summary,
+    untimed_metrics,
+    write_text,
+)
 
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
 
 pytestmark = needs_mpi
-SPIKING = {
-    "model__dropout": 0.1,
-    "model__block_size": 16,
-    "optim__lr": 0.01,
-    "batch__size": 2,
-    "batch__micro_size": 1,
-    "train__steps": 120,
-    "train__checkpoint_every": 20,
-    "train__eval_every": 20,
-    "spikes__window": 64,
-    "spikes__min_history": 16,
-    "spikes__sigma": 5.0,
-    "spikes__margin": 2,
-    "spikes__max_rollbacks": 1000,
-}
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +78,9 @@ def test_the_moments_of_other_optimisers_are_divided(tmp_path, name):
 
 def test_a_loss_spike_and_its_rollback(tmp_path):
     """All ranks go back together, and the ledger has each spike once."""
-    text = write_text(tmp_path, n_lines=400)
-    lines = text.read_text().splitlines(keepends=True)
-    lines[37::80] = ["".join(random.Random(0).choices("XYZW#@%&", k=60)) + "\n"] * len(lines[37::80])
-    text.write_text("".join(lines))
-    assert run(*pretrain_arguments(text, tmp_path / "alone", **SPIKING)) == 0
-    done = job(2, *pretrain_arguments(text, tmp_path / "together", **SPIKING))
+    text, settings = broken_text(tmp_path), SPIKING | {"batch__micro_size": 1, "train__steps": 120}
+    assert run(*pretrain_arguments(text, tmp_path / "alone", **settings)) == 0
+    done = job(2, *pretrain_arguments(text, tmp_path / "together", **settings))
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "together", tmp_path / "alone")
     alone, together = (Ledger(tmp_path / name / "ledger.jsonl").events for name in ("alone", "together"))

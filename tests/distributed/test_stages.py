@@ -3,16 +3,10 @@
 import pytest
 from jobs import job, needs_mpi
 from small_runs import run, state_digests, untimed_metrics
-from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
+from stage_runs import DEMONSTRATIONS, LABELLED, PREFERENCES, PROMPTS, ROLLOUT, pretrained, stage_arguments, write_jsonl
 
 pytestmark = needs_mpi
 
-LABELLED = [
-    {"text": f"the {label} {words} {'a ' * number}", "label": label}
-    for number in range(6)
-    for label, words in (("cat", "sat on"), ("dog", "ran under"))
-]
-ROLLOUT = {"ppo__rollout_size": 8, "ppo__epochs": 2, "ppo__group": 2, "ppo__max_tokens": 6}
 STAGES = {
     "sft": ("sft", "pretrained", {"data": "demonstrations.jsonl", "adapt__lora_rank": 2}),
     "classify": ("classify", "pretrained", {"data": "texts.jsonl", "classify__labels": 2, "classify__seeds": 2}),

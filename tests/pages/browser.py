@@ -66,6 +66,15 @@ def visit(
         context.close()
 
 
+def assert_opens_soundly(chromium, path: Path, width: int) -> None:
+    """A page has no errors, no connections and no broken links, and fits the window."""
+    with visit(chromium, path, width=width) as seen:
+        assert seen.errors == []
+        assert seen.requests == []
+        assert broken_anchors(seen.page) == []
+        assert sideways(seen.page) == 0
+
+
 def broken_anchors(page) -> list[str]:
     """The links inside the page whose target is missing."""
     return page.evaluate(BROKEN_ANCHORS)

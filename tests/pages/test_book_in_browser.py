@@ -1,7 +1,7 @@
 """The book in a real browser, on a desk and on a phone, with JavaScript and without."""
 
 import pytest
-from browser import DESKTOP, PHONE, broken_anchors, serious_violations, sideways, visit
+from browser import DESKTOP, PHONE, assert_opens_soundly, serious_violations, visit
 
 from npllm.pages.page import write_page
 
@@ -20,11 +20,7 @@ def path(chromium, book_html, tmp_path_factory):
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_it_opens_without_errors_and_connects_to_nothing(chromium, path, width):
-    with visit(chromium, path, width=width) as seen:
-        assert seen.errors == []
-        assert seen.requests == []
-        assert broken_anchors(seen.page) == []
-        assert sideways(seen.page) == 0
+    assert_opens_soundly(chromium, path, width)
 
 
 def test_chapters_formulas_and_pictures_are_there(chromium, path):

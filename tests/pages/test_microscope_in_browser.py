@@ -1,7 +1,7 @@
 """The page of the microscope in a real browser, with JavaScript and without."""
 
 import pytest
-from browser import DESKTOP, PHONE, broken_anchors, serious_violations, sideways, visit
+from browser import DESKTOP, PHONE, assert_opens_soundly, serious_violations, visit
 from microscope_cases import EVERY, small_subject
 
 from npllm.pages import kernel_times
@@ -22,11 +22,7 @@ def path(chromium, tmp_path_factory):  # without a browser there is no need to m
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_it_opens_without_errors_and_connects_to_nothing(chromium, path, width):
-    with visit(chromium, path, width=width) as seen:
-        assert seen.errors == []
-        assert seen.requests == []
-        assert broken_anchors(seen.page) == []
-        assert sideways(seen.page) == 0
+    assert_opens_soundly(chromium, path, width)
 
 
 def test_formulas_and_pictures_are_there(chromium, path):

@@ -8,7 +8,7 @@ from html import unescape
 import numpy as np
 import pytest
 from small_runs import content, pretrain_arguments, refused, run, stop_after, summary, write_text
-from stage_runs import DEMONSTRATIONS, PREFERENCES, PROMPTS, pretrained, stage_arguments, write_jsonl
+from stage_runs import DEMONSTRATIONS, LABELLED, PREFERENCES, PROMPTS, ROLLOUT, pretrained, stage_arguments, write_jsonl
 
 import npllm
 from npllm.data.shards import read_shard
@@ -20,12 +20,6 @@ from npllm.pages.values import shown
 from npllm.runs.run_folder import RunFolder
 
 MOST_BYTES = 5 << 20
-TEXTS = [
-    {"text": f"the {label} {words} {'a ' * number}", "label": label}
-    for number in range(6)
-    for label, words in (("cat", "sat on"), ("dog", "ran under"))
-]
-ROLLOUT = {"ppo__rollout_size": 8, "ppo__epochs": 2, "ppo__group": 2, "ppo__max_tokens": 6}
 STAGES = {
     "sft": ("pretrained", {"data": "demonstrations.jsonl"}),
     "classify": ("pretrained", {"data": "texts.jsonl", "classify__labels": 2, "classify__seeds": 2}),
@@ -51,7 +45,7 @@ def runs(tmp_path_factory):
         ("demonstrations", DEMONSTRATIONS),
         ("preferences", PREFERENCES),
         ("prompts", PROMPTS),
-        ("texts", TEXTS),
+        ("texts", LABELLED),
     ):
         write_jsonl(folder / f"{name}.jsonl", records)
     pretrained(folder)

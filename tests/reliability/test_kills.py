@@ -13,37 +13,23 @@ import time
 
 import proofs
 import pytest
-from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, run, state_digests, untimed_metrics, write_text
+from small_runs import (
+    ENVIRONMENT,
+    NPLLM,
+    PATIENCE,
+    SPIKING,
+    broken_text,
+    pretrain_arguments,
+    run,
+    state_digests,
+    untimed_metrics,
+)
 
 from npllm.runs.ledger import Ledger
 
 STEPS = 600
 ENDS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice")
-SETTINGS = {
-    "data__val_fraction": 0.02,
-    "model__block_size": 16,
-    "model__dropout": 0.1,
-    "optim__lr": 0.01,
-    "batch__size": 2,
-    "train__steps": STEPS,
-    "train__checkpoint_every": 20,
-    "train__eval_every": 20,
-    "spikes__window": 64,
-    "spikes__min_history": 16,
-    "spikes__sigma": 5.0,
-    "spikes__margin": 2,
-    "spikes__max_rollbacks": 1000,
-}
-
-
-def broken_text(folder):
-    """Write sentences with a line of random signs here and there; the file's path."""
-    path, dice = write_text(folder, n_lines=400), random.Random(0)
-    lines = path.read_text().splitlines(keepends=True)
-    for at in range(37, len(lines), 80):
-        lines[at] = "".join(dice.choices("XYZW#@%&", k=60)) + "\n"
-    path.write_text("".join(lines))
-    return path
+SETTINGS = SPIKING | {"data__val_fraction": 0.02, "train__steps": STEPS}
 
 
 class Process:
