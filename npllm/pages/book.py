@@ -19,8 +19,7 @@ import numpy as np
 import npllm
 from npllm.pages.exercises import EXERCISES
 from npllm.pages.markup import to_html
-from npllm.pages.packages import check_packages
-from npllm.pages.page import render, write_page
+from npllm.pages.page import check_page, render, write_page
 from npllm.pages.pictures import heat_map, line_chart
 from npllm.pages.source import highlighted, highlighted_text
 from npllm.pages.worked_examples import Example, Row
@@ -73,7 +72,7 @@ class Chapter(NamedTuple):
 
 def write_book(path: Path) -> None:
     """Write the book. Raises ConfigError without the packages, ResourceError."""
-    check_packages()
+    check_page(path)
     write_page(path, book_page())
 
 

@@ -13,8 +13,8 @@ from npllm.output import printable
 from npllm.pages import backward_lens
 from npllm.pages.markup import to_html
 from npllm.pages.operation_views import anchor_of, operation_views
-from npllm.pages.packages import check_packages, package
-from npllm.pages.page import render, write_page
+from npllm.pages.packages import package
+from npllm.pages.page import check_page, render, write_page
 from npllm.pages.pictures import heat_map
 from npllm.pages.subject import subject_of
 from npllm.pages.training_step import Microscope, look_at
@@ -37,7 +37,7 @@ class Token(NamedTuple):
 
 def write_microscope(name: str, text: str | None, out: Path, console: Console) -> None:
     """Write the page of a run, or of a recipe, and of a text; None = a line of it."""
-    check_packages()
+    check_page(out)
     with console.status("preparing") as status:
         subject = subject_of(name, text, status.update)
         status.update("one training step, operation by operation")

@@ -8,13 +8,17 @@ were not escaped somewhere.
 """
 
 import base64
+import errno
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from npllm.files.atomic import write_atomically
-from npllm.pages.packages import package
+from npllm.files.unwritable import unwritable
+from npllm.files.user_path import user_path
+from npllm.pages.packages import check_packages, package
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -37,6 +41,25 @@ def render(template: str, **context: Any) -> str:
             **context,
         )
     )
+
+
+def check_page(path: Path) -> None:
+    """Raise what would stand in the way of a page, before a long computation starts.
+
+    Raises ConfigError without the packages, and ResourceError for a path where no file
+    can be written.
+    """
+    check_packages()
+    path = user_path(path)
+    if path.is_dir():
+        reason = errno.EISDIR
+    elif not path.parent.is_dir():
+        reason = errno.ENOENT
+    elif not os.access(path.parent, os.W_OK):
+        reason = errno.EACCES
+    else:
+        return
+    raise unwritable(path, OSError(reason, os.strerror(reason)))
 
 
 def write_page(path: Path, html: str) -> None:

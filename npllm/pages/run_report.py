@@ -15,13 +15,11 @@ from npllm.data.shards import TokenShard, read_extent, read_shard
 from npllm.errors import NpllmError
 from npllm.files.bounded_read import read_bounded
 from npllm.files.text_format import decode
-from npllm.files.user_path import user_path
 from npllm.pages.answers import answers
 from npllm.pages.columns import Columns, MetricsLog
 from npllm.pages.curves import Chart, bits_chart, charts
 from npllm.pages.events import Events, events_of
-from npllm.pages.packages import check_packages
-from npllm.pages.page import render, write_page
+from npllm.pages.page import check_page, render, write_page
 from npllm.pages.summary_charts import summary_charts
 from npllm.pages.values import nested_values, simple_values
 from npllm.runs.checkpoint import model_from_checkpoint
@@ -210,10 +208,10 @@ def write_report(paths: Sequence[Path], out: Path | None, console: Console) -> P
     """
     from npllm.pages.comparison import comparison_html
 
-    check_packages()
     runs = [open_run(path) for path in paths]
+    path = out or (runs[0].path / "report.html" if len(runs) == 1 else Path("comparison.html"))
+    check_page(path)
     with console.status("reading the run") as status:
         page = report_html(runs[0], status.update) if len(runs) == 1 else comparison_html(runs)
-    path = out or (runs[0].path / "report.html" if len(runs) == 1 else Path("comparison.html"))
-    write_page(user_path(path), page)
+    write_page(path, page)
     return path

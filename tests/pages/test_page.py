@@ -70,3 +70,16 @@ def test_without_the_packages_a_verb_ends_in_one_sentence(monkeypatch, capsys, t
         "npllm: The HTML pages need the package jinja2; install it (pip install 'npllm[report]').\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", [["book"], ["microscope", "classic"], ["report", "run"]])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(monkeypatch, capsys, tmp_path, verb):
+    """Catches a check that comes after minutes of work: the work would fail the test."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
+    for work in ("book.book_page", "microscope.subject_of", "run_report.report_html"):
+        monkeypatch.setattr(f"npllm.pages.{work}", None)
+    for out, reason in (("missing/page.html", "No such file or directory"), ("run", "Is a directory")):
+        assert main([*verb, "--out", out]) == 5
+        assert f"npllm: {out} cannot be written ({reason})" in capsys.readouterr().err
