@@ -74,7 +74,7 @@ def test_without_the_packages_a_verb_ends_in_one_sentence(monkeypatch, capsys, t
 
 @pytest.mark.parametrize("verb", [["book"], ["microscope", "classic"], ["report", "run"]])
 def test_a_place_that_cannot_be_written_is_said_before_the_work(monkeypatch, capsys, tmp_path, verb):
-    """Catches a check that comes after minutes of work: the work would fail the test."""
+    """Catches a check that comes after the work, which here fails the test."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").touch()
