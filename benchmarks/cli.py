@@ -38,7 +38,7 @@ def train_command(
     Args:
         configs: sizes of model and batch; stages, each compared with plain training
         rounds: timed steps of each, or bursts of short steps
-        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        peers: time the peers too, in the interpreter that NPLLM_PEERS_PYTHON names
         json: file to write the figures to as well
     """
     facts = introduce(rounds, json)
@@ -52,7 +52,7 @@ def generate_command(*, rounds: int = 5, peers: bool = True, json: Path | None =
 
     Args:
         rounds: timed texts of each
-        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        peers: time the peers too, in the interpreter that NPLLM_PEERS_PYTHON names
         json: file to write the figures to as well
     """
     facts = introduce(rounds, json)
@@ -108,7 +108,7 @@ def tokenizer_command(
         source: corpus, as in `npllm pretrain --data.source`
         vocab_size: entries to learn
         rounds: timed passes of each over the corpus
-        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        peers: time the peers too, in the interpreter that NPLLM_PEERS_PYTHON names
         json: file to write the figures to as well
     """
     facts = introduce(rounds, json)
@@ -149,7 +149,7 @@ def ladder_command(*, rounds: int = 5, peers: bool = True, plot: Path | None = N
 
     Args:
         rounds: timed bursts of each
-        peers: time the peers too, in the interpreter that NPLLM_TORCH_PYTHON names
+        peers: time the peers too, in the interpreter that NPLLM_PEERS_PYTHON names
         plot: PNG to draw: a roofline plot of all versions
         json: file to write the figures to as well
     """
@@ -181,7 +181,7 @@ def learn_command(
         minutes: of updates in each training
         tokens: train on as many tokens instead
         seeds: trainings of each contender
-        peers: train the peer too, in the interpreter that NPLLM_TORCH_PYTHON names
+        peers: train the peer too, in the interpreter that NPLLM_PEERS_PYTHON names
         plot: PNG to draw: bits per byte against seconds
         json: file to write the figures to as well
     """
@@ -197,7 +197,7 @@ def learn_command(
 def parity_command(*, json: Path | None = None) -> None:
     """Whether transformers computes from an exported model what npllm computes.
 
-    It runs in the interpreter that NPLLM_TORCH_PYTHON names.
+    It runs in the interpreter that NPLLM_PEERS_PYTHON names.
 
     Args:
         json: file to write the figures to as well

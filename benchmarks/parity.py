@@ -1,7 +1,7 @@
 """`benchmarks parity`: do other libraries compute what we compute?
 
 Models with weights of order one are exported and read by `transformers`, in the
-interpreter that NPLLM_TORCH_PYTHON names. Logits, token ids, the conversation format
+interpreter that NPLLM_PEERS_PYTHON names. Logits, token ids, the conversation format
 and the likeliest text are compared, and what transformers saves is imported again.
 """
 

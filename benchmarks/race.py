@@ -12,7 +12,7 @@ from benchmarks.tables import Row
 from benchmarks.timing import Runner, interleave, repeats_within, spread, times_faster
 
 BURST = 0.5  # seconds; a round of short work lasts this long
-TORCH_PYTHON = "NPLLM_TORCH_PYTHON"
+PEERS_PYTHON = "NPLLM_PEERS_PYTHON"
 
 Facts = dict[str, Any]
 Check = Callable[["Contender", Facts, Facts], None]
@@ -40,9 +40,9 @@ class Contender(NamedTuple):
 
         Raises WorkerError for a peer when no interpreter for it is named.
         """
-        if self.is_peer and TORCH_PYTHON not in os.environ:
-            raise WorkerError(f"{TORCH_PYTHON} does not name an interpreter that has it")
-        python = os.environ[TORCH_PYTHON] if self.is_peer else sys.executable
+        if self.is_peer and PEERS_PYTHON not in os.environ:
+            raise WorkerError(f"{PEERS_PYTHON} does not name an interpreter that has it")
+        python = os.environ[PEERS_PYTHON] if self.is_peer else sys.executable
         return start_worker(python, f"benchmarks.peers.{self.worker}", self.environment)
 
 

@@ -22,6 +22,7 @@ PAGES = [
     "npllm/README.md",
     "npllm/reference/README.md",
     "npllm/finetuning/README.md",
+    "npllm/interop/README.md",
     "npllm/rlhf/README.md",
     "tests/reliability/README.md",
     "benchmarks/README.md",

@@ -16,7 +16,7 @@ from benchmarks import checkpoint, cli, generate, kernels, machine, startup, tra
 from benchmarks.cases import operation_cases
 from benchmarks.configs import CONFIGS, TINY
 from benchmarks.ladder import adamw, climb, maximum
-from benchmarks.race import TORCH_PYTHON
+from benchmarks.race import PEERS_PYTHON
 from benchmarks.tables import build_table
 from npllm.model import ModelConfig
 
@@ -31,7 +31,7 @@ SMALL_JOB = (
     "--batch.ramp_start", "None", "--batch.ramp_steps", "0",
 )  # fmt: skip
 
-has_torch = pytest.mark.skipif(TORCH_PYTHON not in os.environ, reason=f"{TORCH_PYTHON} is not set")
+has_torch = pytest.mark.skipif(PEERS_PYTHON not in os.environ, reason=f"{PEERS_PYTHON} is not set")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from small_runs import write_text
 from test_benchmark_commands import FACTS, has_torch
 
 from benchmarks import cli, learn
-from benchmarks.race import TORCH_PYTHON
+from benchmarks.race import PEERS_PYTHON
 
 
 def test_a_budget_of_tokens_becomes_as_many_steps_as_the_batches_need():
@@ -67,7 +67,7 @@ def test_one_seed_has_no_error_and_no_p():
 def test_a_race_of_tiny_models(tmp_path, monkeypatch, capsys):
     """The same recipe twice has the same bits; another learning rate has others."""
     monkeypatch.setattr(cli, "machine_facts", lambda dtype: FACTS)
-    monkeypatch.delenv(TORCH_PYTHON, raising=False)
+    monkeypatch.delenv(PEERS_PYTHON, raising=False)
     text = write_text(tmp_path, 400)
     small = f"default --data.source {text} --data.tokenizer byte --model.n_layer 1 --model.n_embd 32 --optim.name adamw"
     contenders = [small, f"{small} --optim.lr 1e-9", f"{small} --train.threads 1"]

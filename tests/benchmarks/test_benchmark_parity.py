@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
-from benchmarks.race import TORCH_PYTHON
+from benchmarks.race import PEERS_PYTHON
 from npllm.data.prompt_format import PromptFormat
 from npllm.generation import generate_tokens
 from npllm.interop import huggingface
@@ -70,13 +70,13 @@ def test_another_logit_is_found(monkeypatch):
 
 
 def test_without_transformers_the_row_says_why(monkeypatch):
-    monkeypatch.delenv(TORCH_PYTHON, raising=False)
+    monkeypatch.delenv(PEERS_PYTHON, raising=False)
     (line, *_) = parity.verdict(parity.measure())
-    assert line == f"GPT-2 was not read: {TORCH_PYTHON} does not name an interpreter that has it"
+    assert line == f"GPT-2 was not read: {PEERS_PYTHON} does not name an interpreter that has it"
 
 
 @pytest.mark.long
-@pytest.mark.skipif(TORCH_PYTHON not in os.environ, reason=f"{TORCH_PYTHON} is not set")
+@pytest.mark.skipif(PEERS_PYTHON not in os.environ, reason=f"{PEERS_PYTHON} is not set")
 def test_transformers_computes_the_same():
     rows = parity.measure()
     if any("failure" in row for row in rows):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import race as race_module
 from benchmarks.peers.process import WorkerError, start_worker
-from benchmarks.race import TORCH_PYTHON, Contender, absences, race
+from benchmarks.race import PEERS_PYTHON, Contender, absences, race
 
 
 class FakeContender:
@@ -72,10 +72,10 @@ def test_without_npllm_there_is_nothing_to_compare():
 
 
 def test_without_an_interpreter_a_peer_says_what_is_missing(monkeypatch):
-    monkeypatch.delenv(TORCH_PYTHON, raising=False)
-    with pytest.raises(WorkerError, match=TORCH_PYTHON):
+    monkeypatch.delenv(PEERS_PYTHON, raising=False)
+    with pytest.raises(WorkerError, match=PEERS_PYTHON):
         Contender("PyTorch", "torch_worker", {}).start()
-    monkeypatch.setenv(TORCH_PYTHON, "/no/such/python")
+    monkeypatch.setenv(PEERS_PYTHON, "/no/such/python")
     with pytest.raises(WorkerError, match="/no/such/python cannot be started"), race_module.ExitStack() as stack:
         stack.enter_context(Contender("PyTorch", "torch_worker", {}).start())
 
