@@ -1,16 +1,18 @@
 """Real jobs of several ranks, which mpiexec starts, and a run that they make."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments
+from small_runs import ENVIRONMENT, NPLLM, PATIENCE, pretrain_arguments, write_text
 
-SIGNALLING = Path(__file__).with_name("signalling.py")
+FAULTY = Path(__file__).with_name("faulty.py")
 BESIDE_PYTHON = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 MPIEXEC = shutil.which("mpiexec", path=BESIDE_PYTHON)
 needs_mpi = pytest.mark.skipif(
@@ -29,35 +31,32 @@ SETTINGS = {
     "train__steps": 60,
     "train__checkpoint_every": 20,
     "train__eval_every": 30,
+    "spikes__window": 32,
+    "spikes__min_history": 16,
 }
 
 
-def command(n_ranks: int, *arguments: object) -> list[str]:
-    """Words that start `npllm ARGUMENTS` on so many ranks."""
-    return [MPIEXEC, "-n", str(n_ranks), *NPLLM, *map(str, arguments)]
-
-
-def job(n_ranks: int, *arguments: object, threads: int = 1, **environment: str) -> subprocess.CompletedProcess:
-    """Run `npllm ARGUMENTS` on so many ranks, and wait for its end."""
+def job(n_ranks: int, *arguments: object, threads: int = 1, **faults: Sequence) -> subprocess.CompletedProcess:
+    """Run `npllm ARGUMENTS` on so many ranks, and wait for its end. faults: see
+    faulty.py."""
+    words = [sys.executable, FAULTY, json.dumps(faults)] if faults else NPLLM
     return subprocess.run(
-        command(n_ranks, *arguments),
-        env=ENVIRONMENT | {"NUMBA_NUM_THREADS": str(threads)} | environment,
+        [MPIEXEC, "-n", str(n_ranks), *map(str, (*words, *arguments))],
+        env=ENVIRONMENT | {"NUMBA_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
 
 
-def signalled(n_ranks: int, rank: int, update: int, number: int, *arguments: object) -> subprocess.CompletedProcess:
-    """Run a job of which one rank gets a signal after an update."""
-    words = [SIGNALLING, rank, update, int(number), *arguments]
-    return subprocess.run(
-        [MPIEXEC, "-n", str(n_ranks), sys.executable, *map(str, words)],
-        env=ENVIRONMENT | {"NUMBA_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+def poisoned_text(folder: Path) -> Path:
+    """Write a text that has one "#", which stands in one sample of the run of SETTINGS.
+    It is in the last, uneven micro-batch of update 50, which the last rank computes."""
+    path = write_text(folder, n_lines=400)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[41] = lines[41].replace(".", "#")
+    path.write_text("".join(lines))
+    return path
 
 
 def arguments_of(text: Path, out: Path, **changes: object) -> list[str]:

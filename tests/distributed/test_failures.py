@@ -5,7 +5,7 @@ import signal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs import arguments_of, job, needs_mpi, signalled
+from jobs import arguments_of, job, needs_mpi
 from small_runs import run, state_digests, write_text
 
 from npllm.distributed.pulse import BEAT, LONGEST_SILENCE
@@ -24,7 +24,7 @@ def alone(tmp_path_factory):
 
 def assert_survives_a_kill(alone, folder, rank, update):
     text, expected = alone
-    ended = signalled(2, rank, update, signal.SIGKILL, *arguments_of(text, folder / "run", train__steps=30))
+    ended = job(2, *arguments_of(text, folder / "run", train__steps=30), signal=[rank, update, signal.SIGKILL])
     assert ended.returncode != 0
     assert run("resume", folder / "run") == 0
     assert state_digests(folder / "run") == expected
@@ -45,7 +45,7 @@ def test_a_rank_is_killed_at_any_moment(alone, tmp_path_factory, rank, update):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_is_stopped(alone, tmp_path, rank):
     text, expected = alone
-    ended = signalled(2, rank, 21, signal.SIGSTOP, *arguments_of(text, tmp_path / "run", train__steps=30))
+    ended = job(2, *arguments_of(text, tmp_path / "run", train__steps=30), signal=[rank, 21, signal.SIGSTOP])
     assert ended.returncode != 0
     assert f"Rank {rank}, on " in ended.stderr
     assert LONGEST_SILENCE + 10 * BEAT < 60  # seconds, in which the job has to end

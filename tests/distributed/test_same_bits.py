@@ -2,9 +2,11 @@
 
 import re
 import signal
+from itertools import product
 
 import pytest
-from jobs import arguments_of, job, needs_mpi, signalled
+from faulty import bf16, poison
+from jobs import arguments_of, job, needs_mpi, poisoned_text
 from small_runs import (
     SPIKING,
     broken_text,
@@ -17,51 +19,77 @@ from small_runs import (
     write_text,
 )
 
+from npllm.model import GPT
 from npllm.runs.ledger import Ledger
 from npllm.runs.metrics import read_metrics
+from npllm.training import machine
 
 pytestmark = needs_mpi
+FAULTS = {"poison": [], "bf16": []}
+QUICK = ("float32", 2, 1)
+GRID = list(product(("float32", "bf16"), (1, 2, 4), (1, 2)))
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The text, and the run of one process."""
+def poisoned(tmp_path_factory):
+    """The text, and the runs of one process by dtype. They have one spike."""
     folder = tmp_path_factory.mktemp("alone")
-    text = write_text(folder)
-    assert run(*arguments_of(text, folder / "run")) == 0
-    return text, folder / "run"
+    text, runs = poisoned_text(folder), {}
+
+    def alone(dtype):
+        if dtype not in runs:
+            runs[dtype] = folder / dtype
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(GPT, "loss_and_grad", GPT.loss_and_grad)  # undone after the run
+                patch.setattr(machine, "HAS_BFLOAT16_DOT", machine.HAS_BFLOAT16_DOT)
+                poison()
+                bf16()
+                assert run(*arguments_of(text, runs[dtype], train__dtype=dtype)) == 0
+        return runs[dtype]
+
+    return text, alone
 
 
 def assert_same(out, expected):
     assert state_digests(out) == state_digests(expected)
     assert untimed_metrics(out) == untimed_metrics(expected)
     assert summary(out)["params_sha256"] == summary(expected)["params_sha256"]
+    assert untimed_events(out) == untimed_events(expected)
+
+
+def untimed_events(out):
+    """The ledger's events, without the time."""
+    return [{**event, "time": None} for event in Ledger(out / "ledger.jsonl").events]
 
 
 @pytest.mark.parametrize(
-    ("n_ranks", "threads"),
-    [(2, 1), *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, 2), (2, 2), (4, 1), (4, 2)))],
+    ("dtype", "n_ranks", "threads"),
+    [pytest.param(*each, marks=() if each == QUICK else pytest.mark.long) for each in GRID],
 )
-def test_pretraining(alone, tmp_path, n_ranks, threads):
-    text, expected = alone
-    done = job(n_ranks, *arguments_of(text, tmp_path / "run"), threads=threads)
+def test_pretraining(poisoned, tmp_path, dtype, n_ranks, threads):
+    """One rank alone has the sample that spikes, and all ranks go back once."""
+    text, alone = poisoned
+    expected = alone(dtype)
+    done = job(n_ranks, *arguments_of(text, tmp_path / "run", train__dtype=dtype), threads=threads, **FAULTS)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "run", expected)
+    assert (state_digests(expected) == state_digests(alone("float32"))) == (dtype == "float32")
+    assert [(event["event"], event["step"]) for event in untimed_events(expected)] == [("rollback", 50)]
     assert len(re.findall("Next: npllm generate", done.stdout)) == 1, done.stdout
 
 
-def test_a_run_stops_on_2_ranks_and_goes_on_with_1_and_with_4(alone, tmp_path, monkeypatch):
+def test_a_run_stops_on_2_ranks_and_goes_on_with_1_and_with_4(poisoned, tmp_path, monkeypatch):
     """The signals come on rank 1, and in one process."""
-    text, expected = alone
+    text, alone = poisoned
     out = tmp_path / "run"
-    stopped = signalled(2, 1, 20, signal.SIGINT, *arguments_of(text, out))
+    stopped = job(2, *arguments_of(text, out, train__dtype="float32"), signal=[1, 20, signal.SIGINT])
     assert (stopped.returncode, len(read_metrics(out / "metrics.jsonl"))) == (130, 20), stopped.stderr
     assert stopped.stderr.count("Stopped and saved after step 20") == 1, stopped.stderr
     stop_after(monkeypatch, 40)
     assert run("resume", out) == 130
-    resumed = job(4, "resume", out)
+    resumed = job(4, "resume", out, **FAULTS)
     assert resumed.returncode == 0, resumed.stderr
-    assert_same(out, expected)
+    assert_same(out, alone("float32"))
 
 
 @pytest.mark.long  # test_moment_shards.py has the same without MPI
@@ -76,13 +104,13 @@ def test_the_moments_of_other_optimisers_are_divided(tmp_path, name):
     assert_same(tmp_path / "together", tmp_path / "alone")
 
 
-def test_a_loss_spike_and_its_rollback(tmp_path):
-    """All ranks go back together, and the ledger has each spike once."""
+@pytest.mark.long
+def test_many_loss_spikes(tmp_path):
+    """All ranks go back or leave an update out together, and the ledger has each spike
+    once."""
     text, settings = broken_text(tmp_path), SPIKING | {"batch__micro_size": 1, "train__steps": 120}
     assert run(*pretrain_arguments(text, tmp_path / "alone", **settings)) == 0
     done = job(2, *pretrain_arguments(text, tmp_path / "together", **settings))
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "together", tmp_path / "alone")
-    alone, together = (Ledger(tmp_path / name / "ledger.jsonl").events for name in ("alone", "together"))
-    assert {event["event"] for event in alone} == {"rollback", "left_out"}
-    assert [{**event, "time": None} for event in alone] == [{**event, "time": None} for event in together]
+    assert {event["event"] for event in untimed_events(tmp_path / "alone")} == {"rollback", "left_out"}
