@@ -12,15 +12,14 @@ Source: configuration_*.py and modeling_*.py of these families in transformers 4
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture, ModelConfig
-from npllm.model.block import NORM_EPS
 
-THETA = 10000.0  # of the rotary positions
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
@@ -64,7 +63,7 @@ def fields_of(config: ModelConfig, family: str) -> dict[str, Any]:
             "n_positions": config.block_size,
             "n_ctx": config.block_size,
             "activation_function": "gelu_new",
-            "layer_norm_epsilon": NORM_EPS,
+            "layer_norm_epsilon": config.norm_eps,
             **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
         }
     return shared | {
@@ -76,9 +75,9 @@ def fields_of(config: ModelConfig, family: str) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "max_position_embeddings": config.block_size,
         "hidden_act": "silu",
-        "rms_norm_eps": NORM_EPS,
-        "rope_theta": THETA,  # for transformers 4
-        "rope_parameters": {"rope_theta": THETA, "rope_type": "default"},  # for transformers 5
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,  # for transformers 4
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},  # for transformers 5
         "attention_bias": config.bias,
         "attention_dropout": config.dropout,
         **({"mlp_bias": config.bias} if family == "llama" else {}),
@@ -89,7 +88,26 @@ def fields_of(config: ModelConfig, family: str) -> dict[str, Any]:
 _USUAL = {
     "gpt2": {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     "llama": {"mlp_bias": False, "attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-6},
-    "qwen3": {"attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-6},
+    "qwen3": {"attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "head_dim": 128},
+}
+# Our sizes, and their fields.
+_GPT2_SIZES = {
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+    "n_embd": "n_embd",
+    "n_inner": "n_inner",
+    "block_size": "n_positions",
+    "vocab_size": "vocab_size",
+}
+_LLAMA_SIZES = {
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_kv_head": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "n_embd": "hidden_size",
+    "n_inner": "intermediate_size",
+    "block_size": "max_position_embeddings",
+    "vocab_size": "vocab_size",
 }
 # Fields that change the network, and the values with which they do not.
 _OFF: dict[str, tuple] = {
@@ -115,28 +133,43 @@ def config_of(fields: Mapping[str, Any], place: str) -> ModelConfig:
     if family not in CLASSES:
         raise DataError(f"{place} has the model_type {family!r:.40}; give a folder of {', '.join(CLASSES)}.")
     fields = _USUAL[family] | fields
+    ours_and_theirs = _GPT2_SIZES if family == "gpt2" else _LLAMA_SIZES
+    sizes = {ours: fields.get(theirs) for ours, theirs in ours_and_theirs.items()}
+    for name, value in sizes.items():
+        if type(value) is not int and not (value is None and name in ("n_kv_head", "head_dim", "n_inner")):
+            raise DataError(f"{place} gives no whole number for {ours_and_theirs[name]} ({value!r:.40}); get it again.")
     if family == "gpt2":
-        sizes = {name: fields.get(name) for name in ("n_layer", "n_head", "n_embd")}
-        sizes |= {"block_size": fields.get("n_positions"), "n_kv_head": None}
         choices = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
+        numbers = {"norm_eps": fields["layer_norm_epsilon"]}
     else:
-        names = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size"}
-        names |= {"block_size": "max_position_embeddings", "n_kv_head": "num_key_value_heads"}
-        sizes = {ours: fields.get(theirs) for ours, theirs in names.items()}
         choices = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": family == "qwen3"}
         choices |= {"bias": fields["attention_bias"]}
-    if sizes["n_kv_head"] == sizes["n_head"]:
-        sizes["n_kv_head"] = None
-    sizes["vocab_size"] = fields.get("vocab_size")
-    for name, value in sizes.items():
-        if type(value) is not int and not (value is None and name == "n_kv_head"):
-            raise DataError(f"{place} gives no whole number for {name} ({value!r:.40}); get the file again.")
+        numbers = {"norm_eps": fields["rms_norm_eps"], "rope_theta": _rope_theta(fields)}
+    for name, value in numbers.items():
+        if type(value) not in (int, float):
+            raise DataError(f"{place} gives no number for {name} ({value!r:.40}); get it again.")
+    numbers = {name: float(value) for name, value in numbers.items()}
     try:
-        config = ModelConfig(**sizes, **choices, tie_embeddings=fields["tie_word_embeddings"])
+        config = ModelConfig(**sizes, **choices, **numbers, tie_embeddings=fields["tie_word_embeddings"])
     except ConfigError as error:
         raise DataError(f"{place} describes no network of this package: {error}") from error
     _refuse_differences(fields, config, family, place)
-    return config
+    return _without_the_usual(config)
+
+
+def _rope_theta(fields: Mapping[str, Any]) -> Any:
+    """The base of the rotary positions: where transformers 5 writes it, or 4."""
+    parameters = fields.get("rope_parameters")
+    found = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
+    return fields.get("rope_theta", 10000.0) if found is None else found
+
+
+def _without_the_usual(config: ModelConfig) -> ModelConfig:
+    """The config with None for sizes that follow from the others."""
+    usual = {"n_kv_head": config.kv_heads == config.n_head}
+    usual["head_dim"] = config.n_head * config.head_width == config.n_embd
+    usual["n_inner"] = replace(config, n_inner=None).mlp_width == config.mlp_width
+    return replace(config, **{name: None for name, holds in usual.items() if holds})
 
 
 def _refuse_differences(fields: Mapping[str, Any], config: ModelConfig, family: str, place: str) -> None:

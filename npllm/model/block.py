@@ -29,8 +29,6 @@ from npllm.model.views import Block
 from npllm.reference import DropoutKey
 from npllm.reference.random_streams import BLOCK_DROPOUT
 
-NORM_EPS = 1e-5
-
 
 class Context(NamedTuple):
     """What all blocks of one forward and backward pass have in common."""
@@ -57,7 +55,7 @@ class BlockCache(NamedTuple):
     x: np.ndarray  # (N, C), the residual stream before the block
     qk_norm: Any  # None without QK-norm
     attention: Any
-    attended: np.ndarray  # (N, C)
+    attended: np.ndarray  # (N, H·D)
     norm_2: Any
     normed_2: np.ndarray  # (N, C)
     up: np.ndarray  # (N, F), before GELU or ReLU² or, with SwiGLU, to be multiplied with silu(gate)
@@ -83,8 +81,8 @@ def norm_forward(context, x, weight, bias, *, empty):
     Returns y, (N, C), and the cache.
     """
     if context.config.norm == "rmsnorm":
-        return context.ops.rmsnorm_forward(x, weight, NORM_EPS, empty=empty)
-    return context.ops.layernorm_forward(x, weight, bias, NORM_EPS, empty=empty)
+        return context.ops.rmsnorm_forward(x, weight, context.config.norm_eps, empty=empty)
+    return context.ops.layernorm_forward(x, weight, bias, context.config.norm_eps, empty=empty)
 
 
 def norm_backward(context, dy, cache, weight, dweight, dbias):
@@ -109,7 +107,7 @@ def qkv_forward(context, w: Block, x, T):
     qkv = qkv.reshape(-1, T, qkv.shape[1])
     if config.qk_norm:
         weights = w.q_norm, w.k_norm
-        qkv, cache = ops.qk_norm_forward(qkv, *weights, H, K, NORM_EPS, empty=empty, empty_y=before_rotary)
+        qkv, cache = ops.qk_norm_forward(qkv, *weights, H, K, config.norm_eps, empty=empty, empty_y=before_rotary)
     if rotary:
         qkv = ops.rotary_forward(qkv, context.cos, context.sin, H, K, empty=empty)
     return qkv, cache
@@ -200,12 +198,12 @@ def _block_forward(context, w, x, layer):
             qkv, cache.keys[layer], cache.values[layer], cache.length, H, K, starts=cache.starts, empty=empty
         )
         attention = None
-    attended = attended.reshape(B * T, C)
+    attended = attended.reshape(B * T, -1)
     branch, _ = ops.linear_forward(attended, *w.out, empty=scratch)
     if rate > 0:
         branch = ops.dropout_forward(branch, rate, context.dropout_key(streams.attention, T * C), empty=scratch)
 
-    stream, normed, norm_2 = ops.add_norm_forward(x, branch, *w.norm_2, NORM_EPS, norm=config.norm, empty=empty)
+    stream, normed, norm_2 = ops.add_norm_forward(x, branch, *w.norm_2, config.norm_eps, norm=config.norm, empty=empty)
     if rate > 0:
         branch, up, gate = mlp_forward(context, w, normed, residual=None, empty_y=scratch)
         y = ops.dropout_forward(branch, rate, context.dropout_key(streams.mlp, T * C), empty=empty)
@@ -258,7 +256,7 @@ def _first_half_backward(context, w, dw, dy, cache, layer, shape):
     dattended = ops.linear_backward(dbranch, cache.attended, w.out.weight, *dw.out, empty=scratch)
     weights_key = context.dropout_key(streams.weights, H * T * T)
     dqkv = ops.attention_backward(
-        dattended.reshape(B, T, C), cache.attention, H, K, rate=rate, key=weights_key, empty=scratch
+        dattended.reshape(B, T, -1), cache.attention, H, K, rate=rate, key=weights_key, empty=scratch
     )
     normed, norm_1 = norm_forward(context, cache.x, *w.norm_1, empty=scratch)
     dnormed = qkv_backward(context, w, dw, dqkv, normed, cache.qk_norm)

@@ -6,7 +6,7 @@ from typing import Literal, get_args, get_origin
 
 from npllm.errors import ConfigError
 
-LONGEST_BLOCK, MOST_LAYERS, MOST_OUTPUTS = 1 << 17, 1024, 1 << 16
+LONGEST_BLOCK, MOST_LAYERS, MOST_OUTPUTS, WIDEST = 1 << 17, 1024, 1 << 16, 1 << 20
 MOST_HEADS_TRIED = 1 << 10  # for a message
 
 
@@ -33,22 +33,30 @@ class Architecture:
     n_layer: int = 4
     """number of blocks, L"""
     n_head: int = 4
-    """query heads, H; each has the width n_embd / n_head"""
+    """query heads, H"""
     n_kv_head: int | None = None
     """key/value heads, K; a divisor of n_head; none = n_head (multi-head attention)"""
+    head_dim: int | None = None
+    """width of a head, D; none = n_embd / n_head"""
     n_embd: int = 128
     """width of the residual stream, C"""
     block_size: int = 256
     """longest sequence in tokens, T"""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """norm of each branch's input"""
+    norm_eps: float = 1e-5
+    """added to the variance or the mean square before its root"""
     position: Literal["learned", "rotary"] = "learned"
     """a learned vector per position (GPT-2), or rotated queries and keys (Llama)"""
+    rope_theta: float = 10000.0
+    """base of the rotary frequencies"""
     qk_norm: bool = False
     """RMSNorm of each query head and key head before the attention (Qwen3)"""
     mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
     """two matrices around a GELU (GPT-2), three with a gate (Llama), or two around a
     squared ReLU (Primer)"""
+    n_inner: int | None = None
+    """width of the MLP, F; none = 4 n_embd, and 8/3 n_embd with SwiGLU"""
     bias: bool = True
     """add biases in linear layers and LayerNorm"""
     tie_embeddings: bool = True
@@ -65,7 +73,10 @@ class Architecture:
         for field, most in (("block_size", LONGEST_BLOCK), ("n_layer", MOST_LAYERS)):
             if getattr(self, field) > most:
                 raise ConfigError(f"model.{field} is {getattr(self, field)}; set it to at most {most}.")
-        if self.n_embd % self.n_head:
+        for field in ("head_dim", "n_inner"):
+            if getattr(self, field) is not None and not 1 <= getattr(self, field) <= WIDEST:
+                raise ConfigError(f"model.{field} is {getattr(self, field)}; set it from 1 to {WIDEST}.")
+        if self.head_dim is None and self.n_embd % self.n_head:
             raise ConfigError(
                 f"model.n_embd = {self.n_embd} cannot be divided into model.n_head = {self.n_head} heads of equal "
                 f"width; {self._fitting_width()}."
@@ -77,14 +88,20 @@ class Architecture:
             )
         if self.position == "rotary" and self.head_width % 2:
             raise ConfigError(
-                f"model.position = 'rotary' rotates pairs, but the head width model.n_embd / model.n_head is "
+                f"model.position = 'rotary' rotates pairs, but the head width "
+                f"{'model.n_embd / model.n_head' if self.head_dim is None else 'model.head_dim'} is "
                 f"{self.head_width}, which is odd; {self._fitting_width()}."
             )
+        for field, least in (("norm_eps", 0.0), ("rope_theta", 1.0)):
+            if not least < getattr(self, field) < float("inf"):
+                raise ConfigError(f"model.{field} is {getattr(self, field)}; set it above {least:g}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout is {self.dropout}; set it to at least 0 and below 1.")
 
     def _fitting_width(self) -> str:
         """What to change so that all heads have the same width, even with rotary."""
+        if self.head_dim is not None:
+            return f"set model.head_dim to {self.head_dim + 1}"
         unit = 2 if self.position == "rotary" else 1
         width = -(-self.n_embd // (unit * self.n_head)) * unit * self.n_head
         fewer = [n for n in range(1, min(self.n_head, MOST_HEADS_TRIED)) if self.n_embd % (unit * n) == 0]
@@ -98,15 +115,17 @@ class Architecture:
     @property
     def head_width(self) -> int:
         """The width of a head, D."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
 
     @property
     def mlp_width(self) -> int:
-        """The width of the MLP, F: 4C, and 8C/3 with SwiGLU.
+        """The width of the MLP, F: if n_inner is None, 4C, and 8C/3 with SwiGLU.
 
         8C/3 is rounded up to a multiple of 32. Three matrices of this width have as
         many weights as two of 4C.
         """
+        if self.n_inner is not None:
+            return self.n_inner
         return -(-8 * self.n_embd // 3 // 32) * 32 if self.mlp == "swiglu" else 4 * self.n_embd
 
 
@@ -156,11 +175,12 @@ class ModelConfig(Architecture):
         words = [
             _counted(self.n_layer, "layer"),
             f"width {self.n_embd}",
-            _counted(self.n_head, "head"),
+            _counted(self.n_head, "head") + ("" if self.head_dim is None else f" of {self.head_dim}"),
             f"{self.kv_heads} for keys and values" if self.kv_heads != self.n_head else "",
             f"block {self.block_size}",
             f"vocabulary {self.vocab_size:,}",
             *(self.position, self.norm, self.mlp),
+            "" if self.n_inner is None else f"MLP of {self.n_inner}",
             "qk_norm" if self.qk_norm else "",
             _counted(self.n_outputs, "output") if self.n_outputs else "",
             f"LoRA of rank {self.lora_rank}" if self.lora_rank else "",
@@ -172,12 +192,12 @@ class ModelConfig(Architecture):
 
         length: tokens of its sequence. A weight of a matrix takes 6: a multiply and an
         add, once in the forward and twice in the backward. The attention of a layer
-        takes 6 * 2 * C for each of the length/2 keys that a position sees on average.
-        (Chowdhery et al., "PaLM", 2022, appendix B, with half of the keys because
-        attention is causal.)
+        takes 6 * 2 * H * D for each of the length/2 keys that a position sees on
+        average. (Chowdhery et al., "PaLM", 2022, appendix B, with half of the keys
+        because attention is causal.)
         """
         C, D = self.n_embd, self.head_width
-        attention = C * (self.n_head + 2 * self.kv_heads) * D + C * C
+        attention = C * 2 * (self.n_head + self.kv_heads) * D
         mlp = (3 if self.mlp == "swiglu" else 2) * C * self.mlp_width
         head = self.vocab_size * C
-        return 6.0 * (self.n_layer * (attention + mlp) + head) + 6.0 * self.n_layer * C * length
+        return 6.0 * (self.n_layer * (attention + mlp) + head) + 6.0 * self.n_layer * self.n_head * D * length

@@ -3,9 +3,9 @@
 `training_pass` and `evaluation_pass` add up, array by array, what `transformer.py`,
 `block.py` and the kernels allocate from the model's two arenas. A change there needs a
 change here: the tests compare the sums with the arenas' own peaks, to the byte.
-Letters: N = B T rows, C the width, Q the width of queries, keys and values together, F
-the width of the MLP, V the vocabulary. The figures are those of the kernels; in the
-reference NumPy allocates.
+Letters: N = B T rows, C the width, A that of all query heads, Q that of queries, keys
+and values together, F that of the MLP, V the vocabulary. The figures are those of the
+kernels; in the reference NumPy allocates.
 """
 
 from dataclasses import replace
@@ -35,7 +35,8 @@ class _Rows:
     def __init__(self, config: ModelConfig, B: int, T: int, dtype: str):
         self.config, self.B, self.T, self.N = config, B, T, B * T
         self.C, self.F = config.n_embd, config.mlp_width
-        self.Q = (config.n_head + 2 * config.kv_heads) * config.head_width
+        self.A = config.n_head * config.head_width
+        self.Q = self.A + 2 * config.kv_heads * config.head_width
         self.itemsize, self.rounds = itemsize_of(dtype), dtype == "bf16"
         self.x, self.row = self.array(self.N, self.C), self.array(self.N)  # the stream; a number for each row
         self.no_bias = 0 if config.bias and config.norm == "layernorm" else self.array(self.C)  # zeros for a bias
@@ -90,7 +91,7 @@ class _Rows:
     def block(self, *, dropout: bool) -> Pass:
         """Return the bytes that a block's forward keeps, and those that it frees."""
         gated, rotary = self.config.mlp == "swiglu", self.config.position == "rotary"
-        attended = self.x + self.array(self.B, self.config.n_head, self.T)
+        attended = self.array(self.N, self.A) + self.array(self.B, self.config.n_head, self.T)
         attended += self.attention(backward=False, dropout=dropout)
         up = self.array(self.N, self.F)
         kept = self.array(self.N, self.Q) + attended + self.x + self.norm() + up * (2 if gated else 1) + self.x
@@ -113,7 +114,7 @@ class _Rows:
             attention += self.array(self.N, Q)
         if self.config.qk_norm:
             attention += self.array(self.N, Q) + self.array(2, self.chunks(), self.config.head_width)
-        first = self.linear_backward(C, C) + attention + self.norm() + self.linear_backward(C, Q)
+        first = self.linear_backward(self.A, C) + attention + self.norm() + self.linear_backward(C, Q)
         return Pass(2 * self.norm_backward(), dropped + max(first, second))
 
     def logits(self) -> int:
@@ -189,7 +190,8 @@ def product_scratch_bytes(config: ModelConfig, rows: int, dtype: str) -> int:
 
     itemsize = itemsize_of(dtype)
     packed = panel_elements(itemsize) + tile_elements(itemsize)
-    rounded = 2 * rows * max(config.n_embd, config.mlp_width) if dtype == "bf16" else 0
+    widest = max(config.n_embd, config.n_head * config.head_width, config.mlp_width)
+    rounded = 2 * rows * widest if dtype == "bf16" else 0
     return get_num_threads() * packed * itemsize + rounded
 
 

@@ -97,7 +97,7 @@ class GPT:
             self.views = self.views._replace(blocks=rounded.blocks, head=rounded.head)
         self._rotary = None
         if config.position == "rotary":
-            self._rotary = rotary_tables(config.block_size, config.head_width, self.dtype)
+            self._rotary = rotary_tables(config.block_size, config.head_width, self.dtype, config.rope_theta)
 
     def _take(self, storage: Storage) -> None:
         """Make parameters with their initial values, or use the given ones."""

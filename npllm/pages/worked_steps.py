@@ -150,7 +150,8 @@ def naive_bpe() -> Example:
 
 
 def _small_config() -> TransformerConfig:
-    return TransformerConfig(vocab_size=6, block_size=3, n_layer=1, n_head=2, kv_heads=1, n_embd=4, mlp_width=8)
+    widths = {"head_width": 2, "n_embd": 4, "mlp_width": 8}
+    return TransformerConfig(vocab_size=6, block_size=3, n_layer=1, n_head=2, kv_heads=1, **widths)
 
 
 def block() -> Example:

@@ -53,7 +53,7 @@ class AttendCache(NamedTuple):
     x: np.ndarray  # (N, C), normalised
     qk_norm: Any  # the cache of qk_norm_forward, or None
     attention: Any  # the cache of attention_forward
-    attended: np.ndarray  # (N, C), before `out`
+    attended: np.ndarray  # (N, H·D), before `out`
 
 
 class MLPCache(NamedTuple):
@@ -97,11 +97,11 @@ def attend_forward(config, p, name, x, T):
     H, K, D = config.n_head, config.kv_heads, config.head_width
     qkv, qk_norm = linear(p, f"{name}.qkv", x).reshape(-1, T, (H + 2 * K) * D), None
     if config.qk_norm:
-        qkv, qk_norm = qk_norm_forward(qkv, *qk_norm_weights(p, name), H, K)
+        qkv, qk_norm = qk_norm_forward(qkv, *qk_norm_weights(p, name), H, K, config.norm_eps)
     if config.position == "rotary":
-        qkv = rotary_forward(qkv, *rotary_tables(T, D, x.dtype), H, K)
+        qkv = rotary_forward(qkv, *rotary_tables(T, D, x.dtype, config.rope_theta), H, K)
     attended, attention = attention_forward(qkv, H, K)
-    attended = attended.reshape(x.shape)
+    attended = attended.reshape(len(x), -1)
     return linear(p, f"{name}.out", attended), AttendCache(x, qk_norm, attention, attended)
 
 
@@ -112,7 +112,7 @@ def attend_backward(config, p, dp, name, dy, cache):
     dattended = linear_gradient(p, dp, f"{name}.out", dy, cache.attended)
     dqkv = attention_backward(dattended.reshape(B, T, -1), cache.attention, H, K)
     if config.position == "rotary":
-        dqkv = rotary_backward(dqkv, *rotary_tables(T, D, dy.dtype), H, K)
+        dqkv = rotary_backward(dqkv, *rotary_tables(T, D, dy.dtype, config.rope_theta), H, K)
     if config.qk_norm:
         dqkv = qk_norm_backward(dqkv, cache.qk_norm, *qk_norm_weights(p, name), *qk_norm_weights(dp, name))
     return linear_gradient(p, dp, f"{name}.qkv", dqkv.reshape(B * T, -1), cache.x)
@@ -163,8 +163,8 @@ def qk_norm_weights(p, name):
 def norm_forward(config, p, name, x):
     """x: (N, C). Returns y, (N, C), and the norm's cache."""
     if config.norm == "rmsnorm":
-        return rmsnorm_forward(x, p[f"{name}.weight"])
-    return layernorm_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+        return rmsnorm_forward(x, p[f"{name}.weight"], config.norm_eps)
+    return layernorm_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias"), config.norm_eps)
 
 
 def norm_backward(config, p, dp, name, dy, cache):

@@ -53,6 +53,7 @@ def small_network(vocab_size: int) -> TransformerConfig:
         n_layer=2,
         n_head=4,
         kv_heads=4,
+        head_width=8,
         n_embd=32,
         mlp_width=128,
     )

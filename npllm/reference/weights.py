@@ -18,19 +18,17 @@ class TransformerConfig:
     n_layer: int  # L
     n_head: int  # H
     kv_heads: int  # K, a divisor of H
-    n_embd: int  # C, a multiple of H
+    head_width: int  # D
+    n_embd: int  # C
     mlp_width: int  # F
     norm: str = "layernorm"  # or "rmsnorm"
+    norm_eps: float = 1e-5
     position: str = "learned"  # or "rotary"
+    rope_theta: float = 10000.0
     qk_norm: bool = False  # RMSNorm of each query head and key head
     mlp: str = "gelu"  # or "swiglu" or "relu2"
     bias: bool = True  # in linear layers and LayerNorm
     tie_embeddings: bool = True  # the head is the table of the embedding
-
-    @property
-    def head_width(self) -> int:
-        """D"""
-        return self.n_embd // self.n_head
 
 
 def weight_shapes(config) -> dict[str, tuple[int, ...]]:
@@ -39,7 +37,7 @@ def weight_shapes(config) -> dict[str, tuple[int, ...]]:
     Weights of linear layers are (in, out).
     """
     C, F, V = config.n_embd, config.mlp_width, config.vocab_size
-    qkv_width = (config.n_head + 2 * config.kv_heads) * config.head_width
+    H, K, D = config.n_head, config.kv_heads, config.head_width
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add_linear(name, n_in, n_out):
@@ -58,11 +56,11 @@ def weight_shapes(config) -> dict[str, tuple[int, ...]]:
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
         add_norm(f"{block}.norm_1")
-        add_linear(f"{block}.attention.qkv", C, qkv_width)
+        add_linear(f"{block}.attention.qkv", C, (H + 2 * K) * D)
         if config.qk_norm:
-            shapes[f"{block}.attention.q_norm.weight"] = (config.head_width,)
-            shapes[f"{block}.attention.k_norm.weight"] = (config.head_width,)
-        add_linear(f"{block}.attention.out", C, C)
+            shapes[f"{block}.attention.q_norm.weight"] = (D,)
+            shapes[f"{block}.attention.k_norm.weight"] = (D,)
+        add_linear(f"{block}.attention.out", H * D, C)
         add_norm(f"{block}.norm_2")
         if config.mlp == "swiglu":
             add_linear(f"{block}.mlp.gate", C, F)

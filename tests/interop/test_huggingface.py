@@ -26,6 +26,7 @@ FAMILIES = {
     "llama tied": LLAMA | {"tie_embeddings": True, "n_kv_head": 2},
     "llama with biases": LLAMA | {"bias": True, "n_kv_head": None},
     "qwen3": QWEN,
+    "gpt2 of other sizes": GPT_2 | {"n_inner": 20, "norm_eps": 1e-6},
 }
 JSON_FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 OF_A_LLAMA_BLOCK = {
@@ -139,9 +140,9 @@ def test_the_json_files_of_a_qwen3(tmp_path):
     assert read["config.json"] == {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": tokenizer.vocab_size,
         "tie_word_embeddings": False, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1,
-        "hidden_size": 16, "head_dim": 4, "intermediate_size": 64, "max_position_embeddings": 12, "hidden_act": "silu",
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "attention_bias": False,
+        "hidden_size": 16, "head_dim": 6, "intermediate_size": 20, "max_position_embeddings": 12, "hidden_act": "silu",
+        "rms_norm_eps": 0.01, "rope_theta": 50.0,
+        "rope_parameters": {"rope_theta": 50.0, "rope_type": "default"}, "attention_bias": False,
         "attention_dropout": 0.0, "dtype": "float32", "bos_token_id": eot, "eos_token_id": end, "pad_token_id": eot,
     }  # fmt: skip
     assert read["generation_config.json"]["eos_token_id"] == end
@@ -202,10 +203,6 @@ def change_config(folder, fields):
     [
         ({"model_type": "mamba"}, "the model_type 'mamba'; give a folder of gpt2, llama, qwen3"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' (needs 'silu')"),
-        ({"intermediate_size": 100}, "intermediate_size = 100 (needs 64)"),
-        ({"rms_norm_eps": 1e-6}, "rms_norm_eps = 1e-06 (needs 1e-05)"),
-        ({"rms_norm_eps": "gone"}, "rms_norm_eps = 1e-06 (needs 1e-05)"),
-        ({"rope_theta": 5e5}, "rope_theta = 500000.0 (needs 10000.0)"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters = {'rope_theta': 10000.0, 'rope_type': 'yarn'}"),
         ({"rope_scaling": {"factor": 2}}, "rope_scaling = {'factor': 2}"),
         ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4}"),
@@ -215,13 +212,18 @@ def change_config(folder, fields):
             "layer_types = ['full_attention', 'sliding_attention']",
         ),
         ({"mlp_bias": True}, "mlp_bias = True (needs False)"),
-        ({"head_dim": 8}, "head_dim = 8 (needs 4)"),
-        ({"hidden_size": "16"}, "gives no whole number for n_embd ('16')"),
+        ({"head_dim": 8}, "is (16, 16) of F32, but (32, 16)"),
+        ({"head_dim": 3}, "the head width model.head_dim is 3, which is odd"),
+        ({"rms_norm_eps": "1e-6"}, "gives no number for norm_eps ('1e-6')"),
+        ({"rms_norm_eps": 0}, "model.norm_eps is 0.0; set it above 0"),
+        ({"rope_theta": None, "rope_parameters": None}, "gives no number for rope_theta (None)"),
+        ({"rope_theta": 5e5}, "rope_theta = 500000.0 (needs 10000.0)"),
+        ({"hidden_size": "16"}, "gives no whole number for hidden_size ('16')"),
         ({"num_hidden_layers": 2**63}, "describes no network of this package: model.n_layer"),
         ({"num_hidden_layers": 3}, "are missing"),
         ({"num_hidden_layers": 1}, "are unexpected"),
         ({"vocab_size": 300}, "a tokenizer of 257 tokens and a model of 300"),
-        ({"max_position_embeddings": None}, "gives no whole number for block_size (None)"),
+        ({"max_position_embeddings": None}, "gives no whole number for max_position_embeddings (None)"),
     ],
 )
 def test_another_network_is_refused_by_name(folder, fields, message):

@@ -14,7 +14,8 @@ GPT_2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu"}
 LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu"}
 LLAMA |= {"n_kv_head": 1, "bias": False, "tie_embeddings": False}
 RELU2 = GPT_2 | {"mlp": "relu2"}
-QWEN = LLAMA | {"qk_norm": True}
+# Sizes that do not follow from the width, and numbers that are not the usual ones.
+QWEN = LLAMA | {"qk_norm": True, "head_dim": 6, "n_inner": 20, "norm_eps": 1e-2, "rope_theta": 50.0}
 EVERY = {"gpt2": GPT_2, "llama": LLAMA, "relu2": RELU2, "qwen": QWEN}
 every_architecture = pytest.mark.parametrize("architecture", EVERY.values(), ids=EVERY.keys())
 

@@ -163,7 +163,8 @@ def test_a_block_keeps_few_numbers_for_each_of_x(backend, architecture):
     """
     peaks = []
     for n_layer in (2, 3):
-        config = small_config(n_layer=n_layer, n_embd=32, block_size=64, **(architecture | {"n_kv_head": 2}))
+        heads = {"n_kv_head": 2, "head_dim": None}
+        config = small_config(n_layer=n_layer, n_embd=32, block_size=64, **(architecture | heads))
         model = GPT(config, backend=backend)
         model.loss_and_grad(*random_batch(config, B=40, T=64))
         peaks.append(model.arena.peak)

@@ -20,6 +20,12 @@ from npllm.model import GPT, ModelConfig
         ({"n_head": 4, "n_kv_head": 8}, "model.n_kv_head = 8"),
         ({"n_head": 4, "n_kv_head": 0}, "model.n_kv_head = 0"),
         ({"n_embd": 6, "position": "rotary"}, "model.position = 'rotary' .* is 3"),
+        ({"head_dim": 3, "position": "rotary"}, "model.head_dim is 3, which is odd; set model.head_dim to 4"),
+        ({"head_dim": 0}, "model.head_dim is 0; set it from 1 to 1048576"),
+        ({"n_inner": 1 << 21}, "model.n_inner is 2097152"),
+        ({"norm_eps": 0.0}, "model.norm_eps is 0.0; set it above 0"),
+        ({"norm_eps": float("nan")}, "model.norm_eps is nan"),
+        ({"rope_theta": 1.0}, "model.rope_theta is 1.0; set it above 1"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
         ({"dropout": -0.1}, "model.dropout is -0.1"),
         ({"dropout": float("nan")}, "model.dropout is nan"),
@@ -49,6 +55,14 @@ def test_bad_value_is_refused_by_name(fields, message):
 )
 def test_mlp_width(n_embd, mlp, width):
     assert small_config(n_embd=n_embd, mlp=mlp).mlp_width == width
+    assert small_config(n_embd=n_embd, mlp=mlp, n_inner=20).mlp_width == 20
+
+
+def test_heads_need_not_divide_the_width():
+    """Qwen3-0.6B has a width of 1024 and 16 query heads of 128."""
+    assert small_config(n_embd=1024, n_head=16).head_width == 64
+    assert small_config(n_embd=1024, n_head=16, head_dim=128).head_width == 128
+    assert small_config(n_embd=10, n_head=4, head_dim=5).head_width == 5
 
 
 def test_a_model_is_shown_in_one_line():
@@ -63,6 +77,8 @@ def test_a_model_is_shown_in_one_line():
         "GPT(1 layer, width 16, 4 heads, 2 for keys and values, block 6, vocabulary 11, learned, layernorm, gelu, "
         "qk_norm, 3 outputs, LoRA of rank 2; 3,320 parameters, float64)"
     )
+    assert "2 heads of 6, block" in repr(GPT(small_config(head_dim=6, n_inner=20)))
+    assert "gelu, MLP of 20;" in repr(GPT(small_config(head_dim=6, n_inner=20)))
 
 
 def test_flops_per_token_of_gpt_2():
@@ -88,3 +104,5 @@ def test_flops_per_token_of_llama():
     """
     config = small_config(n_layer=1, n_kv_head=1, mlp="swiglu", position="rotary")
     assert config.flops_per_token(4) == 6 * (128 + 64 + 3 * 256 + 88) + 6 * 8 * 4 == 6480
+    wider = small_config(n_layer=1, n_kv_head=1, mlp="swiglu", position="rotary", head_dim=6, n_inner=20)
+    assert wider.flops_per_token(4) == 6 * (8 * 24 + 12 * 8 + 3 * 160 + 88) + 6 * 12 * 4

@@ -5,6 +5,7 @@ So the forward is computed again here, from the papers' equations, one sequence 
 position at a time. Nothing of the package is used for that.
 """
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -14,35 +15,36 @@ from model_cases import EVERY, random_batch, set_weights_of_order_one, small_con
 from npllm.model import GPT
 
 
-def plain_norm(x, p, name, norm):
+def plain_norm(x, p, name, config):
     """The norm of each row of x, (T, C), without the package."""
-    if norm == "layernorm":
+    if config.norm == "layernorm":
         x = x - x.mean(axis=1, keepdims=True)
-    return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1e-5) * p[f"{name}.weight"] + p.get(f"{name}.bias", 0.0)
+    deviation = np.sqrt((x * x).mean(axis=1, keepdims=True) + config.norm_eps)
+    return x / deviation * p[f"{name}.weight"] + p.get(f"{name}.bias", 0.0)
 
 
 def plain_linear(x, p, name):
     return x @ p[f"{name}.weight"] + p.get(f"{name}.bias", 0.0)
 
 
-def turned(x, t):
+def turned(x, t, theta):
     """Rotary position t for one head, (D,).
 
-    Pair i is a complex number, which is rotated by the angle t 10000^(-2i/D).
+    Pair i is a complex number, which is rotated by the angle t theta^(-2i/D).
     """
     half = len(x) // 2
-    z = (x[:half] + 1j * x[half:]) * np.exp(1j * t * 10000.0 ** (-np.arange(half) / half))
+    z = (x[:half] + 1j * x[half:]) * np.exp(1j * t * theta ** (-np.arange(half) / half))
     return np.concatenate([z.real, z.imag])
 
 
 def plain_attention(x, p, name, config):
     T, (H, K, D) = len(x), (config.n_head, config.kv_heads, config.head_width)
     qkv = plain_linear(x, p, f"{name}.qkv").reshape(T, H + 2 * K, D)
-    turn = turned if config.position == "rotary" else lambda vector, t: vector
+    turn = partial(turned, theta=config.rope_theta) if config.position == "rotary" else lambda vector, t: vector
     if config.qk_norm:
         for t, h in product(range(T), range(H + K)):
             weight = p[f"{name}.q_norm.weight"] if h < H else p[f"{name}.k_norm.weight"]
-            qkv[t, h] *= weight / (sum(qkv[t, h] ** 2) / D + 1e-5) ** 0.5
+            qkv[t, h] *= weight / (sum(qkv[t, h] ** 2) / D + config.norm_eps) ** 0.5
     y = np.zeros((T, H, D))
     for t, h in product(range(T), range(H)):
         key_head = H + h // (H // K)
@@ -72,9 +74,9 @@ def plain_logits(p, config, tokens):
         x = x + p["position_embedding"][: len(tokens)]
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
-        x = x + plain_attention(plain_norm(x, p, f"{block}.norm_1", config.norm), p, f"{block}.attention", config)
-        x = x + plain_mlp(plain_norm(x, p, f"{block}.norm_2", config.norm), p, f"{block}.mlp", config.mlp)
-    return plain_norm(x, p, "final_norm", config.norm) @ p.get("lm_head", p["token_embedding"]).T
+        x = x + plain_attention(plain_norm(x, p, f"{block}.norm_1", config), p, f"{block}.attention", config)
+        x = x + plain_mlp(plain_norm(x, p, f"{block}.norm_2", config), p, f"{block}.mlp", config.mlp)
+    return plain_norm(x, p, "final_norm", config) @ p.get("lm_head", p["token_embedding"]).T
 
 
 MIXED = {"norm": "layernorm", "position": "rotary", "mlp": "swiglu", "n_kv_head": 2}

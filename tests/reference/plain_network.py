@@ -27,7 +27,8 @@ EIGHT_VARIANTS = [
 
 def plain_config(**changes) -> TransformerConfig:
     sizes = {"vocab_size": 7, "block_size": 4, "n_layer": 2, "n_head": 2, "kv_heads": 1, "n_embd": 8}
-    return TransformerConfig(**(sizes | {"mlp_width": 12} | changes))
+    sizes |= {"head_width": 6, "mlp_width": 12, "norm_eps": 1e-2, "rope_theta": 50.0}
+    return TransformerConfig(**(sizes | changes))
 
 
 def weights_of_order_one(config, seed: int) -> dict[str, np.ndarray]:

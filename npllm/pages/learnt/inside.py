@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.model import GPT
-from npllm.model.block import NORM_EPS
 from npllm.model.inspection import inspect
 from npllm.reference import layernorm_forward, rmsnorm_forward
 
@@ -52,10 +51,10 @@ def logits_of_stream(model: GPT, rows: np.ndarray) -> np.ndarray:
     """Return the logits, (n, V) float64, of rows of a residual stream, (n, C), as if it
     were the last one."""
     weights, rows = model.merged(), rows.astype(np.float64)
-    weight = weights["final_norm.weight"].astype(np.float64)
+    weight, eps = weights["final_norm.weight"].astype(np.float64), model.config.norm_eps
     if model.config.norm == "rmsnorm":
-        normed, _ = rmsnorm_forward(rows, weight, NORM_EPS)
+        normed, _ = rmsnorm_forward(rows, weight, eps)
     else:
         bias = weights.get("final_norm.bias")
-        normed, _ = layernorm_forward(rows, weight, None if bias is None else bias.astype(np.float64), NORM_EPS)
+        normed, _ = layernorm_forward(rows, weight, None if bias is None else bias.astype(np.float64), eps)
     return normed @ weights[model.head_name].T.astype(np.float64)
