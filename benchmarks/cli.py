@@ -197,13 +197,16 @@ def learn_command(
 def parity_command(*, json: Path | None = None) -> None:
     """Whether transformers computes from an exported model what npllm computes.
 
-    It runs in the interpreter that NPLLM_PEERS_PYTHON names.
+    It runs in the interpreter that NPLLM_PEERS_PYTHON names. Exit code 1 where results
+    differ; a library that is not installed there is named and left out.
 
     Args:
         json: file to write the figures to as well
     """
-    facts = introduce(len(parity.FAMILIES), json)
-    publish(parity, parity.measure(), facts, json)
+    facts, rows = introduce(len(parity.FAMILIES), json), parity.measure()
+    publish(parity, rows, facts, json)
+    if differences := parity.wrong(rows):
+        raise SystemExit("\n".join(differences))
 
 
 COMMANDS = {

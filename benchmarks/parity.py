@@ -2,44 +2,54 @@
 
 Models with weights of order one are exported and read by `transformers`, in the
 interpreter that NPLLM_PEERS_PYTHON names. Logits, token ids, the conversation format
-and the likeliest text are compared, and what transformers saves is imported again.
+with its stop token, and the likeliest text are compared, and what transformers saves is
+imported again.
 """
 
 import tempfile
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.peers.process import WorkerError
+from benchmarks.peers.process import PeerAbsent
 from benchmarks.race import Contender
 from benchmarks.tables import Row, build_table
 from npllm.data.prompt_format import CHAT_TOKENS, PromptFormat
+from npllm.data.records import Message
 from npllm.generation import generate_tokens
 from npllm.interop import huggingface
 from npllm.model import GPT, ModelConfig
-from npllm.tokenizer import Tokenizer, byte_tokenizer
-from npllm.tokenizer.special_tokens import with_special_tokens
+from npllm.tokenizer import Tokenizer, train_bpe
 from npllm.tokenizer.tokenizer import END_OF_TEXT
 
 READER = Contender("transformers", "transformers_reader", {}, environment={"HF_HUB_OFFLINE": "1"})
 LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False}
-FAMILIES = {
-    "GPT-2": {},
-    "Llama": LLAMA,
-    "Llama, 2 key heads, biases, untied": LLAMA | {"n_kv_head": 2, "bias": True, "tie_embeddings": False},
-    "Qwen3": LLAMA | {"qk_norm": True},
+FAMILIES = {  # the network, and the split of its tokenizer
+    "GPT-2": ({}, "gpt2"),
+    "Llama": (LLAMA, "llama3"),
+    "Llama, 2 key heads, biases, untied": (LLAMA | {"n_kv_head": 2, "bias": True, "tie_embeddings": False}, "gpt2"),
+    "Qwen3": (LLAMA | {"qk_norm": True}, "cl100k"),
 }
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
-TEXT = "Two  spaces,\n\n2023 and def f(x): 🦜"
+VOCAB_SIZE = 600
+TEXTS = (
+    "Two  spaces,\n\n2023 and def f(x): 🦜 \r\n\t end  ",
+    "it's IT'S they'LL naïve Straße ﬁn e\u0301 ½x² ١٢٣٤٥ \u00a0\u2003\u200b_\u0085\x1c",
+    "日本語とかな，한국어 العربية हिन्दी ไทย Ελληνικά 👩‍👩‍👧🏽🇨🇭 \U0001d7d8\U000e0001",
+    "",
+)
+CHAT = (("system", "Be brief."), ("user", TEXTS[0]), ("assistant", " 42\n"), ("user", TEXTS[1]))
 N_PROMPT, N_TOKENS = 8, 24
+TOLERANCE = 1e-4  # of a logit
 
 
 def measure() -> list[Row]:
     """Return a row for each family."""
-    tokenizer = with_special_tokens(byte_tokenizer(), [END_OF_TEXT, *CHAT_TOKENS])
-    rows = []
-    for name, fields in FAMILIES.items():
+    rows, text = [], "".join([*TEXTS, *list(topics.values())[:8]])
+    for name, (fields, split) in FAMILIES.items():
+        tokenizer = train_bpe([text], VOCAB_SIZE, (END_OF_TEXT, *CHAT_TOKENS), split)
         model = GPT(ModelConfig(**SIZES, **fields, vocab_size=tokenizer.vocab_size))
         fill(model)
         with tempfile.TemporaryDirectory() as folder:
@@ -61,22 +71,24 @@ def compared(model: GPT, tokenizer: Tokenizer, folder: Path) -> Row:
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, model.config.block_size))
     start = tokens[0, :N_PROMPT].tolist()
     huggingface.save(model, tokenizer, folder / "ours")
-    settings = {"tokens": tokens.tolist(), "text": TEXT, "n_prompt": N_PROMPT, "n_tokens": N_TOKENS}
+    settings = {"tokens": tokens.tolist(), "texts": TEXTS, "chat": CHAT, "n_prompt": N_PROMPT, "n_tokens": N_TOKENS}
     try:
         with READER.start() as worker:
             theirs = worker.set_up("read", folder=str(folder / "ours"), again=str(folder / "theirs"), **settings)
         again, of_folder = huggingface.load(folder / "theirs")
-    except WorkerError as error:
+    except PeerAbsent as error:
         return {"failure": str(error)}
-    logits = model.logits(tokens)
+    logits, asked = model.logits(tokens), PromptFormat(tokenizer)
+    likeliest = list(generate_tokens(model, start, max_tokens=N_TOKENS, temperature=0.0))
     return {
         "version": theirs["version"],
         "class": theirs["class"],
         "largest_difference": float(np.abs(np.array(theirs["logits"], np.float32) - logits).max()),
         "largest_logit": float(np.abs(logits).max()),
-        "same_ids": theirs["ids"] == tokenizer.encode(TEXT),
-        "same_chat": theirs["chat"] == PromptFormat(tokenizer).encode(TEXT),
-        "same_text": theirs["greedy"] == list(generate_tokens(model, start, max_tokens=N_TOKENS, temperature=0.0)),
+        "same_ids": theirs["ids"] == [tokenizer.encode(text) for text in TEXTS],
+        "same_chat": theirs["chat"] == asked.encode([Message(*message) for message in CHAT]),
+        "same_stop": theirs["stop"] == [asked.stop_id()] * 2,
+        "same_text": (theirs["greedy"], theirs["text"]) == (likeliest, tokenizer.decode(likeliest)),
         "same_bits_back": bool((again.params.flat == model.params.flat).all())
         and of_folder.sha256() == tokenizer.sha256(),
     }
@@ -90,10 +102,23 @@ def tables(rows: list[Row]) -> list[Table]:
         "largest logit": ("largest_logit", "{:.1f}"),
         "same ids": ("same_ids", "{}"),
         "same chat": ("same_chat", "{}"),
+        "same stop token": ("same_stop", "{}"),
         "same text": ("same_text", "{}"),
         "same bits back": ("same_bits_back", "{}"),
     }
     return [build_table("transformers reads what npllm export writes", rows, columns)]
+
+
+def wrong(rows: list[Row]) -> list[str]:
+    """Return a sentence for each family that is not the same."""
+    found = []
+    for row in rows:
+        different = [name.removeprefix("same_") for name, same in row.items() if name.startswith("same_") and not same]
+        if not row.get("largest_difference", 0.0) <= TOLERANCE:  # NaN is not
+            different.append(f"logits (by {row['largest_difference']:.1e})")
+        if different:
+            found.append(f"{row['family']} differs: {', '.join(different)}")
+    return found
 
 
 def verdict(rows: list[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.peers.process import Worker, WorkerError, start_worker
+from benchmarks.peers.process import PeerAbsent, Worker, WorkerError, start_worker
 from benchmarks.tables import Row
 from benchmarks.timing import Runner, interleave, repeats_within, spread, times_faster
 
@@ -38,10 +38,10 @@ class Contender(NamedTuple):
     def start(self) -> AbstractContextManager[Worker]:
         """Start its process.
 
-        Raises WorkerError for a peer when no interpreter for it is named.
+        Raises PeerAbsent for a peer when no interpreter for it is named.
         """
         if self.is_peer and PEERS_PYTHON not in os.environ:
-            raise WorkerError(f"{PEERS_PYTHON} does not name an interpreter that has it")
+            raise PeerAbsent(f"{PEERS_PYTHON} does not name an interpreter that has it")
         python = os.environ[PEERS_PYTHON] if self.is_peer else sys.executable
         return start_worker(python, f"benchmarks.peers.{self.worker}", self.environment)
 

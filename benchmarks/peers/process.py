@@ -16,6 +16,15 @@ class WorkerError(Exception):
     """The worker could not do its job; the message is one line that says why."""
 
 
+class PeerAbsent(WorkerError):
+    """The peer is not installed: no interpreter is named, or it lacks the library."""
+
+
+def failure(message: str) -> WorkerError:
+    """Return the error for the last words of a worker."""
+    return (PeerAbsent if message.startswith("ModuleNotFoundError: No module named") else WorkerError)(message)
+
+
 @contextmanager
 def start_worker(python: str, module: str, environment: dict[str, str] | None = None) -> Iterator["Worker"]:
     """Run a module in a new process until the context ends.
@@ -69,10 +78,10 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(self._last_words())
+            raise failure(self._last_words())
         reply = json.loads(line)
         if "error" in reply:
-            raise WorkerError(reply["error"])
+            raise failure(reply["error"])
         return reply
 
     def _last_words(self) -> str:

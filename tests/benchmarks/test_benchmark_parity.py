@@ -7,26 +7,31 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import parity
+from benchmarks import cli, parity
 from benchmarks.race import PEERS_PYTHON
 from npllm.data.prompt_format import PromptFormat
+from npllm.data.records import Message
 from npllm.generation import generate_tokens
 from npllm.interop import huggingface
 
 pytest.importorskip("safetensors")
 pytest.importorskip("ml_dtypes")
 
+SAME = ["same_ids", "same_chat", "same_stop", "same_text", "same_bits_back"]
+
 
 def reader(change=lambda facts: None):
     """A reader that computes what a right one would, and then changes it."""
 
-    def set_up(job, *, folder, again, tokens, text, n_prompt, n_tokens):
+    def set_up(job, *, folder, again, tokens, texts, chat, n_prompt, n_tokens):
         model, tokenizer = huggingface.load(folder)
         huggingface.save(model, tokenizer, again)
-        greedy = generate_tokens(model, tokens[0][:n_prompt], max_tokens=n_tokens, temperature=0.0)
+        greedy = list(generate_tokens(model, tokens[0][:n_prompt], max_tokens=n_tokens, temperature=0.0))
+        asked = PromptFormat(tokenizer)
         facts = {
-            "version": "5", "class": "Model", "logits": model.logits(np.array(tokens)), "ids": tokenizer.encode(text),
-            "chat": PromptFormat(tokenizer).encode(text), "greedy": list(greedy),
+            "version": "5", "class": "Model", "logits": model.logits(np.array(tokens)),
+            "ids": list(map(tokenizer.encode, texts)), "chat": asked.encode([Message(*message) for message in chat]),
+            "stop": [asked.stop_id()] * 2, "greedy": greedy, "text": tokenizer.decode(greedy),
         }  # fmt: skip
         change(facts)
         return facts
@@ -49,24 +54,37 @@ def test_a_reader_that_computes_the_same(monkeypatch):
     row = row_with(monkeypatch)
     assert row["largest_difference"] == 0.0
     assert row["largest_logit"] > 1.0
-    assert row["same_ids"] is row["same_chat"] is row["same_text"] is row["same_bits_back"] is True
+    assert [name for name, same in row.items() if same is True] == SAME
+    assert parity.wrong([row]) == []
     assert parity.verdict([row]) == ["transformers 5"]
     assert len(parity.tables([row])[0].rows) == 1
 
 
-@pytest.mark.parametrize(("name", "key"), [("ids", "same_ids"), ("chat", "same_chat"), ("greedy", "same_text")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("ids", "same_ids"), ("chat", "same_chat"), ("stop", "same_stop"), ("greedy", "same_text")]
+)
 def test_what_differs_is_said(monkeypatch, name, key):
     row = row_with(monkeypatch, lambda facts: facts[name].pop())
-    same = {"same_ids", "same_chat", "same_text", "same_bits_back"} - {key}
-    assert row[key] is False
-    assert all(row[other] for other in same)
+    assert [name for name in SAME if not row[name]] == [key]
+    assert parity.wrong([row]) == [f"Qwen3 differs: {key.removeprefix('same_')}"]
 
 
 def test_another_logit_is_found(monkeypatch):
     def change(facts):
         facts["logits"][1, 5, 7] += 0.25
 
-    assert row_with(monkeypatch, change)["largest_difference"] == pytest.approx(0.25, rel=1e-3)
+    row = row_with(monkeypatch, change)
+    assert row["largest_difference"] == pytest.approx(0.25, rel=1e-3)
+    assert parity.wrong([row]) == ["Qwen3 differs: logits (by 2.5e-01)"]
+    assert parity.wrong([row | {"largest_difference": float("nan")}]) == ["Qwen3 differs: logits (by nan)"]
+
+
+def test_the_command_fails_where_something_differs(monkeypatch):
+    row = row_with(monkeypatch) | {"same_chat": False}
+    monkeypatch.setattr(parity, "measure", lambda: [row])
+    monkeypatch.setattr(cli, "introduce", lambda *_: {})
+    with pytest.raises(SystemExit, match="Qwen3 differs: chat"):
+        cli.main(["parity"])
 
 
 def test_without_transformers_the_row_says_why(monkeypatch):
@@ -81,9 +99,4 @@ def test_transformers_computes_the_same():
     rows = parity.measure()
     if any("failure" in row for row in rows):
         pytest.skip(rows[0]["failure"])
-    for row in rows:
-        assert row["largest_difference"] < 1e-4 * max(1.0, row["largest_logit"]), row
-        assert row["same_ids"], row
-        assert row["same_chat"], row
-        assert row["same_text"], row
-        assert row["same_bits_back"], row
+    assert parity.wrong(rows) == []

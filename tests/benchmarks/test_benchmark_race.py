@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from benchmarks import race as race_module
-from benchmarks.peers.process import WorkerError, start_worker
+from benchmarks.peers.process import PeerAbsent, WorkerError, failure, start_worker
 from benchmarks.race import PEERS_PYTHON, Contender, absences, race
 
 
@@ -73,17 +73,26 @@ def test_without_npllm_there_is_nothing_to_compare():
 
 def test_without_an_interpreter_a_peer_says_what_is_missing(monkeypatch):
     monkeypatch.delenv(PEERS_PYTHON, raising=False)
-    with pytest.raises(WorkerError, match=PEERS_PYTHON):
+    with pytest.raises(PeerAbsent, match=PEERS_PYTHON):
         Contender("PyTorch", "torch_worker", {}).start()
     monkeypatch.setenv(PEERS_PYTHON, "/no/such/python")
-    with pytest.raises(WorkerError, match="/no/such/python cannot be started"), race_module.ExitStack() as stack:
+    with (
+        pytest.raises(WorkerError, match="/no/such/python cannot be started") as error,
+        race_module.ExitStack() as stack,
+    ):
         stack.enter_context(Contender("PyTorch", "torch_worker", {}).start())
+    assert not isinstance(error.value, PeerAbsent), "a name that leads nowhere is a mistake"
 
 
 def test_a_worker_that_dies_says_its_last_words():
     absent = start_worker(sys.executable, "benchmarks.peers.no_such_worker")
     with absent as worker, pytest.raises(WorkerError, match="No module named"):
         worker.set_up("train")
+
+
+def test_a_library_that_is_not_installed_is_no_mistake():
+    assert isinstance(failure("ModuleNotFoundError: No module named 'torch'"), PeerAbsent)
+    assert not isinstance(failure("RuntimeError: No module named 'torch'"), PeerAbsent)
 
 
 def test_a_job_that_fails_is_one_line_and_the_worker_lives_on():
