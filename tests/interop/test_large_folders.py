@@ -1,0 +1,85 @@
+"""Folders of Hugging Face that take much memory: a model is in memory once."""
+
+import json
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import ENVIRONMENT
+
+from npllm.interop.families import config_of, state_dict
+from npllm.model.parameters import parameter_shapes
+from npllm.tokenizer import Tokenizer
+from npllm.tokenizer.byte_table import ID_TO_BYTE
+from npllm.tokenizer.vocabulary import Vocabulary
+
+safetensors = pytest.importorskip("safetensors.numpy")
+ml_dtypes = pytest.importorskip("ml_dtypes")
+
+END = "<|endoftext|>"
+GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+WIDE = {"n_layer": 1, "n_head": 8, "n_embd": 1024, "n_positions": 64, "vocab_size": 300}
+# The first loading brings what is compiled and imported late into memory.
+MEASURE = """
+import sys
+from npllm.interop import huggingface
+from npllm.training.available import peak_memory, resident_memory
+small, large = sys.argv[1:]
+huggingface.load(small)
+before = resident_memory()
+model, _ = huggingface.load(large)
+print((peak_memory() - before) / model.params.flat.nbytes)
+"""
+
+
+def vocabulary(size: int) -> Vocabulary:
+    """As many tokens as asked for: bytes, pairs of bytes, and the end of a text."""
+    tokens = [bytes([byte]) for byte in ID_TO_BYTE]
+    merges = [divmod(pair, 256) for pair in range(size - 257)]
+    tokens += [tokens[left] + tokens[right] for left, right in merges]
+    return Vocabulary((*tokens, END.encode()), {END: size - 1}, merges=tuple(merges))
+
+
+def write_gpt2(folder: Path, sizes: dict[str, int], dtype=np.float32, shards: int = 1) -> Path:
+    """Write a GPT-2 of random weights, of order one in the blocks."""
+    folder.mkdir()
+    fields = {"model_type": "gpt2", **sizes}
+    (folder / "config.json").write_text(json.dumps(fields))
+    Tokenizer(vocabulary(sizes["vocab_size"])).save(folder)
+    config, rng = config_of(fields, "config.json"), np.random.default_rng(0)
+    empty = {name: np.broadcast_to(np.float32(0), shape) for name, shape in parameter_shapes(config).items()}
+    shapes = {name: array.shape for name, array in state_dict(config, empty).items()}
+    table = {name: f"part-{number % shards}.safetensors" for number, name in enumerate(shapes)}
+    for part in sorted(set(table.values())):
+        tensors = {
+            name: (rng.standard_normal(prod(shape), np.float32).reshape(shape) * shape[0] ** -0.5).astype(dtype)
+            for name, shape in shapes.items()
+            if table[name] == part
+        }
+        safetensors.save_file(tensors, folder / part)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    return folder
+
+
+def peak_to_load(large: Path, folder: Path) -> float:
+    """The memory that loading takes, as a multiple of the model's."""
+    small = write_gpt2(folder / "tiny", {"n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 8, "vocab_size": 300})
+    arguments = [sys.executable, "-c", MEASURE, small, large]
+    return float(subprocess.run(arguments, env=ENVIRONMENT, check=True, capture_output=True).stdout)
+
+
+def test_a_model_is_in_memory_once(tmp_path):
+    """A copy of a whole tensor would make it 1.33 times, a map of the file 2 times."""
+    assert peak_to_load(write_gpt2(tmp_path / "large", WIDE), tmp_path) < 1.2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=["F32", "F16", "BF16"])
+def test_the_smallest_gpt2_is_in_memory_once(tmp_path, dtype):
+    large = write_gpt2(tmp_path / "large", GPT2, dtype, shards=3)
+    peak = peak_to_load(large, tmp_path)
+    print(f"{peak:.3f} times the model")
+    assert peak < 1.2
