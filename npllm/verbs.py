@@ -170,19 +170,38 @@ def verify(run: Positional[Path]) -> None:
         raise DataError(f"{run} has {damaged} damaged of {len(results)} files; do what the line of each one says.")
 
 
-def export(run: Positional[Path], *, out: Path, format: Literal["hf"] = "hf", checkpoint: str | None = None) -> None:
+def export(
+    run: Positional[Path],
+    *,
+    out: Path,
+    format: Literal["hf", "gguf"] = "hf",
+    outtype: Literal["f32", "f16", "q8_0"] = "f32",
+    checkpoint: str | None = None,
+) -> None:
     """Write a model into the files of another library.
 
     Args:
         run: folder of the run, or a checkpoint in it
         out: new folder
-        format: hf = Hugging Face: transformers and what reads its folders
+        format: hf = Hugging Face: transformers and what reads its folders;
+            gguf = llama.cpp, Ollama and others
+        outtype: type of the matrices in a GGUF file
         checkpoint: best = of the lowest validation loss, last, or a step; none = last
     """
-    from npllm.interop import huggingface
+    if outtype != "f32" and format != "gguf":
+        raise ConfigError(f"--outtype {outtype} is for --format gguf; give both or neither.")
+    model, tokenizer = npllm.load(_chosen(run, checkpoint))
+    if format == "gguf":
+        from npllm.interop import gguf
 
-    huggingface.save(*npllm.load(_chosen(run, checkpoint)), out)
-    show(one_line(f"{out}: AutoModelForCausalLM and AutoTokenizer load it."))
+        gguf.save(model, tokenizer, out, outtype)
+        loaded_by = f"llama.cpp loads {gguf.file_name(outtype)}; Ollama: ollama create NAME -f Modelfile"
+    else:
+        from npllm.interop import huggingface
+
+        huggingface.save(model, tokenizer, out)
+        loaded_by = "AutoModelForCausalLM and AutoTokenizer load it."
+    show(one_line(f"{out}: {loaded_by}"))
 
 
 def import_(folder: Positional[Path], *, out: Path) -> None:

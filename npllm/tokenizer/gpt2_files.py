@@ -48,7 +48,7 @@ def to_gpt2_files(vocabulary: Vocabulary, path: str) -> tuple[bytes, bytes]:
         made = from_gpt2_files(ids, merges, path, path)
     except DataError:
         made = None
-    if made != replace(vocabulary, ignore_merges=False) or not _merges_make_all(made):
+    if made != replace(vocabulary, ignore_merges=False) or not merges_make_all(made):
         raise DataError(
             f"{path} and merges.txt cannot hold this tokenizer (they are for GPT-2's split, tokens made by merges, and "
             "special tokens like <|name|>); save a tokenizer.json."
@@ -56,7 +56,7 @@ def to_gpt2_files(vocabulary: Vocabulary, path: str) -> tuple[bytes, bytes]:
     return (json.dumps(ids, ensure_ascii=False) + "\n").encode(), ("#version: 0.2\n" + merges).encode()
 
 
-def _merges_make_all(vocabulary: Vocabulary) -> bool:
+def merges_make_all(vocabulary: Vocabulary) -> bool:
     """Whether each token is what merging its bytes gives."""
     encoder = BytePairEncoder(vocabulary)
     return all(encoder.encode_piece(token) == [i] for token, i in vocabulary.ordinary_ids().items())
