@@ -174,7 +174,7 @@ def export(
     run: Positional[Path],
     *,
     out: Path,
-    format: Literal["hf", "gguf"] = "hf",
+    format: Literal["hf", "gguf", "llama2c"] = "hf",
     outtype: Literal["f32", "f16", "q8_0"] = "f32",
     checkpoint: str | None = None,
 ) -> None:
@@ -184,7 +184,7 @@ def export(
         run: folder of the run, or a checkpoint in it
         out: new folder
         format: hf = Hugging Face: transformers and what reads its folders;
-            gguf = llama.cpp, Ollama and others
+            gguf = llama.cpp, Ollama and others; llama2c = the C file run.c
         outtype: type of the matrices in a GGUF file
         checkpoint: best = of the lowest validation loss, last, or a step; none = last
     """
@@ -196,6 +196,11 @@ def export(
 
         gguf.save(model, tokenizer, out, outtype)
         loaded_by = f"llama.cpp loads {gguf.file_name(outtype)}; Ollama: ollama create NAME -f Modelfile"
+    elif format == "llama2c":
+        from npllm.interop import llama2c
+
+        llama2c.save(model, tokenizer, out)
+        loaded_by = f"./run model.bin -z tokenizer.bin loads it. {llama2c.LIMITS}"
     else:
         from npllm.interop import huggingface
 
