@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks import checkpoint, gemm, generate, kernels, learn, parity, scale, startup, tokenizer, train
+from benchmarks import checkpoint, gemm, generate, kernels, learn, parity, parity_gguf, scale, startup, tokenizer, train
 from benchmarks.configs import CONFIGS
 from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
@@ -195,7 +195,7 @@ def learn_command(
 
 
 def parity_command(*, json: Path | None = None) -> None:
-    """Whether transformers computes from an exported model what npllm computes.
+    """Whether transformers and llama.cpp compute from exported models what npllm does.
 
     It runs in the interpreter that NPLLM_PEERS_PYTHON names. Exit code 1 where results
     differ; a library that is not installed there is named and left out.
@@ -203,7 +203,8 @@ def parity_command(*, json: Path | None = None) -> None:
     Args:
         json: file to write the figures to as well
     """
-    facts, rows = introduce(len(parity.FAMILIES), json), parity.measure()
+    facts = introduce(len(parity.FAMILIES), json)
+    rows = [*parity.measure(), *parity_gguf.measure()]
     publish(parity, rows, facts, json)
     if differences := parity.wrong(rows):
         raise SystemExit("\n".join(differences))

@@ -9,13 +9,14 @@ imported again.
 import tempfile
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from benchmarks.peers.process import PeerAbsent
 from benchmarks.race import Contender
-from benchmarks.tables import Row, build_table
+from benchmarks.tables import Row, build_tables
 from npllm.data.prompt_format import CHAT_TOKENS, PromptFormat
 from npllm.data.records import Message
 from npllm.generation import generate_tokens
@@ -47,14 +48,21 @@ TOLERANCE = 1e-4  # of a logit
 
 def measure() -> list[Row]:
     """Return a row for each family."""
-    rows, text = [], "".join([*TEXTS, *list(topics.values())[:8]])
-    for name, (fields, split) in FAMILIES.items():
-        tokenizer = train_bpe([text], VOCAB_SIZE, (END_OF_TEXT, *CHAT_TOKENS), split)
-        model = GPT(ModelConfig(**SIZES, **fields, vocab_size=tokenizer.vocab_size))
-        fill(model)
+    rows = []
+    for name in FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append({"family": name, **compared(model, tokenizer, Path(folder))})
+            rows.append({"reader": READER.name, "family": name, **compared(*example(name), Path(folder))})
     return rows
+
+
+def example(name: str) -> tuple[GPT, Tokenizer]:
+    """Return a model of a family, and its tokenizer."""
+    fields, split = FAMILIES[name]
+    text = "".join([*TEXTS, *list(topics.values())[:8]])
+    tokenizer = train_bpe([text], VOCAB_SIZE, (END_OF_TEXT, *CHAT_TOKENS), split)
+    model = GPT(ModelConfig(**SIZES, **fields, vocab_size=tokenizer.vocab_size))
+    fill(model)
+    return model, tokenizer
 
 
 def fill(model: GPT) -> None:
@@ -66,36 +74,44 @@ def fill(model: GPT) -> None:
         array[...] = scale * rng.standard_normal(array.shape) + (array.ndim == 1 and name.endswith("weight"))
 
 
+def questions(model: GPT) -> dict[str, Any]:
+    """Return what a reader is asked: the settings of its job."""
+    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, model.config.block_size))
+    return {"tokens": tokens.tolist(), "texts": TEXTS, "chat": CHAT, "n_prompt": N_PROMPT, "n_tokens": N_TOKENS}
+
+
 def compared(model: GPT, tokenizer: Tokenizer, folder: Path) -> Row:
     """Return what transformers makes of a model, compared with what we do."""
-    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, model.config.block_size))
-    start = tokens[0, :N_PROMPT].tolist()
     huggingface.save(model, tokenizer, folder / "ours")
-    settings = {"tokens": tokens.tolist(), "texts": TEXTS, "chat": CHAT, "n_prompt": N_PROMPT, "n_tokens": N_TOKENS}
     try:
         with READER.start() as worker:
-            theirs = worker.set_up("read", folder=str(folder / "ours"), again=str(folder / "theirs"), **settings)
+            again = str(folder / "theirs")
+            theirs = worker.set_up("read", folder=str(folder / "ours"), again=again, **questions(model))
         again, of_folder = huggingface.load(folder / "theirs")
     except PeerAbsent as error:
         return {"failure": str(error)}
-    logits, asked = model.logits(tokens), PromptFormat(tokenizer)
+    same_bits = bool((again.params.flat == model.params.flat).all()) and of_folder.sha256() == tokenizer.sha256()
+    return answers(theirs, model, tokenizer) | {"same_bits_back": same_bits}
+
+
+def answers(theirs: dict[str, Any], model: GPT, tokenizer: Tokenizer) -> Row:
+    """Return what a reader answered, compared with what we compute."""
+    asked, tokens = PromptFormat(tokenizer), np.array(questions(model)["tokens"])
+    logits, start = model.logits(tokens), tokens[0, :N_PROMPT].tolist()
     likeliest = list(generate_tokens(model, start, max_tokens=N_TOKENS, temperature=0.0))
     return {
         "version": theirs["version"],
-        "class": theirs["class"],
         "largest_difference": float(np.abs(np.array(theirs["logits"], np.float32) - logits).max()),
         "largest_logit": float(np.abs(logits).max()),
         "same_ids": theirs["ids"] == [tokenizer.encode(text) for text in TEXTS],
         "same_chat": theirs["chat"] == asked.encode([Message(*message) for message in CHAT]),
         "same_stop": theirs["stop"] == [asked.stop_id()] * 2,
         "same_text": (theirs["greedy"], theirs["text"]) == (likeliest, tokenizer.decode(likeliest)),
-        "same_bits_back": bool((again.params.flat == model.params.flat).all())
-        and of_folder.sha256() == tokenizer.sha256(),
     }
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """Return the table to print."""
+    """Return a table for each reader."""
     columns = {
         "family": ("family", "{}"),
         "largest difference of logits": ("largest_difference", "{:.1e}"),
@@ -106,7 +122,7 @@ def tables(rows: list[Row]) -> list[Table]:
         "same text": ("same_text", "{}"),
         "same bits back": ("same_bits_back", "{}"),
     }
-    return [build_table("transformers reads what npllm export writes", rows, columns)]
+    return build_tables("What npllm export writes, as it is read by", rows, columns, ("reader",))
 
 
 def wrong(rows: list[Row]) -> list[str]:
@@ -114,7 +130,7 @@ def wrong(rows: list[Row]) -> list[str]:
     found = []
     for row in rows:
         different = [name.removeprefix("same_") for name, same in row.items() if name.startswith("same_") and not same]
-        if not row.get("largest_difference", 0.0) <= TOLERANCE:  # NaN is not
+        if not row.get("largest_difference", 0.0) <= row.get("tolerance", TOLERANCE):  # NaN is not
             different.append(f"logits (by {row['largest_difference']:.1e})")
         if different:
             found.append(f"{row['family']} differs: {', '.join(different)}")
@@ -123,6 +139,6 @@ def wrong(rows: list[Row]) -> list[str]:
 
 def verdict(rows: list[Row]) -> list[str]:
     """Return sentences about what could not be compared, and what read the folders."""
-    absent = [f"{row['family']} was not read: {row['failure']}" for row in rows if "failure" in row]
-    versions = sorted({row["version"] for row in rows if "version" in row})
-    return absent + [f"transformers {version}" for version in versions]
+    absent = [f"{row['family']} was not read by {row['reader']}: {row['failure']}" for row in rows if "failure" in row]
+    versions = dict.fromkeys(f"{row['reader']} {row['version']}" for row in rows if "version" in row)
+    return [*absent, *versions]

@@ -43,6 +43,7 @@ def add_vocabulary(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_token_merges(merges or [f"{END_OF_TEXT} {END_OF_TEXT}"])
     writer.add_bos_token_id(tokenizer.eot_id)
     writer.add_eos_token_id(asked.stop_id())
+    writer.add_eot_token_id(asked.stop_id())  # llama.cpp would take any token that it knows by its text
     writer.add_pad_token_id(tokenizer.eot_id)
     writer.add_add_bos_token(False)
     if asked.is_chat:

@@ -103,6 +103,7 @@ def test_the_fields_of_a_tokenizer(tmp_path):
         "tokenizer.ggml.merges": ["a b", "ab ab"],
         "tokenizer.ggml.bos_token_id": 258,
         "tokenizer.ggml.eos_token_id": 258,
+        "tokenizer.ggml.eot_token_id": 258,
         "tokenizer.ggml.padding_token_id": 258,
         "tokenizer.ggml.add_bos_token": False,
     }
@@ -111,7 +112,8 @@ def test_the_fields_of_a_tokenizer(tmp_path):
 def test_a_conversation_ends_with_its_own_token(tmp_path):
     fields = fields_of(written(tmp_path, small_model(tokenizer=CHAT, **QWEN), CHAT))
     assert fields["tokenizer.ggml.bos_token_id"] == fields["tokenizer.ggml.tokens"].index("<|endoftext|>")
-    assert fields["tokenizer.ggml.eos_token_id"] == fields["tokenizer.ggml.tokens"].index("<|end|>")
+    for name in ("eos", "eot"):
+        assert fields[f"tokenizer.ggml.{name}_token_id"] == fields["tokenizer.ggml.tokens"].index("<|end|>")
     assert fields["tokenizer.ggml.token_type"][-6:] == [1, 3, 3, 3, 3, 3]
     assert "'<|' + message['role'] + '|>' + message['content'] + '<|end|>'" in fields["tokenizer.chat_template"]
     assert (tmp_path / "out" / "Modelfile").read_text() == (
