@@ -27,11 +27,13 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT
 
 READER = Contender("transformers", "transformers_reader", {}, environment={"HF_HUB_OFFLINE": "1"})
 LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False}
+OTHER_SIZES = {"head_dim": 24, "n_inner": 96, "norm_eps": 1e-3, "rope_theta": 5e4}
 FAMILIES = {  # the network, and the split of its tokenizer
     "GPT-2": ({}, "gpt2"),
     "Llama": (LLAMA, "llama3"),
     "Llama, 2 key heads, biases, untied": (LLAMA | {"n_kv_head": 2, "bias": True, "tie_embeddings": False}, "gpt2"),
     "Qwen3": (LLAMA | {"qk_norm": True}, "cl100k"),
+    "Qwen3, other sizes": (LLAMA | {"qk_norm": True} | OTHER_SIZES, "llama3"),
 }
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
 VOCAB_SIZE = 600

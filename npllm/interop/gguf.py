@@ -30,10 +30,9 @@ from npllm.data.prompt_format import CHAT_TOKENS, PromptFormat
 from npllm.errors import ConfigError
 from npllm.files.atomic import write_atomically
 from npllm.files.folders import new_folder
-from npllm.interop.families import THETA, family_of, state_dict
+from npllm.interop.families import family_of, state_dict
 from npllm.interop.gguf_vocabulary import add_vocabulary
 from npllm.model import GPT, ModelConfig
-from npllm.model.block import NORM_EPS
 from npllm.tokenizer import Tokenizer
 
 OutType = Literal["f32", "f16", "q8_0"]
@@ -132,7 +131,7 @@ def _check(name: str, tensor: Tensor) -> None:
     if kind == "q8_0" and tensor.shape[-1] % BLOCK:
         raise ConfigError(
             f"q8_0 has blocks of {BLOCK} numbers, but the rows of {name} have {tensor.shape[-1]}; choose f16, or train "
-            f"with model.n_embd a multiple of {BLOCK}."
+            f"a model whose widths are multiples of {BLOCK}."
         )
     if kind != "f32" and not max(values.max(), -values.min()) <= LARGEST[kind]:  # or NaN
         raise ConfigError(f"{kind} cannot hold the largest values of {name}; choose f32.")
@@ -186,13 +185,13 @@ def _add_network(writer: Any, config: ModelConfig, family: str) -> None:
     writer.add_head_count(config.n_head)
     writer.add_head_count_kv(config.kv_heads)
     if family == "gpt2":
-        writer.add_layer_norm_eps(NORM_EPS)
+        writer.add_layer_norm_eps(config.norm_eps)
     else:
-        writer.add_layer_norm_rms_eps(NORM_EPS)
+        writer.add_layer_norm_rms_eps(config.norm_eps)
         writer.add_key_length(config.head_width)
         writer.add_value_length(config.head_width)
         writer.add_rope_dimension_count(config.head_width)
-        writer.add_rope_freq_base(THETA)
+        writer.add_rope_freq_base(config.rope_theta)
 
 
 def _modelfile(name: str, config: ModelConfig, tokenizer: Tokenizer) -> str:

@@ -5,9 +5,8 @@
 
     ./run model.bin -z tokenizer.bin -i "def "
 
-The weights are exact. `run` takes 1e-5 as the epsilon of the norms and 10000 as the
-base of the rotation, as this package does, and rotates the elements 2i and 2i + 1 of a
-head together, so the rows of queries and keys change places.
+The weights are exact. `run` rotates the elements 2i and 2i + 1 of a head together, so
+the rows of queries and keys change places.
 
 Its tokens have fixed numbers: 1 starts a text and ends it, and the byte b is b + 3. So
 the tokens are renumbered, and the rows of the embedding and the head with them:
@@ -41,6 +40,7 @@ from npllm.reference.rotary import rotary_tables
 from npllm.tokenizer import Tokenizer
 
 NETWORK = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "qk_norm": False, "n_outputs": 0}
+NETWORK |= {"norm_eps": 1e-5, "rope_theta": 10000.0}
 NEVER_MERGED = -1e10  # run.c merges only above this score
 LIMITS = (
     "The weights are exact, but run reads a prompt in its own way: it puts a space before it and merges across words, "
@@ -55,12 +55,14 @@ def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
     or a tokenizer that llama2.c does not have and for a folder that is not empty, and
     ResourceError where the disk is full.
     """
+    config = model.config.language_model
     differences = [f"model.{name} = {value}" for name, value in NETWORK.items() if getattr(model.config, name) != value]
+    if config.n_head * config.head_width != config.n_embd:
+        differences.append("model.head_dim = model.n_embd / model.n_head")
     if differences:
         raise ConfigError(f"llama2.c has only Llama's network, without biases; it needs {', '.join(differences)}.")
     check_tokenizer(tokenizer, "llama2.c")
-    order, config = _order(tokenizer), model.config.language_model
-    folder, arrays = new_folder(path), model.merged()
+    order, folder, arrays = _order(tokenizer), new_folder(path), model.merged()
     write_atomically(folder / "model.bin", _model_parts(config, arrays, order))
     write_atomically(folder / "tokenizer.bin", _tokenizer_file(tokenizer, order))
 

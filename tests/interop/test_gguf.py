@@ -18,6 +18,7 @@ from npllm.tokenizer.special_tokens import with_special_tokens
 library = pytest.importorskip("gguf")
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 12}
+IN_BLOCKS = QWEN | {"head_dim": 16, "n_inner": 96}  # widths that q8_0 can hold
 BYTES = byte_tokenizer()
 V = BYTES.vocab_size
 CHAT = with_special_tokens(BYTES, CHAT_TOKENS)
@@ -60,7 +61,7 @@ def blocks(names):
 
 
 def test_the_fields_of_a_network(tmp_path):
-    fields = fields_of(written(tmp_path, small_model(**QWEN | {"n_kv_head": 2}), outtype="q8_0"))
+    fields = fields_of(written(tmp_path, small_model(**IN_BLOCKS | {"n_kv_head": 2}), outtype="q8_0"))
     of_tokenizer = [name for name in fields if name.startswith("tokenizer.")]
     assert {name: value for name, value in fields.items() if name not in of_tokenizer} == {
         "general.architecture": "qwen3",
@@ -74,11 +75,11 @@ def test_the_fields_of_a_network(tmp_path):
         "qwen3.feed_forward_length": 96,
         "qwen3.attention.head_count": 4,
         "qwen3.attention.head_count_kv": 2,
-        "qwen3.attention.key_length": 8,
-        "qwen3.attention.value_length": 8,
-        "qwen3.attention.layer_norm_rms_epsilon": pytest.approx(1e-5),
-        "qwen3.rope.dimension_count": 8,
-        "qwen3.rope.freq_base": 10000.0,
+        "qwen3.attention.key_length": 16,
+        "qwen3.attention.value_length": 16,
+        "qwen3.attention.layer_norm_rms_epsilon": pytest.approx(1e-2),
+        "qwen3.rope.dimension_count": 16,
+        "qwen3.rope.freq_base": 50.0,
     }
 
 
@@ -172,8 +173,8 @@ def test_the_tensors_of_the_families(tmp_path):
 
 def test_rows_of_queries_and_keys_follow_llamas_rotation(tmp_path):
     """Rows 2i and 2i + 1 of a Llama head were i and i + 4; those of Qwen3 stay."""
-    order = [0, 4, 1, 5, 2, 6, 3, 7]
-    for name, fields, rows in (("llama", LLAMA | {"bias": True}, order), ("qwen3", QWEN, list(range(8)))):
+    order, qwen = [0, 4, 1, 5, 2, 6, 3, 7], QWEN | {"head_dim": None}
+    for name, fields, rows in (("llama", LLAMA | {"bias": True}, order), ("qwen3", qwen, list(range(8)))):
         model = small_model(**fields | {"n_kv_head": 2})
         packed, found = model.params["blocks.1.attention.qkv.weight"], tensors_of(written(tmp_path / name, model))
         for part, first, n_heads in (("q", 0, 4), ("k", 32, 2)):
@@ -282,7 +283,7 @@ def test_a_network_that_llama_cpp_lacks_is_refused(tmp_path, monkeypatch, fields
 
 @pytest.mark.parametrize(("outtype", "value"), [("f16", -7e4), ("q8_0", 9e6), ("f16", np.nan)])
 def test_values_that_a_type_cannot_hold_are_refused(tmp_path, outtype, value):
-    model = small_model(**QWEN)
+    model = small_model(**IN_BLOCKS)
     model.params["blocks.1.mlp.up.weight"][3, 5] = value
     with pytest.raises(ConfigError, match=f"{outtype} cannot hold the largest values of blk.1.ffn_up.weight"):
         gguf.save(model, BYTES, tmp_path / "out", outtype)
@@ -292,7 +293,7 @@ def test_values_that_a_type_cannot_hold_are_refused(tmp_path, outtype, value):
 def test_a_run_becomes_a_file(tmp_path, capsys):
     """On the command line."""
     made, out = tmp_path / "run", tmp_path / "gguf"
-    npllm.save(small_model(**QWEN), BYTES, made)
+    npllm.save(small_model(**IN_BLOCKS), BYTES, made)
     assert run("export", made, "--out", out, "--format", "gguf", "--outtype", "q8_0") == 0
     assert "llama.cpp loads model-q8_0.gguf" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "model-q8_0.gguf"]

@@ -142,6 +142,8 @@ def test_bytes_alone_have_room(tmp_path):
         (QWEN, "needs model.qk_norm = False"),
         (LLAMA | {"bias": True}, "needs model.bias = False"),
         (LLAMA | {"n_outputs": 1}, "needs model.n_outputs = 0"),
+        (LLAMA | {"norm_eps": 1e-6, "rope_theta": 5e5}, "needs model.norm_eps = 1e-05, model.rope_theta = 10000.0"),
+        (LLAMA | {"head_dim": 6}, "needs model.head_dim = model.n_embd / model.n_head"),
     ],
 )
 def test_other_networks_are_refused(tmp_path, fields, message):
