@@ -11,7 +11,7 @@ import inspect
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from tyro.conf import Positional
@@ -23,6 +23,7 @@ from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
 from npllm.pages.verbs import PAGE_VERBS
+from npllm.planning import verb as planning
 from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
 from npllm.tokenizer_verbs import TOKENIZER_VERBS
 from npllm.training.environment import check_environment
@@ -47,10 +48,10 @@ def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
     print(completion_script(shell, options))
 
 
-VERBS = OTHER_VERBS | TOKENIZER_VERBS | PAGE_VERBS | {"completion": completion}
+VERBS = OTHER_VERBS | TOKENIZER_VERBS | PAGE_VERBS | {"plan": planning.plan, "completion": completion}
 # Their result is what they print. Any other verb goes on when nobody reads its output.
 PRINTING = {"generate", "chat", "evaluate", "predict", "score", "verify", "runs"}
-PRINTING |= {"tokenizer encode", "tokenizer decode", "completion"}
+PRINTING |= {"tokenizer encode", "tokenizer decode", "plan", "completion"}
 HELP = {"-h", "--help", "--help-all"}
 FLAGS = HELP | {"--debug", "--version"}  # of npllm itself
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}  # first words of two-word verbs
@@ -171,8 +172,7 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
     if flags & HELP:
         from npllm.help import verb_help
 
-        first = load_stage(verb).first_options if verb in STAGES and "--help-all" not in flags else None
-        print(verb_help(command, function, first))
+        print(verb_help(command, function, None if "--help-all" in flags else _first_options(verb)))
         return 0
     # The verb is called after parsing has ended, so its output and errors are its own.
     joined().agree(lambda: parse_arguments(deferred(function), arguments, prog=command))()
@@ -192,9 +192,19 @@ def join(verb: str) -> None:
 def _function_of(verb: str, arguments: list[str]) -> Callable[..., None]:
     """The function of a verb. arguments: of the command line; they may name a recipe,
     which has the defaults."""
+    if verb == "plan":
+        return planning.plan_of(arguments)
     if verb in VERBS:
         return VERBS[verb]
     from npllm.training.stage_verb import verb_of
 
     stage = load_stage(verb)
     return verb_of(stage, STAGES[verb].summary, stage.default_config(arguments))
+
+
+def _first_options(verb: str) -> Sequence[str] | None:
+    """The fields of a config that --help shows; None = there is no config, and it shows
+    all options."""
+    if verb == "plan":
+        return planning.FIRST_OPTIONS
+    return load_stage(verb).first_options if verb in STAGES else None

@@ -1,0 +1,48 @@
+"""The model that measures a machine is small, and like the planned one."""
+
+import numba
+import pytest
+
+from npllm.model import ModelConfig
+from npllm.model.parameters import parameter_count
+from npllm.planning import speed
+
+SMALL = ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=100)
+LARGE = ModelConfig(
+    n_layer=84, n_head=64, n_kv_head=8, n_embd=8192, block_size=1 << 17, vocab_size=128256,
+    norm="rmsnorm", position="rotary", mlp="swiglu", bias=False, tie_embeddings=False,
+)  # fmt: skip
+
+
+def test_a_small_model_is_measured_itself():
+    assert speed.cut(SMALL) == ModelConfig(**vars(SMALL) | {"n_kv_head": 2})
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_head": 12, "n_kv_head": 3, "n_embd": 768}, {"n_head": 1, "n_kv_head": 1}])
+def test_a_large_model_is_cut(changes):
+    config = ModelConfig(**vars(LARGE) | changes)
+    cut = speed.cut(config)
+    assert parameter_count(cut) <= speed.MOST_PARAMETERS
+    assert cut.n_embd <= speed.MOST_WIDTH
+    assert cut.block_size == speed.MOST_TOKENS
+    assert (cut.mlp, cut.norm, cut.position, cut.bias) == ("swiglu", "rmsnorm", "rotary", False)
+    assert cut.n_head % cut.n_kv_head == 0
+
+
+def test_the_rate_is_that_of_one_of_the_ranks(monkeypatch):
+    """Two ranks on this machine have half of its rate each. The clock says one second
+    for each call."""
+    seen = []
+    monkeypatch.setattr(speed, "_seconds", lambda work: (seen.append(numba.get_num_threads()), work(), 1.0)[-1])
+    before = numba.get_num_threads()
+    rate = speed.measure_flops(SMALL, 4, "float32", threads=1, ranks_per_host=1)
+    assert rate == SMALL.flops_per_token(8) * 4 * 8
+    assert speed.measure_flops(SMALL, 4, "float32", threads=1, ranks_per_host=2) == rate
+    assert seen == [1, min(2, numba.config.NUMBA_NUM_THREADS)]
+    assert numba.get_num_threads() == before
+
+
+def test_bytes_of_an_addition(monkeypatch):
+    monkeypatch.setattr(speed, "ADDED", 1000)
+    monkeypatch.setattr(speed, "_seconds", lambda work: (work(), 0.5)[-1])
+    assert speed.measure_memory() == 3 * 4000 / 0.5
