@@ -8,7 +8,20 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks import checkpoint, gemm, generate, kernels, learn, parity, parity_gguf, scale, startup, tokenizer, train
+from benchmarks import (
+    checkpoint,
+    gemm,
+    generate,
+    heads,
+    kernels,
+    learn,
+    parity,
+    parity_gguf,
+    scale,
+    startup,
+    tokenizer,
+    train,
+)
 from benchmarks.configs import CONFIGS
 from benchmarks.ladder import climb, roofline, view
 from benchmarks.machine import machine_facts
@@ -194,6 +207,30 @@ def learn_command(
         say(draw_if_possible("plot", plot, lambda: learn.plot(rows, plot)))
 
 
+def heads_command(
+    *,
+    contenders: tuple[str, ...] = heads.CONTENDERS,
+    tokens: int = 2_000_000,
+    moments: int = 8,
+    seeds: int = 1,
+    json: Path | None = None,
+) -> None:
+    """From which size and time a model has an induction head.
+
+    Args:
+        contenders: recipes, each with options of npllm pretrain if wanted:
+            "default --model.n_layer 2"
+        tokens: of each training
+        moments: how often the heads are measured in a training
+        seeds: trainings of each contender
+        json: file to write the figures to as well
+    """
+    if moments < 1:
+        raise ConfigError(f"--moments is {moments}; give at least 1.")
+    facts = introduce(seeds, json)
+    publish(heads, heads.measure(contenders, tokens, moments, seeds), facts, json)
+
+
 def parity_command(*, json: Path | None = None) -> None:
     """Whether transformers and llama.cpp compute from exported models what npllm does.
 
@@ -213,6 +250,7 @@ def parity_command(*, json: Path | None = None) -> None:
 COMMANDS = {
     "parity": parity_command,
     "learn": learn_command,
+    "heads": heads_command,
     "train": train_command,
     "generate": generate_command,
     "scale": scale_command,

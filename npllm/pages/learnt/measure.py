@@ -1,6 +1,6 @@
 """All measures of one model: run once for the trained one, once for random weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from npllm.model import GPT
 from npllm.pages.learnt import heads
 from npllm.pages.learnt.embeddings import EmbeddingMeasures, frequent_tokens, measure_embeddings
 from npllm.pages.learnt.heads import HeadScores, ScoreSums
-from npllm.pages.learnt.inside import inside, logits_of_stream, rows_at_once
+from npllm.pages.learnt.inside import Inside, inside, logits_of_stream, rows_at_once
 from npllm.pages.learnt.labels import UNKNOWN
 from npllm.pages.learnt.neurons import Neuron, chosen_neurons
 from npllm.pages.learnt.probe import can_be_probed, chance_accuracy, probe_accuracy
@@ -50,33 +50,50 @@ def measure(model: GPT, windows: Windows, topics: Topics | None, seed: int) -> M
 
     topics: None = are not probed. seed: of the random rows that induction is seen on.
     """
+    streams, activations = [], []
+
+    def keep(found: Inside) -> None:
+        streams.append(found.streams.astype(np.float32))
+        activations.append(found.activations.astype(np.float32))
+
+    scores = head_scores(model, windows, seed, keep)
+    streams, activations = (np.concatenate(each, axis=1) for each in (streams, activations))
+    chosen = [
+        chosen_neurons(layer, each.reshape(windows.x.size, -1), windows.x.reshape(-1))
+        for layer, each in enumerate(activations)
+    ]
+    tokens = frequent_tokens(windows.text.tokens, model.config.vocab_size)
+    return Measures(
+        measure_embeddings(model.merged()["token_embedding"], tokens, windows.pieces, NEIGHBOURS_SHOWN),
+        scores,
+        [lens_loss(model, stream, windows.y) for stream in streams],
+        [*_token_probes(streams, windows), *([_topic_probe(model, topics)] if topics else [])],
+        [neuron for neurons, _ in chosen for neuron in neurons],
+        [purity for _, purity in chosen],
+    )
+
+
+def head_scores(
+    model: GPT, windows: Windows, seed: int, see: Callable[[Inside], None] = lambda found: None
+) -> dict[str, HeadScores]:
+    """Return the scores of all heads, by kind.
+
+    seed: of the random rows that induction is seen on. see: called with the inside of
+    each pass over windows.
+    """
     config, (B, T) = model.config, windows.x.shape
     sums = {kind: ScoreSums(config.n_layer, config.n_head) for kind in heads.KINDS}
-    streams, activations = [], []
     count = rows_at_once(model, T, ROWS_AT_ONCE)
     for start in range(0, B, count):
         x = windows.x[start : start + count]
         found = inside(model, x)
         for kind, wanted in _wanted(x, windows.pieces).items():
             sums[kind].add(found.attention, wanted)
-        streams.append(found.streams.astype(np.float32))
-        activations.append(found.activations.astype(np.float32))
+        see(found)
     if T > 1:  # otherwise a row cannot be repeated
         for row in heads.repeated_rows(REPEATED_ROWS, T, config.vocab_size, seed)[:, None]:
             sums["induction"].add(inside(model, row).attention, heads.induction(row))
-    streams, activations = (np.concatenate(each, axis=1) for each in (streams, activations))
-    chosen = [
-        chosen_neurons(layer, each.reshape(B * T, -1), windows.x.reshape(-1)) for layer, each in enumerate(activations)
-    ]
-    tokens = frequent_tokens(windows.text.tokens, config.vocab_size)
-    return Measures(
-        measure_embeddings(model.merged()["token_embedding"], tokens, windows.pieces, NEIGHBOURS_SHOWN),
-        {kind: each.result() for kind, each in sums.items()},
-        [lens_loss(model, stream, windows.y) for stream in streams],
-        [*_token_probes(streams, windows), *([_topic_probe(model, topics)] if topics else [])],
-        [neuron for neurons, _ in chosen for neuron in neurons],
-        [purity for _, purity in chosen],
-    )
+    return {kind: each.result() for kind, each in sums.items()}
 
 
 def _wanted(x: np.ndarray, pieces: Sequence[bytes]) -> dict[str, np.ndarray]:
