@@ -44,7 +44,7 @@ class Context(NamedTuple):
     cos: np.ndarray | None = None  # (T, D/2), with rotary positions
     sin: np.ndarray | None = None
     starts: np.ndarray | None = None  # (B, T): the start of each position's document in its row; None = 0
-    kv_cache: Any = None  # keys, values: (L, B, K, positions, D); length: positions filled; generation only
+    kv_cache: Any = None  # a KVCache or JoinedCaches, in generation only
 
     def dropout_key(self, stream: int, elements_per_row: int) -> DropoutKey:
         """Return the address of one dropout's mask, for this micro-batch."""
@@ -193,11 +193,7 @@ def _block_forward(context, w, x, layer):
             qkv, H, K, rate=rate, key=weights_key, starts=context.starts, empty=empty
         )
     else:
-        cache = context.kv_cache
-        attended = ops.cached_attention_forward(
-            qkv, cache.keys[layer], cache.values[layer], cache.length, H, K, starts=cache.starts, empty=empty
-        )
-        attention = None
+        attended, attention = context.kv_cache.attend(ops, qkv, layer, H, K, empty=empty), None
     attended = attended.reshape(B * T, -1)
     branch, _ = ops.linear_forward(attended, *w.out, empty=scratch)
     if rate > 0:

@@ -279,6 +279,22 @@ class GPT:
         last = hidden.reshape(*tokens.shape, -1)[:, -1]  # (B, C)
         return self.logits_of(last)
 
+    @one_thread_at_a_time
+    def extend_each(self, tokens, joined) -> np.ndarray:
+        """Return the logits of the token after each of R sequences, (R, V).
+
+        tokens: (R, 1), the newest of each. joined: the `JoinedCaches` of the sequences,
+        each with room for one more; afterwards they hold the tokens.
+        """
+        tokens, _ = self._check(tokens, None)
+        full = next((cache for cache in joined.caches if cache.length == cache.capacity), None)
+        if full is not None:
+            raise DataError(f"A cache holds {full.capacity} of {full.capacity} positions; make a larger one.")
+        hidden = self._evaluate(tokens.reshape(1, -1), kv_cache=joined)  # (R, C)
+        for cache in joined.caches:
+            cache.length += 1
+        return self.logits_of(hidden)
+
     def _begin(self, *, new_weights: bool = True) -> None:
         """Start another pass: free what an earlier one allocated."""
         self.arena.reset()
@@ -289,25 +305,23 @@ class GPT:
             self._rounded.refresh()
 
     def _context(self, length: int, *, rate=0.0, step=0, first_row=0, starts=None, kv_cache=None) -> Context:
-        first = 0 if kv_cache is None else kv_cache.length
-        cos, sin = (None, None) if self._rotary is None else (table[first : first + length] for table in self._rotary)
+        columns = slice(0, length) if kv_cache is None else kv_cache.columns(length)
+        cos, sin = (None, None) if self._rotary is None else (table[columns] for table in self._rotary)
         memory = self.arena.empty, self.scratch
         return Context(self.ops, self.config, *memory, rate, self.seed, step, first_row, cos, sin, starts, kv_cache)
 
     def _embed(self, context: Context, tokens):
         """Return the embedded tokens, (B, T) -> (B, T, C), and the cache."""
-        cache = context.kv_cache
-        first = 0 if cache is None else cache.length
-        starts = context.starts if cache is None or cache.starts is None else cache.starts[:, None]
-        positions = None
-        if starts is not None:
-            columns = np.arange(first, first + tokens.shape[1], dtype=np.int32)
-            positions = np.maximum(columns - starts, 0)  # positions before a row's start are padding
+        cache, T, positions = context.kv_cache, tokens.shape[1], None
+        if cache is not None:
+            positions = cache.positions(T)
+        elif context.starts is not None:
+            positions = np.arange(T, dtype=np.int32) - context.starts
         x, cache = self.ops.embedding_forward(
             tokens,
             self.views.token_embedding,
             self.views.position_embedding,
-            first_position=first,
+            first_position=0 if cache is None else cache.length,
             positions=positions,
             empty=self.arena.empty,
         )

@@ -11,11 +11,14 @@ from npllm.data.prompt_format import CHAT_TOKENS
 from npllm.data.records import Message
 from npllm.errors import ConfigError, DataError, NpllmWarning
 from npllm.generation import KVCache, generate, generate_tokens
+from npllm.generation.kv_cache import JoinedCaches
 from npllm.model import GPT, ModelConfig
 from npllm.tokenizer import byte_tokenizer, train_bpe, train_char
 from npllm.tokenizer.special_tokens import with_special_tokens
 
 T, V = 8, 13
+SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 16, "block_size": T, "vocab_size": V, "tie_embeddings": False}
+NEXT = [[9, 2, 6], [5, 3, 5], [8, 9, 7], [9, 3, 2]]  # tokens that follow four texts
 ARCHITECTURES = [
     {"norm": norm, "position": position, "mlp": mlp, "n_kv_head": n_kv_head}
     for norm, position, mlp, n_kv_head in product(
@@ -31,9 +34,7 @@ ARCHITECTURES += [
 def lively_model(backend, seed=0, **changes) -> GPT:
     """A model with weights of order one and an untied head. Its greedy text varies: it
     does not repeat one token."""
-    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 16, "block_size": T, "vocab_size": V, "dropout": 0.5}
-    changes = {"tie_embeddings": False} | changes
-    model = GPT(ModelConfig(**(sizes | changes)), dtype="float64", backend=backend)
+    model = GPT(ModelConfig(**(SIZES | {"dropout": 0.5} | changes)), dtype="float64", backend=backend)
     rng = np.random.default_rng(seed)
     for name, array in model.params.items():
         is_norm_weight = array.ndim == 1 and name.endswith("weight")
@@ -99,6 +100,53 @@ def test_a_batch_is_its_rows(backend):
         alone = KVCache(model, batch=1)
         np.testing.assert_allclose(model.extend(tokens[row : row + 1, :3], alone)[0], first[row], rtol=1e-12)
         np.testing.assert_allclose(model.extend(tokens[row : row + 1, 3:], alone)[0], second[row], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(map(str, a.values())))
+def test_sequences_of_any_lengths_advance_together_with_the_bits_of_each_alone(architecture, dtype):
+    """The sequences that share a pass have no influence, nor has their number.
+
+    Positions that were shared, or products that were summed in another order, would
+    change the last bits at least.
+    """
+    model = GPT(ModelConfig(**(SIZES | architecture | {"n_embd": 24})), dtype=dtype)
+    set_weights_of_order_one(model, seed=5)
+    rng = np.random.default_rng(6)
+    texts = [rng.integers(0, V, length) for length in (1, 5, 2, 4)]
+    alone = [extended(model, text, rng_tokens) for text, rng_tokens in zip(texts, NEXT, strict=True)]
+    for company in ([0, 1, 2, 3], [3, 1], [2, 0, 1]):
+        caches = [KVCache(model, batch=1, capacity=len(texts[r]) + 3) for r in company]
+        for r, cache in zip(company, caches, strict=True):
+            model.extend(texts[r][None], cache)
+        for n in range(3):
+            logits = model.extend_each([[NEXT[r][n]] for r in company], JoinedCaches(caches))
+            for r, row in zip(company, logits, strict=True):
+                np.testing.assert_array_equal(row, alone[r][n])
+
+
+def extended(model, text, tokens) -> list[np.ndarray]:
+    """The logits after each of `tokens`, which follow a text one by one."""
+    cache = KVCache(model, batch=1)
+    model.extend(text[None], cache)
+    return [model.extend(np.array([[token]]), cache)[0] for token in tokens]
+
+
+def test_joined_sequences_equal_the_full_forward(backend):
+    model = lively_model(backend, n_kv_head=2, position="rotary", qk_norm=True)
+    texts = [[3, 1, 4], [1, 5]]
+    caches = [KVCache(model, batch=1) for _ in texts]
+    for text, cache in zip(texts, caches, strict=True):
+        model.extend(np.array([text]), cache)
+    together = model.extend_each([[9], [2]], JoinedCaches(caches))
+    for row, text in zip(together, ([3, 1, 4, 9], [1, 5, 2]), strict=True):
+        np.testing.assert_allclose(row, model.logits(np.array([text]))[0, -1], rtol=1e-11, atol=1e-11)
+    assert [cache.length for cache in caches] == [4, 3]
+    full = KVCache(model, batch=1, capacity=2)
+    model.extend(np.array([[1, 5]]), full)
+    with pytest.raises(DataError, match="holds 2 of 2 positions"):
+        model.extend_each([[9], [2]], JoinedCaches([caches[0], full]))
+    assert caches[0].length == 4  # nothing has advanced
 
 
 def test_a_full_cache_takes_no_more():
