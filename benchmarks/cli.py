@@ -74,17 +74,22 @@ def generate_command(*, rounds: int = 5, peers: bool = True, json: Path | None =
 
 
 def scale_command(
-    *, configs: tuple[ConfigName, ...] = ("cpu", "mid"), rounds: int = 5, json: Path | None = None
+    *,
+    configs: tuple[ConfigName, ...] = ("cpu", "mid"),
+    rounds: int = 5,
+    peers: bool = True,
+    json: Path | None = None,
 ) -> None:
-    """Tokens per second of training by number of threads.
+    """Tokens per second of training by threads and ranks. Peer: PyTorch DDP.
 
     Args:
         configs: sizes of model and batch
         rounds: timed steps of each, or bursts of short steps
+        peers: time the peers too, in the interpreter that NPLLM_PEERS_PYTHON names
         json: file to write the figures to as well
     """
     facts = introduce(rounds, json)
-    publish(scale, scale.measure(configs, rounds), facts, json)
+    publish(scale, scale.measure(configs, rounds, peers), facts, json)
 
 
 def checkpoint_command(

@@ -4,6 +4,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -22,7 +25,8 @@ class Contender(NamedTuple):
     """One contender.
 
     worker: its module in benchmarks.peers. settings: of its job, in addition to those
-    that all get. tolerance: relative, for the check.
+    that all get; they may name another job. tolerance: relative, for the check.
+    n_ranks: processes that mpiexec starts; 1 = without it.
     """
 
     name: str
@@ -30,10 +34,11 @@ class Contender(NamedTuple):
     settings: dict[str, Any]
     tolerance: float = 0.0
     environment: dict[str, str] | None = None
+    n_ranks: int = 1
 
     @property
     def is_peer(self) -> bool:
-        return self.worker != "npllm_worker"
+        return not self.worker.startswith("npllm_")
 
     def start(self) -> AbstractContextManager[Worker]:
         """Start its process.
@@ -43,7 +48,21 @@ class Contender(NamedTuple):
         if self.is_peer and PEERS_PYTHON not in os.environ:
             raise PeerAbsent(f"{PEERS_PYTHON} does not name an interpreter that has it")
         python = os.environ[PEERS_PYTHON] if self.is_peer else sys.executable
-        return start_worker(python, f"benchmarks.peers.{self.worker}", self.environment)
+        launcher = launcher_of(self.n_ranks) if self.n_ranks > 1 else []
+        return start_worker(python, f"benchmarks.peers.{self.worker}", self.environment, launcher)
+
+
+def launcher_of(n_ranks: int) -> list[str]:
+    """Return the words that start a command on several ranks.
+
+    Raises WorkerError where mpi4py is missing, or mpiexec, which may be beside the
+    interpreter or in PATH.
+    """
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    mpiexec = which("mpiexec", path=places)
+    if mpiexec is None or find_spec("mpi4py") is None:
+        raise WorkerError("mpiexec or mpi4py is not installed; pip install 'npllm[mpi]' installs both")
+    return [mpiexec, "-n", str(n_ranks)]
 
 
 def race(contenders: list[Contender], job: str, settings: dict[str, Any], check: Check, rounds: int) -> list[Row]:
@@ -64,7 +83,7 @@ def race(contenders: list[Contender], job: str, settings: dict[str, Any], check:
             rows[name] = {"contender": name}
             try:
                 worker = stack.enter_context(contender.start())
-                facts[name] = worker.set_up(job, **{**settings, **contender.settings})
+                facts[name] = worker.set_up(**{"job": job, **settings, **contender.settings})
                 imported_bytes[name] = facts[name].pop("imported_bytes")
                 check(contender, facts[name], facts[contenders[0].name])
                 runners[name], workers[name] = _runner(worker), worker
@@ -77,6 +96,7 @@ def race(contenders: list[Contender], job: str, settings: dict[str, Any], check:
         peak = workers[name].peak_bytes
         rows[name] |= {
             "seconds": median(times),
+            "seconds_by_round": times,
             "spread": spread(times),
             "ratio": times_faster(seconds[contenders[0].name], times),
             "facts": facts[name],

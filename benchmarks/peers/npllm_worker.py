@@ -10,6 +10,7 @@ from benchmarks.peers.serving import fingerprint, serve
 from npllm.generation import generate_tokens
 from npllm.model import GPT, ModelConfig
 from npllm.optim import AdamW
+from npllm.planning.speed import Probe, measure_memory
 from npllm.tokenizer import Tokenizer
 from npllm.tokenizer import train_bpe as learn_bpe
 
@@ -29,6 +30,13 @@ def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, 
 
     (loss, norm), (second_loss, _) = step(), step()
     return {"loss": float(loss), "grad_norm": float(norm), "second_loss": float(second_loss)}, step
+
+
+def probe(*, model, probed_rows, **_):
+    """Measure the machine as `npllm plan` does, for ranks that together have so many
+    rows in a micro-batch."""
+    work = Probe(ModelConfig(**model), probed_rows, "float32")
+    return {"flops": work.flops, "memory_bandwidth": measure_memory()}, work
 
 
 def generate(*, model, mode, threads, parameters, layout, prompt, n_tokens):
@@ -72,4 +80,4 @@ def load_model(sizes, mode, parameters) -> GPT:
 
 
 if __name__ == "__main__":
-    serve({"train": train, "generate": generate, "train_bpe": train_bpe, "encode": encode})
+    serve({"train": train, "probe": probe, "generate": generate, "train_bpe": train_bpe, "encode": encode})

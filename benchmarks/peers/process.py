@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,18 @@ def failure(message: str) -> WorkerError:
 
 
 @contextmanager
-def start_worker(python: str, module: str, environment: dict[str, str] | None = None) -> Iterator["Worker"]:
+def start_worker(
+    python: str, module: str, environment: dict[str, str] | None = None, launcher: Sequence[str] = ()
+) -> Iterator["Worker"]:
     """Run a module in a new process until the context ends.
 
-    environment: variables in addition to this process's own.
+    environment: variables in addition to this process's own. launcher: words before the
+    command, such as those of mpiexec, which hands standard input to the first rank.
     """
     with tempfile.TemporaryFile("w+") as log:
         try:
             process = subprocess.Popen(
-                [python, "-m", module],
+                [*launcher, python, "-m", module],
                 cwd=ROOT,
                 env=os.environ | (environment or {}),
                 stdin=subprocess.PIPE,

@@ -24,13 +24,23 @@ def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, 
         refuse_slow_bfloat16()
     network = GPT(**model)
     network.load(parameters, layout)
+    tokens, targets = read_file(batch, torch.int64).view(2, *shape)
+    step = training_step(network, network, tokens, targets, mode, optimizer, grad_clip)
+    (loss, norm), (second_loss, _) = step(), step()
+    return {"loss": loss, "grad_norm": norm, "second_loss": second_loss}, step
+
+
+def training_step(network, caller, tokens, targets, mode, optimizer, grad_clip):
+    """Return a function that makes an update and returns loss and gradient norm.
+
+    caller: the network, or what calls it. mode: as in `train`.
+    """
     matrices = [p for p in network.parameters() if p.dim() == 2]
     vectors = [p for p in network.parameters() if p.dim() == 1]
     decay = optimizer.pop("weight_decay")
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, fused=True, **optimizer)
-    tokens, targets = read_file(batch, torch.int64).view(2, *shape)
-    loss_of = torch.compile(network) if "compiled" in mode else network
+    loss_of = torch.compile(caller) if "compiled" in mode else caller
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in mode):
@@ -41,8 +51,7 @@ def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, 
         adamw.zero_grad(set_to_none=True)
         return loss.item(), norm.item()
 
-    (loss, norm), (second_loss, _) = step(), step()
-    return {"loss": loss, "grad_norm": norm, "second_loss": second_loss}, step
+    return step
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # `npllm --help` stays quick
     from npllm.training.config import DataConfig, RunConfig
 
 FIRST_OPTIONS = ("model.n_layer", "model.n_embd", "model.block_size", "batch.size", "batch.micro_size")
+LATENCY, BANDWIDTH = 2.0, 12.5  # microseconds and GB/s: InfiniBand of 100 Gbit/s
 CHARACTERS = 128  # planned for a tokenizer of characters, whose number is that of the text
 
 
@@ -21,8 +22,8 @@ def plan(
     *,
     ranks: int = 64,
     ranks_per_host: int = 1,
-    latency: float = 2.0,
-    bandwidth: float = 12.5,
+    latency: float = LATENCY,
+    bandwidth: float = BANDWIDTH,
     memory: float | None = None,
     flops: float | None = None,
     memory_bandwidth: float | None = None,

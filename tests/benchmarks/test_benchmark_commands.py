@@ -118,17 +118,6 @@ def test_hugging_face_writes_what_we_write():
     assert theirs["facts"] == ours["facts"]
 
 
-@pytest.mark.long
-def test_scale(run, monkeypatch):
-    monkeypatch.setitem(CONFIGS, "cpu", TINY)
-    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 2)
-    rows, _ = run("scale", "--configs", "cpu")
-    assert [row["threads"] for row in rows] == [1, 2]
-    assert rows[0]["times_one_thread"] == 1.0
-    assert rows[1]["times_one_thread"] == pytest.approx(1 / rows[1]["ratio"])
-    assert all(row["same_bits"] for row in rows)
-
-
 def test_checkpoint(run, monkeypatch):
     monkeypatch.setitem(CONFIGS, "mid", TINY)
     (row,), _ = run("checkpoint", "--configs", "mid")

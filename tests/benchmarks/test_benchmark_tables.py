@@ -25,7 +25,10 @@ ROWS = {
         {"contender": contender.name, "gb_per_s": 123.4, "share_of_bandwidth": 1.0} | WIDE | MEMORY
         for contender in generate.CONTENDERS
     ],
-    scale: [{"config": "default", "threads": 128, "times_one_thread": 100.0, "same_bits": True} | WIDE],
+    scale: [
+        {"config": "default", "contender": name, "times_one": 100.0, "communication": 1.0, "planned": 100.0} | WIDE
+        for name in (scale.name_of(128, 128), scale.SHARE, *scale.DDP)
+    ],
     checkpoint: [{"config": "default", "spread": 1.1, "times_a_step": 100.0} | SAVING],
     startup: [{"what": "pretrain to its first step, cold", "seconds": 1234.5, "spread": 1.1, "rounds": 100}],
     tokenizer: [{"task": "encoding", "contender": "tokenizers", "mb_per_s": 1234.5} | WIDE],
