@@ -4,8 +4,12 @@ The time of an update is that of the busiest rank:
 
     compute         its micro-batches, at the rate of a rank
     additions       of its own sums in the tree, and of those that other ranks send
-    communication   the messages of `distributed/costs.py`
+    communication   the messages of `distributed/costs.py` that compute does not hide
     update          of its own piece of the weights; the other pieces are set to zero
+
+The gradient of a block travels between hosts while the backward pass goes on with the
+blocks below. What is final only at the end is not hidden: the first block, embeddings
+and vectors. Inside a host nothing is hidden, since its cores copy the messages.
 
 Arithmetic is counted by `ModelConfig.flops_per_token`, and what only moves numbers by
 its passes over memory. Moments are divided between the ranks, weights and gradients are
@@ -34,6 +38,8 @@ MOST_RANKS = 1 << 16
 ADDITION_PASSES = 6  # sum aside (2), zeros (1), sum back (3): see `_subtree` of training/loop.py
 UPDATE_PASSES = 5  # norm (1), weights (2), gradient read and set to zero (2); and 2 for each moment
 SMALL_MESSAGES = 8  # collective operations of an update on a few bytes: see training/orders.py
+BACKWARD = 2 / 3  # of the operations of a micro-batch
+LATE_SPANS = 4  # the first block, embeddings, vectors: see `Parameters.spans`
 MOST_SAMPLED = 256  # updates of a ramp
 HALF = 0.5  # the efficiency below which more ranks do not pay
 
@@ -115,9 +121,26 @@ class CostModel:
             bytes_sent=bytes_sent(n_bytes, ranks),
             compute=min(rows, own * micro_size) * T * self.model.flops_per_token(T) / self.speed.flops,
             additions=ADDITION_PASSES * in_memory * (own - 1 + others),
-            communication=2 * halving_seconds(n_bytes, ranks, self.network)
-            + SMALL_MESSAGES * small_seconds(ranks, self.network),
+            communication=self._communication(ranks, n_bytes, min(rows, micro_size) * T),
             update=passes * in_memory,
+        )
+
+    def _communication(self, ranks: int, n_bytes: float, tokens: int) -> float:
+        """Return the seconds of all messages of an update that compute does not hide.
+
+        tokens: of the last micro-batch, during whose backward blocks travel.
+        """
+        blocks = (self.model.n_layer - 1) * itemsize_of(self.config.train.dtype) * _block_elements(self.model)
+        early = halving_seconds(blocks, ranks, self.network, spans=self.model.n_layer - 1)
+        late = halving_seconds(n_bytes - blocks, ranks, self.network, spans=LATE_SPANS)
+        backward = BACKWARD * tokens * self.model.flops_per_token(self.config.model.block_size) / self.speed.flops
+        collected = halving_seconds(n_bytes, ranks, self.network).total
+        return (
+            early.inside
+            + max(0.0, early.between - backward)
+            + late.total
+            + collected
+            + SMALL_MESSAGES * small_seconds(ranks, self.network)
         )
 
     def steps(self, ranks: int) -> list[Step]:
@@ -164,6 +187,12 @@ def ramp(config: RunConfig) -> list[int]:
     updates = min(updates, config.train.steps or updates)
     every = max(1, updates // MOST_SAMPLED)
     return [batch_size(update, config.batch) for update in range(0, updates, every)]
+
+
+def _block_elements(model: ModelConfig) -> int:
+    """Return the elements of the matrices of a block."""
+    shapes = parameter_shapes(replace(model, n_layer=1)).items()
+    return sum(prod(shape) for name, shape in shapes if name.startswith("blocks.") and len(shape) == 2)
 
 
 class _Planned(Ranks):

@@ -89,7 +89,10 @@ def where_it_stops(plan: CostModel, ranks: int) -> Iterator[str]:
         yield f"While the batch grows from {plan.config.batch.ramp_start:,} sequences, the efficiency is {share:.0%}."
     if ranks > available:
         idle = ranks - available
-        yield f"A batch has {counted(available, 'micro-batch')}, so {idle:,} of {ranks:,} ranks have nothing to do."
+        yield (
+            f"A batch has {counted(available, 'micro-batch')}, so {idle:,} of {ranks:,} ranks would have nothing to "
+            "do, and npllm refuses to start them."
+        )
     if last.ranks >= MOST_RANKS:
         yield f"Up to {MOST_RANKS:,} ranks the efficiency stays above one half."
         return
