@@ -95,7 +95,7 @@ def profile_step(model: GPT, rows: int, length: int) -> StepProfile:
                 seconds = min(call.seconds for call in calls)
                 timings[part][name] = Timing(seconds, flops_of(calls[0]), bytes_of(calls[0]))
     twin.ops = ops
-    limits = machine_limits()
+    limits = machine_limits(twin.dtype.name)
     fastest = max(timing.flops / timing.seconds for part in timings.values() for timing in part.values())
     limits = limits._replace(flops=max(limits.flops, fastest))
     return StepProfile(rows, length, limits, **timings, kept=kept_arrays(twin.trace(tokens)))
@@ -108,17 +108,21 @@ def _calls_of_parts(operations: list) -> Iterator[tuple[str, list[Call]]]:
     yield "again", [each.again[0] for each in operations if each.again]
 
 
-def machine_limits() -> Limits:
+def machine_limits(dtype: str = "float32") -> Limits:
     """Measure the speed of a product of large matrices and of a large copy."""
-    from npllm.kernels.gemm import matmul
-
-    a = np.ones((LARGE_MATRIX, LARGE_MATRIX), np.float32)
-    product = np.empty_like(a)
     source = np.ones(LARGE_ARRAY, np.float32)
     copy = np.empty_like(source)
-    multiply = _fastest(lambda: matmul(a, a, product))
     move = _fastest(lambda: np.copyto(copy, source))
-    return Limits(2.0 * LARGE_MATRIX**3 / multiply, 2.0 * source.nbytes / move)
+    return Limits(product_peak(dtype), 2.0 * source.nbytes / move)
+
+
+def product_peak(dtype: str) -> float:
+    """Measure the operations per second of a product of two large matrices."""
+    from npllm.kernels.gemm import matmul
+
+    a = np.ones((LARGE_MATRIX, LARGE_MATRIX), dtype)
+    product = np.empty_like(a)
+    return 2.0 * LARGE_MATRIX**3 / _fastest(lambda: matmul(a, a, product))
 
 
 def _fastest(action) -> float:

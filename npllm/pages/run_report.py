@@ -15,11 +15,13 @@ from npllm.data.shards import TokenShard, read_extent, read_shard
 from npllm.errors import NpllmError
 from npllm.files.bounded_read import read_bounded
 from npllm.files.text_format import decode
+from npllm.model import ModelConfig
 from npllm.pages.answers import answers
 from npllm.pages.columns import Columns, MetricsLog
 from npllm.pages.curves import Chart, bits_chart, charts
 from npllm.pages.events import Events, events_of
 from npllm.pages.page import check_page, render, write_page
+from npllm.pages.speed import speed_words
 from npllm.pages.summary_charts import summary_charts
 from npllm.pages.values import nested_values, simple_values
 from npllm.runs.checkpoint import model_from_checkpoint
@@ -51,9 +53,9 @@ class Problems:
             return read()
         except NpllmError as error:
             # The page is the same wherever the run lies.
-            self.sentences.append(
-                str(error).replace(f"{self.run.path}/", "").replace(str(self.run.path), self.run.path.name)
-            )
+            sentence = str(error).replace(f"{self.run.path}/", "").replace(str(self.run.path), self.run.path.name)
+            if sentence not in self.sentences:  # several parts may need the same file
+                self.sentences.append(sentence)
             return otherwise
 
 
@@ -103,6 +105,7 @@ def report_html(run: RunFolder, report_progress: Callable[[str], None] = lambda 
         "settings": {"machine and versions": files.record}
         | {section: simple_values(fields) for section, fields in files.config.items()},
         "charts": drawn,
+        "speed": problems.part(lambda: speed(run, files), ""),
         "verdicts": problems.part(lambda: verdicts(run, files), []),
         "samples": problems.part(lambda: shown_samples(run), []),
         "final_samples": problems.part(lambda: final_samples(run), ""),
@@ -154,6 +157,14 @@ def tokens_per_byte(run: RunFolder) -> dict[str, float]:
     """The tokens per byte of the training and the validation text, by column."""
     extents = {"loss": read_extent(run.train_shard), "val_loss": read_extent(run.val_shard)}
     return {column: each.n_tokens / each.n_bytes for column, each in extents.items()}
+
+
+def speed(run: RunFolder, files: RunFiles) -> str:
+    """Sentences about the speed of a pretraining; "" for what is not one."""
+    if files.stage != "pretrain" or not files.config:
+        return ""
+    model = ModelConfig(**files.config["model"], vocab_size=run.load_tokenizer().vocab_size)
+    return speed_words(files.columns, model, files.config["train"], files.record.get("cpu", ""))
 
 
 def verdicts(run: RunFolder, files: RunFiles) -> list[str]:

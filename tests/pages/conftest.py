@@ -3,6 +3,7 @@
 import pytest
 from browser import chromium  # noqa: F401  a fixture
 
+from npllm.pages import kernel_times
 from npllm.pages.packages import NEEDED
 
 
@@ -11,6 +12,13 @@ def packages_of_pages():
     """Skip a test of pages where the packages of the extra `report` are missing."""
     for name in NEEDED:
         pytest.importorskip(name, reason=f"{name} is not installed (pip install 'npllm[report]')")
+
+
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch):
+    """Measure the machine with small arrays: the tests ask for no speed."""
+    monkeypatch.setattr(kernel_times, "LARGE_MATRIX", 32)
+    monkeypatch.setattr(kernel_times, "LARGE_ARRAY", 1024)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,7 @@
 """Small subjects for the microscope: models with random weights and a line of text."""
 
-import pytest
-
 import npllm
 from npllm.model import GPT, ModelConfig
-from npllm.pages import kernel_times
 from npllm.pages.subject import Subject
 from npllm.tokenizer import train_char
 
@@ -22,10 +19,3 @@ def small_subject(text: str = LINE, **fields) -> Subject:
     model = GPT(ModelConfig(**(sizes | fields)), seed=1)
     optimizer = npllm.AdamW(model, lr=1e-2)
     return Subject("runs/small", model, tokenizer, text, tokenizer.encode(text), optimizer, 1e-2, 1.0, rows=2)
-
-
-@pytest.fixture
-def small_machine(monkeypatch):
-    """Measure the machine with small arrays: the tests ask for no speed."""
-    monkeypatch.setattr(kernel_times, "LARGE_MATRIX", 32)
-    monkeypatch.setattr(kernel_times, "LARGE_ARRAY", 1024)

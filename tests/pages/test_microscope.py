@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from microscope_cases import EVERY, LINE, small_machine, small_subject  # noqa: F401  a fixture
+from microscope_cases import EVERY, LINE, small_subject
 from small_runs import pretrain_arguments, refused, run, write_text
 from stage_runs import DEMONSTRATIONS, pretrained, stage_arguments, write_jsonl
 
@@ -16,7 +16,6 @@ from npllm.pages.microscope import microscope_page, shown
 from npllm.pages.operation_views import paragraphs
 from npllm.pages.training_step import Microscope, look_at
 
-pytestmark = pytest.mark.usefixtures("small_machine")
 LARGEST_PAGE = 5_000_000  # bytes
 HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b$$ $x$"
 

@@ -12,6 +12,7 @@ from stage_runs import DEMONSTRATIONS, LABELLED, PREFERENCES, PROMPTS, ROLLOUT, 
 
 import npllm
 from npllm.data.shards import read_shard
+from npllm.pages import speed
 from npllm.pages.learnt.measure import measure
 from npllm.pages.learnt.section import learnt_section
 from npllm.pages.learnt.windows import Windows, of_shard
@@ -104,6 +105,37 @@ def test_the_levels_of_the_compressors_and_the_curve_are_those_of_the_run(runs, 
     shard = read_shard(runs / "pretrained" / "data" / "train.h5")
     bits = records["loss"] * len(shard.tokens) / shard.n_bytes / np.log(2)
     assert f"training, each update from {bits[0]:.4g} to {bits[-1]:.4g}" in words
+
+
+@pytest.fixture
+def peak(runs, monkeypatch):
+    """Make the machine so fast that the tiny run reached 37 % of its peak."""
+    metrics, (model, _) = npllm.Run(runs / "pretrained").metrics, npllm.load(runs / "pretrained")
+    reached = np.median(metrics["tokens_per_s"]) * model.config.flops_per_token(model.config.block_size)
+    monkeypatch.setattr(speed, "product_peak", lambda dtype: reached / 0.37)
+    return reached / 0.37
+
+
+def test_the_share_of_the_peak_is_that_of_the_run(runs, tmp_path, peak):
+    """Fails if the work, the speed or the peak is another one."""
+    page = page_of(runs / "pretrained", "--out", tmp_path / "page.html")
+    tokens_per_s = np.median(npllm.Run(runs / "pretrained").metrics["tokens_per_s"])
+    assert f"Half of the updates ran at {tokens_per_s:,.0f} tokens per second or more" in page
+    assert f"That is 37 % of the machine's peak, the {peak / 1e9:,.1f} GFLOP/s" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("cpu_model", lambda: "a fast one", "the run was made on another processor"),
+        ("product_peak", lambda dtype: 1.0, "so it is busy"),
+    ],
+)
+def test_a_share_of_the_peak_that_is_not_known_is_not_shown(runs, tmp_path, peak, monkeypatch, name, value, reason):
+    monkeypatch.setattr(speed, name, value)
+    page = page_of(runs / "pretrained", "--out", tmp_path / "page.html")
+    assert reason in page
+    assert "% of the machine's peak" not in page
 
 
 def test_the_verdict_is_the_one_that_training_printed(tmp_path, capsys):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from microscope_cases import EVERY, small_machine, small_subject  # noqa: F401  a fixture
+from microscope_cases import EVERY, small_subject
 
 import npllm
 from npllm.model.inspection import float64_copy
@@ -105,7 +105,6 @@ def test_the_step_is_one_of_the_optimiser():
 
 
 @every_architecture
-@pytest.mark.usefixtures("small_machine")
 def test_the_profile_holds_every_operation(fields):
     subject = small_subject(**fields)
     model, inside = subject.model, npllm.inspect(subject.model, subject.tokens)
