@@ -1,8 +1,8 @@
 """The command line: from arguments to a verb, and from errors to exit codes.
 
 The verbs are the stages, each of which makes and trains a run, and those of `verbs.py`,
-`tokenizer_verbs.py` and `pages/verbs.py`. `npllm VERB --help` shows the options of a
-verb with their defaults and units.
+`tokenizer_verbs.py`, `pages/verbs.py` and `serve/verbs.py`. `npllm VERB --help` shows
+the options of a verb with their defaults and units.
 """
 
 import errno
@@ -25,6 +25,7 @@ from npllm.output import READER_LEFT, guarded_streams, one_line
 from npllm.pages.verbs import PAGE_VERBS
 from npllm.planning import verb as planning
 from npllm.runs.arguments import deferred, nearest, options_of, parse_arguments
+from npllm.serve.verbs import SERVE_VERBS
 from npllm.tokenizer_verbs import TOKENIZER_VERBS
 from npllm.training.environment import check_environment
 from npllm.training.interrupts import signals_interrupt
@@ -48,7 +49,8 @@ def completion(shell: Positional[Literal["bash", "zsh"]]) -> None:
     print(completion_script(shell, options))
 
 
-VERBS = OTHER_VERBS | TOKENIZER_VERBS | PAGE_VERBS | {"plan": planning.plan, "completion": completion}
+OWN_VERBS = {"plan": planning.plan, "completion": completion}
+VERBS = OTHER_VERBS | TOKENIZER_VERBS | PAGE_VERBS | SERVE_VERBS | OWN_VERBS
 # Their result is what they print. Any other verb goes on when nobody reads its output.
 PRINTING = {"generate", "chat", "evaluate", "predict", "score", "verify", "runs"}
 PRINTING |= {"tokenizer encode", "tokenizer decode", "plan", "completion"}

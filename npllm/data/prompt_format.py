@@ -50,10 +50,17 @@ class PromptFormat:
         needed, and DataError for a text that the tokenizer cannot encode.
         """
         if isinstance(prompt, str) and not self.is_chat:
-            return self.tokenizer.encode(prompt) or self._document_start()
+            return self.encode_text(prompt)
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         ids = [token for message in messages for token in self.encode_message(message)]
         return [*ids, self._special_id(ASSISTANT)]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of a text to go on with, for any model.
+
+        An empty text becomes the token that precedes a document.
+        """
+        return self.tokenizer.encode(text) or self._document_start()
 
     def encode_message(self, message: Message) -> list[int]:
         """Return the ids of the role token, the content and the end token."""

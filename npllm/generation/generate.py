@@ -10,11 +10,9 @@ from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import PromptText
 from npllm.errors import ConfigError, NpllmWarning
 from npllm.generation.kv_cache import KVCache
-from npllm.generation.sampling import check_sampling, choose_token, penalised
+from npllm.generation.sampling import Sampling, check_sampling
 from npllm.generation.stop_texts import before_stop, check_stop
 from npllm.model import GPT
-from npllm.reference.random import random_words
-from npllm.reference.random_streams import GENERATION
 
 
 def generate_tokens(
@@ -45,23 +43,20 @@ def generate_tokens(
     token.
     """
     check_sampling(max_tokens, temperature, top_k, top_p, seed, min_p, repetition_penalty)
-    if sample < 0:
-        raise ConfigError(f"sample is {sample}; set it to at least 0.")
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        sample=sample,
+    )
+    return islice(_continuation(model, prompt, sampling, last, on_reread), max_tokens)
 
-    def choose(text: list[int], n: int, logits: np.ndarray) -> int:
-        if repetition_penalty != 1.0:
-            logits = penalised(logits, text[-model.config.block_size :], repetition_penalty)
-        word = random_words(1, seed=seed, step=n, stream=GENERATION, first=sample)[0]
-        return choose_token(logits, word / 2.0**32, temperature, top_k, top_p, min_p)
 
-    return islice(_continuation(model, prompt, choose, last, on_reread), max_tokens)
-
-
-def _continuation(model: GPT, prompt, choose, last, on_reread) -> Iterator[int]:
-    """Like `generate_tokens`, but without an end.
-
-    choose(text, n, logits) returns the n-th token after a text.
-    """
+def _continuation(model: GPT, prompt, sampling: Sampling, last, on_reread) -> Iterator[int]:
+    """Like `generate_tokens`, but without an end."""
     text = list(prompt)
     cache = KVCache(model, batch=1)
     pending = last(text, cache.capacity)  # not yet in the cache
@@ -71,7 +66,7 @@ def _continuation(model: GPT, prompt, choose, last, on_reread) -> Iterator[int]:
             cache.length = 0
             on_reread()
         logits = model.extend(np.array([pending], np.int32), cache)[0]  # (V,)
-        token = choose(text, n, logits)
+        token = sampling.choose(logits, n, text[-model.config.block_size :])
         text.append(token)
         pending = [token]
         yield token

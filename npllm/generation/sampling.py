@@ -1,10 +1,46 @@
 """Chooses the next token from its logits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from npllm.errors import ConfigError
+from npllm.reference.random import random_words
+from npllm.reference.random_streams import GENERATION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the tokens of one text are chosen.
+
+    repetition_penalty lowers the logits of tokens that occurred already. sample: the
+    number of the text among those of the seed. `probabilities` describes the others.
+    Raises ConfigError for a value outside its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    sample: int = 0
+
+    def __post_init__(self):
+        check_sampling(0, self.temperature, self.top_k, self.top_p, self.seed, self.min_p, self.repetition_penalty)
+        if self.sample < 0:
+            raise ConfigError(f"sample is {self.sample}; set it to at least 0.")
+
+    def choose(self, logits: np.ndarray, n: int, seen: Sequence[int]) -> int:
+        """Return the n-th token of the text. logits: (V,). seen: the tokens before it.
+
+        It depends on nothing else but (seed, sample).
+        """
+        if self.repetition_penalty != 1.0:
+            logits = penalised(logits, seen, self.repetition_penalty)
+        word = random_words(1, seed=self.seed, step=n, stream=GENERATION, first=self.sample)[0]
+        return choose_token(logits, word / 2.0**32, self.temperature, self.top_k, self.top_p, self.min_p)
 
 
 def check_sampling(

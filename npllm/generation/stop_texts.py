@@ -12,28 +12,46 @@ def check_stop(stop: Sequence[str]) -> None:
 
 
 def before_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """Yield a text, piece by piece, up to the first of the stop texts.
-
-    The stop text itself is not yielded. Characters that may be the start of one wait
-    for what follows. Of stop texts that overlap, the one that ends first counts, and of
-    those that end together the longest; so the way in which the text is divided into
-    pieces changes nothing.
-    """
-    waiting = ""
+    """Yield a text, piece by piece, up to the first of the stop texts (`StopScan`)."""
+    scan = StopScan(stop)
     for piece in pieces:
+        if ready := scan.push(piece):
+            yield ready
+        if scan.found:
+            return
+    if waiting := scan.rest():
+        yield waiting
+
+
+class StopScan:
+    """Cuts a text that comes piece by piece before the first of the stop texts.
+
+    The stop text itself is left out. Characters that may be the start of one wait for
+    what follows. Of stop texts that overlap, the one that ends first counts, and of
+    those that end together the longest; so the way in which the text is divided into
+    pieces changes nothing. found: whether a stop text has come.
+    """
+
+    def __init__(self, stop: Sequence[str]):
+        self.stop = stop
+        self.found = False
+        self._waiting = ""
+
+    def push(self, piece: str) -> str:
+        """Return what is certain to stand before a stop text, after one more piece."""
         ready = ""
         for character in piece:
-            waiting += character
-            if found := [text for text in stop if waiting.endswith(text)]:
-                if ready := ready + waiting[: -max(map(len, found))]:
-                    yield ready
-                return
-            held = _start_of_stop(waiting, stop)
-            ready, waiting = ready + waiting[: len(waiting) - held], waiting[len(waiting) - held :]
-        if ready:
-            yield ready
-    if waiting:
-        yield waiting
+            waiting = self._waiting + character
+            if found := [text for text in self.stop if waiting.endswith(text)]:
+                self.found, self._waiting = True, ""
+                return ready + waiting[: -max(map(len, found))]
+            certain = len(waiting) - _start_of_stop(waiting, self.stop)
+            ready, self._waiting = ready + waiting[:certain], waiting[certain:]
+        return ready
+
+    def rest(self) -> str:
+        """Return what still waits, at the end of the text."""
+        return self._waiting
 
 
 def _start_of_stop(text: str, stop: Sequence[str]) -> int:
