@@ -105,7 +105,13 @@ def generate(
 
 
 def evaluate(
-    run: Positional[Path], *, checkpoint: str | None = None, data: Path | None = None, stride: int | None = None
+    run: Positional[Path],
+    *,
+    checkpoint: str | None = None,
+    data: Path | None = None,
+    stride: int | None = None,
+    task: Literal["minimal-pairs"] | None = None,
+    out: Path | None = None,
 ) -> None:
     """Print how well a model predicts: loss, perplexity and bits per byte of a text.
 
@@ -116,10 +122,19 @@ def evaluate(
             after classify, sft, reward and dpo, its held-out records
         stride: also evaluate the text with a window that slides by so many tokens, so
             that each token has many before it; takes block_size / stride times as long
+        task: print instead how often the model does a task right; minimal-pairs = it
+            prefers right Python code to code with one mistake
+        out: new folder for the task's pairs, as tasks of lm_eval; none = do not write
     """
     from npllm.training.evaluate_run import evaluate_run
+    from npllm.training.evaluate_task import evaluate_minimal_pairs
 
-    for name, value in evaluate_run(_chosen(run, checkpoint), data, stride, TextConsole()):
+    given = {"--data": data, "--stride": stride} if task else {"--out": out}
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{wrong[0]} is {'not for' if task else 'only for'} --task; leave it out.")
+    path, console = _chosen(run, checkpoint), TextConsole()
+    figures = evaluate_minimal_pairs(path, out, console) if task else evaluate_run(path, data, stride, console)
+    for name, value in figures:
         print(f"{name:15}{value}")
 
 

@@ -66,14 +66,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(results, "plot_loss", lambda metrics, path: None)
 
 
-functions_of = functools.cache(lambda source, parse=docstrings._functions: list(parse(source)))
+functions_of = functools.cache(lambda source, parse=docstrings.functions_of: list(parse(source)))
 
 
 @pytest.fixture
 def library_parsed_once(monkeypatch):
     """Parse each source file of the standard library once, for all tests that ask for
     its functions."""
-    monkeypatch.setattr(docstrings, "_functions", functions_of)
+    monkeypatch.setattr(docstrings, "functions_of", functions_of)
 
 
 def pytest_addoption(parser):

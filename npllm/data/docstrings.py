@@ -29,12 +29,13 @@ class Function(NamedTuple):
     """The source of a function in parts.
 
     signature: the `def` line or lines. docstring: "" where there is none. body: without
-    the docstring.
+    the docstring. text: the whole source.
     """
 
     signature: str
     docstring: str
     body: str
+    text: str
 
 
 def stdlib_docstrings() -> list[Demonstration]:
@@ -61,7 +62,7 @@ def stdlib_functions() -> list[Demonstration]:
     return _distinct(
         (function.signature, function.body)
         for function in _stdlib_functions()
-        if _is_short(function.body) and _parse(function.signature + function.body)
+        if _is_short(function.body) and parse(function.signature + function.body)
     )
 
 
@@ -81,15 +82,15 @@ def _is_short(body: str) -> bool:
 def _stdlib_functions() -> Iterator[Function]:
     corpus = load_corpus("stdlib")
     for document in sorted([*corpus.train, *corpus.val], key=lambda document: document.name):
-        yield from _functions(document.text.replace("\r\n", "\n"))
+        yield from functions_of(document.text.replace("\r\n", "\n"))
 
 
-def _functions(source: str) -> Iterator[Function]:
+def functions_of(source: str) -> Iterator[Function]:
     """Every function and method of a module, in order.
 
     There are none when this Python cannot parse the module.
     """
-    module = _parse(source)
+    module = parse(source)
     lines = source.split("\n")
     definitions = _definitions(module) if module else ()
     for node in sorted(definitions, key=lambda node: node.lineno):
@@ -118,7 +119,7 @@ def _parts(node: Definition, text: str) -> Function:
     signature = "\n".join([*lines[: row - 1], lines[row - 1][:column]]) + "\n"
     docstring = ast.get_docstring(node)
     first = row if docstring is None else node.body[0].end_lineno - node.lineno + 1
-    return Function(signature, docstring or "", "\n".join(lines[first:]).lstrip("\n"))
+    return Function(signature, docstring or "", "\n".join(lines[first:]).lstrip("\n"), text)
 
 
 def _end_of_signature(text: str) -> tuple[int, int]:
@@ -137,7 +138,7 @@ def _end_of_signature(text: str) -> tuple[int, int]:
     raise AssertionError("a function that Python parsed has a colon")
 
 
-def _parse(source: str) -> ast.Module | None:
+def parse(source: str) -> ast.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as those about escapes like "\d" in the library's source
         try:

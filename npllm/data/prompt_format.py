@@ -60,7 +60,7 @@ class PromptFormat:
 
         An empty text becomes the token that precedes a document.
         """
-        return self.tokenizer.encode(text) or self._document_start()
+        return self.tokenizer.encode(text) or self.document_start()
 
     def encode_message(self, message: Message) -> list[int]:
         """Return the ids of the role token, the content and the end token."""
@@ -109,7 +109,7 @@ class PromptFormat:
     def _said(self, tokens: Iterable[int]) -> Iterator[int]:
         return takewhile(lambda token: token not in self._special_ids, tokens)
 
-    def _document_start(self) -> list[int]:
+    def document_start(self) -> list[int]:
         """The end-of-text token or, in a vocabulary without it, a newline."""
         if self.tokenizer.eot_id is not None:
             return [self.tokenizer.eot_id]

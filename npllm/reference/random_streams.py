@@ -35,3 +35,6 @@ RECORD_ORDER = 0xDA7A0002
 TEST_SPLIT = 0xDA7A0020
 TEST_CAP = 0xDA7A0021  # the test records that are kept where there are too many
 CLASS_SUBSETS = range(0xDA7A0100, 0xDA7A0100 + (1 << 16))  # one of each class: its labelled records
+
+# Evaluation.
+MINIMAL_PAIRS = range(0xE7A10000, 0xE7A10000 + 16)  # one of each phenomenon

@@ -64,6 +64,7 @@ def test_the_numbers_are_what_they_always_were():
         "TEST_SPLIT": 0xDA7A0020,
         "TEST_CAP": 0xDA7A0021,
         "CLASS_SUBSETS": 0xDA7A0100,
+        "MINIMAL_PAIRS": 0xE7A10000,
     }
 
 
