@@ -96,7 +96,7 @@ def test_smaller_models_and_fields_on_the_command_line(capsys, size):
 @pytest.mark.usefixtures("nothing_is_built")
 def test_idle_ranks_and_a_ramp_are_said(capsys):
     shown = plan(capsys, "classic", "--ranks", "8", *GIVEN)
-    assert "A batch has 4 micro-batches, so 4 of 8 ranks would have nothing to do, and npllm refuses to start them." in shown
+    assert "so 4 of 8 ranks would have nothing to do, and npllm refuses to start them." in shown
     assert re.search(r"While the batch grows from 8 sequences, the efficiency is \d+%", shown)
     assert "A batch has" not in plan(capsys, "classic", "--ranks", "4", *GIVEN)
 
