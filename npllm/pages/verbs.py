@@ -25,7 +25,8 @@ def microscope(name: Positional[str], *, text: str | None = None, out: Path = Pa
     """Show one training step, operation by operation, as one HTML page.
 
     Args:
-        name: folder of a run, a checkpoint in it, or a recipe (random weights)
+        name: folder of a run, a checkpoint in it, another folder with a model, such as
+            one of Hugging Face, or a recipe (random weights)
         text: the line to learn from; none = a line of the validation text
         out: the file to write
     """

@@ -18,4 +18,6 @@ def small_subject(text: str = LINE, **fields) -> Subject:
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 24, "vocab_size": tokenizer.vocab_size}
     model = GPT(ModelConfig(**(sizes | fields)), seed=1)
     optimizer = npllm.AdamW(model, lr=1e-2)
-    return Subject("runs/small", model, tokenizer, text, tokenizer.encode(text), optimizer, 1e-2, 1.0, rows=2)
+    return Subject(
+        "runs/small", "in a test", model, tokenizer, text, tokenizer.encode(text), optimizer, 1e-2, 1.0, rows=2
+    )

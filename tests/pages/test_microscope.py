@@ -11,11 +11,14 @@ from small_runs import pretrain_arguments, refused, run, write_text
 from stage_runs import DEMONSTRATIONS, pretrained, stage_arguments, write_jsonl
 
 import npllm
+from npllm.interop import huggingface
+from npllm.model import GPT, ModelConfig
 from npllm.pages import differences
 from npllm.pages.microscope import microscope_page, shown
 from npllm.pages.operation_views import paragraphs
 from npllm.pages.training_step import Microscope, look_at
 
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16, "vocab_size": 257}
 LARGEST_PAGE = 5_000_000  # bytes
 HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b$$ $x$"
 
@@ -152,7 +155,7 @@ def test_the_page_shows_a_line_of_the_validation_text_with_the_weights_of_a_reci
     out = tmp_path / "page.html"
     assert run("microscope", recipe, "--out", out) == 0
     page = out.read_text(encoding="utf-8")
-    assert "after 0 updates" in page
+    assert "with its initial weights, on one line of text" in page
     rows = table_of(page, "Losses before and after the update")[1:-1]
     line = "".join(row[0] for row in rows).replace("␣", " ")
     assert line in text.read_text()
@@ -174,6 +177,22 @@ def test_a_later_stage_is_shown_with_a_text_of_the_user(tmp_path, capsys, quick)
     names = [row[0] for row in table_of(page, "Size of each update")]
     assert "blocks.0.mlp.up.weight.lora_a" in names
     assert "blocks.0.mlp.up.weight" not in names
+
+
+@pytest.mark.parametrize("save", [npllm.save, huggingface.save], ids=["npllm", "hugging face"])
+def test_a_folder_with_a_model_is_shown_with_a_new_optimiser(tmp_path, capsys, save):
+    """Fails if the folder is refused, or its weights are not those of the page."""
+    model, tokenizer, folder = GPT(ModelConfig(**SMALL), seed=3), npllm.byte_tokenizer(), tmp_path / "model"
+    save(model, tokenizer, folder)
+    assert "no validation text; give a line with --text" in refused(capsys, "microscope", folder, exit_code=3)
+    out = tmp_path / "page.html"
+    assert run("microscope", folder, "--text", "a cat", "--out", out) == 0
+    page = out.read_text(encoding="utf-8")
+    assert f"the loss is {npllm.inspect(model, [tokenizer.encode('a cat')]).loss:.4f} nats" in text_of(page, "text")
+    assert "as its files describe it, on one line of text" in page
+    assert "One update by AdamW, which has made no update yet, with a learning rate of 0.001 and" in " ".join(
+        page.split()
+    )
 
 
 @pytest.mark.parametrize(
