@@ -2,6 +2,7 @@
 
 tree.py         the order in which the parts of a batch are added
 pieces.py       how a flat array is divided between ranks
+reduction.py    the sum of a gradient, while the rest of it is still computed
 ranks.py        the collective operations, of a process that is alone
 mpi_ranks.py    the same of a rank of several, on MPI
 launch.py       whether mpiexec started this process, and what may be wrong with it

@@ -1,13 +1,12 @@
-"""The ranks of a training, and the collective operations that it needs.
+"""The ranks of a training, and the collective operations that it needs, on MPI.
 
-Every rank calls the same operations in the same order. The sums are over the tree of
-`tree.py`, in pairs: first between ranks at a distance of 1, then of 2, 4 and so on.
-An array is added by halves (recursive halving): each of a pair adds one half of what
-both have, so at the end a rank has the whole sum of its own piece, and the pieces are
-collected in the opposite order. Each element is still added in the order of the tree.
+Every rank calls the same operations in the same order. An array whose pieces the ranks
+have is collected by recursive doubling: first between the ranks at the largest
+distance, whose pieces are neighbours, and then at half of it. That is the opposite
+order of the sums in `reduction.py`.
 
 Source: Thakur, Rabenseifner & Gropp, "Optimization of collective communication
-operations in MPICH", 2005 (recursive halving and doubling).
+operations in MPICH", 2005.
 """
 
 import pickle
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npllm.distributed.pieces import piece_of, pieces
+from npllm.distributed.pieces import piece_of
 from npllm.distributed.pulse import Pulse
 from npllm.distributed.ranks import EndedElsewhere, Ranks
 from npllm.errors import NpllmError
@@ -59,22 +58,22 @@ class MPIRanks(Ranks):
     def _from_rank_0(self, value: Any) -> Any:
         content = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else None
         length = np.array([0 if content is None else len(content)], np.int64)
-        self._wait(self.comm.Ibcast(length))
+        self.wait(self.comm.Ibcast(length))
         if content is None:
             content = np.empty(length[0], np.uint8)
-        self._wait(self.comm.Ibcast(content))
+        self.wait(self.comm.Ibcast(content))
         return pickle.loads(content)  # between the ranks of one job, which run the same program
 
     def share_array(self, array: np.ndarray) -> None:
-        self._wait(self.comm.Ibcast(array.reshape(-1).view(np.uint8)))
+        self.wait(self.comm.Ibcast(array.reshape(-1).view(np.uint8)))
 
     def gather(self, value: T) -> list[T]:
         content = np.frombuffer(pickle.dumps(value), np.uint8)
         lengths = np.empty(self.size, np.int64)
-        self._wait(self.comm.Iallgather(np.array([len(content)], np.int64), lengths))
+        self.wait(self.comm.Iallgather(np.array([len(content)], np.int64), lengths))
         contents = np.empty(lengths.sum(), np.uint8)
         ends = np.cumsum(lengths)
-        self._wait(self.comm.Iallgatherv(content, [contents, (lengths, ends - lengths)]))
+        self.wait(self.comm.Iallgatherv(content, [contents, (lengths, ends - lengths)]))
         return [pickle.loads(part) for part in np.split(contents, ends[:-1])]
 
     def agree(self, action: Callable[[], T]) -> T:
@@ -93,30 +92,6 @@ class MPIRanks(Ranks):
         if rank:
             first.message = f"Rank {rank}, on {self.names[rank]}: {first.message}"
         raise first
-
-    def add(self, flat: np.ndarray, received: np.ndarray, present: Sequence[bool]) -> None:
-        cuts = pieces(len(flat), self.size)
-        self._add_pieces(flat, received, present, cuts)
-        self.collect(flat, cuts)
-
-    def _add_pieces(self, flat, received, present: Sequence[bool], cuts: Sequence[int]) -> None:
-        """Add this rank's own piece of an array over all ranks."""
-        first, end, distance = 0, self.size, 1  # the pieces that this rank still adds
-        while distance < self.size:
-            partner, mid = self.rank ^ distance, (first + end) // 2
-            (first, end), given = ((mid, end), (first, mid)) if self.rank & distance else ((first, mid), (mid, end))
-            kept = slice(cuts[first], cuts[end])
-            mine, theirs = (any(present[each] for each in _group(rank, distance)) for rank in (self.rank, partner))
-            self._exchange(
-                partner,
-                flat[cuts[given[0]] : cuts[given[1]]] if mine else None,
-                received[kept] if theirs else None,
-            )
-            if mine and theirs:
-                flat[kept] += received[kept]
-            elif theirs:
-                flat[kept] = received[kept]
-            distance *= 2
 
     def collect(self, flat: np.ndarray, cuts: Sequence[int]) -> None:
         first, distance = piece_of(self.rank, self.size), self.size // 2
@@ -155,15 +130,18 @@ class MPIRanks(Ranks):
 
     def _exchange(self, partner: int, sent: np.ndarray | None, received: np.ndarray | None) -> None:
         """Send an array to another rank and receive one from it; None = nothing."""
+        for request in self.post(partner, sent, received):
+            self.wait(request)
+
+    def post(self, partner: int, sent: np.ndarray | None, received: np.ndarray | None, tag: int = 0) -> list[Any]:
         requests = []
         if received is not None and len(received):
-            requests.append(self.comm.Irecv(received.view(np.uint8), partner))
+            requests.append(self.comm.Irecv(received.view(np.uint8), partner, tag))
         if sent is not None and len(sent):
-            requests.append(self.comm.Isend(sent.view(np.uint8), partner))
-        for request in requests:
-            self._wait(request)
+            requests.append(self.comm.Isend(sent.view(np.uint8), partner, tag))
+        return requests
 
-    def _wait(self, request: Any) -> None:
+    def wait(self, request: Any) -> None:
         """Wait until an operation is done. The nap between two looks leaves the core to
         others, and lets Python's signal handlers run."""
         looks = 0
@@ -187,9 +165,3 @@ class MPIRanks(Ranks):
     def abort(self, exit_code: int) -> None:
         sys.stderr.flush()
         self.comm.Abort(exit_code)
-
-
-def _group(rank: int, distance: int) -> range:
-    """The ranks whose sums a rank has when it turns to one at this distance."""
-    first = rank // distance * distance
-    return range(first, first + distance)

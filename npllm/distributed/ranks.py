@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from npllm.errors import NpllmError
 
@@ -48,12 +48,16 @@ class Ranks:
         """
         return action()
 
-    def add(self, flat: "np.ndarray", received: "np.ndarray", present: Sequence[bool]) -> None:
-        """Set an array to its sum over the ranks.
+    def post(self, partner: int, sent: "np.ndarray | None", received: "np.ndarray | None", tag: int = 0) -> list[Any]:
+        """Start to send an array to another rank and to receive one from it.
 
-        flat: (n,). received: an array like it, for what other ranks send. present: for
-        each rank whether it has anything to add.
+        None = nothing. tag: tells exchanges apart that are under way at once. Returns
+        the requests to `wait` for; they have a method `Test`, as in MPI.
         """
+        return []
+
+    def wait(self, request: Any) -> None:
+        """Wait until a request of `post` is complete."""
 
     def collect(self, flat: "np.ndarray", cuts: Sequence[int]) -> None:
         """Set every piece of an array to that of its owner, on every rank.

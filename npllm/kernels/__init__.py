@@ -24,7 +24,7 @@ from npllm.kernels.cached_attention import cached_attention_forward
 from npllm.kernels.dropout import dropout_backward, dropout_forward
 from npllm.kernels.embedding import embedding_backward, embedding_forward
 from npllm.kernels.gelu import gelu_backward, gelu_forward
-from npllm.kernels.gradient_norm import gradient_norm
+from npllm.kernels.gradient_norm import gradient_norm, sums_of_squares
 from npllm.kernels.layernorm import layernorm_backward, layernorm_forward
 from npllm.kernels.linear import linear_backward, linear_forward
 from npllm.kernels.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
@@ -74,6 +74,7 @@ __all__ = [
     "rotary_forward",
     "rotary_tables",
     "sgd_update",
+    "sums_of_squares",
     "swiglu_backward",
     "swiglu_forward",
 ]

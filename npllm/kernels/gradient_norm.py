@@ -8,22 +8,25 @@ import numpy as np
 from numba import prange
 
 from npllm.kernels.jit import parallel, summing
-from npllm.reference.gradient_norm import CHUNK
+from npllm.reference.gradient_norm import CHUNK, norm_of
 
 
 def gradient_norm(grads):
     """Return the Euclidean norm of a flat array of any float dtype, as a float."""
-    return float(np.sqrt(_sum_of_squares(grads, np.empty(-(-len(grads) // CHUNK)))))
+    return norm_of(sums_of_squares(grads))
+
+
+def sums_of_squares(grads):
+    """Return the sum of the squares of each chunk, (n_chunks,) float64."""
+    sums = np.empty(-(-len(grads) // CHUNK))
+    _sums_of_squares(grads, sums)
+    return sums
 
 
 @parallel
-def _sum_of_squares(grads, partials):
-    for c in prange(len(partials)):
-        partials[c] = _chunk_sum_of_squares(grads[c * CHUNK : (c + 1) * CHUNK])
-    total = 0.0
-    for c in range(len(partials)):
-        total += partials[c]
-    return total
+def _sums_of_squares(grads, sums):
+    for c in prange(len(sums)):
+        sums[c] = _chunk_sum_of_squares(grads[c * CHUNK : (c + 1) * CHUNK])
 
 
 @summing

@@ -7,6 +7,7 @@ one place. Every view starts on a 64-byte boundary. The gaps between views are z
 stay zero.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod, sqrt
@@ -93,6 +94,7 @@ class Parameters(Mapping[str, np.ndarray]):
             if not is_vector:
                 self.n_matrix_elements = end  # flat[:n_matrix_elements] are the matrices
         self.flat = aligned_zeros(end * self.dtype.itemsize).view(self.dtype)
+        self.cuts = [0, end]  # where the pieces of the ranks begin, and the end; an optimiser sets it
         self._spares: list[np.ndarray] = []
         self._views = {
             name: self.flat[self.offsets[name] : self.offsets[name] + prod(shape)].reshape(shape)
@@ -114,10 +116,28 @@ class Parameters(Mapping[str, np.ndarray]):
             self._spares.append(aligned_zeros(self.flat.nbytes).view(self.dtype))
         return self._spares[number]
 
+    def spans(self) -> dict[str, slice]:
+        """Return parts of `flat` that cover it, by name, in their order.
+
+        The matrices of a block are one, such as blocks.0; so are all vectors, as
+        `vectors`. Each other matrix is one under its own name.
+        """
+        starts: dict[str, int] = {}
+        for name in sorted(self.offsets, key=self.offsets.get):
+            block = re.match(r"(.*\bblocks\.\d+)\.", name)
+            is_vector = self.offsets[name] >= self.n_matrix_elements
+            starts.setdefault("vectors" if is_vector else block[1] if block else name, self.offsets[name])
+        ends = [*list(starts.values())[1:], len(self.flat)]
+        return {name: slice(start, end) for (name, start), end in zip(starts.items(), ends, strict=True)}
+
     @property
     def count(self) -> int:
         """The number of parameters, without the gaps between the views."""
         return sum(prod(shape) for shape in self.shapes.values())
+
+
+def nobody(span: str) -> None:
+    """Take no notice that a span of the gradient is complete."""
 
 
 def within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

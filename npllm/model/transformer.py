@@ -10,7 +10,7 @@ al., "Primer", 2021; qk_norm as in "Qwen3 technical report", 2025.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from npllm.model.block import Context, block_backward, block_forward, norm_backw
 from npllm.model.checked_ids import checked_ids, count_targets, whole_numbers
 from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
-from npllm.model.parameters import WHOLE, Parameters, initialise, parameter_shapes, weight_shapes
+from npllm.model.parameters import WHOLE, Parameters, initialise, nobody, parameter_shapes, weight_shapes
 from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
 from npllm.model.views import network_views
@@ -164,9 +164,12 @@ class GPT:
         return Trace(*self._forward(context, tokens))
 
     @one_thread_at_a_time
-    def backward(self, trace: Trace, dhidden) -> None:
-        """Add all gradients below the heads, for dhidden, (N, C), of the trace."""
-        self._backward(trace.context, dhidden, trace.caches)
+    def backward(self, trace: Trace, dhidden, *, when_final: Callable[[str], None] = nobody) -> None:
+        """Add all gradients below the heads, for dhidden, (N, C), of the trace.
+
+        when_final: as in `loss_and_grad`.
+        """
+        self._backward(trace.context, dhidden, trace.caches, when_final)
         if self._lora is not None:
             self._lora.take_gradients()
 
@@ -216,13 +219,15 @@ class GPT:
 
     @one_thread_at_a_time
     def loss_and_grad(
-        self, tokens, targets, *, n_targets: int | None = None, starts=None, step: int = 0, first_row: int = 0
+        self, tokens, targets, *, n_targets=None, starts=None, step: int = 0, first_row: int = 0, when_final=nobody
     ) -> float:
         """Return the mean negative log-likelihood, in nats, and *add* its gradient.
 
         tokens, targets: (B, T) integers below V; target -1 = ignored. With gradient
         accumulation, n_targets is the number of targets of the whole batch, so that the
         losses of its micro-batches add up to the mean. The others are as in `trace`.
+        when_final: called with the name of each span of `grads` (`Parameters.spans`)
+        that is complete before the rest; without LoRA those are a head and the blocks.
         """
         tokens, targets = self._check(tokens, targets)
         n_targets = count_targets(targets) if n_targets is None else n_targets
@@ -235,7 +240,11 @@ class GPT:
             self.dviews.head,
             empty=self.arena.empty,
         )
-        self.backward(trace, dhidden)
+        if self._lora is not None:
+            when_final = nobody
+        elif not self.config.tie_embeddings:
+            when_final(self.head_name)
+        self.backward(trace, dhidden, when_final=when_final)
         return loss
 
     def loss(self, tokens, targets, *, starts=None) -> float:
@@ -345,7 +354,7 @@ class GPT:
         hidden, final_norm = self._final_norm(context, x)
         return hidden, context, (embedding, blocks, final_norm)
 
-    def _backward(self, context: Context, dhidden, caches) -> None:
+    def _backward(self, context: Context, dhidden, caches, when_final: Callable[[str], None]) -> None:
         """Add the gradients of all parameters but the head's, for dhidden, (N, C)."""
         embedding, blocks, final_norm = caches
         weights, dweights = self.views, self.dviews
@@ -355,6 +364,7 @@ class GPT:
             block, dblock = weights.blocks[layer], dweights.blocks[layer]
             with self.arena.scope():
                 dx[...] = block_backward(context, block, dblock, dx, blocks[layer], layer)
+            when_final(f"blocks.{layer}")
         if context.rate > 0:
             key = context.dropout_key(EMBEDDING_DROPOUT, dx[0].size)
             dx = self.ops.dropout_backward(dx, context.rate, key, empty=self.arena.empty)

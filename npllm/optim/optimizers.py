@@ -19,6 +19,7 @@ from npllm.memory.aligned import aligned_zeros
 from npllm.model import Parameters, Trainable
 from npllm.model.parameters import name_in_model, parameter_shapes
 from npllm.optim.config import OptimConfig
+from npllm.optim.shared_norm import shared_norm, squares_of
 from npllm.reference.muon import LinearWeight
 
 
@@ -56,8 +57,9 @@ class Optimizer(ABC):
 
     def shard(self, ranks: Ranks) -> None:
         """Divide the moments, which are zero, between ranks: `state` has this rank's
-        piece of each, and a step updates its piece of the parameters and collects those
-        of the others. No element is computed in another way than by one rank.
+        piece of each. Of a gradient a rank needs its own piece only: a step updates
+        this piece of the parameters and collects those of the others. No element is
+        computed in another way than by one rank.
 
         (Rajbhandari et al., "ZeRO: memory optimizations toward training trillion
         parameter models", 2020: its first stage.)
@@ -65,7 +67,7 @@ class Optimizer(ABC):
         flat, piece = self.model.params.flat, piece_of(ranks.rank, ranks.size)
         whole = [group.where for group in self._groups if group.weight is not None]
         self._ranks, self._cuts = ranks, [outside(cut, whole) for cut in pieces(len(flat), ranks.size)]
-        self._own = slice(self._cuts[piece], self._cuts[piece + 1])
+        self._own, self.model.grads.cuts = slice(self._cuts[piece], self._cuts[piece + 1]), self._cuts
         self.state = {name: _zeros_like(flat[self._own]) for name in self.state_names}
 
     @contextmanager
@@ -93,14 +95,18 @@ class Optimizer(ABC):
         return {}
 
     def gradient_norm(self) -> float:
-        """Return the Euclidean norm of `model.grads`.
+        """Return the Euclidean norm of `model.grads`; every rank calls this.
 
         The gradients of frozen parameters are set to zero first.
         """
         for where, lr_scale, *_ in self._groups:
             if lr_scale == 0.0:
                 self.model.grads.flat[where] = 0.0
-        return self.model.ops.gradient_norm(self.model.grads.flat)
+        flat, ops = self.model.grads.flat, self.model.ops
+        if self._ranks.size == 1:
+            return ops.gradient_norm(flat)
+        parts = self._ranks.gather(squares_of(flat, self._own, ops.sums_of_squares))
+        return shared_norm(parts, ops.sums_of_squares)
 
     def step(self, *, grad_clip: float = 0.0, lr: float | None = None, norm: float | None = None) -> float:
         """Update the parameters from `model.grads`, and set these to zero.

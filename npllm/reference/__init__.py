@@ -18,7 +18,7 @@ from npllm.reference.attention import attention_backward, attention_forward, cac
 from npllm.reference.dropout import DropoutKey, dropout_backward, dropout_forward
 from npllm.reference.embedding import embedding_backward, embedding_forward
 from npllm.reference.gelu import gelu_backward, gelu_forward
-from npllm.reference.gradient_norm import gradient_norm
+from npllm.reference.gradient_norm import gradient_norm, sums_of_squares
 from npllm.reference.layernorm import layernorm_backward, layernorm_forward
 from npllm.reference.linear import linear_backward, linear_forward
 from npllm.reference.lm_head_loss import lm_head_loss_and_grad, lm_head_loss_backward, lm_head_loss_forward
@@ -66,6 +66,7 @@ __all__ = [
     "rotary_forward",
     "rotary_tables",
     "sgd_update",
+    "sums_of_squares",
     "swiglu_backward",
     "swiglu_forward",
 ]

@@ -19,9 +19,16 @@ CHUNK = 4096
 
 def gradient_norm(grads):
     """Return the Euclidean norm of a flat array of any float dtype, as a float."""
-    total = 0.0
-    for start in range(0, len(grads), CHUNK):
-        chunk = grads[start : start + CHUNK].astype(np.float64)
-        # Python's sum() would not do: from 3.12 on it adds floats with compensation.
-        total += float(np.dot(chunk, chunk))
-    return float(np.sqrt(total))
+    return norm_of(sums_of_squares(grads))
+
+
+def sums_of_squares(grads):
+    """Return the sum of the squares of each chunk, (n_chunks,) float64."""
+    chunks = (grads[start : start + CHUNK].astype(np.float64) for start in range(0, len(grads), CHUNK))
+    return np.array([np.dot(chunk, chunk) for chunk in chunks], np.float64)
+
+
+def norm_of(sums):
+    """Return the norm of the array whose chunks have these sums of squares, a float."""
+    # cumsum() adds from first to last; sum() would add pairs.
+    return float(np.sqrt(np.cumsum(sums)[-1])) if len(sums) else 0.0

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -11,6 +12,7 @@ import numpy as np
 
 from npllm.data.sampler import WindowSampler, batch, next_ids
 from npllm.distributed import team
+from npllm.distributed.reduction import Reduction
 from npllm.distributed.tree import finished_by, fold, leaves_of
 from npllm.model import GPT, Model, ModelConfig, Parameters
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
@@ -60,42 +62,92 @@ class Update:
 Part = tuple[float, Mapping[str, float]]  # the loss and the figures of some rows of a batch
 
 
+class Handover:
+    """What a model calls with the name of a span of its gradient that is final.
+
+    `accumulate` takes the spans in the last micro-batch, and ignores them before.
+    """
+
+    def __init__(self):
+        self._take: Callable[[str], None] | None = None
+
+    def __call__(self, name: str) -> None:
+        if self._take is not None:
+            self._take(name)
+
+    @contextmanager
+    def to(self, take: Callable[[str], None]) -> Iterator[None]:
+        """In the block the spans are handed over to `take`."""
+        self._take = take
+        try:
+            yield
+        finally:
+            self._take = None
+
+
 def accumulate(
-    grads: Parameters, n_rows: int, micro_size: int, gradient: Callable[[slice], Part]
+    grads: Parameters,
+    n_rows: int,
+    micro_size: int,
+    gradient: Callable[[slice], Part],
+    handover: Handover | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Compute the gradient of a batch of n_rows in micro-batches of micro_size rows.
 
     The micro-batches are the leaves of a tree (distributed/tree.py), over which their
-    gradients, losses and figures are added. Several ranks divide them.
+    gradients, losses and figures are added. Several ranks divide them, and each then
+    has the sum in its own piece of grads.
 
     grads: of the model, zero. gradient: adds the gradient of some rows to grads, and
-    returns these rows' part of the batch's loss and figures. Returns the loss and the
-    figures of the batch.
+    returns these rows' part of the batch's loss and figures. handover: what `gradient`
+    calls with the spans of grads that it does not change any more, if it does. Returns
+    the loss and the figures of the batch.
     """
     ranks, firsts = team(), range(0, n_rows, micro_size)
     leaves = [leaves_of(rank, ranks.size, len(firsts)) for rank in range(ranks.size)]
     own = [slice(firsts[leaf], min(firsts[leaf] + micro_size, n_rows)) for leaf in leaves[ranks.rank]]
-    part = _subtree(grads, own, gradient) if own else None
-    if ranks.size > 1:
-        ranks.add(grads.flat, grads.spare(0), [len(each) > 0 for each in leaves])
-        part = fold(ranks.gather(part), _sum)
-    loss, figures = part
+    received = grads.spare(0) if ranks.size > 1 else None
+    present = [len(each) > 0 for each in leaves]
+    reduction = Reduction(ranks, grads.flat, received, grads.cuts, present, grads.spans())
+    part = _subtree(grads, own, gradient, handover or Handover(), reduction) if own else None
+    reduction.finish()
+    loss, figures = fold(ranks.gather(part), _sum)
     return loss, dict(figures)
 
 
-def _subtree(grads: Parameters, slices: Sequence[slice], gradient: Callable[[slice], Part]) -> Part:
-    """Add the gradients of micro-batches over their tree. Returns the sum of their
-    parts. The sums of complete subtrees wait in the spare buffers of grads."""
+def _subtree(
+    grads: Parameters,
+    slices: Sequence[slice],
+    gradient: Callable[[slice], Part],
+    handover: Handover,
+    reduction: Reduction,
+) -> Part:
+    """Add the gradients of micro-batches over their tree, and start their reduction.
+    Returns the sum of their parts. The sums of complete subtrees wait in the spare
+    buffers of grads."""
+    *before, last = slices
     waiting: list[Part] = []
-    for leaf, rows in enumerate(slices):
+    for leaf, rows in enumerate(before):
         part = gradient(rows)
         for _ in range(finished_by(leaf, len(slices))):
             part = _sum(waiting.pop(), part)
             grads.flat += grads.spare(len(waiting))
-        if leaf + 1 < len(slices):
-            grads.spare(len(waiting))[:] = grads.flat
-            grads.flat[:] = 0.0
-            waiting.append(part)
+        grads.spare(len(waiting))[:] = grads.flat
+        grads.flat[:] = 0.0
+        waiting.append(part)
+
+    def complete(name: str) -> None:  # the last leaf completes all nodes
+        span = reduction.spans[name]
+        for number in reversed(range(len(waiting))):
+            grads.flat[span] += grads.spare(number)[span]
+        reduction.start(name)
+
+    with handover.to(complete):
+        part = gradient(last)
+    for name in list(reduction.left):
+        complete(name)
+    for each in reversed(waiting):
+        part = _sum(each, part)
     return part
 
 
@@ -123,13 +175,14 @@ class NextTokenGradients:
         self.sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
-        T = self.sampler.block_size
+        T, handover = self.sampler.block_size, Handover()
 
         def gradient(rows: slice) -> tuple[float, Mapping[str, float]]:
             x, y = batch(self.tokens, self.sampler.positions(ids[rows]), T)  # (rows of the micro-batch, T)
-            return model.loss_and_grad(x, y, n_targets=len(ids) * T, step=step, first_row=rows.start), {}
+            place = {"n_targets": len(ids) * T, "step": step, "first_row": rows.start}
+            return model.loss_and_grad(x, y, **place, when_final=handover), {}
 
-        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient)
+        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient, handover)
         return BatchResult(loss, len(ids) * T)
 
 

@@ -35,9 +35,10 @@ def test_the_pieces_of_all_ranks_are_the_update_of_one(name, size):
     whole, alone = model_and_optimizer(name, Ranks())
     for update in range(2):
         gradient = np.random.default_rng(update).standard_normal(len(whole.grads.flat)).astype(np.float32)
+        norm = whole.ops.gradient_norm(gradient)
         for model, optimizer in ((whole, alone), *zip(models, optimizers, strict=True)):
             model.grads.flat[:] = gradient
-            optimizer.step(grad_clip=1.0)
+            optimizer.step(grad_clip=1.0, norm=norm)
             assert not model.grads.flat.any()
         collected = whole.params.flat.copy()
         for model, optimizer in zip(models, optimizers, strict=True):

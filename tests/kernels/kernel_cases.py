@@ -218,7 +218,8 @@ def lm_head_policy(ops, s, draw, empty):
 
 
 def gradient_norm(ops, s, draw, empty):
-    return {"norm": np.array(ops.gradient_norm(draw(s.N * s.C)))}
+    grads = draw(s.N * s.C)
+    return {"norm": np.array(ops.gradient_norm(grads)), "sums": ops.sums_of_squares(grads)}
 
 
 def adam(ops, s, draw, empty):
