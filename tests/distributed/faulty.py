@@ -8,9 +8,10 @@ machine is.
 import json
 import os
 import sys
+from collections.abc import Callable
 
 from npllm.cli import main
-from npllm.distributed import promised_rank
+from npllm.distributed import promised_rank, pulse
 from npllm.model import GPT
 from npllm.optim import Optimizer
 from npllm.training import machine
@@ -19,17 +20,58 @@ SHARP = 2  # the token "#" in the text of the tests: a character's id is its pla
 FOLD = 50
 
 
-def signal(rank: int, update: int, number: int) -> None:
-    """A rank gets a signal when it has made an update."""
+def signal(rank: int, update: int, number: int, waits: int = 0) -> None:
+    """A rank gets a signal when it has made an update and has then waited so many times
+    for other ranks: amid a gradient's sum, an evaluation or a checkpoint."""
+    if promised_rank() != rank:
+        return
+    from npllm.distributed.mpi_ranks import MPIRanks
+
+    wait = MPIRanks.wait
+    is_made, left = False, waits
+
+    def arrive() -> None:
+        if is_made and left == 0:
+            os.kill(os.getpid(), number)
+
+    def step_is_made(updates: int) -> None:
+        nonlocal is_made
+        if updates == update:
+            is_made = True
+            arrive()
+
+    def wait_and_arrive(self, request):
+        nonlocal left
+        wait(self, request)
+        if is_made:
+            left -= 1
+            arrive()
+
+    after_each_step(step_is_made)
+    MPIRanks.wait = wait_and_arrive
+
+
+def impatient() -> None:
+    """A rank that is silent is given up early, when there is a run to go on with. On a
+    busy machine that may happen without a fault."""
+
+    def lower(_: int) -> None:
+        pulse.BEAT, pulse.LONGEST_SILENCE = 0.2, 3.0
+
+    after_each_step(lower)
+
+
+def after_each_step(call: Callable[[int], None]) -> None:
+    """Call with the number of updates made, after each that several ranks make."""
     step = Optimizer.step
 
-    def step_and_signal(self, **options):
+    def step_and_call(self, **options):
         norm = step(self, **options)
-        if self.updates == update and promised_rank() == rank:
-            os.kill(os.getpid(), number)
+        if self._ranks.size > 1:  # the preparation makes updates of its own
+            call(self.updates)
         return norm
 
-    Optimizer.step = step_and_signal
+    Optimizer.step = step_and_call
 
 
 def poison() -> None:

@@ -11,6 +11,7 @@ from small_runs import run, state_digests, write_text
 from npllm.distributed.pulse import BEAT, LONGEST_SILENCE
 
 pytestmark = needs_mpi
+WAITS = 24  # of a rank in one update, with a checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +23,36 @@ def alone(tmp_path_factory):
     return text, state_digests(folder / "run")
 
 
-def assert_survives_a_kill(alone, folder, rank, update):
+def assert_survives(alone, out, rank, update, number, waits=0, **faults):
+    """A rank gets a signal, the job ends, and the run goes on as if nothing had been.
+    Returns what the job has said."""
     text, expected = alone
-    ended = job(2, *arguments_of(text, folder / "run", train__steps=30), signal=[rank, update, signal.SIGKILL])
+    ended = job(2, *arguments_of(text, out, train__steps=30), signal=[rank, update, number, waits], **faults)
     assert ended.returncode != 0
-    assert run("resume", folder / "run") == 0
-    assert state_digests(folder / "run") == expected
+    assert run("resume", out) == 0
+    assert state_digests(out) == expected
+    return ended.stderr
 
 
 def test_a_rank_is_killed(alone, tmp_path):
-    assert_survives_a_kill(alone, tmp_path, rank=1, update=13)
+    assert_survives(alone, tmp_path / "run", 1, 13, signal.SIGKILL)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @settings(max_examples=20)
-@given(rank=st.integers(0, 1), update=st.integers(1, 29))
-def test_a_rank_is_killed_at_any_moment(alone, tmp_path_factory, rank, update):
-    assert_survives_a_kill(alone, tmp_path_factory.mktemp("killed"), rank, update)
+@given(rank=st.integers(0, 1), update=st.integers(1, 28), waits=st.integers(0, WAITS))
+def test_a_rank_is_killed_or_stopped_at_any_moment(alone, tmp_path_factory, number, rank, update, waits):
+    out = tmp_path_factory.mktemp("ended") / "run"
+    assert_survives(alone, out, rank, update, number, waits, impatient=[])
 
 
 @pytest.mark.long  # it takes the time after which a silent rank is given up
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_is_stopped(alone, tmp_path, rank):
-    text, expected = alone
-    ended = job(2, *arguments_of(text, tmp_path / "run", train__steps=30), signal=[rank, 21, signal.SIGSTOP])
-    assert ended.returncode != 0
-    assert f"Rank {rank}, on " in ended.stderr
+    said = assert_survives(alone, tmp_path / "run", rank, 21, signal.SIGSTOP)
+    assert f"Rank {rank}, on " in said
     assert LONGEST_SILENCE + 10 * BEAT < 60  # seconds, in which the job has to end
-    assert run("resume", tmp_path / "run") == 0
-    assert state_digests(tmp_path / "run") == expected
 
 
 def test_more_ranks_than_micro_batches(alone, tmp_path):
