@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from npllm.model.checked_ids import count_targets
+from npllm.model.checked_ids import checked_batch, checked_tokens, count_targets
 from npllm.model.parameters import Parameters, weight_shapes
 from npllm.model.recording import Operation, Tape, operations_of_calls
 from npllm.model.transformer import GPT, Storage
@@ -94,8 +94,8 @@ def inspect(model: GPT, tokens, targets=None, *, backward: bool = True) -> Inspe
     is no target.
     """
     twin = float64_copy(model)
-    tokens, _ = twin._check(tokens, None)
-    tokens, targets = twin._check(tokens, next_tokens(tokens) if targets is None else targets)
+    tokens = checked_tokens(tokens, twin.config)
+    tokens, targets = checked_batch(tokens, next_tokens(tokens) if targets is None else targets, twin.config)
     n_targets = count_targets(targets)
     twin.ops = tape = Tape(twin.ops)
     trace = twin.trace(tokens)

@@ -19,14 +19,13 @@ from npllm.errors import ConfigError, DataError
 from npllm.memory.arena import Arena
 from npllm.model.backends import BACKENDS, operations_of
 from npllm.model.block import Context, block_backward, block_forward, norm_backward, norm_forward
-from npllm.model.checked_ids import checked_ids, count_targets, whole_numbers
+from npllm.model.checked_ids import checked_batch, checked_starts, checked_tokens, count_targets
 from npllm.model.config import ModelConfig
 from npllm.model.lora import LoRA, Workspace, new_workspace
 from npllm.model.parameters import WHOLE, Parameters, initialise, nobody, parameter_shapes, weight_shapes
 from npllm.model.rounded_weights import RoundedWeights
 from npllm.model.threads import Memory, one_thread_at_a_time
 from npllm.model.views import network_views
-from npllm.reference.lm_head_loss import IGNORED
 from npllm.reference.random_streams import EMBEDDING_DROPOUT
 from npllm.reference.rotary import rotary_tables
 
@@ -157,7 +156,7 @@ class GPT:
         there. None = a row is one document. step, first_row: they address the dropout
         masks; first_row is the number of rows in earlier micro-batches.
         """
-        tokens, starts = self._check_rows(tokens, starts)
+        tokens, starts = checked_tokens(tokens, self.config), checked_starts(starts, tokens)
         self._begin()
         rate = self.config.dropout
         context = self._context(tokens.shape[1], rate=rate, step=step, first_row=first_row, starts=starts)
@@ -176,7 +175,7 @@ class GPT:
     @one_thread_at_a_time
     def hidden(self, tokens, *, starts=None) -> np.ndarray:
         """Return the rows before the heads, (N, C), in `arena`, without dropout."""
-        tokens, starts = self._check_rows(tokens, starts)
+        tokens, starts = checked_tokens(tokens, self.config), checked_starts(starts, tokens)
         return self._evaluate(tokens, starts=starts)
 
     @one_thread_at_a_time
@@ -229,7 +228,7 @@ class GPT:
         when_final: called with the name of each span of `grads` (`Parameters.spans`)
         that is complete before the rest; without LoRA those are a head and the blocks.
         """
-        tokens, targets = self._check(tokens, targets)
+        tokens, targets = checked_batch(tokens, targets, self.config)
         n_targets = count_targets(targets) if n_targets is None else n_targets
         trace = self.trace(tokens, starts=starts, step=step, first_row=first_row)
         loss, dhidden = self.ops.lm_head_loss_and_grad(
@@ -249,7 +248,7 @@ class GPT:
 
     def loss(self, tokens, targets, *, starts=None) -> float:
         """Return the loss of `loss_and_grad`, without dropout and without gradients."""
-        tokens, targets = self._check(tokens, targets)
+        tokens, targets = checked_batch(tokens, targets, self.config)
         nll = self.negative_log_likelihood(tokens, targets, starts=starts)
         return float(nll.sum(dtype=np.float64)) / count_targets(targets)
 
@@ -259,7 +258,7 @@ class GPT:
 
         It is in nats, and 0 where the target is -1.
         """
-        tokens, targets = self._check(tokens, targets)
+        tokens, targets = checked_batch(tokens, targets, self.config)
         hidden = self.hidden(tokens, starts=starts)
         nll, _ = self.ops.lm_head_loss_forward(hidden, self.views.head, targets.reshape(-1), empty=self.arena.empty)
         return nll.reshape(targets.shape).copy()
@@ -280,7 +279,7 @@ class GPT:
         tokens: (B, T). kv_cache: a `KVCache` that holds the positions before these and
         has room for T more; afterwards it holds these too.
         """
-        tokens, _ = self._check(tokens, None)
+        tokens = checked_tokens(tokens, self.config)
         if kv_cache.length + tokens.shape[1] > kv_cache.capacity:
             raise DataError(f"The cache holds {kv_cache.length} of {kv_cache.capacity} positions; make a larger one.")
         hidden = self._evaluate(tokens, kv_cache=kv_cache)
@@ -295,7 +294,7 @@ class GPT:
         tokens: (R, 1), the newest of each. joined: the `JoinedCaches` of the sequences,
         each with room for one more; afterwards they hold the tokens.
         """
-        tokens, _ = self._check(tokens, None)
+        tokens = checked_tokens(tokens, self.config)
         full = next((cache for cache in joined.caches if cache.length == cache.capacity), None)
         if full is not None:
             raise DataError(f"A cache holds {full.capacity} of {full.capacity} positions; make a larger one.")
@@ -381,27 +380,3 @@ class GPT:
             with self.arena.scope():
                 x[...] = block_forward(context, block, x, layer)[0]
         return self._final_norm(context, x)[0]
-
-    def _check_rows(self, tokens, starts):
-        """Return the arguments as contiguous int32 arrays, safe to index with."""
-        tokens, _ = self._check(tokens, None)
-        if starts is not None:
-            starts = whole_numbers("starts", starts)
-            if starts.shape != tokens.shape or starts.min() < 0 or (starts > np.arange(tokens.shape[1])).any():
-                raise DataError("starts does not fit tokens; give (B, T) integers, each from 0 to its own position.")
-            starts = starts.astype(np.int32, copy=False)
-        return tokens, starts
-
-    def _check(self, tokens, targets):
-        """Return the arguments as contiguous int32 arrays, safe to index with."""
-        tokens = checked_ids("tokens", tokens, 0, self.config.vocab_size)
-        if tokens.shape[1] > self.config.block_size:
-            raise DataError(
-                f"A sequence of {tokens.shape[1]} tokens is longer than model.block_size = {self.config.block_size}; "
-                "shorten it."
-            )
-        if targets is not None:
-            targets = checked_ids("targets", targets, IGNORED, self.config.vocab_size)
-            if targets.shape != tokens.shape:
-                raise DataError(f"targets is {targets.shape}, but tokens is {tokens.shape}; make the shapes equal.")
-        return tokens, targets

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from order_one import fill_with_order_one
 
 from npllm.model import GPT, ModelConfig
+from npllm.model.checked_ids import checked_batch
 
 GPT_2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu"}
 LLAMA = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu"}
@@ -46,7 +47,7 @@ def random_batch(config: ModelConfig, B: int, T: int, seed: int = 0, ignored: fl
 
 def training_loss(model: GPT, batch: Batch, *, n_targets: int, step: int = 0, first_row: int = 0) -> float:
     """The loss of `loss_and_grad`, from a forward alone in a third of the time."""
-    tokens, targets = model._check(*batch)
+    tokens, targets = checked_batch(*batch, model.config)
     model.arena.reset()
     context = model._context(tokens.shape[1], rate=model.config.dropout, step=step, first_row=first_row)
     hidden, *_ = model._forward(context, tokens)
