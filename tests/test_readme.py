@@ -2,13 +2,19 @@
 
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
+from shutil import which
 
 import pytest
+from small_runs import ENVIRONMENT, NPLLM, PATIENCE
 
 from benchmarks.configs import CONFIGS, TINY
 from npllm.rlhf import report_card
@@ -21,12 +27,14 @@ PAGES = [
     "README.md",
     "npllm/README.md",
     "npllm/reference/README.md",
+    "npllm/distributed/README.md",
     "npllm/finetuning/README.md",
     "npllm/interop/README.md",
     "npllm/rlhf/README.md",
     "tests/reliability/README.md",
     "benchmarks/README.md",
 ]
+MPIEXEC = which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 MOST_WORDS = 1500  # of the first page
 SHORTER = ["--train.steps", "3", "--batch.size", "8", "--batch.micro_size", "2", "--model.n_embd", "32"]
 SMALL_TEXT = ["--data.source", "pydoc", "--data.vocab_size", "300"]
@@ -56,7 +64,8 @@ def commands(page: str) -> list[str]:
 
 
 def run(command: str) -> int:
-    """Run an npllm or benchmarks command in this process; its exit code.
+    """Run an npllm or benchmarks command; its exit code. mpiexec starts processes, any
+    other command runs in this one.
 
     A command that trains or measures gets options that make it shorter.
     """
@@ -64,21 +73,32 @@ def run(command: str) -> int:
     if words[0] == "npllm":
         from npllm.cli import main
 
-        if words[1] == "pretrain" and "--help" not in words:
-            words += SHORTER[:-2] if "--from" in words else SHORTER  # the width is that of the other run
-            words += [] if "--data.source" in words else SMALL_TEXT
-        if "--minutes" in words:  # in place of the steps, so it must be small
-            words[words.index("--minutes") + 1] = "0.01"
-        if words[1] in STAGES:
-            own = SHORTEST.get(words[1], [])
-            words += SHORTER_STAGE + [word if i % 2 else f"--{words[1]}.{word}" for i, word in enumerate(own)]
-        return main(words[1:])
+        return main(shortened(words[1:]))
+    if words[0] == "mpiexec":
+        if MPIEXEC is None or find_spec("mpi4py") is None:
+            pytest.skip("needs mpi4py and mpiexec: pip install 'npllm[mpi]'")
+        job = [MPIEXEC, *words[1:3], *NPLLM, *shortened(words[4:])]
+        return subprocess.run(job, env=ENVIRONMENT, timeout=PATIENCE).returncode
     if command == "python -m npllm.reference":
         return 0  # tests/reference/test_lesson.py runs it whole, and reads what it prints
     assert words[:3] == ["python", "-m", "benchmarks"], f"no test runs this command: {command}"
     from benchmarks.cli import main
 
     return main([*words[3:], "--rounds", "1"])
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Words of an npllm command, with options that make it shorter."""
+    verb, words = words[0], list(words)
+    if verb == "pretrain" and "--help" not in words:
+        words += SHORTER[:-2] if "--from" in words else SHORTER  # the width is that of the other run
+        words += [] if "--data.source" in words else SMALL_TEXT
+    if "--minutes" in words:  # in place of the steps, so it must be small
+        words[words.index("--minutes") + 1] = "0.01"
+    if verb in STAGES:
+        own = SHORTEST.get(verb, [])
+        words += SHORTER_STAGE + [word if i % 2 else f"--{verb}.{word}" for i, word in enumerate(own)]
+    return words
 
 
 def shorten_the_demo(monkeypatch) -> None:

@@ -46,12 +46,19 @@ class Probe:
 def cut(config: ModelConfig) -> ModelConfig:
     """Return a config with the kinds of layers of another one, of at most
     MOST_PARAMETERS parameters or with one layer."""
-    length, words = min(config.block_size, MOST_TOKENS), min(config.vocab_size, MOST_VOCABULARY)
-    # The heads keep their width, but for very wide ones.
-    heads = max(1, min(config.n_head, MOST_WIDTH // config.head_width))
-    kv_heads = max(each for each in range(1, heads + 1) if heads % each == 0 and each <= config.kv_heads)
-    width = heads * min(config.head_width, MOST_WIDTH)
-    config = replace(config, n_head=heads, n_kv_head=kv_heads, n_embd=width, block_size=length, vocab_size=words)
+    head, head_dim = min(config.head_width, MOST_WIDTH), config.head_dim
+    heads = max(1, min(config.n_head, MOST_WIDTH // head))
+    width = heads * head if head_dim is None else min(config.n_embd, MOST_WIDTH)
+    config = replace(
+        config,
+        n_head=heads,
+        n_kv_head=max(each for each in range(1, heads + 1) if heads % each == 0 and each <= config.kv_heads),
+        head_dim=None if head_dim is None else head,
+        n_embd=width,
+        n_inner=None if config.n_inner is None else max(1, config.n_inner * width // config.n_embd),
+        block_size=min(config.block_size, MOST_TOKENS),
+        vocab_size=min(config.vocab_size, MOST_VOCABULARY),
+    )
     while config.n_layer > 1 and parameter_count(config) > MOST_PARAMETERS:
         config = replace(config, n_layer=config.n_layer - 1)
     return config

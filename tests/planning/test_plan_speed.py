@@ -18,7 +18,15 @@ def test_a_small_model_is_measured_itself():
     assert speed.cut(SMALL) == ModelConfig(**vars(SMALL) | {"n_kv_head": 2})
 
 
-@pytest.mark.parametrize("changes", [{}, {"n_head": 12, "n_kv_head": 3, "n_embd": 768}, {"n_head": 1, "n_kv_head": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"n_head": 12, "n_kv_head": 3, "n_embd": 768},
+        {"n_head": 1, "n_kv_head": 1},
+        {"n_head": 5, "n_kv_head": 5, "head_dim": 128, "n_embd": 1000, "n_inner": 3000},
+    ],
+)
 def test_a_large_model_is_cut(changes):
     config = ModelConfig(**vars(LARGE) | changes)
     cut = speed.cut(config)
@@ -27,6 +35,8 @@ def test_a_large_model_is_cut(changes):
     assert cut.block_size == speed.MOST_TOKENS
     assert (cut.mlp, cut.norm, cut.position, cut.bias) == ("swiglu", "rmsnorm", "rotary", False)
     assert cut.n_head % cut.n_kv_head == 0
+    if config.head_dim:
+        assert (cut.head_dim, cut.n_embd, cut.n_inner) == (128, 512, 1536)
 
 
 def test_the_rate_is_that_of_one_of_the_ranks(monkeypatch):
