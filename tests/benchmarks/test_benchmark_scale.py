@@ -48,7 +48,7 @@ def test_threads_and_ranks_compute_the_same_bits():
     ]  # fmt: skip
     assert len({row["facts"]["params_sha256"] for row in rows}) == 1
     one, two, ranks, share = rows
-    assert one["communication"] == share["communication"] == pytest.approx(0, abs=0.05)
+    assert max(one["communication"], share["communication"]) < 0.05
     assert 0 < ranks["communication"] < 1
     assert [row.get("planned", 0) > 0 for row in rows] == [False, True, True, False]
     assert two["tokens_per_s"] == pytest.approx(16 * 16 / two["seconds"])
