@@ -40,8 +40,7 @@ def write_microscope(name: str, text: str | None, out: Path, console: Console) -
     check_page(out)
     with console.status("preparing") as status:
         subject = subject_of(name, text, status.update)
-        status.update("one training step, operation by operation")
-        seen = look_at(subject)
+        seen = look_at(subject, status.update)
         status.update("writing the page")
         write_page(out, microscope_page(seen))
 

@@ -1,6 +1,6 @@
 """One training step on one line of text, and every number that the microscope shows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,11 +46,19 @@ class Microscope(NamedTuple):
     step: Step
 
 
-def look_at(subject: Subject) -> Microscope:
-    """Compute all numbers of the page. The subject's model has then made a step."""
+def look_at(subject: Subject, report: Callable[[str], None] = lambda line: None) -> Microscope:
+    """Compute all numbers of the page. The subject's model has then made a step.
+
+    report: called with a line about what is done.
+    """
     model, tokens = subject.model, subject.tokens
     inside = inspect(model, tokens)
-    errors, entries = largest_errors(model, inside)
+    errors, entries = largest_errors(model, inside, report)
+    report("what the loss of each token sends back")
+    norms = sent_back(model, inside)
+    report("the time of each kernel")
+    profile = profile_step(model, subject.rows, model.config.block_size)
+    report("one update")
     return Microscope(
         subject,
         subject.optimizer.updates,
@@ -58,9 +66,9 @@ def look_at(subject: Subject) -> Microscope:
         inside,
         errors,
         entries,
-        sent_back(model, inside),
+        norms,
         backward_lens(model, inside),
-        profile_step(model, subject.rows, model.config.block_size),
+        profile,
         make_step(subject, inside),
     )
 

@@ -42,10 +42,12 @@ def test_a_wrong_gradient_has_a_large_error(name):
     assert {each for each, error in errors.items() if error > 5e-3} == {name, wrong}
 
 
-def test_measuring_changes_no_weight():
-    subject = small_subject(text="a cat", **EVERY["gpt2"], n_layer=1)
+def test_measuring_changes_no_weight_and_tells_of_every_tensor():
+    subject, lines = small_subject(text="a cat", **EVERY["gpt2"], n_layer=1), []
     before = subject.model.params.flat.copy()
-    largest_errors(subject.model, npllm.inspect(subject.model, subject.tokens))
+    errors, _ = largest_errors(subject.model, npllm.inspect(subject.model, subject.tokens), lines.append)
+    n = len(errors) - 1  # the stream between the branches is not measured again
+    assert [line.rpartition(": ")[2] for line in lines] == [f"tensor {i} of {n}" for i in range(1, n + 1)]
     np.testing.assert_array_equal(subject.model.params.flat, before)
 
 
