@@ -37,7 +37,7 @@ from npllm.training.memory import Memory, largest_batch, pretraining_memory, spa
 MOST_RANKS = 1 << 16
 ADDITION_PASSES = 6  # sum aside (2), zeros (1), sum back (3): see `_subtree` of training/loop.py
 UPDATE_PASSES = 5  # norm (1), weights (2), gradient read and set to zero (2); and 2 for each moment
-SMALL_MESSAGES = 8  # collective operations of an update on a few bytes: see training/orders.py
+SMALL_MESSAGES = 10  # collective operations of an update on a few bytes: see training/orders.py
 BACKWARD = 2 / 3  # of the operations of a micro-batch
 LATE_SPANS = 4  # the first block, embeddings, vectors: see `Parameters.spans`
 MOST_SAMPLED = 256  # updates of a ramp
