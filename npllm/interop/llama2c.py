@@ -32,14 +32,14 @@ import numpy as np
 from npllm.errors import ConfigError
 from npllm.files.atomic import write_atomically
 from npllm.files.folders import new_folder
-from npllm.interop.families import state_dict
+from npllm.interop.families import family_of, state_dict
 from npllm.interop.gguf import interleaved
 from npllm.interop.gguf_vocabulary import check_tokenizer
 from npllm.model import GPT, ModelConfig
 from npllm.reference.rotary import rotary_tables
 from npllm.tokenizer import Tokenizer
 
-NETWORK = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "qk_norm": False, "n_outputs": 0}
+NETWORK = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "bias": False, "qk_norm": False}
 NETWORK |= {"norm_eps": 1e-5, "rope_theta": 10000.0}
 NEVER_MERGED = -1e10  # run.c merges only above this score
 LIMITS = (
@@ -56,6 +56,7 @@ def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
     ResourceError where the disk is full.
     """
     config = model.config.language_model
+    family_of(model.config)  # refuses what no family has
     differences = [f"model.{name} = {value}" for name, value in NETWORK.items() if getattr(model.config, name) != value]
     if config.n_head * config.head_width != config.n_embd:
         differences.append("model.head_dim = model.n_embd / model.n_head")
