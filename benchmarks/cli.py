@@ -17,6 +17,7 @@ from benchmarks import (
     learn,
     parity,
     parity_gguf,
+    parity_peft,
     scale,
     startup,
     tokenizer,
@@ -237,7 +238,7 @@ def heads_command(
 
 
 def parity_command(*, json: Path | None = None) -> None:
-    """Whether transformers and llama.cpp compute from exported models what npllm does.
+    """Whether other libraries compute from exported models what npllm does.
 
     It runs in the interpreter that NPLLM_PEERS_PYTHON names. Exit code 1 where results
     differ; a library that is not installed there is named and left out.
@@ -246,7 +247,7 @@ def parity_command(*, json: Path | None = None) -> None:
         json: file to write the figures to as well
     """
     facts = introduce(len(parity.FAMILIES), json)
-    rows = [*parity.measure(), *parity_gguf.measure()]
+    rows = [*parity.measure(), *parity_peft.measure(), *parity_gguf.measure()]
     publish(parity, rows, facts, json)
     if differences := parity.wrong(rows):
         raise SystemExit("\n".join(differences))

@@ -189,7 +189,7 @@ def export(
     run: Positional[Path],
     *,
     out: Path,
-    format: Literal["hf", "gguf", "llama2c"] = "hf",
+    format: Literal["hf", "peft", "gguf", "llama2c"] = "hf",
     outtype: Literal["f32", "f16", "q8_0"] = "f32",
     checkpoint: str | None = None,
 ) -> None:
@@ -199,6 +199,7 @@ def export(
         run: folder of the run, or a checkpoint in it
         out: new folder
         format: hf = Hugging Face: transformers and what reads its folders;
+            peft = an adapter of PEFT and its base, from a run with adapt.lora_rank;
             gguf = llama.cpp, Ollama and others; llama2c = the C file run.c
         outtype: type of the matrices in a GGUF file
         checkpoint: best = of the lowest validation loss, last, or a step; none = last
@@ -211,6 +212,11 @@ def export(
 
         gguf.save(model, tokenizer, out, outtype)
         loaded_by = f"llama.cpp loads {gguf.file_name(outtype)}; Ollama: ollama create NAME -f Modelfile"
+    elif format == "peft":
+        from npllm.interop import peft
+
+        peft.save(model, tokenizer, out)
+        loaded_by = f"PeftModel.from_pretrained loads it onto the model in {out / peft.BASE}."
     elif format == "llama2c":
         from npllm.interop import llama2c
 

@@ -21,6 +21,7 @@ from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture, ModelConfig
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+EMBEDDINGS = {"learned": "transformer.wte", "rotary": "model.embed_tokens"}  # layers of the families, by positions
 
 
 def family_of(config: ModelConfig) -> str:
@@ -203,41 +204,55 @@ def state_dict(config: Architecture, arrays: Mapping[str, np.ndarray]) -> dict[s
     return _gpt2(config, arrays) if config.position == "learned" else _llama(config, arrays)
 
 
+def linear_layers(config: Architecture) -> list[tuple[str, str, slice]]:
+    """Return a family's linear layers in all blocks: our name, their name, and which of
+    our columns are their outputs."""
+    everything = slice(None)
+    if config.position == "learned":
+        pairs = {"attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj"}
+        pairs |= {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+        layers, place = [(ours, theirs, everything) for ours, theirs in pairs.items()], "transformer.h"
+    else:
+        q, k = config.n_head * config.head_width, config.kv_heads * config.head_width
+        columns = {"q": slice(0, q), "k": slice(q, q + k), "v": slice(q + k, q + 2 * k)}  # of q, k, v side by side
+        layers = [("attention.qkv", f"self_attn.{name}_proj", where) for name, where in columns.items()]
+        layers += [("attention.out", "self_attn.o_proj", everything)]
+        layers += [(f"mlp.{name}", f"mlp.{name}_proj", everything) for name in ("gate", "up", "down")]
+        place = "model.layers"
+    return [
+        (f"blocks.{number}.{ours}", f"{place}.{number}.{theirs}", where)
+        for number in range(config.n_layer)
+        for ours, theirs, where in layers
+    ]
+
+
 def _gpt2(config, arrays) -> dict[str, np.ndarray]:
-    names = {"token_embedding": "transformer.wte.weight", "position_embedding": "transformer.wpe.weight"}
-    parts = {
-        "norm_1": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj", "norm_2": "ln_2",
-        "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj",
-    }  # fmt: skip
-    for layer in range(config.n_layer):
-        for ours, theirs in parts.items():
-            for kind in ("weight", "bias"):
-                names[f"blocks.{layer}.{ours}.{kind}"] = f"transformer.h.{layer}.{theirs}.{kind}"
-    names |= {f"final_norm.{kind}": f"transformer.ln_f.{kind}" for kind in ("weight", "bias")}
+    names = {"token_embedding": f"{EMBEDDINGS['learned']}.weight", "position_embedding": "transformer.wpe.weight"}
+    norms = {"norm_1": "ln_1", "norm_2": "ln_2"}
+    layers = {
+        f"blocks.{number}.{ours}": f"transformer.h.{number}.{theirs}"
+        for number in range(config.n_layer)
+        for ours, theirs in norms.items()
+    }
+    layers |= {ours: theirs for ours, theirs, _ in linear_layers(config)} | {"final_norm": "transformer.ln_f"}
+    names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in layers.items() for kind in ("weight", "bias")}
     if not config.tie_embeddings:
         names["lm_head"] = "lm_head.weight"
     return {theirs: arrays[ours] for ours, theirs in names.items()}
 
 
 def _llama(config, arrays) -> dict[str, np.ndarray]:
-    found = {"model.embed_tokens.weight": arrays["token_embedding"]}
-    kinds = ("weight", "bias") if config.bias else ("weight",)
-    q, k = config.n_head * config.head_width, config.kv_heads * config.head_width
-    columns = {"q": slice(0, q), "k": slice(q, q + k), "v": slice(q + k, q + 2 * k)}  # of q, k, v side by side
-    linear = {"attention.out": "self_attn.o_proj"}
-    linear |= {f"mlp.{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+    found = {f"{EMBEDDINGS['rotary']}.weight": arrays["token_embedding"]}
     norms = {"norm_1": "input_layernorm", "norm_2": "post_attention_layernorm"}
     if config.qk_norm:
         norms |= {f"attention.{name}_norm": f"self_attn.{name}_norm" for name in "qk"}
-    for layer in range(config.n_layer):
-        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
-        for norm, name in norms.items():
-            found[f"{theirs}.{name}.weight"] = arrays[f"{ours}.{norm}.weight"]
-        for kind in kinds:
-            for head, where in columns.items():
-                found[f"{theirs}.self_attn.{head}_proj.{kind}"] = arrays[f"{ours}.attention.qkv.{kind}"][..., where].T
-            for layer_name, name in linear.items():
-                found[f"{theirs}.{name}.{kind}"] = arrays[f"{ours}.{layer_name}.{kind}"].T
+    for number in range(config.n_layer):
+        for ours, theirs in norms.items():
+            found[f"model.layers.{number}.{theirs}.weight"] = arrays[f"blocks.{number}.{ours}.weight"]
+    for kind in ("weight", "bias") if config.bias else ("weight",):
+        found |= {
+            f"{theirs}.{kind}": arrays[f"{ours}.{kind}"][..., where].T for ours, theirs, where in linear_layers(config)
+        }
     found["model.norm.weight"] = arrays["final_norm.weight"]
     if not config.tie_embeddings:
         found["lm_head.weight"] = arrays["lm_head"]

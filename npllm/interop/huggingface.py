@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from npllm.data.prompt_format import ASSISTANT, END, PromptFormat
-from npllm.errors import ConfigError, DataError
+from npllm.errors import DataError
 from npllm.files.atomic import write_atomically
-from npllm.files.folders import make_folder
+from npllm.files.folders import new_folder
 from npllm.files.user_path import user_path
-from npllm.interop.families import config_of, family_of, fields_of, state_dict
+from npllm.interop.families import EMBEDDINGS, config_of, family_of, fields_of, state_dict
 from npllm.interop.safetensors_files import WEIGHTS, Stored, read_json, safetensors_library, stored_tensors
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import Parameters, parameter_shapes
@@ -35,7 +35,6 @@ from npllm.tokenizer import Tokenizer
 
 CONFIG = "config.json"
 HEAD = "lm_head.weight"
-EMBEDDINGS = {"learned": "transformer.wte.weight", "rotary": "model.embed_tokens.weight"}
 IGNORED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # ends of names: masks and tables, no weights
 LISTED = 5  # tensors in a message
 CHAT_TEMPLATE = (
@@ -61,21 +60,23 @@ def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
     that no family holds, for a folder that is not empty, and where safetensors is not
     installed; and ResourceError where the disk is full.
     """
-    save_tensors = safetensors_library().numpy.save
-    config, folder = model.config.language_model, user_path(path)
-    family = family_of(model.config)
-    tensors = {name: np.ascontiguousarray(view) for name, view in state_dict(config, model.merged()).items()}
-    make_folder(folder)
-    if any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; choose another folder.")
+    save_weights(model.config, model.merged(), tokenizer, path)
+
+
+def save_weights(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer, path: str | Path
+) -> None:
+    """Write the weights of a network, by our names, as `save` does."""
+    tensors = {name: np.ascontiguousarray(view) for name, view in to_state_dict(config, weights).items()}
+    save_tensors, folder = safetensors_library().numpy.save, new_folder(path)
     asked = PromptFormat(tokenizer)
     eot, end = tokenizer.eot_id, asked.stop_id() if asked.is_chat else tokenizer.eot_id
     ends = {"bos_token_id": eot, "eos_token_id": end, "pad_token_id": eot}
     tokens = {"bos_token": eot, "eos_token": end, "pad_token": eot}
     texts = {number: text for text, number in tokenizer.special_tokens.items()}
-    _write_json(folder / CONFIG, fields_of(config, family) | {"dtype": "float32"} | ends)
-    _write_json(folder / "generation_config.json", ends)
-    _write_json(
+    write_json(folder / CONFIG, fields_of(config, family_of(config)) | {"dtype": "float32"} | ends)
+    write_json(folder / "generation_config.json", ends)
+    write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -124,7 +125,7 @@ def _tensors(config: ModelConfig, folder: Path) -> dict[str, Stored]:
     except ValueError:  # of NumPy
         raise DataError(f"{folder / CONFIG} describes a network that no memory holds; get it again.") from None
     shapes = {name: array.shape for name, array in state_dict(config, empty).items()}
-    optional = {HEAD: shapes[EMBEDDINGS[config.position]]} if config.tie_embeddings else {}
+    optional = {HEAD: shapes[f"{EMBEDDINGS[config.position]}.weight"]} if config.tie_embeddings else {}
     found = stored_tensors(folder)
     prefix = "transformer." if config.position == "learned" and "wte.weight" in found else ""
     tensors = {f"{prefix}{name}" if name != HEAD else name: stored for name, stored in found.items()}
@@ -147,6 +148,7 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
-def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write the fields that have a value."""
     given = {name: value for name, value in fields.items() if value is not None}
     write_atomically(path, (json.dumps(given, indent=2) + "\n").encode())

@@ -5,29 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
-from model.model_cases import GPT_2, LLAMA, QWEN, RELU2, set_weights_of_order_one
+from interop.small_models import FAMILIES, small_model
+from model.model_cases import GPT_2, LLAMA, QWEN, RELU2
 from small_runs import pretrain_arguments, refused, run, write_text
 
 import npllm
 from npllm.errors import ConfigError, DataError
 from npllm.interop import huggingface
-from npllm.model import GPT, ModelConfig
 from npllm.tokenizer import byte_tokenizer
 from npllm.tokenizer.special_tokens import with_special_tokens
 
 safetensors = pytest.importorskip("safetensors.numpy")
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
-SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 16, "block_size": 12}
-FAMILIES = {
-    "gpt2": GPT_2,
-    "gpt2 untied": GPT_2 | {"tie_embeddings": False},
-    "llama": LLAMA,
-    "llama tied": LLAMA | {"tie_embeddings": True, "n_kv_head": 2},
-    "llama with biases": LLAMA | {"bias": True, "n_kv_head": None},
-    "qwen3": QWEN,
-    "gpt2 of other sizes": GPT_2 | {"n_inner": 20, "norm_eps": 1e-6},
-}
 JSON_FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 OF_A_LLAMA_BLOCK = {
     "input_layernorm.weight": (16,),
@@ -45,13 +35,6 @@ OF_A_GPT2_BLOCK = {
     "attn.c_proj.weight": (16, 16), "attn.c_proj.bias": (16,), "ln_2.weight": (16,), "ln_2.bias": (16,),
     "mlp.c_fc.weight": (16, 64), "mlp.c_fc.bias": (64,), "mlp.c_proj.weight": (64, 16), "mlp.c_proj.bias": (16,),
 }  # fmt: skip
-
-
-def small_model(seed=1, tokenizer=None, **fields):
-    vocab_size = (tokenizer or byte_tokenizer()).vocab_size
-    model = GPT(ModelConfig(**(SIZES | fields), vocab_size=vocab_size))
-    set_weights_of_order_one(model, seed)
-    return model
 
 
 def shapes_of(**fields):
