@@ -20,6 +20,7 @@ import numpy as np
 from npllm.errors import ConfigError, DataError
 from npllm.model import Architecture, ModelConfig
 
+LARGEST_NUMBER = 1e30  # of a field
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 EMBEDDINGS = {"learned": "transformer.wte", "rotary": "model.embed_tokens"}  # layers of the families, by positions
 
@@ -121,6 +122,8 @@ _OFF: dict[str, tuple] = {
     "add_cross_attention": (None, False),
     "pretraining_tp": (None, 1),
     "partial_rotary_factor": (None, 1.0),
+    "pruned_heads": (None, {}),
+    "auto_map": (None,),  # Python code in the folder computes the network
 }
 
 
@@ -131,7 +134,7 @@ def config_of(fields: Mapping[str, Any], place: str) -> ModelConfig:
     and, by name, for fields that this package cannot hold.
     """
     family = fields.get("model_type")
-    if family not in CLASSES:
+    if not isinstance(family, str) or family not in CLASSES:
         raise DataError(f"{place} has the model_type {family!r:.40}; give a folder of {', '.join(CLASSES)}.")
     fields = _USUAL[family] | fields
     ours_and_theirs = _GPT2_SIZES if family == "gpt2" else _LLAMA_SIZES
@@ -144,11 +147,14 @@ def config_of(fields: Mapping[str, Any], place: str) -> ModelConfig:
         numbers = {"norm_eps": fields["layer_norm_epsilon"]}
     else:
         choices = {"norm": "rmsnorm", "position": "rotary", "mlp": "swiglu", "qk_norm": family == "qwen3"}
-        choices |= {"bias": fields["attention_bias"]}
+        choices |= {"bias": family == "llama" and fields["attention_bias"]}
         numbers = {"norm_eps": fields["rms_norm_eps"], "rope_theta": _rope_theta(fields)}
     for name, value in numbers.items():
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or not abs(value) < LARGEST_NUMBER:
             raise DataError(f"{place} gives no number for {name} ({value!r:.40}); get it again.")
+    for name in ("tie_word_embeddings", "attention_bias"):
+        if type(fields.get(name, False)) is not bool:
+            raise DataError(f"{place} has neither true nor false for {name} ({fields[name]!r:.40}); get it again.")
     numbers = {name: float(value) for name, value in numbers.items()}
     try:
         config = ModelConfig(**sizes, **choices, **numbers, tie_embeddings=fields["tie_word_embeddings"])
@@ -186,8 +192,8 @@ def _refuse_differences(fields: Mapping[str, Any], config: ModelConfig, family: 
         if name == "rope_parameters":
             theirs = value if theirs is None else {**value, **theirs} if isinstance(theirs, Mapping) else theirs
         if theirs != value:
-            differences.append(f"{name} = {theirs!r:.60} (needs {value!r})")
-    if set(fields.get("layer_types") or ()) - {"full_attention"}:
+            differences.append(f"{name} = {theirs!r:.90} (needs {value!r})")
+    if fields.get("layer_types") not in (None, ["full_attention"] * config.n_layer):
         differences.append(f"layer_types = {fields['layer_types']!r:.60}")
     differences += [f"{name} = {fields[name]!r:.60}" for name, off in _OFF.items() if fields.get(name) not in off]
     if differences:

@@ -216,6 +216,41 @@ def test_another_network_is_refused_by_name(folder, fields, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu' (needs 'gelu_new')"),
+        ("gpt2", {"activation_function": "gelu"}, "activation_function = 'gelu' (needs 'gelu_new')"),
+        ("gpt2", {"n_inner": 32}, "n_inner = 32 (needs 64)"),
+        ("gpt2", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon = 1e-06 (needs 1e-05)"),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights = False"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
+        ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn = True"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention = True"),
+        ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads = {'0': [1]}"),
+        ("llama", {"attention_bias": True}, "mlp_bias = False (needs True)"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp = 2"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor': 0.5"),
+        ("llama", {"auto_map": {"AutoModel": "code.Model"}}, "auto_map = {'AutoModel': 'code.Model'}"),
+        ("qwen3", {"attention_bias": True}, "attention_bias = True (needs False)"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window = True"),
+        ("qwen3", {"layer_types": ["full_attention"]}, "layer_types = ['full_attention']"),
+    ],
+)
+def test_what_no_network_of_ours_does_is_refused_by_name(tmp_path, family, fields, message):
+    huggingface.save(small_model(**FAMILIES[family]), byte_tokenizer(), tmp_path / family)
+    change_config(tmp_path / family, fields)
+    with pytest.raises(DataError) as error:
+        huggingface.load(tmp_path / family)
+    assert message in str(error.value)
+
+
+def test_all_missing_and_unexpected_tensors_are_named_at_once(folder):
+    changed(model__norm__weight=None, x=np.zeros(2))(folder)
+    with pytest.raises(DataError, match=r"tensors model.norm.weight are missing and the tensors x are unexpected; get"):
+        huggingface.load(folder)
+
+
 def changed(**tensors):
     """Harm that replaces or adds tensors; a None removes one. __ stands for a point."""
     new = {name.replace("__", "."): array for name, array in tensors.items()}
