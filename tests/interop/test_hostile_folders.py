@@ -111,9 +111,10 @@ DAMAGES = {
     "another file": (linked("model.safetensors", "/etc/passwd"), "cannot be read"),
     "pipe": (pipe("model.safetensors"), "no ordinary file"),
     "pipe of a tokenizer": (pipe("tokenizer.json"), "no ordinary file"),
-    "wide": (config(hidden_size=2**40), "describes a network"),
-    "wide but consistent": (
-        config(hidden_size=2**40, head_dim=2**38, intermediate_size=-(-8 * 2**40 // 96) * 32),
+    "wide": (config(hidden_size=2**40), "but (257, 1099511627776)"),
+    "wide heads": (config(head_dim=2**40), "model.head_dim is 1099511627776; set it from 1 to"),
+    "wide everywhere": (
+        config(hidden_size=2**62, head_dim=2**20, intermediate_size=2**20),
         "describes a network that no memory holds",
     ),
     "deep network": (config(num_hidden_layers=1024), "are missing"),
