@@ -59,6 +59,25 @@ def test_a_click_on_a_token_opens_what_its_loss_sends_back(chromium, path):
         assert page.locator("#sent-3.marked").count() == 1
 
 
+def test_the_pointer_on_a_cell_shows_its_two_tokens(chromium, path):
+    """Fails if the tokens are exchanged, or are those of another cell."""
+    with visit(chromium, path) as seen:
+        page = seen.page
+        words = page.locator(".token").all_inner_texts()
+        box, n = page.locator("svg.head").nth(1).bounding_box(), len(words)
+        caption = page.locator(".heads figcaption").nth(1)
+
+        def move_to(row, column):
+            page.locator("svg.head").nth(1).hover(
+                position={"x": (column + 0.5) * box["width"] / n, "y": (row + 0.5) * box["height"] / n}
+            )
+
+        move_to(3, 1)
+        assert caption.inner_text().startswith(f"head 1: {words[3]} → {words[1]}: 0.")
+        move_to(1, 3)  # the future is not seen
+        assert caption.inner_text() == "head 1"
+
+
 def test_it_is_readable_without_javascript(chromium, path):
     with visit(chromium, path, javascript=False) as seen:
         page = seen.page

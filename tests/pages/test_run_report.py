@@ -183,6 +183,7 @@ def test_the_page_says_what_is_not_there(runs, page):
     assert "induction" in absent  # one layer cannot have such a head
     for name in absent:
         assert f"There is no head of the kind “{name}”" in page
+    assert "<code>python -m benchmarks heads</code> measures from which size" in page
     assert "No probe for “inside a string or comment”" in page
 
 

@@ -29,7 +29,8 @@ BYTE_VALUES = 256
 
 class Kind(NamedTuple):
     """One kind of head. best: the highest score of the trained model and its place.
-    random: the highest score of random weights. found: whether a head is named so."""
+    random: the highest score of random weights. threshold: score from which a head is
+    named so. found: whether one is."""
 
     name: str
     wanted: str
@@ -38,6 +39,7 @@ class Kind(NamedTuple):
     head: int
     random: float
     chance: float
+    threshold: float
     queries: int
     found: bool
 
@@ -63,6 +65,7 @@ def learnt_section(run: RunFolder) -> dict[str, Any]:
         "length": windows.x.shape[1],
         "trained": trained,
         "random": random,
+        "tied": model.config.tie_embeddings,
         "uniform": float(np.log(model.config.vocab_size)),
         "kinds": kinds(trained.heads, random.heads),
         "head_names": head_names(trained.heads),
@@ -83,11 +86,9 @@ def kinds(trained: dict[str, HeadScores], random: dict[str, HeadScores]) -> list
     for name, (scores, chance, queries) in trained.items():
         if queries:
             layer, head = np.unravel_index(scores.argmax(), scores.shape)
-            best = float(scores[layer, head])
-            is_there = distance(best, chance) >= NAMED
-            found.append(
-                Kind(name, KINDS[name], best, layer, head, random[name].scores.max(), chance, queries, is_there)
-            )
+            best, threshold = float(scores[layer, head]), chance + NAMED * (1.0 - chance)
+            measured = (best, layer, head, random[name].scores.max(), chance, threshold, queries)
+            found.append(Kind(name, KINDS[name], *measured, distance(best, chance) >= NAMED))
     return found
 
 
