@@ -6,6 +6,7 @@ reduction.py    the sum of a gradient, while the rest of it is still computed
 ranks.py        the collective operations, of a process that is alone
 mpi_ranks.py    the same of a rank of several, on MPI
 launch.py       whether mpiexec started this process, and what may be wrong with it
+costs.py        what the sums over ranks cost, by a model
 team.py         whether this process works alone now, or with the other ranks
 """
 

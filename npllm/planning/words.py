@@ -97,12 +97,12 @@ def where_it_stops(plan: CostModel, ranks: int) -> Iterator[str]:
         yield f"Up to {MOST_RANKS:,} ranks the efficiency stays above one half."
         return
     after = plan.step(2 * last.ranks)
-    share = f"From {after.ranks:,} ranks the efficiency is below one half, {after.efficiency(plan.step(1)):.0%}"
+    falls = f"From {after.ranks:,} ranks the efficiency falls below one half, to {after.efficiency(plan.step(1)):.1%}"
     if after.ranks > available:
-        yield f"{share}: no micro-batches are left; lower batch.micro_size, or raise batch.size."
+        yield f"{falls}: no micro-batches are left; lower batch.micro_size, or raise batch.size."
         return
     yield (
-        f"{share}: {in_seconds(after.communication + after.additions)} of communication and additions stand beside "
+        f"{falls}: {in_seconds(after.communication + after.additions)} of communication and additions stand beside "
         f"{in_seconds(after.compute)} of compute; raise batch.size, or take a faster network."
     )
 
