@@ -12,6 +12,17 @@ team.py         whether this process works alone now, or with the other ranks
 
 from npllm.distributed.launch import is_launched, joined, promised_rank, world
 from npllm.distributed.ranks import ALONE, EndedElsewhere, Ranks
-from npllm.distributed.team import team, together
+from npllm.distributed.team import share_out, team, together
 
-__all__ = ["ALONE", "EndedElsewhere", "Ranks", "is_launched", "joined", "promised_rank", "team", "together", "world"]
+__all__ = [
+    "ALONE",
+    "EndedElsewhere",
+    "Ranks",
+    "is_launched",
+    "joined",
+    "promised_rank",
+    "share_out",
+    "team",
+    "together",
+    "world",
+]

@@ -5,11 +5,13 @@ reports, in which models may be trained, while the other ranks wait. So the grad
 a batch is divided between the ranks only inside `together`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from npllm.distributed.ranks import ALONE, Ranks
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 _current: Ranks = ALONE
 
 
@@ -27,3 +29,13 @@ def together(ranks: Ranks) -> Iterator[None]:
         yield
     finally:
         _current = before
+
+
+def share_out(items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+    """Return the result of the work on each item, on every rank of the team.
+
+    Each rank does the work on some of the items.
+    """
+    ranks = team()
+    found = ranks.gather([work(item) for item in items[ranks.rank :: ranks.size]])
+    return [found[number % ranks.size][number // ranks.size] for number in range(len(items))]

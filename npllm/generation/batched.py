@@ -12,6 +12,9 @@ from npllm.model import GPT
 from npllm.reference.random import random_words
 from npllm.reference.random_streams import BATCH_GENERATION
 
+# Products of 1 to 4 rows with a matrix are rounded differently from those of more rows.
+FEWEST_ROWS = 5
+
 
 class Completions(NamedTuple):
     """The responses of a model to B prompts.
@@ -34,6 +37,7 @@ def generate_batch(
     temperature: float = 1.0,
     seed: int = 0,
     first_id: int = 0,
+    width: int | None = None,
 ) -> Completions:
     """Continue every prompt until its stop token, or for max_tokens.
 
@@ -41,20 +45,26 @@ def generate_batch(
     i, n), on its prompt and on the model, not on the other prompts. Raises ConfigError
     when max_tokens is below 1, and DataError when there is no prompt, for an empty
     prompt and for one that leaves no room in the context.
+
+    width: the tokens that every prompt is padded to; None = the longest prompt's. With
+    a width a response has the same bits in any batch. At least FEWEST_ROWS responses
+    are then computed, even if fewer go on.
     """
     check_prompts(prompts, max_tokens, model.config.block_size)
-    B, width = len(prompts), max(map(len, prompts))
-    padded = np.zeros((B, width), np.int32)  # padded on the left, so that all continue at the same column
+    B, fewest = len(prompts), 1 if width is None else FEWEST_ROWS
+    prompts = [*prompts, *[prompts[-1]] * (fewest - B)]
+    N, width = len(prompts), width or max(map(len, prompts))
+    padded = np.zeros((N, width), np.int32)  # padded on the left, so that all continue at the same column
     for row, prompt in zip(padded, prompts, strict=True):
         row[width - len(prompt) :] = prompt
     starts = np.array([width - len(prompt) for prompt in prompts], np.int32)
-    cache = KVCache(model, B, starts, capacity=width + max_tokens)
-    tokens = np.zeros((B, max_tokens), np.int32)
-    lengths, stopped = np.zeros(B, np.int64), np.zeros(B, bool)
-    rows, pending = np.arange(B), padded  # responses in the cache; their tokens not yet in it
+    cache = KVCache(model, N, starts, capacity=width + max_tokens)
+    tokens = np.zeros((N, max_tokens), np.int32)
+    lengths, stopped = np.zeros(N, np.int64), np.arange(N) >= B
+    rows, pending = np.arange(N), padded  # responses in the cache; their tokens not yet in it
     for n in range(max_tokens):
         logits = model.extend(pending, cache)  # (rows, V)
-        words = random_words(B, seed=seed, step=n, stream=BATCH_GENERATION, first=first_id)
+        words = random_words(N, seed=seed, step=n, stream=BATCH_GENERATION, first=first_id)
         chosen = choose_tokens(logits, words[rows] / 2.0**32, temperature)
         running = ~stopped[rows]  # the others wait to be removed
         tokens[rows[running], n] = chosen[running]
@@ -63,11 +73,14 @@ def generate_batch(
         going_on = ~stopped[rows]
         if not going_on.any():
             break
-        if 2 * going_on.sum() <= len(rows):  # not for every row that ends: it copies the cache
-            cache.keep(going_on)
-            rows, chosen = rows[going_on], chosen[going_on]
+        n_kept = max(going_on.sum(), fewest)
+        if 2 * n_kept <= len(rows):  # not for every row that ends: it copies the cache
+            kept = np.zeros(len(rows), bool)
+            kept[np.argsort(~going_on, kind="stable")[:n_kept]] = True
+            cache.keep(kept)
+            rows, chosen = rows[kept], chosen[kept]
         pending = chosen[:, None]
-    return Completions(tokens, lengths, stopped)
+    return Completions(tokens[:B], lengths[:B], stopped[:B])
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, block_size: int) -> None:

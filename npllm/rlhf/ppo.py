@@ -12,6 +12,10 @@ than expected becomes likelier.
                             clipped losses; a policy that has left its rollout too
                             far behind writes a new one first
 
+Several ranks share out the responses of step 1, and the parts of the judgement, so each
+policy writes a part of its rollout. Every rank then has the whole rollout, with the
+same bits as one process.
+
 The steps are in generation/batched.py (1), divergence.py and sequences.py (2),
 advantages.py (4), ppo_gradient.py and losses.py (5).
 
@@ -48,8 +52,9 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.data.sampler import RowSampler
+from npllm.distributed import share_out, team
 from npllm.errors import ConfigError
-from npllm.generation.batched import check_prompts, generate_batch
+from npllm.generation.batched import Completions, check_prompts, generate_batch
 from npllm.model import GPT, Trainable
 from npllm.reference.random import random_permutation
 from npllm.reference.random_streams import MINIBATCH_ORDER
@@ -59,7 +64,7 @@ from npllm.rlhf.ppo_gradient import networks, policy_and_value_gradient
 from npllm.rlhf.ppo_settings import PPOSettings
 from npllm.rlhf.rollout import RolloutBuffer, check_rollout, take
 from npllm.rlhf.scores import Scale, Scores, scale_of, score
-from npllm.rlhf.sequences import Sequences, join, rewards_of, values_of, width_of
+from npllm.rlhf.sequences import Sequences, in_parts, join, rewards_of, values_of, width_of
 from npllm.training.loop import BatchResult, accumulate
 
 Gold = Callable[[Sequence[int], Sequence[np.ndarray], np.ndarray], np.ndarray]  # prompt numbers, responses, stopped
@@ -174,15 +179,21 @@ class PPOGradients:
         n_prompts = size // group
         numbers = self.sampler.rows(np.arange(number * n_prompts, (number + 1) * n_prompts)).repeat(group)
         prompts = [self.prompts[i] for i in numbers]
-        completions = generate_batch(
-            policy,
-            prompts,
-            max_tokens=self.settings.max_tokens,
-            stop_id=self.stop_id,
-            temperature=self.settings.temperature,
-            seed=self.seed,
-            first_id=number * size,
-        )
+
+        def write(rows: range) -> Completions:
+            return generate_batch(
+                policy,
+                prompts[rows.start : rows.stop],
+                max_tokens=self.settings.max_tokens,
+                stop_id=self.stop_id,
+                temperature=self.settings.temperature,
+                seed=self.seed,
+                first_id=number * size + rows.start,
+                width=max(map(len, prompts)),
+            )
+
+        written = share_out(equal_parts(size, team().size), write)
+        completions = Completions(*map(np.concatenate, zip(*written, strict=True)))
         responses = [tokens[:length] for tokens, length in zip(completions.tokens, completions.lengths, strict=True)]
         sequences = join(prompts, responses, self.buffer.tokens.shape[1])
         return Written(numbers, responses, completions.lengths, completions.stopped, sequences)
@@ -190,8 +201,13 @@ class PPOGradients:
     def judge(self, policy: GPT, sequences: Sequences) -> tuple[Comparison, np.ndarray]:
         """Step 2: the policy beside the reference, and the reward model's scores as
         they are, (B,) float64."""
-        comparison = compare(policy, self.scorers.reference, sequences, self.settings.temperature)
-        return comparison, rewards_of(self.scorers.reward, sequences)
+        scorers, temperature = self.scorers, self.settings.temperature
+
+        def judge(part: Sequences) -> tuple[Comparison, np.ndarray]:
+            return compare(policy, scorers.reference, part, temperature), rewards_of(scorers.reward, part)
+
+        comparisons, rewards = zip(*share_out(list(in_parts(sequences)), judge), strict=True)
+        return Comparison(*map(np.concatenate, zip(*comparisons, strict=True))), np.concatenate(rewards)
 
     def calibrate(self, raw_scores: np.ndarray, critic: GPT | None) -> None:
         """Step 3, in the first rollout only: fix the scale of the scores, for the whole
@@ -225,7 +241,8 @@ class PPOGradients:
         them with."""
         settings, buffer, mask = self.settings, self.buffer, self.buffer.mask
         if critic is not None:
-            buffer.values[...] = np.where(mask, values_of(critic, sequences), 0.0)
+            values = share_out(list(in_parts(sequences)), lambda part: values_of(critic, part))
+            buffer.values[...] = np.where(mask, np.concatenate(values), 0.0)
             advantages, buffer.returns[...] = generalised_advantages(
                 rewards, buffer.values, mask, settings.gamma, settings.lam
             )
@@ -291,6 +308,12 @@ class PPOGradients:
         if settings.kl_target:
             error = np.clip(kl / settings.kl_target - 1.0, -0.2, 0.2)
             self.buffer.kl_coef *= 1.0 + float(error) * settings.rollout_size / settings.kl_horizon
+
+
+def equal_parts(n: int, n_parts: int) -> list[range]:
+    """Return 0, ..., n - 1 in at most n_parts parts of about equal length."""
+    borders = [n * part // n_parts for part in range(n_parts + 1)]
+    return [range(*pair) for pair in zip(borders, borders[1:], strict=False) if pair[0] < pair[1]]
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:

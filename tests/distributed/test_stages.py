@@ -7,12 +7,21 @@ from stage_runs import DEMONSTRATIONS, LABELLED, PREFERENCES, PROMPTS, ROLLOUT, 
 
 pytestmark = needs_mpi
 
+# 8 responses in 4 micro-batches, for up to 4 ranks
+ROLLOUT_OF_MANY = ROLLOUT | {"batch__size": 8, "train__steps": 4}
 STAGES = {
     "sft": ("sft", "pretrained", {"data": "demonstrations.jsonl", "adapt__lora_rank": 2}),
     "classify": ("classify", "pretrained", {"data": "texts.jsonl", "classify__labels": 2, "classify__seeds": 2}),
     "reward": ("reward", "sft", {"data": "preferences.jsonl"}),
     "dpo": ("dpo", "sft", {"data": "preferences.jsonl"}),
-    "ppo": ("ppo", "sft", {"prompts": "prompts.jsonl", "reward": "reward alone", **ROLLOUT}),
+    **{
+        method: (
+            "ppo",
+            "sft",
+            {"prompts": "prompts.jsonl", "reward": "reward", "ppo__method": method, **ROLLOUT_OF_MANY},
+        )
+        for method in ("ppo", "rloo", "grpo")
+    },
 }
 
 
@@ -26,6 +35,8 @@ def base(tmp_path_factory):
     pretrained(folder)
     data = folder / "demonstrations.jsonl"
     assert run(*stage_arguments("sft", folder / "pretrained", folder / "sft", data=data)) == 0
+    data = folder / "preferences.jsonl"
+    assert run(*stage_arguments("reward", folder / "sft", folder / "reward", data=data)) == 0
     return folder
 
 
@@ -35,17 +46,19 @@ def words(folder, name, out):
     return stage_arguments(verb, folder / start, out, **changes | files)
 
 
+QUICK = ("ppo", 2)
+CASES = [(name, 2) for name in STAGES] + [(method, 4) for method in ("ppo", "rloo", "grpo")]
+
+
 @pytest.mark.parametrize(
-    "name", ["ppo", *(pytest.param(name, marks=pytest.mark.long) for name in STAGES if name != "ppo")]
+    ("name", "n_ranks"), [pytest.param(*case, marks=() if case == QUICK else pytest.mark.long) for case in CASES]
 )
-def test_a_stage_on_two_ranks(base, name):
-    """PPO writes its rollouts on every rank, and divides the minibatches."""
-    if name == "ppo" and not (base / "reward alone").exists():
-        assert run(*words(base, "reward", base / "reward alone")) == 0
-    alone, together = base / f"{name} alone", base / f"{name} together"
+def test_a_stage_on_several_ranks(base, name, n_ranks):
+    """PPO and its relatives share out the responses of a rollout, too."""
+    alone, together = base / f"{name} alone", base / f"{name} on {n_ranks}"
     if not alone.exists():
         assert run(*words(base, name, alone)) == 0
-    done = job(2, *words(base, name, together))
+    done = job(n_ranks, *words(base, name, together))
     assert done.returncode == 0, done.stderr
     assert state_digests(together) == state_digests(alone)
     assert untimed_metrics(together) == untimed_metrics(alone)

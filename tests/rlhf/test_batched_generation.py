@@ -8,6 +8,7 @@ from npllm.data.prompt_format import CHAT_TOKENS
 from npllm.generation.batched import generate_batch
 from npllm.generation.kv_cache import KVCache
 from npllm.generation.sampling import choose_token
+from npllm.kernels.gemm.few_rows import MOST_ROWS
 from npllm.model import GPT
 from npllm.reference.random import random_words
 from npllm.reference.random_streams import BATCH_GENERATION
@@ -120,6 +121,33 @@ def test_what_has_ended_is_no_longer_computed(monkeypatch):
     going_on = [np.count_nonzero(found.lengths > n) for n in range(len(sizes))]
     assert going_on[-1] < 20 == going_on[0] / 2
     assert all(n <= size < 2 * n for n, size in zip(going_on, sizes, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_with_a_width_a_response_has_the_same_bits_in_any_batch(dtype):
+    """Also where few are left. Without the width, products of 1 to 4 rows and other
+    padding would change the last bits of the logits."""
+    model = GPT(tiny_config(n_embd=48), dtype=dtype)
+    model.params[model.head_name][...] *= 30
+
+    def written(first, end, **how):
+        logits, extend = [], model.extend
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "extend", lambda *pending: (logits.append(extend(*pending)), logits[-1])[1])
+            found = generate_batch(model, PROMPTS[first:end], max_tokens=9, first_id=first, width=6, **how)
+        return found, logits
+
+    whole, logits = written(0, 8, stop_id=99)
+    stopping, _ = written(0, 8, stop_id=STOP)
+    assert 1 < stopping.stopped.sum() < 8
+    for first, end in ((0, 8), (0, 1), (1, 3), (3, 8)):
+        found, its_logits = written(first, end, stop_id=99)
+        np.testing.assert_array_equal(found.tokens, whole.tokens[first:end])
+        for mine, all_of_them in zip(its_logits, logits, strict=True):
+            assert len(mine) >= 5 > MOST_ROWS
+            np.testing.assert_array_equal(mine[: end - first], all_of_them[first:end])
+        for part, all_of_them in zip(written(first, end, stop_id=STOP)[0], stopping, strict=True):
+            np.testing.assert_array_equal(part, all_of_them[first:end])
 
 
 def test_join_names_the_columns_that_predict():
