@@ -130,6 +130,9 @@ def open_run(path: str | Path) -> RunFolder:
     run = RunFolder(user_path(path))
     if not run.path.is_dir():
         raise DataError(f"{path} is not a folder; name the folder of a run, such as runs/default.")
+    if not run.config.exists() and (run.path / huggingface.CONFIG).is_file():
+        imported = f"npllm import {shell_word(path)} --out RUN"
+        raise DataError(f"{path} is a folder of Hugging Face; make a model of it first ({imported}), and name RUN.")
     if not run.config.exists():
         raise DataError(f"{path} is not a run (config.toml is missing); name the folder of a run.")
     return run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from interop.small_models import FAMILIES, small_model
 from model.model_cases import GPT_2, LLAMA, QWEN, RELU2
-from small_runs import pretrain_arguments, refused, run, write_text
+from small_runs import content, pretrain_arguments, refused, run, write_text
 
 import npllm
 from npllm.errors import ConfigError, DataError
@@ -109,8 +109,18 @@ def test_a_round_trip_changes_nothing(tmp_path, family):
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    for name in names:
-        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_import_export_and_import_again_write_the_same_bytes(tmp_path, capsys, family):
+    """On the command line, by way of a folder of ours: both sides twice."""
+    huggingface.save(small_model(**FAMILIES[family]), byte_tokenizer(), tmp_path / "theirs")
+    assert run("import", tmp_path / "theirs", "--out", tmp_path / "ours") == 0
+    assert run("export", tmp_path / "ours", "--out", tmp_path / "theirs again") == 0
+    assert run("import", tmp_path / "theirs again", "--out", tmp_path / "ours again") == 0
+    assert content(tmp_path / "theirs again") == content(tmp_path / "theirs")
+    assert content(tmp_path / "ours again") == content(tmp_path / "ours")
 
 
 def test_the_json_files_of_a_qwen3(tmp_path):
@@ -311,6 +321,14 @@ def test_a_network_that_no_family_holds_is_not_exported(tmp_path, fields, messag
     with pytest.raises(ConfigError, match=message):
         huggingface.save(small_model(**fields), byte_tokenizer(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_verbs_that_need_a_run_say_how_to_make_one(folder, tmp_path, capsys):
+    data = write_text(tmp_path)
+    for words in (("evaluate", folder), ("evaluate", folder, "--data", data), ("sft", folder), ("chat", folder),
+                  ("classify", folder, "--data", "stdlib-topics"), ("pretrain", "--from", folder)):  # fmt: skip
+        said = refused(capsys, *words, exit_code=3)
+        assert f"is a folder of Hugging Face; make a model of it first (npllm import {folder} --out RUN)" in said
 
 
 @pytest.mark.usefixtures("quick")
