@@ -1,5 +1,6 @@
 """GGUF files against hand-written fields, names, shapes and orders of weights."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -230,6 +231,19 @@ def test_lora_is_merged(tmp_path):
         assert np.any(model.params[f"blocks.0.mlp.up.weight.{name}"])
     found = tensors_of(written(tmp_path, model))
     np.testing.assert_array_equal(found["blk.0.ffn_up.weight"], model.merged()["blocks.0.mlp.up.weight"].T)
+
+
+@pytest.mark.parametrize("outtype", ["f32", "f16", "q8_0"])
+def test_one_tensor_at_a_time_is_converted(tmp_path, outtype):
+    """The largest of many tensors is 0.25 MB; the model has 6 MB."""
+    model = small_model(n_layer=8, n_embd=128, **LLAMA)
+    sizes = [array.nbytes for array in model.params.values()]
+    tracemalloc.start()
+    gguf.save(model, BYTES, tmp_path / "out", outtype)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(sizes) > 20 * max(sizes)
+    assert peak < 6 * max(sizes)
 
 
 def without_end(tokenizer):
