@@ -10,11 +10,13 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from npllm.errors import NpllmError
 from npllm.files.strict_json import parse_json
+from npllm.output import shell_word
+from npllm.pages.page import render
 from npllm.serve import protocol
 from npllm.serve.answers import Answer
 from npllm.serve.errors import ApiError
@@ -23,6 +25,18 @@ from npllm.serve.scheduler import Full, Scheduler, Stopped
 from npllm.serve.weights import Source
 from npllm.serve.writing import Piece, Writing
 
+# A body up to so many times the limit is read and dropped: a client whose connection is
+# cut while it sends may not read why.
+DROPPED = 32
+PAGE_TOKENS = 256  # of an answer, at first
+# The page itself holds the rest of its policy, with the hash of its script.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -30,7 +44,7 @@ class Limits:
 
     active: texts that are written at a time. waiting: texts that wait for their turn;
     a request for more is refused. body_bytes: of a request. body_seconds: until it has
-    come.
+    come, and until the head of a request has.
     """
 
     active: int = 32
@@ -40,16 +54,20 @@ class Limits:
 
 
 class Application:
-    """The answers to requests about one model."""
+    """The answers to requests about one model.
 
-    def __init__(self, source: Source, limits: Limits = Limits()):  # noqa: B008 (immutable)
-        self.source, self.limits = source, limits
+    needs_key: whether the page asks for a key.
+    """
+
+    def __init__(self, source: Source, limits: Limits, *, needs_key: bool):
+        self.source, self.limits, self.needs_key = source, limits, needs_key
         self.scheduler = Scheduler(limits.active, limits.waiting)
 
     def starlette(self) -> Starlette:
         """The application as ASGI."""
         return Starlette(
             routes=[
+                Route("/", self.page, methods=["GET"]),
                 Route("/v1/models", self.models, methods=["GET"]),
                 Route("/v1/models/{name}", self.model, methods=["GET"]),
                 Route("/v1/completions", self.completions, methods=["POST"]),
@@ -63,6 +81,21 @@ class Application:
                 Exception: lambda request, error: ApiError(500, "The server has failed; its log says why.").response(),
             },
         )
+
+    async def page(self, request: Request) -> Response:
+        """GET /: the page to try the model."""
+        served = await asyncio.to_thread(self.source.current)
+        html = render(
+            "serve.html",
+            name=self.source.name,
+            chat=served.asked.is_chat,
+            block_size=served.block_size,
+            usual_tokens=max(1, min(PAGE_TOKENS, served.block_size // 2)),
+            needs_key=self.needs_key,
+            example=example(str(request.base_url).rstrip("/"), with_key=self.needs_key),
+            contents=[],
+        )
+        return HTMLResponse(html, headers=PAGE_HEADERS)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models: the one model."""
@@ -108,6 +141,13 @@ class Application:
         if asked.stream:
             return EventStream(events(texts, answer), texts.cancel)
         return await _unless_client_leaves(request, _whole(texts, answer), texts.cancel)
+
+
+def example(address: str, *, with_key: bool) -> str:
+    """A command that asks the server for a text."""
+    key = ' -H "Authorization: Bearer $NPLLM_API_KEY"' if with_key else ""
+    body = shell_word('{"prompt": "The ", "max_tokens": 32}')
+    return f'curl {address}/v1/completions{key} -H "Content-Type: application/json" -d {body}'
 
 
 class Texts:
@@ -217,17 +257,21 @@ async def read_json(request: Request, limits: Limits) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a page of another origin cannot send this kind without asking
         raise ApiError(415, "The Content-Type is not application/json; send JSON.")
-    body = bytearray()
+    body, n_bytes = bytearray(), 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.body_bytes:
-                    what = f"The body has more than {limits.body_bytes} bytes; send a shorter one."
-                    raise ApiError(413, what, code="body_too_large", headers={"Connection": "close"})
+                n_bytes += len(chunk)
+                if n_bytes <= limits.body_bytes:
+                    body += chunk
+                elif n_bytes > DROPPED * limits.body_bytes:
+                    break
     except TimeoutError:
         what = f"The body did not come within {limits.body_seconds:g} seconds; send it at once."
-        raise ApiError(408, what, headers={"Connection": "close"}) from None
+        raise ApiError(408, what, code="body_too_slow", headers={"Connection": "close"}) from None
+    if n_bytes > limits.body_bytes:
+        what = f"The body has more than {limits.body_bytes:,} bytes; send a shorter one."
+        raise ApiError(413, what, code="body_too_large", headers={"Connection": "close"})
     try:
         return parse_json(bytes(body))
     except ValueError as error:

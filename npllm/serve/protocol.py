@@ -248,12 +248,11 @@ def _orders(
         samplings = [Sampling(**settings, seed=seed, sample=sample) for sample in range(n)]
     except ConfigError as error:
         raise ApiError(400, str(error), param=str(error).split()[0]) from None
-    stop = _stop(fields.get("stop", []))
+    stop, param = _stop(fields.get("stop", [])), "messages" if "messages" in fields else "prompt"
+    rooms = [_room(len(ids), max_tokens, usual_tokens, served.block_size, param) for ids in prompts]
     return [
-        Order(
-            ids, _room(len(ids), max_tokens, usual_tokens, served.block_size), each, stop, alternatives, scores_prompt
-        )
-        for ids in prompts
+        Order(ids, room, each, stop, alternatives, scores_prompt)
+        for ids, room in zip(prompts, rooms, strict=True)
         for each in samplings
     ]
 
@@ -270,9 +269,9 @@ def _stop(given: str | list) -> tuple[str, ...]:
     return stop
 
 
-def _room(n_prompt: int, max_tokens: int | None, usual: int, block_size: int) -> int:
+def _room(n_prompt: int, max_tokens: int | None, usual: int, block_size: int, param: str) -> int:
     """Return how many tokens to write. The last one is not read by the model any more,
-    so a prompt of block_size tokens leaves room for one."""
+    so a prompt of block_size tokens leaves room for one. param: the prompt's field."""
     room = block_size + 1 - n_prompt
     if n_prompt > block_size or (max_tokens or 0) > room:
         asked = f" and {max_tokens} tokens of an answer are asked for" if max_tokens else ""
@@ -280,7 +279,7 @@ def _room(n_prompt: int, max_tokens: int | None, usual: int, block_size: int) ->
             400,
             f"The prompt has {n_prompt} tokens{asked}, but the model sees at most {block_size}; shorten the prompt or "
             "lower max_tokens.",
-            param="max_tokens" if n_prompt <= block_size else "prompt",
+            param="max_tokens" if n_prompt <= block_size else param,
             code="context_length_exceeded",
         )
     if max_tokens is not None and max_tokens < 0:

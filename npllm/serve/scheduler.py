@@ -98,7 +98,11 @@ class Scheduler:
                 for first in range(0, len(texts), MOST_TOGETHER):
                     together = texts[first : first + MOST_TOGETHER]
                     _attempt(together, partial(_advance, together))
-        for writing in [*self._active, *self._waiting]:
+        with self._changed:
+            left, self._active = [*self._active, *self._waiting], []
+            self._waiting.clear()
+            self._changed.notify_all()
+        for writing in left:
             _deliver(writing, Stopped())
 
     def _tidy(self) -> None:

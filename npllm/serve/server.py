@@ -1,5 +1,6 @@
 """The server: its socket, its limits on connections, its log and its end."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -7,11 +8,11 @@ from pathlib import Path
 
 import uvicorn
 from rich.console import Console
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from npllm.errors import ConfigError
-from npllm.output import shell_word
-from npllm.serve.app import Application, Limits
-from npllm.serve.gate import Gate, read_key
+from npllm.serve.app import Application, Limits, example
+from npllm.serve.gate import VARIABLE, Gate, read_key
 from npllm.serve.weights import Source
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -51,7 +52,7 @@ def serve(
     if host not in LOOPBACK and key is None:
         raise ConfigError(
             f"Others can reach {host}, so it needs a key; put one into a file and name it with --api_key_file, or into "
-            "the environment variable NPLLM_API_KEY."
+            f"the environment variable {VARIABLE}."
         )
     source = Source(path, checkpoint, report=lambda sentence: console.print(sentence, soft_wrap=True))
     with bound(host, port) as listening:
@@ -68,16 +69,49 @@ def serve(
 
 def made(source: Source, host: str, key: str | None, limits: Limits, log: Callable[[str], None]) -> Server:
     """Return a server of a model, which `run` starts. log: as in `Gate`."""
-    application = Application(source, limits)
+    application = Application(source, limits, needs_key=key is not None)
     names = LOOPBACK if host in LOOPBACK else None
-    return Server(configuration(Gate(application.starlette(), key=key, names=names, log=log)), application)
+    gate = Gate(application.starlette(), key=key, names=names, log=log)
+    return Server(configuration(gate, limits), application)
 
 
-def configuration(app) -> uvicorn.Config:
-    """The settings of uvicorn: quiet, with bounds on connections and headers."""
+class Connection(H11Protocol):
+    """A connection that is closed when it does not bring a request in time.
+
+    uvicorn waits without an end for the first request, and for the rest of a head.
+    """
+
+    seconds: float
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait(True)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on, unless the head of a request is complete."""
+        super().data_received(data)
+        self._wait(self.cycle is None or self.cycle.response_complete)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(exc)
+        self._wait(False)
+
+    def _wait(self, waits: bool) -> None:
+        if waits and self._waiting is None:
+            self._waiting = self.loop.call_later(self.seconds, self.transport.close)
+        elif not waits and self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+def configuration(app, limits: Limits) -> uvicorn.Config:
+    """The settings of uvicorn: quiet, with bounds on connections and heads."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=type("Connection", (Connection,), {"seconds": limits.body_seconds}),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -109,13 +143,6 @@ def bound(host: str, port: int) -> socket.socket:
             f"Port {port} of {host} cannot be used ({reason}); name another with --port, or 0 for any free one."
         ) from None
     return made
-
-
-def example(address: str, *, with_key: bool) -> str:
-    """A command that asks the server for a text."""
-    key = ' -H "Authorization: Bearer $NPLLM_API_KEY"' if with_key else ""
-    body = shell_word('{"prompt": "The ", "max_tokens": 32}')
-    return f'curl {address}/v1/completions{key} -H "Content-Type: application/json" -d {body}'
 
 
 def _in_url(host: str) -> str:

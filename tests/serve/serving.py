@@ -34,6 +34,12 @@ class Serving(NamedTuple):
         """A new connection."""
         return http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE)
 
+    def post(self, path: str, fields: dict) -> http.client.HTTPConnection:
+        """A connection on which a request was sent."""
+        connection = self.connection()
+        connection.request("POST", path, json.dumps(fields), {"Content-Type": "application/json"})
+        return connection
+
     def ask(self, path: str, body=None, **headers) -> tuple[int, dict]:
         """Post a body (None = get); the status, and the JSON of the answer."""
         connection = self.connection()
@@ -59,10 +65,58 @@ class Serving(NamedTuple):
         return answer["error"]
 
 
+class Brake:
+    """Stops the scheduler at a token until it is released.
+
+    held: set when the scheduler stands still. sizes: how many texts shared each pass.
+    """
+
+    def __init__(self, model, at: int):
+        self.held, self.released, self.sizes = threading.Event(), threading.Event(), []
+        self._extend_each = model.extend_each
+        self._at = at
+
+    def extend_each(self, tokens, joined):
+        """In place of the model's."""
+        self.sizes.append(len(tokens))
+        if len(self.sizes) == self._at:
+            self.held.set()
+            assert self.released.wait(PATIENCE)
+        return self._extend_each(tokens, joined)
+
+
+@contextmanager
+def braked(server: Serving, at: int = 1) -> Iterator[Brake]:
+    """Brake the scheduler of a server in its pass number `at` from now on."""
+    model = server.source.current().model
+    brake = Brake(model, at)
+    model.extend_each = brake.extend_each
+    try:
+        yield brake
+    finally:
+        brake.released.set()
+        assert server.scheduler.wait_until_idle(PATIENCE)
+        del model.extend_each
+
+
+def announced(monkeypatch, thing, method: str) -> threading.Event:
+    """An event that is set when a method of a thing has been called."""
+    event, real = threading.Event(), getattr(thing, method)
+
+    def call(*arguments):
+        result = real(*arguments)
+        event.set()
+        return result
+
+    monkeypatch.setattr(thing, method, call)
+    return event
+
+
 @contextmanager
 def serving(path, *, key: str | None = None, limits: Limits = Limits()) -> Iterator[Serving]:  # noqa: B008
     """Serve a model while the block runs."""
-    source, log = Source(path), []
+    log: list[str] = []
+    source = Source(path, report=log.append)
     server, listening = made(source, HOST, key, limits, log.append), bound(HOST, 0)
     listening.listen(BACKLOG)
     port = listening.getsockname()[1]
