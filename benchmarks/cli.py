@@ -17,6 +17,7 @@ from benchmarks import (
     learn,
     parity,
     parity_gguf,
+    parity_lm_eval,
     parity_peft,
     scale,
     startup,
@@ -247,7 +248,7 @@ def parity_command(*, json: Path | None = None) -> None:
         json: file to write the figures to as well
     """
     facts = introduce(len(parity.FAMILIES), json)
-    rows = [*parity.measure(), *parity_peft.measure(), *parity_gguf.measure()]
+    rows = [*parity.measure(), *parity_peft.measure(), *parity_gguf.measure(), *parity_lm_eval.measure()]
     publish(parity, rows, facts, json)
     if differences := parity.wrong(rows):
         raise SystemExit("\n".join(differences))

@@ -122,6 +122,7 @@ def tables(rows: list[Row]) -> list[Table]:
         "same chat": ("same_chat", "{}"),
         "same stop token": ("same_stop", "{}"),
         "same text": ("same_text", "{}"),
+        "same accuracy": ("same_accuracy", "{}"),
         "same bits back": ("same_bits_back", "{}"),
     }
     return build_tables("What npllm export writes, as it is read by", rows, columns, ("reader",))

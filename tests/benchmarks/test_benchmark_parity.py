@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import cli, parity, parity_gguf
+from benchmarks import cli, parity, parity_gguf, parity_lm_eval
 from benchmarks.race import PEERS_PYTHON
 from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Message
@@ -96,6 +96,7 @@ def test_the_command_fails_where_something_differs(monkeypatch):
     row = row_with(monkeypatch) | {"same_chat": False}
     monkeypatch.setattr(parity, "measure", lambda: [row])
     monkeypatch.setattr(parity_gguf, "measure", list)
+    monkeypatch.setattr(parity_lm_eval, "measure", list)
     monkeypatch.setattr(cli, "introduce", lambda *_: {})
     with pytest.raises(SystemExit, match="Qwen3 differs: chat"):
         cli.main(["parity"])
@@ -130,7 +131,7 @@ def test_files_of_three_types_are_compared(monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.skipif(PEERS_PYTHON not in os.environ, reason=f"{PEERS_PYTHON} is not set")
-@pytest.mark.parametrize("reader", [parity, parity_gguf], ids=["transformers", "llama.cpp"])
+@pytest.mark.parametrize("reader", [parity, parity_gguf, parity_lm_eval], ids=["transformers", "llama.cpp", "lm_eval"])
 def test_others_compute_the_same(reader):
     rows = reader.measure()
     if any("failure" in row for row in rows):
