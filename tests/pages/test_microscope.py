@@ -112,6 +112,25 @@ def test_what_a_loss_sends_back_and_the_lens_are_tables():
     assert lens[4][3] == ", ".join(likelier)
 
 
+def test_time_work_and_memory_are_those_of_the_profile():
+    """Fails if a bar or a number is that of another operation or direction."""
+    seen, page = page_of("llama")
+    profile = seen.profile
+    rows = table_of(page, "Time, FLOPs and memory of each operation")[1:]
+    assert [row[0] for row in rows] == list(seen.inside.operations)
+    for name, seconds, flops, kept in rows:
+        timings = [part[name] for part in (profile.forward, profile.backward, profile.again) if name in part]
+        assert seconds == f"{1e3 * sum(each.seconds for each in timings):.3f} ms"
+        assert flops == f"{sum(each.flops for each in timings) / 1e6:.1f} M"
+        size = sum(each.bytes for each in profile.kept.get(name, []))
+        assert kept == (f"{size / 1e3:.1f} kB" if size >= 1000 else f"{size} bytes")
+        forward = profile.forward[name]
+        assert (
+            f"forward {1e3 * forward.seconds:.3f} ms" in text_of(page, f"op-{name.replace('.', '-')}") or name == "loss"
+        )
+    assert page.count('class="fill"') == 3 * len(rows)
+
+
 def test_each_kind_of_operation_is_derived_once_with_its_code():
     _, page = page_of("qwen")
     kinds = ["embedding", "rmsnorm", "linear", "qk_norm", "rotary", "attention", "add_norm", "swiglu", "lm_head_loss"]
