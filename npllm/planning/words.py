@@ -43,6 +43,8 @@ def describe(name: str, plan: CostModel) -> Iterator[str]:
         f"{in_units(plan.speed.memory_bandwidth, 'B/s')}; a message takes {in_seconds(network.latency)}, a host sends "
         f"{in_units(network.bandwidth, 'B/s')}; ranks on a host: {network.ranks_per_host}"
     )
+    if config.data.tokenizer == "char":
+        yield f"the vocabulary is taken to be {plan.vocab_size} characters; that of a run is that of its text"
 
 
 def memory_table(memory: Memory, ranks: int) -> Table:

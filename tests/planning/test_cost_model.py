@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from npllm.distributed import Ranks
 from npllm.distributed.costs import Network
 from npllm.distributed.tree import leaves_of
-from npllm.model import Architecture
+from npllm.model import GPT, Architecture
 from npllm.model.footprint import parameter_bytes
-from npllm.optim import BatchConfig, OptimConfig
+from npllm.optim import BatchConfig, OptimConfig, build_optimizer
 from npllm.planning.cost_model import CostModel, Speed, bytes_per_parameter, memory_of_rank, powers_of_two, ramp
 from npllm.training.config import RunConfig, TrainConfig
 from npllm.training.memory import pretraining_memory
@@ -140,6 +141,23 @@ def test_memory_of_many_ranks():
     assert two.aside - alone.aside == 2 * params, "to save, rank 0 has all moments beside their copy"
     assert bytes_per_parameter(config, 1) == 4 * (1 + 5 + 2)
     assert bytes_per_parameter(config, 16) == 4 * (1 + 2 + 2 / 16)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_moments_are_those_of_the_rank_with_the_most(optimizer, size):
+    """As the optimiser divides them; of Muon, a bound by at most one matrix."""
+    config = config_of(optimizer)
+    model, taken = GPT(plan_of().model), []
+    for rank in range(size):
+        rule = build_optimizer(model, config.optim)
+        ranks = Ranks()
+        ranks.rank, ranks.size = rank, size
+        rule.shard(ranks)
+        taken.append(sum(array.nbytes for array in rule.state.values()))
+    planned = memory_of_rank(config, 100, size).moments
+    slack = 2 * 4 * 16 * 64 if optimizer == "muon" else 0
+    assert 0 <= planned - max(taken) <= slack
 
 
 def test_muon_cuts_no_matrix():

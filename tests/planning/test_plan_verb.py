@@ -108,6 +108,13 @@ def test_a_slow_network_is_the_reason(capsys):
     assert "take a faster network" in shown
 
 
+@pytest.mark.usefixtures("nothing_is_built")
+def test_an_unknown_vocabulary_is_said(capsys):
+    said = f"the vocabulary is taken to be {CHARACTERS} characters"
+    assert said in plan(capsys, "shakespeare-char", "--ranks", "1", *GIVEN)
+    assert said not in plan(capsys, "default", "--ranks", "1", *GIVEN)
+
+
 def test_the_machine_is_measured(capsys, monkeypatch):
     monkeypatch.setattr(speed, "measure_flops", lambda *_: 2.5e9)
     monkeypatch.setattr(speed, "measure_memory", lambda: 7e9)
