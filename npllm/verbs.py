@@ -211,7 +211,7 @@ def export(
         from npllm.interop import gguf
 
         gguf.save(model, tokenizer, out, outtype)
-        loaded_by = f"llama.cpp loads {gguf.file_name(outtype)}; Ollama: ollama create NAME -f Modelfile"
+        loaded_by = f"llama.cpp loads {gguf.file_name(outtype)}. For Ollama: ollama create NAME -f Modelfile"
     elif format == "peft":
         from npllm.interop import peft
 
