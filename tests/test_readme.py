@@ -31,6 +31,7 @@ PAGES = [
     "npllm/finetuning/README.md",
     "npllm/interop/README.md",
     "npllm/rlhf/README.md",
+    "npllm/serve/README.md",
     "tests/reliability/README.md",
     "benchmarks/README.md",
 ]
@@ -123,7 +124,7 @@ def shorten_the_tasks(monkeypatch) -> list[str]:
     return tasks
 
 
-SHORT_PAGES = ("npllm/README.md", "npllm/reference/README.md", "tests/reliability/README.md")
+SHORT_PAGES = ("npllm/README.md", "npllm/reference/README.md", "npllm/serve/README.md", "tests/reliability/README.md")
 
 
 @pytest.mark.parametrize(

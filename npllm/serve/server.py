@@ -17,15 +17,22 @@ from npllm.serve.weights import Source
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_CONNECTIONS = 256
-BACKLOG = 128
 
 
 class Server(uvicorn.Server):
-    """A server that ends at once on Ctrl-C, with the texts that it writes."""
+    """A server that ends at once on Ctrl-C, with the texts that it writes.
 
-    def __init__(self, config: uvicorn.Config, application: Application):
+    on_start: called when it answers, and Ctrl-C ends it in order.
+    """
+
+    def __init__(self, config: uvicorn.Config, application: Application, on_start: Callable[[], None]):
         super().__init__(config)
-        self.application = application
+        self.application, self.on_start = application, on_start
+
+    async def startup(self, sockets=None) -> None:
+        """Start to answer."""
+        await super().startup(sockets)
+        self.on_start()
 
     def handle_exit(self, sig, frame) -> None:
         """Take note of a signal, in uvicorn's words."""
@@ -56,23 +63,32 @@ def serve(
         )
     source = Source(path, checkpoint, report=lambda sentence: console.print(sentence, soft_wrap=True))
     with bound(host, port) as listening:
-        server = made(source, host, key, limits, lambda line: console.print(line, soft_wrap=True))
-        listening.listen(BACKLOG)
         address = f"http://{_in_url(host)}:{listening.getsockname()[1]}"
-        console.print(f"{address}/ serves {path}; Ctrl-C ends the server.", soft_wrap=True)
-        console.print(example(address, with_key=key is not None), soft_wrap=True)
+
+        def announce() -> None:
+            console.print(f"{address}/ serves {path}; Ctrl-C ends the server.", soft_wrap=True)
+            console.print(example(address, with_key=key is not None), soft_wrap=True)
+
+        server = made(source, host, key, limits, lambda line: console.print(line, soft_wrap=True), announce)
         try:
             server.run([listening])
         finally:
             server.application.scheduler.stop()
 
 
-def made(source: Source, host: str, key: str | None, limits: Limits, log: Callable[[str], None]) -> Server:
+def made(
+    source: Source,
+    host: str,
+    key: str | None,
+    limits: Limits,
+    log: Callable[[str], None],
+    on_start: Callable[[], None],
+) -> Server:
     """Return a server of a model, which `run` starts. log: as in `Gate`."""
     application = Application(source, limits, needs_key=key is not None)
     names = LOOPBACK if host in LOOPBACK else None
     gate = Gate(application.starlette(), key=key, names=names, log=log)
-    return Server(configuration(gate, limits), application)
+    return Server(configuration(gate, limits), application, on_start)
 
 
 class Connection(H11Protocol):

@@ -11,7 +11,7 @@ from small_runs import PATIENCE
 
 from npllm.serve.app import Limits
 from npllm.serve.scheduler import Scheduler
-from npllm.serve.server import BACKLOG, bound, made
+from npllm.serve.server import bound, made
 from npllm.serve.weights import Source
 
 HOST = "127.0.0.1"
@@ -117,11 +117,12 @@ def serving(path, *, key: str | None = None, limits: Limits = Limits()) -> Itera
     """Serve a model while the block runs."""
     log: list[str] = []
     source = Source(path, report=log.append)
-    server, listening = made(source, HOST, key, limits, log.append), bound(HOST, 0)
-    listening.listen(BACKLOG)
+    started = threading.Event()
+    server, listening = made(source, HOST, key, limits, log.append, started.set), bound(HOST, 0)
     port = listening.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
+    assert started.wait(PATIENCE)
     try:
         yield Serving(port, server.application.scheduler, source, log)
     finally:
