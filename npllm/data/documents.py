@@ -15,7 +15,7 @@ import regex
 
 from npllm.files.spool import Spool
 
-PIECE = 1 << 20  # bytes
+PIECE = 1 << 18  # bytes
 # No piece of a tokenizer (pretokenize.SPLITS) has a blank after another sign, or a
 # newline after a letter or digit. So a text cut there has the same tokens. Searched
 # from the end.

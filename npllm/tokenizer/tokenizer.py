@@ -18,7 +18,7 @@ from npllm.tokenizer.tokenizer_json import to_json
 from npllm.tokenizer.vocabulary import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
-WORTH_THREADS = 1 << 20  # characters in all texts but the first
+WORTH_THREADS = 1 << 18  # characters in all texts but the first
 DECODED_AT_ONCE = 1 << 16  # ids; a list of Python's integers takes 40 bytes for each
 
 ENCODERS = {"bpe": BytePairEncoder, "byte": ByteEncoder, "char": CharacterEncoder}

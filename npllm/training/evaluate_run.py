@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from npllm.data.documents import Document, stored
@@ -46,7 +45,7 @@ def evaluate_run(path: Path, data: Path | None, stride: int | None, console: Con
 def tokens_of(path: Path, tokenizer: Tokenizer):
     """The tokens of a text file, (n_tokens,), and its bytes."""
     text = read_text(path)
-    return np.concatenate(list(encode_document(tokenizer, Document(str(path), stored(text))))), len(text.encode())
+    return encode_document(tokenizer, Document(str(path), stored(text))), len(text.encode())
 
 
 def text_figures(model: GPT, tokens, n_bytes: int, stride: int | None, console: Console) -> Figures:

@@ -1,21 +1,25 @@
 """Data preparation: from raw text to token shards."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
 from npllm.data.corpora import Corpus, load_corpus
-from npllm.data.documents import Document
+from npllm.data.documents import PIECE, Document
 from npllm.data.shards import write_shard
 from npllm.errors import ConfigError, DataError
 from npllm.files.user_path import user_path
 from npllm.runs.run_folder import RunFolder
 from npllm.tokenizer import Tokenizer, UnknownCharacter, byte_tokenizer, train_bpe, train_char
 from npllm.tokenizer.pretokenize import SPLITS
-from npllm.tokenizer.tokenizer import END_OF_TEXT
+from npllm.tokenizer.tokenizer import END_OF_TEXT, usable_cores
 from npllm.training.config import DataConfig
 
 TOKENIZER_TEXT = 100_000_000  # bytes; of a longer text, a bpe tokenizer is trained on so much
+PIECES_FOR_A_CORE = 2  # that are encoded at once: while one thread ends, others have work
 Report = Callable[[str], None]  # called with a line about each step
 
 
@@ -70,24 +74,78 @@ def reported(pieces: Iterable[str], report: Report, label: str) -> Iterator[str]
         done += len(piece)
 
 
-def encode_document(
-    tokenizer: Tokenizer, document: Document, progress: Callable[[int], None] = lambda n_bytes: None
-) -> Iterator[np.ndarray]:
-    """The ids of a document in parts, (n_tokens of the part,) uint32.
+class Piece(NamedTuple):
+    """A part of a document that is encoded by itself. line: where it starts."""
 
-    progress: called before each part with the bytes of the text that are done. Raises
+    index: int
+    document: Document
+    line: int
+    text: str
+
+
+def encode_document(tokenizer: Tokenizer, document: Document) -> np.ndarray:
+    """The ids of one document, (n_tokens,) uint32. Raises DataError as
+    `encode_documents` does."""
+    (parts,) = encode_documents(tokenizer, [document])
+    return np.concatenate(list(parts))
+
+
+def encode_documents(
+    tokenizer: Tokenizer, documents: Iterable[Document], progress: Callable[[str, int], None] = lambda *_: None
+) -> Iterator[Iterator[np.ndarray]]:
+    """The ids of each document in parts, (n_tokens of the part,) uint32. The parts of a
+    document are taken before the next document.
+
+    Several pieces are encoded at once, by as many threads. progress: called before that
+    with the name of the first document and the bytes of the text that are done. Raises
     DataError, with file and line, for a character that the tokenizer lacks.
     """
-    pieces = document.content.pieces() if tokenizer.cuts_before_spaces else [document.text]
-    line, done = document.first_line, 0
+
+    def encoded() -> Iterator[tuple[int, np.ndarray]]:
+        done = 0
+        for batch in _batches(_pieces(tokenizer, documents)):
+            progress(batch[0].document.name, done)
+            yield from zip((piece.index for piece in batch), _encode_batch(tokenizer, batch), strict=True)
+            done += sum(len(piece.text.encode()) for piece in batch)
+
+    return ((ids for _, ids in parts) for _, parts in groupby(encoded(), key=itemgetter(0)))
+
+
+def _pieces(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[Piece]:
+    """The pieces of all documents, at least one of each."""
+    for index, document in enumerate(documents):
+        line, content = document.first_line, document.content
+        for text in content.pieces() if tokenizer.cuts_before_spaces and content.n_bytes else [document.text]:
+            yield Piece(index, document, line, text)
+            line += text.count("\n")
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """The pieces in lists that give all cores work."""
+    enough = PIECES_FOR_A_CORE * usable_cores() * PIECE
+    batch, n_characters = [], 0
     for piece in pieces:
-        progress(done)
-        try:
-            yield tokenizer.encode_documents([piece])[0]
-        except UnknownCharacter as error:
-            raise error.in_file(document.name, line) from None
-        line += piece.count("\n")
-        done += len(piece.encode())
+        batch.append(piece)
+        n_characters += len(piece.text)
+        if n_characters >= enough:
+            yield batch
+            batch, n_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _encode_batch(tokenizer: Tokenizer, batch: Sequence[Piece]) -> list[np.ndarray]:
+    try:
+        return tokenizer.encode_documents([piece.text for piece in batch])
+    except UnknownCharacter:
+        return [_encode_piece(tokenizer, piece) for piece in batch]  # says where it is
+
+
+def _encode_piece(tokenizer: Tokenizer, piece: Piece) -> np.ndarray:
+    try:
+        return tokenizer.encode_documents([piece.text])[0]
+    except UnknownCharacter as error:
+        raise error.in_file(piece.document.name, piece.line) from None
 
 
 def remarks_on_text(config: DataConfig, corpus: Corpus) -> list[str]:
@@ -128,9 +186,13 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Report) -> Corpus:
         (corpus.train, run.train_shard, corpus.train_bytes),
         (corpus.val, run.val_shard, corpus.val_bytes),
     ):
+
+        def progress(name: str, done: int, n_bytes: int = n_bytes) -> None:
+            report(f"encoding {name} ({done / 1e6:.0f} of {n_bytes / 1e6:.0f} MB)")
+
         n_tokens = write_shard(
             path,
-            _encoded(tokenizer, side, n_bytes, report),
+            encode_documents(tokenizer, side, progress),
             vocab_size=tokenizer.vocab_size,
             eot_id=tokenizer.eot_id,
             n_bytes=n_bytes,
@@ -143,18 +205,3 @@ def prepare_data(config: DataConfig, run: RunFolder, report: Report) -> Corpus:
                 "another data.val_fraction."
             )
     return corpus
-
-
-def _encoded(
-    tokenizer: Tokenizer, documents: Sequence[Document], n_bytes: int, report: Report
-) -> Iterator[Iterator[np.ndarray]]:
-    """The ids of all documents, in parts. n_bytes: of the text; tells how much is
-    done."""
-    before = 0  # bytes of the documents before this one
-    for document in documents:
-
-        def progress(done: int, name: str = document.name, before: int = before) -> None:
-            report(f"encoding {name} ({(before + done) / 1e6:.0f} of {n_bytes / 1e6:.0f} MB)")
-
-        yield encode_document(tokenizer, document, progress)
-        before += document.content.n_bytes

@@ -3,10 +3,12 @@
 import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from npllm.data import documents, text_files
 from npllm.data.corpora import load_corpus
+from npllm.data.documents import Document, stored
 from npllm.errors import ConfigError, DataError
 from npllm.files import spool
 from npllm.runs.run_folder import RunFolder
@@ -14,7 +16,7 @@ from npllm.tokenizer import Tokenizer, train_bpe, train_char
 from npllm.tokenizer.pretokenize import SPLITS
 from npllm.training import prepare
 from npllm.training.config import DataConfig
-from npllm.training.prepare import prepare_data, tokenizer_text
+from npllm.training.prepare import encode_documents, prepare_data, tokenizer_text
 
 
 @pytest.fixture
@@ -44,12 +46,13 @@ def test_marks_between_documents_are_their_ends_and_no_letters(tmp_path, run_fol
 
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
-def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, kind):
+def test_a_text_is_prepared_in_ten_times_its_size(tmp_path, run_folder, monkeypatch, kind):
     """Memory holds the text, its two parts, and tokens of four and of two bytes. It
     does not hold arrays of eight bytes."""
     n_bytes = 4 << 20
     path = tmp_path / "text.txt"
     path.write_bytes(b"sixteen letters\n" * (n_bytes // 16))
+    monkeypatch.setattr(prepare, "usable_cores", lambda: 2)  # more take more memory
     tracemalloc.start()
     prepare_data(DataConfig(source=(str(path),), tokenizer=kind), run_folder, lambda line: None)
     peak = tracemalloc.get_traced_memory()[1]
@@ -65,7 +68,9 @@ def test_a_large_text_is_never_in_memory_as_a_whole(tmp_path, run_folder, monkey
     path = tmp_path / "text.txt"
     path.write_bytes(b"letters and letters\r\nand letters\n" * (n_bytes // 33))
     monkeypatch.setattr(spool, "IN_MEMORY", 1 << 16)
-    monkeypatch.setattr(documents, "PIECE", 1 << 16)
+    for module in (documents, prepare):
+        monkeypatch.setattr(module, "PIECE", 1 << 16)
+    monkeypatch.setattr(prepare, "usable_cores", lambda: 2)  # more take more memory
     monkeypatch.setattr(text_files, "CHUNK", 1 << 16)
     tracemalloc.start()
     config = DataConfig(source=(str(path),), tokenizer=kind)
@@ -119,6 +124,25 @@ def test_a_split_that_would_have_no_effect_is_refused(tmp_path, run_folder):
     )
     with pytest.raises(ConfigError, match=r"tokenizer\.json has another; remove data.split"):
         prepare_data(config, run_folder, lambda line: None)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_documents_that_are_encoded_at_once_have_the_same_ids(monkeypatch, cores):
+    """Batches end inside of documents and span several of them; some are empty."""
+    for module in (documents, prepare):
+        monkeypatch.setattr(module, "PIECE", 50)
+    monkeypatch.setattr(prepare, "usable_cores", lambda: cores)
+    monkeypatch.setattr("npllm.tokenizer.tokenizer.WORTH_THREADS", 0)
+    texts = ["", "a b " * 200, "", "it's né\n", "x", "a longer text of words and\nlines " * 30, "x", "x", ""]
+    tokenizer = train_bpe(texts, 280)
+    given = [Document(f"{number}.txt", stored(text)) for number, text in enumerate(texts)]
+    reported = []
+    found = [
+        np.concatenate(list(parts)) for parts in encode_documents(tokenizer, given, lambda *at: reported.append(at))
+    ]
+    assert [ids.tolist() for ids in found] == [tokenizer.encode(text) for text in texts]
+    assert reported[0] == ("0.txt", 0)
+    assert len(reported) == {1: 15, 3: 6}[cores]
 
 
 def test_pieces_are_not_kept_while_a_text_is_encoded():
