@@ -1,5 +1,6 @@
 """The model that is served. Of a run that still trains, it is always the newest one."""
 
+import hashlib
 import threading
 import weakref
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ class Source:
     def _load(self) -> Served:
         if (user_path(self._path) / huggingface.CONFIG).is_file():
             model, tokenizer = load(self._path)
-            return Served(model, tokenizer, None, self.name, _written(user_path(self._path) / huggingface.CONFIG))
+            digest = hashlib.sha256(model.params.flat).hexdigest()[:8]
+            return Served(
+                model, tokenizer, None, f"model-{digest}", _written(user_path(self._path) / huggingface.CONFIG)
+            )
         file, _ = checkpoint_of(self._path)
         model, tokenizer = load(file)
         digits = file.stem.removeprefix("step-")

@@ -59,6 +59,8 @@ def test_a_conversation_and_its_probabilities(chromium, talking, width, dark):  
         assert page.locator("#alternatives .taken").count() == 1
         assert serious_violations(page) == []
         assert sideways(page) == 0
+        assert page.locator("main").bounding_box()["width"] > width / 2
+        assert page.locator(".turn:nth-child(2) + #token").count() == 1  # below the answer of the word
         page.click("#clear")
         assert page.locator(".turn").count() == 0
         assert seen.errors == []

@@ -10,6 +10,8 @@ from serve.serving import braked, serving
 from small_runs import PATIENCE, checkpoints
 from stage_runs import pretrained
 
+import npllm
+from npllm.interop import huggingface
 from npllm.runs.checkpoint_store import MANIFEST
 
 TEXT = {"prompt": "the cat", "max_tokens": 20, "seed": 1, "logprobs": 1}
@@ -95,3 +97,18 @@ def test_a_chosen_checkpoint_stays(training):
     with serving(training.run / "checkpoints" / "step-00000004.h5") as server:
         training.goes_on()
         assert step_of(server) == 4
+
+
+def test_saved_models_are_served(base, tmp_path):
+    """A folder that npllm.save wrote, and one of Hugging Face: both give the texts of
+    the run."""
+    model, tokenizer = npllm.load(base)
+    npllm.save(model, tokenizer, tmp_path / "saved")
+    huggingface.save(model, tokenizer, tmp_path / "hf")
+    with serving(base) as server:
+        expected = server.complete(**TEXT)["choices"][0]["text"]
+    for name in ("saved", "hf"):
+        with serving(tmp_path / name) as server:
+            answer = server.complete(**TEXT)
+            assert (answer["model"], answer["choices"][0]["text"]) == (name, expected)
+            assert step_of(server) is None

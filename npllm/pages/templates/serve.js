@@ -56,6 +56,8 @@
       table.append(row);
     }
     at("alternatives").replaceChildren(table);
+    const turn = word.closest(".turn");
+    if (turn.nextElementSibling !== at("token")) turn.after(at("token"));  // where the reader looks
   };
 
   const addWord = (body, text, score) => {
@@ -179,6 +181,7 @@
   at("clear").addEventListener("click", () => {
     stop();
     messages = [];
+    talk.append(at("token"));
     at("texts").replaceChildren();
     at("alternatives").replaceChildren();
     say("");
