@@ -8,6 +8,7 @@ it.)
 """
 
 import atexit
+import os
 import sys
 import threading
 import time
@@ -43,7 +44,7 @@ class Pulse:
             if now - looked > 2 * BEAT:  # this rank itself was stopped, or the machine asleep
                 heard += now - looked
             looked = now
-            self._send(BEATING)
+            self._send(BEATING).Free()  # a byte is sent at once
             while self.comm.Iprobe(self.before, BEATING):
                 self._receive(BEATING)
                 heard = now
@@ -54,10 +55,12 @@ class Pulse:
                     file=sys.stderr,
                     flush=True,
                 )
-                self.comm.Abort(5)
+                # MPI_Abort would wait for ever for a machine that is lost. mpiexec sees
+                # that this process has ended, and ends the others.
+                os._exit(5)
 
-    def _send(self, tag: int) -> None:
-        self.comm.Isend(self._byte, self.next, tag).Free()  # a byte is sent at once
+    def _send(self, tag: int) -> Any:
+        return self.comm.Isend(self._byte, self.next, tag)
 
     def _receive(self, tag: int) -> None:
         self.comm.Recv(np.empty(1, np.uint8), self.before, tag)
@@ -69,13 +72,12 @@ class Pulse:
             return
         self._ended.set()
         self._thread.join()
-        self._send(LAST)
-        while True:
+        farewell, heard_last = self._send(LAST), False
+        while not heard_last or not farewell.Test() or self.comm.Iprobe(self.before, BEATING):
             if self.comm.Iprobe(self.before, BEATING):
                 self._receive(BEATING)
             elif self.comm.Iprobe(self.before, LAST):
                 self._receive(LAST)
-                if not self.comm.Iprobe(self.before, BEATING):
-                    return
+                heard_last = True
             else:
                 time.sleep(0.001)
