@@ -107,12 +107,10 @@ def test_the_documents_of_a_shard(of_text):
 
 
 def test_another_run_gets_pairs_of_the_library(of_text, monkeypatch, capsys, library, tmp_path):
-    """It is nearly untrained, so it is right in about half of the pairs. lm_eval's
-    files hold the pairs that it was given."""
+    """lm_eval's files hold the pairs that it was given."""
     monkeypatch.setattr(evaluate_task, "load_corpus", lambda source: library)
     figures = shown(capsys, of_text, "--task", "minimal-pairs", "--out", tmp_path / "tasks")
-    accuracy, error = (float(part.strip(" %")) for part in figures["all"].split(" of ")[0].split("±"))
-    assert abs(accuracy - 50) < 3 * error
+    assert 20 < float(figures["all"].partition("%")[0]) < 80  # one update; about half
     assert figures["chance"] == "50 %; the shorter function is the right one in 50.0%; each pair has equal tokens"
     assert figures["text"].endswith(
         " functions of the text that a run on the standard library holds out; training may have included it"
