@@ -86,8 +86,7 @@ class Piece(NamedTuple):
 def encode_document(tokenizer: Tokenizer, document: Document) -> np.ndarray:
     """The ids of one document, (n_tokens,) uint32. Raises DataError as
     `encode_documents` does."""
-    (parts,) = encode_documents(tokenizer, [document])
-    return np.concatenate(list(parts))
+    return np.concatenate(list(next(encode_documents(tokenizer, [document]))))
 
 
 def encode_documents(

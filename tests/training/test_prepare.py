@@ -16,7 +16,7 @@ from npllm.tokenizer import Tokenizer, train_bpe, train_char
 from npllm.tokenizer.pretokenize import SPLITS
 from npllm.training import prepare
 from npllm.training.config import DataConfig
-from npllm.training.prepare import encode_documents, prepare_data, tokenizer_text
+from npllm.training.prepare import encode_document, encode_documents, prepare_data, tokenizer_text
 
 
 @pytest.fixture
@@ -141,6 +141,7 @@ def test_documents_that_are_encoded_at_once_have_the_same_ids(monkeypatch, cores
         np.concatenate(list(parts)) for parts in encode_documents(tokenizer, given, lambda *at: reported.append(at))
     ]
     assert [ids.tolist() for ids in found] == [tokenizer.encode(text) for text in texts]
+    assert [encode_document(tokenizer, document).tolist() for document in given] == [ids.tolist() for ids in found]
     assert reported[0] == ("0.txt", 0)
     assert len(reported) == {1: 15, 3: 6}[cores]
 
