@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import ENVIRONMENT
+from small_runs import ENVIRONMENT, run, write_text
+from stage_runs import stage_arguments, write_jsonl
 
 from npllm.interop.families import config_of, state_dict
 from npllm.model.parameters import parameter_shapes
@@ -83,3 +84,20 @@ def test_the_smallest_gpt2_is_in_memory_once(tmp_path, dtype):
     peak = peak_to_load(large, tmp_path)
     print(f"{peak:.3f} times the model")
     assert peak < 1.2
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("quick")
+def test_the_smallest_gpt2_is_used_like_any_run(tmp_path, capsys):
+    """It is imported, evaluated, writes, and learns with LoRA."""
+    folder, made, tuned = tmp_path / "gpt2", tmp_path / "made", tmp_path / "tuned"
+    write_gpt2(folder, GPT2 | {"n_positions": 32}, np.float16, shards=2)
+    assert run("import", folder, "--out", made) == 0
+    assert run("evaluate", made, "--data", write_text(tmp_path, n_lines=20)) == 0
+    assert "bits per byte" in capsys.readouterr().out
+    assert run("generate", made, "--max_tokens", 2, "--prompt", "the cat") == 0
+    data = write_jsonl(tmp_path / "data.jsonl", [{"prompt": f"the cat {i}", "response": "sat"} for i in range(8)])
+    settings = {"train__steps": 2, "batch__size": 2, "batch__micro_size": 2, "adapt__lora_rank": 2}
+    assert run(*stage_arguments("sft", made, tuned, data=data, **settings)) == 0
+    assert run("generate", tuned, "--max_tokens", 2) == 0
+    assert run("verify", tuned) == 0
