@@ -30,8 +30,8 @@ def measure() -> list[Row]:
         model = GPT(replace(plain.config, lora_rank=RANK, lora_new_tokens=NEW_TOKENS))
         model.frozen.flat[:] = plain.params.flat
         rng = np.random.default_rng(2)
-        for factor, array in model.params.items():  # their product is as large as the weight
-            scale = array.shape[0] ** -0.5 if factor.endswith("lora_a") else 0.1 if factor.endswith("lora_b") else 0.5
+        for factor, array in model.params.items():  # their product is a quarter of the weight
+            scale = array.shape[0] ** -0.5 if factor.endswith("lora_a") else 0.03 if factor.endswith("lora_b") else 0.5
             array[...] = scale * rng.standard_normal(array.shape)
         with tempfile.TemporaryDirectory() as folder:
             head = {"reader": READER.name, "family": f"{name}, LoRA"}
