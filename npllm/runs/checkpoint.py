@@ -20,6 +20,8 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
@@ -32,7 +34,7 @@ from npllm.data.plain_hdf5 import HDF5_ERRORS, NotPlain, check_names, open_file,
 from npllm.errors import ConfigError, DataError
 from npllm.files.strict_json import check_fields, from_fields, parse_json
 from npllm.model import GPT, ActorCritic, ModelConfig, Parameters, Storage, Trainable
-from npllm.model.parameters import WHOLE, parameter_count, parameter_shapes, shapes_of_parts, weight_shapes
+from npllm.model.parameters import WHOLE, parameter_count, shapes_of_parts, weight_shapes
 
 VERSION = 2
 LONGEST_DESCRIPTION = 1 << 20  # bytes of JSON
@@ -110,28 +112,22 @@ def checkpoint_image(state: Saveable, val_loss: float | None = None) -> memoryvi
 
     val_loss: validation loss of the weights, None where it was not measured.
     """
-    return _image(state.model, state.model.params, state.arrays(), state.counters(), val_loss)
+    arrays, image = state.arrays(), io.BytesIO()
+    with new_file(image, describe(state.model, state.model.params, arrays, state.counters(), val_loss)) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+    return image.getbuffer()
 
 
-def model_image(model: GPT) -> memoryview:
-    """The bytes of a checkpoint file that holds the weights of a model alone, with
-    their hash. Training cannot go on from it, but may start from its weights."""
-    params = Parameters(parameter_shapes(model.config), model.dtype)  # a policy's are part of a larger buffer
-    for name, array in params.items():
-        array[...] = model.params[name]
-    frozen = {} if model.frozen is None else {"frozen": model.frozen.flat}
-    image = _image(model, params, {"params": params.flat, **frozen}, {}, None)
-    seal(image)
-    return image
-
-
-def _image(
+def describe(
     model: Trainable,
     params: Parameters,
-    arrays: dict[str, np.ndarray],
+    arrays: Iterable[str],
     counters: dict[str, Any],
     val_loss: float | None,
-) -> memoryview:
+) -> bytes:
+    """The attribute `state` of a checkpoint. arrays: the names of its buffers, of which
+    `params` has the table of params."""
     description = {
         "version": VERSION,
         **{SECTIONS[part]: asdict(network.config) for part, network in model.parts().items()},
@@ -142,19 +138,22 @@ def _image(
         "counters": counters,
         "val_loss": val_loss,
     }
-    image = io.BytesIO()
+    return json.dumps(description).encode()
+
+
+@contextmanager
+def new_file(target: io.RawIOBase | io.BytesIO, description: bytes) -> Iterator[h5py.File]:
+    """A checkpoint in the making, whose arrays the block adds."""
     # v108: attributes may be longer than 64 kB
-    with h5py.File(image, "w", libver=("v108", "v108"), userblock_size=USER_BLOCK) as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array)
-        file.attrs["state"] = np.bytes_(json.dumps(description))
-    return image.getbuffer()
+    with h5py.File(target, "w", libver=("v108", "v108"), userblock_size=USER_BLOCK) as file:
+        yield file
+        file.attrs["state"] = np.bytes_(description)
 
 
 def seal(image: memoryview) -> str:
     """Write the SHA-256 of an image into its user block. Returns the hash."""
     digest = hashlib.sha256(image[USER_BLOCK:]).hexdigest()
-    image[:USER_BLOCK] = _user_block(digest)
+    image[:USER_BLOCK] = user_block(digest)
     return digest
 
 
@@ -170,12 +169,13 @@ def sealed_sha256(path: Path) -> str:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); make it readable, or use another checkpoint."
         ) from error
-    if block != _user_block(digest):
+    if block != user_block(digest):
         raise _damaged(path, "its SHA-256 is not the one that it records")
     return digest
 
 
-def _user_block(digest: str) -> bytes:
+def user_block(digest: str) -> bytes:
+    """The user block of a file whose other bytes have this SHA-256."""
     return digest.encode().ljust(USER_BLOCK, b"\0")
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from npllm.data.shards import TokenShard, read_shard
 from npllm.errors import ConfigError, DataError
-from npllm.files.atomic import write_atomically
 from npllm.files.folders import make_folder
 from npllm.files.locks import hold_folder
 from npllm.files.user_path import user_path
 from npllm.interop import huggingface
 from npllm.model import GPT
 from npllm.output import shell_word
-from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint, model_image
+from npllm.runs.checkpoint import checkpoint_files, model_from_checkpoint
+from npllm.runs.model_file import write_model
 from npllm.tokenizer import Tokenizer
 
 
@@ -207,4 +207,4 @@ def save(model: GPT, tokenizer: Tokenizer, path: str | Path) -> None:
         raise ConfigError(f"{path} is a run, whose files must stay as they are; choose another folder.")
     make_folder(folder.path)
     tokenizer.save(folder.tokenizer)
-    write_atomically(folder.saved_model, model_image(model))
+    write_model(folder.saved_model, model)
