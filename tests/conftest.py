@@ -19,7 +19,7 @@ from npllm.training import results
 from npllm.training.compile_ahead import compiling_ahead
 from npllm.training.warmup import every_kind
 
-pytest_plugins = ["proofs"]
+pytest_plugins = ["proofs", "pages.browser"]  # pages.browser: one Chromium for all tests of a process
 
 # A parent such as nohup, or a shell that runs the tests in the background, may ignore
 # signals that the tests send. A child inherits that, so the defaults are set again.

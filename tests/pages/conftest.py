@@ -1,7 +1,6 @@
-"""What the tests of pages share: the browser, the packages of pages, and the book."""
+"""What the tests of pages share: the packages of pages, and the book."""
 
 import pytest
-from browser import chromium  # noqa: F401  a fixture
 
 from npllm.pages import kernel_times
 from npllm.pages.packages import NEEDED

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pages.browser import DESKTOP, PHONE, chromium, serious_violations, sideways, visit  # noqa: F401  a fixture
+from pages.browser import DESKTOP, PHONE, serious_violations, sideways, visit
 from serve.serving import HOST, announced, braked, serving
 from small_runs import PATIENCE
 

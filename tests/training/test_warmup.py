@@ -59,8 +59,9 @@ def test_every_choice_of_a_model_makes_another_kind():
     """A choice that the kind forgets leaves its kernels to the first step."""
     other = {"norm": "rmsnorm", "position": "rotary", "qk_norm": True, "mlp": "swiglu"}
     other |= {"bias": False, "tie_embeddings": False, "dropout": 0.1}
-    sizes = {"n_layer", "n_head", "n_kv_head", "n_embd", "block_size"}
-    assert {field.name for field in fields(Architecture)} == sizes | other.keys()
+    numbers = {"n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "n_inner", "block_size"}
+    numbers |= {"norm_eps", "rope_theta"}
+    assert {field.name for field in fields(Architecture)} == numbers | other.keys()
     plain = kind_of(Architecture(), "float32", OptimConfig())
     for name, value in other.items():
         assert kind_of(replace(Architecture(), **{name: value}), "float32", OptimConfig()) != plain, name
