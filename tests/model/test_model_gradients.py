@@ -114,3 +114,28 @@ def test_gradients_of_a_block(backend, architecture, case, bias, dropout, seed):
     context, _, cache = forward()
     dx = block_backward(context, block, dblock, dy.copy(), cache, layer).copy()
     check_gradients(lambda: np.vdot(forward()[1], dy), p | {"x": x}, dp | {"x": dx}, elementwise_up_to=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "announced"),
+    [
+        ({}, ["blocks.1", "blocks.0"]),
+        ({"tie_embeddings": False}, ["lm_head", "blocks.1", "blocks.0"]),
+        ({"tie_embeddings": False, "lora_rank": 2}, []),  # whose factors take their gradients at the end
+    ],
+    ids=["tied", "untied", "LoRA"],
+)
+def test_a_gradient_is_final_when_it_is_announced(backend, fields, announced):
+    config = small_config(dropout=0.2, **fields)
+    model, found = GPT(config, dtype="float64", backend=backend), {}
+    set_weights_of_order_one(model, seed=8)
+    spans = model.grads.spans()
+
+    def when_final(name):
+        found[name] = model.grads.flat[spans[name]].copy()
+
+    model.loss_and_grad(*random_batch(config, B=2, T=5), when_final=when_final)
+    assert list(found) == announced
+    for name, gradient in found.items():
+        assert gradient.any()
+        np.testing.assert_array_equal(gradient, model.grads.flat[spans[name]], err_msg=name)

@@ -158,6 +158,7 @@ TARGETS = [
             "GPT._backward",
         ),
         (
+            f"{MODEL}::test_a_gradient_is_final",
             f"{MODEL}::test_gradient_of_a_later",
             "tests/model/test_model_evaluation.py::test_bad_input",
             "tests/model/test_lora.py::test_gradient",
