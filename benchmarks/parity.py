@@ -113,7 +113,7 @@ def answers(theirs: dict[str, Any], model: GPT, tokenizer: Tokenizer) -> Row:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """Return a table for each reader."""
+    """Return a table for each reader that took part."""
     columns = {
         "family": ("family", "{}"),
         "largest difference of logits": ("largest_difference", "{:.1e}"),
@@ -125,7 +125,8 @@ def tables(rows: list[Row]) -> list[Table]:
         "same accuracy": ("same_accuracy", "{}"),
         "same bits back": ("same_bits_back", "{}"),
     }
-    return build_tables("What npllm export writes, as it is read by", rows, columns, ("reader",))
+    read = [row for row in rows if "failure" not in row]
+    return build_tables("What npllm export writes, as it is read by", read, columns, ("reader",))
 
 
 def wrong(rows: list[Row]) -> list[str]:
@@ -142,6 +143,6 @@ def wrong(rows: list[Row]) -> list[str]:
 
 def verdict(rows: list[Row]) -> list[str]:
     """Return sentences about what could not be compared, and what read the folders."""
-    absent = [f"{row['family']} was not read by {row['reader']}: {row['failure']}" for row in rows if "failure" in row]
+    absent = dict.fromkeys(f"{row['reader']} took no part: {row['failure']}" for row in rows if "failure" in row)
     versions = dict.fromkeys(f"{row['reader']} {row['version']}" for row in rows if "version" in row)
     return [*absent, *versions]

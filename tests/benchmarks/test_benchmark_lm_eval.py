@@ -80,6 +80,4 @@ def test_what_differs_is_said(name, value, complaint):
 def test_without_lm_eval_the_rows_say_why(monkeypatch):
     monkeypatch.delenv(PEERS_PYTHON, raising=False)
     (line, *_) = parity.verdict(parity_lm_eval.measure())
-    assert line == (
-        f"object for npllm was not read by lm_eval: {PEERS_PYTHON} does not name an interpreter that has it"
-    )
+    assert line == (f"lm_eval took no part: {PEERS_PYTHON} does not name an interpreter that has it")

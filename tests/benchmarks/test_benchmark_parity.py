@@ -105,7 +105,7 @@ def test_the_command_fails_where_something_differs(monkeypatch):
 def test_without_transformers_the_row_says_why(monkeypatch):
     monkeypatch.delenv(PEERS_PYTHON, raising=False)
     (line, *_) = parity.verdict(parity.measure())
-    assert line == f"GPT-2 was not read by transformers: {PEERS_PYTHON} does not name an interpreter that has it"
+    assert line == f"transformers took no part: {PEERS_PYTHON} does not name an interpreter that has it"
 
 
 def test_files_of_three_types_are_compared(monkeypatch):
