@@ -6,7 +6,7 @@ from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import Message, read_prompts
 from npllm.errors import DataError
 from npllm.generation import check_writes, generate
-from npllm.generation.sampling import check_sampling
+from npllm.generation.sampling import Sampling, check_max_tokens
 from npllm.output import show
 from npllm.runs.inputs import record_file
 from npllm.runs.run_folder import RunFolder, load, run_of
@@ -21,7 +21,8 @@ def chat(path: Path, *, max_tokens: int, temperature: float, top_p: float, seed:
     Raises ConfigError for a sampling setting outside its range, for a model that judges
     texts, and for one without a stop token; DataError for input that is not UTF-8.
     """
-    check_sampling(max_tokens, temperature, None, top_p, seed)
+    check_max_tokens(max_tokens)
+    Sampling(temperature=temperature, top_p=top_p, seed=seed)  # raises before the model is loaded
     model, tokenizer = load(path)
     check_writes(model, path)
     asked = PromptFormat(tokenizer)

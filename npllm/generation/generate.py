@@ -10,7 +10,7 @@ from npllm.data.prompt_format import PromptFormat
 from npllm.data.records import PromptText
 from npllm.errors import ConfigError, NpllmWarning
 from npllm.generation.kv_cache import KVCache
-from npllm.generation.sampling import Sampling, check_sampling
+from npllm.generation.sampling import Sampling, check_max_tokens
 from npllm.generation.stop_texts import before_stop, check_stop
 from npllm.model import GPT
 
@@ -42,7 +42,7 @@ def generate_tokens(
     Raises ConfigError for a setting outside its range, at the call and not at the first
     token.
     """
-    check_sampling(max_tokens, temperature, top_k, top_p, seed, min_p, repetition_penalty)
+    check_max_tokens(max_tokens)
     sampling = Sampling(
         temperature=temperature,
         top_k=top_k,

@@ -28,7 +28,18 @@ class Sampling:
     sample: int = 0
 
     def __post_init__(self):
-        check_sampling(0, self.temperature, self.top_k, self.top_p, self.seed, self.min_p, self.repetition_penalty)
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature is {self.temperature}; set it to 0 (always the likeliest token) or above.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k is {self.top_k}; set it to at least 1.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; set it above 0 and to at most 1.")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed is {self.seed}; set it to at least 0 and below 2^64.")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p is {self.min_p}; set it to 0 (none is left out) or above, and to at most 1.")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ConfigError(f"repetition_penalty is {self.repetition_penalty}; set it to 1 (none) or above.")
         if self.sample < 0:
             raise ConfigError(f"sample is {self.sample}; set it to at least 0.")
 
@@ -43,30 +54,10 @@ class Sampling:
         return choose_token(logits, word / 2.0**32, self.temperature, self.top_k, self.top_p, self.min_p)
 
 
-def check_sampling(
-    max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    seed: int,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-) -> None:
-    """Raise ConfigError for a setting outside its range."""
+def check_max_tokens(max_tokens: int) -> None:
+    """Raise ConfigError for a negative number of tokens."""
     if max_tokens < 0:
         raise ConfigError(f"max_tokens is {max_tokens}; set it to at least 0.")
-    if not temperature >= 0:
-        raise ConfigError(f"temperature is {temperature}; set it to 0 (always the likeliest token) or above.")
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"top_k is {top_k}; set it to at least 1.")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p is {top_p}; set it above 0 and to at most 1.")
-    if not 0 <= seed < 2**64:
-        raise ConfigError(f"seed is {seed}; set it to at least 0 and below 2^64.")
-    if not 0 <= min_p <= 1:
-        raise ConfigError(f"min_p is {min_p}; set it to 0 (none is left out) or above, and to at most 1.")
-    if not 0 < repetition_penalty < float("inf"):
-        raise ConfigError(f"repetition_penalty is {repetition_penalty}; set it to 1 (none) or above.")
 
 
 def penalised(logits, text: Sequence[int], penalty: float) -> np.ndarray:

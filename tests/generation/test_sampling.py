@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npllm.errors import ConfigError
-from npllm.generation.sampling import check_sampling, choose_token, penalised, probabilities
+from npllm.generation.sampling import Sampling, check_max_tokens, choose_token, penalised, probabilities
 from npllm.reference.random import random_words
 
 P = np.array([0.1, 0.4, 0.2, 0.3])
@@ -112,7 +112,6 @@ def test_frequencies_are_the_probabilities(settings):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"max_tokens": -1}, "max_tokens is -1"),
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": 0}, "top_k is 0"),
@@ -126,10 +125,17 @@ def test_frequencies_are_the_probabilities(settings):
         ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"sample": -1}, "sample is -1"),
     ],
 )
 def test_settings_out_of_range_are_named(change, complaint):
-    good = {"max_tokens": 0, "temperature": 0.0, "top_k": None, "top_p": 1.0, "seed": 2**64 - 1}
-    check_sampling(**good)
+    good = {"temperature": 0.0, "top_k": None, "top_p": 1.0, "seed": 2**64 - 1}
+    Sampling(**good)
     with pytest.raises(ConfigError, match=complaint):
-        check_sampling(**(good | change))
+        Sampling(**(good | change))
+
+
+def test_a_negative_number_of_tokens_is_named():
+    check_max_tokens(0)
+    with pytest.raises(ConfigError, match="max_tokens is -1"):
+        check_max_tokens(-1)
