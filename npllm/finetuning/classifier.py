@@ -192,7 +192,7 @@ class ClassifierGradients:
         batch = pad_texts(self.texts.take(self.sampler.rows(ids)), model.config.block_size, self.pool)
         counts = {"n_texts": len(ids), "n_targets": int(np.count_nonzero(batch.targets != IGNORED))}
 
-        def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
+        def gradient(part: slice, _) -> tuple[float, Mapping[str, float]]:
             rows, place = Rows(*(array[part] for array in batch)), {"step": step, "first_row": part.start}
             losses = classification_loss_and_grad(model, rows, aux_lm=self.aux_lm, **counts, **place)
             return losses.of_classes, {"accuracy": losses.right, "lm_loss": losses.of_tokens}

@@ -53,7 +53,7 @@ from npllm.tokenizer.tokenizer import END_OF_TEXT
 from npllm.training.config import LoopConfig
 from npllm.training.evaluation import rows_at_once
 from npllm.training.job import Job
-from npllm.training.loop import BatchResult, Handover, accumulate
+from npllm.training.loop import BatchResult, WhenFinal, accumulate
 from npllm.training.machine import usable_dtype
 from npllm.training.memory import Work
 from npllm.training.stage import Figures, Stage
@@ -97,13 +97,13 @@ class PackedGradients:
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         tokens, targets, starts = (array[self.sampler.rows(ids)] for array in self.packed)  # each (rows, T)
-        n_targets, handover = int(np.count_nonzero(targets != IGNORED)), Handover()
+        n_targets = int(np.count_nonzero(targets != IGNORED))
 
-        def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
+        def gradient(part: slice, when_final: WhenFinal) -> tuple[float, Mapping[str, float]]:
             rows = {"n_targets": n_targets, "starts": starts[part], "step": step, "first_row": part.start}
-            return model.loss_and_grad(tokens[part], targets[part], **rows, when_final=handover), {}
+            return model.loss_and_grad(tokens[part], targets[part], **rows, when_final=when_final), {}
 
-        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient, handover)
+        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient)
         return BatchResult(loss, tokens.size, {"n_targets": n_targets})
 
 

@@ -84,7 +84,7 @@ class DPOGradients:
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         rows = self.sampler.rows(ids)
 
-        def gradient(micro_batch: slice) -> tuple[float, Mapping[str, float]]:
+        def gradient(micro_batch: slice, _) -> tuple[float, Mapping[str, float]]:
             part, first = rows[micro_batch], 2 * micro_batch.start
             loss, margin = preference_gradient(
                 model, self.pairs.take(part), self.reference[:, part], self.beta, n_pairs=len(rows), first_row=first

@@ -268,7 +268,7 @@ class PPOGradients:
         makes the update from it."""
         n_tokens = int(np.count_nonzero(self.buffer.mask[rows]))
 
-        def gradient(part: slice) -> tuple[float, dict[str, float]]:
+        def gradient(part: slice, _) -> tuple[float, dict[str, float]]:
             return policy_and_value_gradient(model, take(self.buffer, rows[part]), self.settings, n_tokens)
 
         loss, figures = accumulate(model.grads, len(rows), self.micro_size, gradient)

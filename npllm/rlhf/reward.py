@@ -136,7 +136,7 @@ class RewardGradients:
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
         rows = self.sampler.rows(ids)
 
-        def gradient(part: slice) -> tuple[float, Mapping[str, float]]:
+        def gradient(part: slice, _) -> tuple[float, Mapping[str, float]]:
             sequences = self.pairs.take(rows[part]).together()
             trace = model.trace(sequences.tokens, step=step, first_row=2 * part.start)
             at = last_rows(sequences.tokens, sequences.last)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from npllm.distributed import team
 from npllm.distributed.reduction import Reduction
 from npllm.distributed.tree import finished_by, fold, leaves_of
 from npllm.model import GPT, Model, ModelConfig, Parameters
+from npllm.model.parameters import nobody
 from npllm.optim import batch_size, build_optimizer, learning_rate, warmup_updates
 from npllm.runs.ledger import Spike
 from npllm.training.config import LoopConfig, RunConfig
@@ -60,48 +60,22 @@ class Update:
 
 
 Part = tuple[float, Mapping[str, float]]  # the loss and the figures of some rows of a batch
+WhenFinal = Callable[[str], None]  # called with the name of a span of a gradient that is complete
+# Adds the gradient of some rows to that of the model, and returns their part of the
+# loss and the figures. It may call the other argument while it still works.
+MicroBatch = Callable[[slice, WhenFinal], Part]
 
 
-class Handover:
-    """What a model calls with the name of a span of its gradient that is final.
-
-    `accumulate` takes the spans in the last micro-batch, and ignores them before.
-    """
-
-    def __init__(self):
-        self._take: Callable[[str], None] | None = None
-
-    def __call__(self, name: str) -> None:
-        if self._take is not None:
-            self._take(name)
-
-    @contextmanager
-    def to(self, take: Callable[[str], None]) -> Iterator[None]:
-        """In the block the spans are handed over to `take`."""
-        self._take = take
-        try:
-            yield
-        finally:
-            self._take = None
-
-
-def accumulate(
-    grads: Parameters,
-    n_rows: int,
-    micro_size: int,
-    gradient: Callable[[slice], Part],
-    handover: Handover | None = None,
-) -> tuple[float, dict[str, float]]:
+def accumulate(grads: Parameters, n_rows: int, micro_size: int, gradient: MicroBatch) -> tuple[float, dict[str, float]]:
     """Compute the gradient of a batch of n_rows in micro-batches of micro_size rows.
 
     The micro-batches are the leaves of a tree (distributed/tree.py), over which their
     gradients, losses and figures are added. Several ranks divide them, and each then
     has the sum in its own piece of grads.
 
-    grads: of the model, zero. gradient: adds the gradient of some rows to grads, and
-    returns these rows' part of the batch's loss and figures. handover: what `gradient`
-    calls with the spans of grads that it does not change any more, if it does. Returns
-    the loss and the figures of the batch.
+    grads: of the model, zero. gradient: of a micro-batch. A span that it says to be
+    final in the last one is sent to the other ranks at once, the rest at the end.
+    Returns the loss and the figures of the batch.
     """
     ranks, firsts = team(), range(0, n_rows, micro_size)
     leaves = [leaves_of(rank, ranks.size, len(firsts)) for rank in range(ranks.size)]
@@ -109,26 +83,20 @@ def accumulate(
     received = grads.spare(0) if ranks.size > 1 else None
     present = [len(each) > 0 for each in leaves]
     reduction = Reduction(ranks, grads.flat, received, grads.cuts, present, grads.spans())
-    part = _subtree(grads, own, gradient, handover or Handover(), reduction) if own else None
+    part = _subtree(grads, own, gradient, reduction) if own else None
     reduction.finish()
     loss, figures = fold(ranks.gather(part), _sum)
     return loss, dict(figures)
 
 
-def _subtree(
-    grads: Parameters,
-    slices: Sequence[slice],
-    gradient: Callable[[slice], Part],
-    handover: Handover,
-    reduction: Reduction,
-) -> Part:
+def _subtree(grads: Parameters, slices: Sequence[slice], gradient: MicroBatch, reduction: Reduction) -> Part:
     """Add the gradients of micro-batches over their tree, and start their reduction.
     Returns the sum of their parts. The sums of complete subtrees wait in the spare
     buffers of grads."""
     *before, last = slices
     waiting: list[Part] = []
     for leaf, rows in enumerate(before):
-        part = gradient(rows)
+        part = gradient(rows, nobody)
         for _ in range(finished_by(leaf, len(slices))):
             part = _sum(waiting.pop(), part)
             grads.flat += grads.spare(len(waiting))
@@ -142,8 +110,7 @@ def _subtree(
             grads.flat[span] += grads.spare(number)[span]
         reduction.start(name)
 
-    with handover.to(complete):
-        part = gradient(last)
+    part = gradient(last, complete)
     for name in list(reduction.left):
         complete(name)
     for each in reversed(waiting):
@@ -175,14 +142,14 @@ class NextTokenGradients:
         self.sampler = WindowSampler(len(tokens), config.model.block_size, config.train.seed)
 
     def __call__(self, model: GPT, ids: np.ndarray, step: int) -> BatchResult:
-        T, handover = self.sampler.block_size, Handover()
+        T = self.sampler.block_size
 
-        def gradient(rows: slice) -> tuple[float, Mapping[str, float]]:
+        def gradient(rows: slice, when_final: WhenFinal) -> tuple[float, Mapping[str, float]]:
             x, y = batch(self.tokens, self.sampler.positions(ids[rows]), T)  # (rows of the micro-batch, T)
             place = {"n_targets": len(ids) * T, "step": step, "first_row": rows.start}
-            return model.loss_and_grad(x, y, **place, when_final=handover), {}
+            return model.loss_and_grad(x, y, **place, when_final=when_final), {}
 
-        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient, handover)
+        loss, _ = accumulate(model.grads, len(ids), self.micro_size, gradient)
         return BatchResult(loss, len(ids) * T)
 
 

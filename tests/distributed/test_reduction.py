@@ -11,7 +11,7 @@ from npllm.distributed.reduction import Reduction
 from npllm.distributed.tree import fold, leaves_of
 from npllm.model import GPT, ModelConfig
 from npllm.optim.shared_norm import shared_norm, squares_of
-from npllm.training.loop import Handover, accumulate
+from npllm.training.loop import accumulate
 
 N = 100
 
@@ -111,12 +111,12 @@ def test_a_block_is_handed_over_when_it_is_final(tied):
     """In the last micro-batch only, from the last block to the first, with the bits
     that it has at the end. Catches a call before the backward of the block."""
     config = ModelConfig(n_layer=3, n_head=2, n_embd=8, block_size=4, vocab_size=11, tie_embeddings=tied)
-    model, handover, seen = GPT(config), Handover(), []
+    model, seen = GPT(config), []
     spans, start = model.grads.spans(), Reduction.start
     tokens = np.random.default_rng(0).integers(0, 11, (4, 4))
 
-    def gradient(rows):
-        final = lambda name: (handover(name), seen.append((rows.start, name)))  # noqa: E731
+    def gradient(rows, when_final):
+        final = lambda name: (when_final(name), seen.append((rows.start, name)))  # noqa: E731
         return model.loss_and_grad(tokens[rows], tokens[rows], n_targets=16, when_final=final), {}
 
     copies = {}
@@ -127,7 +127,7 @@ def test_a_block_is_handed_over_when_it_is_final(tied):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Reduction, "start", copy_and_start)
-        accumulate(model.grads, 4, 1, gradient, handover)
+        accumulate(model.grads, 4, 1, gradient)
     early = ([] if tied else ["lm_head"]) + ["blocks.2", "blocks.1", "blocks.0"]
     assert [name for row, name in seen if row == 3] == early == list(copies)[: len(early)]
     assert set(copies) == set(spans)

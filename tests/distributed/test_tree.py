@@ -71,7 +71,7 @@ def test_gradients_and_losses_are_added_over_the_tree(n_rows):
 
     grads = Parameters({"weight": (3, 5)}, "float32")
 
-    def gradient(rows):
+    def gradient(rows, _):
         grads["weight"][...] += values[rows.start]
         return float(values[rows.start]), {"right": 1}
 
@@ -84,7 +84,7 @@ def test_gradients_and_losses_are_added_over_the_tree(n_rows):
 def test_one_micro_batch_takes_no_other_buffer():
     """A run that fits into one micro-batch pays nothing, and keeps its bits."""
     grads, calls = Parameters({"weight": (2, 2)}, "float32"), count()
-    accumulate(grads, 4, 4, lambda rows: (float(next(calls)), {}))
+    accumulate(grads, 4, 4, lambda *_: (float(next(calls)), {}))
     assert next(calls) == 1
     assert grads._spares == []
 
