@@ -8,12 +8,12 @@ import numpy as np
 from npllm.errors import ConfigError, DataError
 from npllm.generation.kv_cache import KVCache
 from npllm.generation.sampling import choose_tokens
+from npllm.kernels.gemm.few_rows import MOST_ROWS
 from npllm.model import GPT
 from npllm.reference.random import random_words
 from npllm.reference.random_streams import BATCH_GENERATION
 
-# Products of 1 to 4 rows with a matrix are rounded differently from those of more rows.
-FEWEST_ROWS = 5
+FEWEST_ROWS = MOST_ROWS + 1  # in a product: fewer are summed in another order, which rounds differently
 
 
 class Completions(NamedTuple):

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from npllm.errors import DataError
-from npllm.kernels.gemm.few_rows import MOST_ROWS
+from npllm.generation.batched import FEWEST_ROWS
 from npllm.model import GPT
 from npllm.reference.lm_head_loss import IGNORED
 
 ROWS_AT_ONCE = 16
-LEAST_ROWS = MOST_ROWS + 1  # in a product: fewer are summed in another order, which rounds differently
 LOGITS_AT_ONCE = 1 << 22  # in memory, to find the likeliest tokens
 
 
@@ -55,7 +54,7 @@ def log_likelihoods(
 def _of_one_pass(model: GPT, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Likelihood]:
     texts = [[*context, *continuation][-(model.config.block_size + 1) :] for context, continuation in pairs]
     width = max(map(len, texts)) - 1
-    shape = max(len(texts), -(-LEAST_ROWS // width)), width
+    shape = max(len(texts), -(-FEWEST_ROWS // width)), width
     tokens, targets = np.zeros(shape, np.int32), np.full(shape, IGNORED, np.int32)  # (B, T), filled up on the right
     for row, (text, (_, continuation)) in enumerate(zip(texts, pairs, strict=True)):
         n = len(text) - 1
@@ -63,7 +62,7 @@ def _of_one_pass(model: GPT, pairs: Sequence[tuple[Sequence[int], Sequence[int]]
         targets[row, n - len(continuation) : n] = continuation
     targets = targets.reshape(-1)
     wanted = np.flatnonzero(targets != IGNORED)
-    wanted = np.resize(wanted, max(len(wanted), LEAST_ROWS))  # a few rows are repeated
+    wanted = np.resize(wanted, max(len(wanted), FEWEST_ROWS))  # a few rows are repeated
     hidden, targets = model.hidden(tokens)[wanted], targets[wanted]  # (n, C), (n,)
     log_probabilities, _, _ = model.log_probability_forward(hidden, targets)
     hits = _likeliest(model, hidden) == targets
