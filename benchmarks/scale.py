@@ -91,7 +91,7 @@ def contenders_of(sizes: Sizes, peers: bool) -> list[Contender]:
         settings = {"mode": mode, "processes": sizes.ranks, "threads": threads}
         contenders.append(Contender(name, "torch_ddp_worker", settings, EXACT, {"OMP_NUM_THREADS": str(threads)}))
     for ranks in powers_of_two(sizes.ranks):
-        settings = {"job": "probe", "probed_rows": ranks * sizes.micro_size}
+        settings = {"job": "probe", "probed_ranks": ranks, "probed_threads": sizes.cores // ranks}
         contenders.append(Contender(probe_of(ranks), "npllm_worker", settings))
     return contenders
 

@@ -32,10 +32,9 @@ def train(*, model, mode, threads, parameters, layout, batch, shape, optimizer, 
     return {"loss": float(loss), "grad_norm": float(norm), "second_loss": float(second_loss)}, step
 
 
-def probe(*, model, probed_rows, **_):
-    """Measure the machine as `npllm plan` does, for ranks that together have so many
-    rows in a micro-batch."""
-    work = Probe(ModelConfig(**model), probed_rows, "float32")
+def probe(*, model, micro_size, probed_threads, probed_ranks, **_):
+    """Measure the machine as `npllm plan` does, for so many ranks."""
+    work = Probe(ModelConfig(**model), micro_size, "float32", probed_threads, probed_ranks)
     return {"flops": work.flops, "memory_bandwidth": measure_memory()}, work
 
 

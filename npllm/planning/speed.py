@@ -6,6 +6,7 @@ vocabulary: a large model computes at least at that rate, and no plan allocates 
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -25,22 +26,26 @@ PASSES = 3  # over memory, of an addition in place
 
 
 class Probe:
-    """Forward and backward of a micro-batch of a cut model.
+    """Forward and backward of a micro-batch of a cut model, on several ranks at once.
 
-    config: of the planned model. rows: of the micro-batch; a batch of very many tokens
-    is cut, too. flops: the operations of one call.
+    Threads of Python stand for the ranks. Kernels run without its lock, and each has a
+    model and a team of threads of its own, as a rank has.
+
+    config: of the planned model. rows: of a rank's micro-batch; one of very many tokens
+    is cut, too. threads: of a rank. flops: the operations of one call on all ranks.
     """
 
-    def __init__(self, config: ModelConfig, rows: int, dtype: str):
+    def __init__(self, config: ModelConfig, rows: int, dtype: str, threads: int, ranks: int):
         config = cut(config)
         shape = max(1, min(rows, MOST_TOKENS // config.block_size)), config.block_size
-        self.flops = config.flops_per_token(shape[1]) * shape[0] * shape[1]
-        self._model = GPT(config, dtype=dtype)
+        self.flops = ranks * config.flops_per_token(shape[1]) * shape[0] * shape[1]
         self._tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape).astype(np.int32)
+        self._models = [GPT(config, dtype=dtype) for _ in range(ranks)]
+        self._team = ThreadPoolExecutor(ranks, initializer=numba.set_num_threads, initargs=(threads,))
         self()  # compiles
 
     def __call__(self) -> None:
-        self._model.loss_and_grad(self._tokens, self._tokens)
+        list(self._team.map(lambda model: model.loss_and_grad(self._tokens, self._tokens), self._models))
 
 
 def cut(config: ModelConfig) -> ModelConfig:
@@ -67,12 +72,13 @@ def cut(config: ModelConfig) -> ModelConfig:
 def measure_flops(config: ModelConfig, rows: int, dtype: str, threads: int, ranks_per_host: int) -> float:
     """Return the operations per second of a rank, while all ranks of its host compute.
 
-    One process with the threads of all of them, and with as many rows, stands for
-    them. threads: of a rank.
+    threads: of a rank. A host with more ranks than this machine has room for divides
+    what this machine computes.
     """
-    with threads_of(threads * ranks_per_host):
-        probe = Probe(config, rows * ranks_per_host, dtype)
-        return probe.flops / _seconds(probe) / ranks_per_host
+    cores = numba.config.NUMBA_NUM_THREADS
+    threads = min(threads, cores)
+    probe = Probe(config, rows, dtype, threads, min(ranks_per_host, cores // threads))
+    return probe.flops / _seconds(probe) / ranks_per_host
 
 
 def measure_memory() -> float:

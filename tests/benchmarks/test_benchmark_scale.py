@@ -85,7 +85,7 @@ def test_contenders():
     assert by_name["2 ranks × 2 threads"].environment["NUMBA_NUM_THREADS"] == "2"
     assert by_name[scale.SHARE].settings == {"timed_rows": 3}
     assert by_name["PyTorch DDP"].settings["processes"] == 4
-    assert by_name[scale.probe_of(4)].settings["probed_rows"] == 12
+    assert by_name[scale.probe_of(2)].settings == {"job": "probe", "probed_ranks": 2, "probed_threads": 2}
 
 
 def test_other_bits_stop_the_benchmark():

@@ -1,9 +1,13 @@
 """The model that measures a machine is small, and like the planned one."""
 
+import threading
+from functools import partial
+from threading import Barrier
+
 import numba
 import pytest
 
-from npllm.model import ModelConfig
+from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import parameter_count
 from npllm.planning import speed
 
@@ -39,17 +43,29 @@ def test_a_large_model_is_cut(changes):
         assert (cut.head_dim, cut.n_embd, cut.n_inner) == (128, 512, 1536)
 
 
-def test_the_rate_is_that_of_one_of_the_ranks(monkeypatch):
-    """Two ranks on this machine have half of its rate each. The clock says one second
-    for each call."""
-    seen = []
-    monkeypatch.setattr(speed, "_seconds", lambda work: (seen.append(numba.get_num_threads()), work(), 1.0)[-1])
-    before = numba.get_num_threads()
-    rate = speed.measure_flops(SMALL, 4, "float32", threads=1, ranks_per_host=1)
-    assert rate == SMALL.flops_per_token(8) * 4 * 8
-    assert speed.measure_flops(SMALL, 4, "float32", threads=1, ranks_per_host=2) == rate
-    assert seen == [1, min(2, numba.config.NUMBA_NUM_THREADS)]
-    assert numba.get_num_threads() == before
+@pytest.mark.parametrize(
+    ("cores", "threads", "ranks_per_host", "models", "share"),
+    [(4, 1, 1, 1, 1.0), (4, 2, 2, 2, 1.0), (4, 8, 1, 1, 1.0), (4, 1, 16, 4, 0.25)],
+)
+def test_the_rate_is_that_of_one_of_the_ranks(monkeypatch, cores, threads, ranks_per_host, models, share):
+    """Each rank computes with a model and threads of its own, while the others do. More
+    ranks than cores share what the cores compute. The clock says one second for each
+    call."""
+    calls, both = [], Barrier(models)
+
+    def compute(model, tokens, targets):
+        both.wait(60)  # fails unless all ranks compute at the same time
+        calls.append((id(model), numba.get_num_threads(), tokens.shape))
+
+    monkeypatch.setattr(GPT, "loss_and_grad", compute)
+    monkeypatch.setattr(numba, "set_num_threads", partial(setattr, local := threading.local(), "n"))
+    monkeypatch.setattr(numba, "get_num_threads", lambda: local.n)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", cores)
+    monkeypatch.setattr(speed, "_seconds", lambda work: (calls.clear(), work(), 1.0)[-1])
+    rate = speed.measure_flops(SMALL, 4, "float32", threads, ranks_per_host)
+    assert rate == share * SMALL.flops_per_token(8) * 4 * 8
+    assert len({model for model, *_ in calls}) == len(calls) == models
+    assert {(n, shape) for _, n, shape in calls} == {(min(threads, cores), (4, 8))}
 
 
 def test_bytes_of_an_addition(monkeypatch):
