@@ -2,9 +2,14 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+# Seconds. A system that ends a job sends a signal to all its processes, and mpiexec
+# passes on its own: a rank gets up to three, which are one request.
+ONE_REQUEST = 0.5
 
 
 class StopRequest:
@@ -16,8 +21,8 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """In the block, the first SIGINT, SIGTERM or SIGHUP only sets `requested`. The next
-    one acts as it does outside the block.
+    """In the block, the first SIGINT, SIGTERM or SIGHUP only sets `requested`. One that
+    comes more than half a second later acts as it does outside the block.
 
     Python delivers signals to the main thread only. In any other thread the block
     changes nothing.
@@ -27,11 +32,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
     outside = {number: signal.getsignal(number) for number in (signal.SIGINT, *_endings())}
+    asked = None
 
     def ask(number, frame):
-        request.requested = True
-        for each in outside:
-            signal.signal(each, outside[each])
+        nonlocal asked
+        now = time.monotonic()
+        if asked is None:
+            request.requested, asked = True, now
+        elif now - asked > ONE_REQUEST:
+            signal.signal(number, outside[number])
+            signal.raise_signal(number)
 
     for number in outside:
         signal.signal(number, ask)

@@ -12,6 +12,7 @@ from reliability.small_training import CONFIG, assert_same_bits, clean_state, ma
 
 from npllm.errors import Interrupted
 from npllm.runs.checkpoint_store import CheckpointStore
+from npllm.training import interrupts
 from npllm.training.loop import NextTokenGradients
 
 PLACES = ("mid-step", "mid-save", "mid-eval")
@@ -55,11 +56,21 @@ def test_11_one_signal_saves_at_the_next_edge(tmp_path, monkeypatch, place, numb
     proofs.count(proofs.FAULTS)
 
 
+def test_11_a_signal_that_comes_three_times_is_one_request(tmp_path, monkeypatch):
+    """As when a system ends all processes of a job, and mpiexec passes its own on."""
+    run = make_run(tmp_path / "run")
+    Presser(monkeypatch, "mid-step", 3, [signal.SIGTERM] * 3)
+    with pytest.raises(Interrupted, match="Stopped and saved after step 3;"):
+        train_on(run, CONFIG)
+    proofs.count(proofs.FAULTS)
+
+
 @pytest.mark.parametrize("place", ["mid-step", "mid-eval"])
 def test_11_the_second_sigint_leaves_at_once(tmp_path, monkeypatch, place):
     """The second SIGINT ends the run without a new checkpoint; older ones are whole."""
     run = make_run(tmp_path / "run")
     with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "ONE_REQUEST", -1.0)  # however quick, it is a second one
         presser = Presser(patch, place, 3, [signal.SIGINT, signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
             train_on(run, CONFIG)
