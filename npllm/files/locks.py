@@ -19,6 +19,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from npllm.files.unwritable import unwritable
 
 LOCK = ".lock"  # name of the lock file of a folder
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+PATIENCE = 2.0  # seconds in which a lock is tried again: mpiexec may end a moment before its last rank
 
 _warned: set[int] = set()  # devices without locks of which a warning was given
 _held: dict[Path, int] = {}  # each folder that this process holds -> the descriptor of its lock file
@@ -67,16 +69,27 @@ def _lock(descriptor: int, file: Path) -> None:
             warnings.warn(message, NpllmWarning, stacklevel=1)
 
 
+def _lock_in_a_moment(file: Path) -> int:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return lock_file(file)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
 @contextmanager
 def hold_folder(folder: Path, busy: str) -> Iterator[None]:
     """Hold the lock of a folder while the block lasts.
 
-    Raises ConfigError with the message `busy` when another process holds it, and
-    ResourceError when the folder cannot be locked.
+    Raises ConfigError with the message `busy` when another process holds it for longer
+    than a moment, and ResourceError when the folder cannot be locked.
     """
     file, name = folder / LOCK, folder.absolute()
     try:
-        descriptor = lock_file(file)
+        descriptor = _lock_in_a_moment(file)
     except BlockingIOError as error:
         raise ConfigError(busy) from error
     except OSError as error:
