@@ -9,6 +9,7 @@ it.)
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import time
@@ -55,9 +56,9 @@ class Pulse:
                     file=sys.stderr,
                     flush=True,
                 )
-                # MPI_Abort would wait for ever for a machine that is lost. mpiexec sees
-                # that this process has ended, and ends the others.
-                os._exit(5)
+                # MPI_Abort would wait for ever for a machine that is lost. If a signal
+                # ends a process, mpiexec ends the others; after an exit it may wait.
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _send(self, tag: int) -> Any:
         return self.comm.Isend(self._byte, self.next, tag)

@@ -7,8 +7,10 @@ machine is.
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
+from signal import SIGKILL
 
 from npllm.cli import main
 from npllm.distributed import promised_rank, pulse
@@ -49,6 +51,19 @@ def signal(rank: int, update: int, number: int, waits: int = 0) -> None:
 
     after_each_step(step_is_made)
     MPIRanks.wait = wait_and_arrive
+
+
+def lose_machine(rank: int, update: int, cable: str) -> None:
+    """The machine of a rank is lost, after an update: nothing comes from its address
+    any more, not even that its processes have ended."""
+
+    def lose(updates: int) -> None:
+        if promised_rank() == rank and updates == update:
+            subprocess.run(["ip", "address", "flush", "dev", cable], check=True)
+            for process in (os.getppid(), os.getpid()):  # its part of mpiexec, and the rank
+                os.kill(process, SIGKILL)
+
+    after_each_step(lose)
 
 
 def impatient() -> None:

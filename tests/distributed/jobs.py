@@ -39,14 +39,18 @@ SETTINGS = {
 def job(n_ranks: int, *arguments: object, threads: int = 1, **faults: Sequence) -> subprocess.CompletedProcess:
     """Run `npllm ARGUMENTS` on so many ranks, and wait for its end. faults: see
     faulty.py."""
-    words = [sys.executable, FAULTY, json.dumps(faults)] if faults else NPLLM
     return subprocess.run(
-        [MPIEXEC, "-n", str(n_ranks), *map(str, (*words, *arguments))],
+        [MPIEXEC, "-n", str(n_ranks), *words_of(faults), *map(str, arguments)],
         env=ENVIRONMENT | {"NUMBA_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
+
+
+def words_of(faults: dict[str, Sequence]) -> list[str]:
+    """Words that start npllm, with faults of faulty.py if there are any."""
+    return [sys.executable, str(FAULTY), json.dumps(faults)] if faults else NPLLM
 
 
 def poisoned_text(folder: Path) -> Path:

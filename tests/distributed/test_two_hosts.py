@@ -1,4 +1,4 @@
-"""A run on two hosts has the same bits as one process.
+"""A run on two hosts has the same bits as one process, and ends with a host.
 
 The hosts are network namespaces of Linux, which a virtual cable joins. Each has a host
 name of its own, so MPI takes them for two machines.
@@ -6,20 +6,27 @@ name of its own, so MPI takes them for two machines.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 from types import SimpleNamespace
 
 import pytest
-from jobs import BESIDE_PYTHON, MPIEXEC, SETTINGS, arguments_of, needs_mpi
-from small_runs import ENVIRONMENT, NPLLM, PATIENCE, checkpoints, run, state_digests, untimed_metrics, write_text
+from jobs import BESIDE_PYTHON, MPIEXEC, SETTINGS, arguments_of, needs_mpi, words_of
+from small_runs import ENVIRONMENT, PATIENCE, checkpoints, run, state_digests, untimed_metrics, write_text
 
 from npllm.runs.checkpoint import load_checkpoint
 
-pytestmark = [needs_mpi, pytest.mark.long]
+pytestmark = [
+    needs_mpi,
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are of Linux"),
+]
 
 HOSTS = ("10.77.0.1", "10.77.0.2")  # they are the hosts' names, too, so that a name has an address
 CABLE = "cable"
@@ -47,6 +54,14 @@ def remove_namespaces(*, of: Callable[[int], bool]) -> None:
             ip("netns", "delete", space)
 
 
+def wait_for_signal(space: str) -> None:
+    """Wait until Linux says that the cable of a namespace has a signal, which takes up
+    to a second. MPI does not take a cable that has none."""
+    deadline = time.monotonic() + PATIENCE
+    while "state UP" not in ip("-n", space, "link", "show", CABLE):
+        assert time.monotonic() < deadline, "the cable has no signal"
+
+
 @pytest.fixture
 def hosts(tmp_path):
     """Two hosts. launcher: starts a command on one. sent: the bytes that the first one
@@ -68,6 +83,8 @@ def hosts(tmp_path):
                 ip("-n", space, "address", "add", f"{host}/24", "dev", CABLE)
                 ip("-n", space, "link", "set", "lo", "up")
                 ip("-n", space, "link", "set", CABLE, "up")
+            for space in spaces:
+                wait_for_signal(space)
         except subprocess.CalledProcessError as error:
             pytest.skip(f"network namespaces are not permitted: {error.stderr.strip()}")
         count = "netns", "exec", spaces[0], "cat", f"/sys/class/net/{CABLE}/statistics/tx_bytes"
@@ -76,13 +93,13 @@ def hosts(tmp_path):
         remove_namespaces(of=lambda process: process == os.getpid())
 
 
-def job_on(hosts, n_ranks: int, *arguments: object) -> subprocess.CompletedProcess:
+def job_on(hosts, n_ranks: int, *arguments: object, **faults: Sequence) -> subprocess.CompletedProcess:
     """Run `npllm ARGUMENTS` on both hosts, and wait for its end. mpiexec starts on the
-    first one."""
+    first one. faults: see faulty.py."""
     mpiexec = [MPIEXEC, "-n", str(n_ranks), "-ppn", str(n_ranks // len(HOSTS)), "-hosts", ",".join(HOSTS)]
-    mpiexec += ["-launcher", "ssh", "-launcher-exec", str(hosts.launcher), *NPLLM, *map(str, arguments)]
+    mpiexec += ["-launcher", "ssh", "-launcher-exec", str(hosts.launcher), *words_of(faults), *map(str, arguments)]
     return subprocess.run(
-        [str(hosts.launcher), "-x", HOSTS[0], *mpiexec],
+        [str(hosts.launcher), "-x", HOSTS[0], shlex.join(mpiexec)],
         env=ENVIRONMENT | {"NUMBA_NUM_THREADS": "1", "PATH": BESIDE_PYTHON} | OVER_THE_CABLE,
         capture_output=True,
         text=True,
@@ -90,7 +107,6 @@ def job_on(hosts, n_ranks: int, *arguments: object) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are of Linux")
 @pytest.mark.parametrize("n_ranks", [2, 4])
 def test_two_hosts_have_the_bits_of_one_process(hosts, tmp_path, n_ranks):
     text = write_text(tmp_path)
@@ -102,3 +118,25 @@ def test_two_hosts_have_the_bits_of_one_process(hosts, tmp_path, n_ranks):
     assert untimed_metrics(together) == untimed_metrics(alone)
     # In each update a host sends at least a half of the gradient and of the weights.
     assert hosts.sent() > SETTINGS["train__steps"] * load_checkpoint(checkpoints(alone)[-1]).arrays["params"].nbytes
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ("", {"signal": [1, 21, SIGKILL]}),
+        ("Rank 1, on ", {"signal": [1, 21, SIGSTOP]}),
+        ("Rank 1, on ", {"lose_machine": [1, 21, CABLE]}),
+    ],
+    ids=["killed", "stopped", "lost"],
+)
+def test_the_only_rank_of_another_host_ends(hosts, tmp_path, said, fault):
+    """The job ends, even where mpiexec cannot reach the other host, and can be
+    resumed."""
+    text = write_text(tmp_path)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert run(*arguments_of(text, alone, train__steps=30)) == 0
+    ended = job_on(hosts, 2, *arguments_of(text, together, train__steps=30), impatient=[], **fault)
+    assert ended.returncode != 0
+    assert said in ended.stderr
+    assert run("resume", together) == 0
+    assert state_digests(together) == state_digests(alone)
