@@ -8,6 +8,7 @@ import signal
 # Two processes of tests share the cores, so threads that wait must not keep them busy.
 # OpenMP reads this when the first kernel is loaded: it must stand before the imports.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
 from hypothesis import HealthCheck, settings
