@@ -8,6 +8,7 @@ the options of a verb with their defaults and units.
 import errno
 import functools
 import inspect
+import socket
 import sys
 import traceback
 import warnings
@@ -17,8 +18,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 import npllm
-from npllm.distributed import EndedElsewhere, is_launched, joined, promised_rank, world
-from npllm.distributed.launch import check_alike
+from npllm.distributed import ALONE, EndedElsewhere, is_launched, joined, promised_rank, world
+from npllm.distributed.launch import check_alike, is_first_here
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
@@ -88,19 +89,21 @@ def main(arguments: list[str] | None = None) -> int:
             end_job(exit_code)
             return exit_code
         except Exception:
-            if joined().size > 1:  # the other ranks would wait for this one
+            if joined() is not ALONE:  # the other ranks would wait for this one
                 traceback.print_exc()
                 joined().abort(1)
             raise
 
 
 def say(message: str) -> None:
-    """Print a message to standard error. Before the ranks of a job have joined, all
-    have the same to say, and rank 0 says it."""
+    """Print a message to standard error. Before the ranks of a job have joined, those
+    of a machine have the same to say, and the first of them says it."""
     if rank := joined().rank:
         message = f"rank {rank}: {message}"
-    elif promised_rank():
-        return
+    elif rank := promised_rank():
+        if not is_first_here():
+            return
+        message = f"rank {rank}, on {socket.gethostname()}: {message}"
     print(f"npllm: {message}", file=sys.stderr)
 
 

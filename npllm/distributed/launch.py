@@ -1,8 +1,8 @@
 """Whether mpiexec started this process, and the ranks of its job.
 
-A launcher tells each process in environment variables how many it has started. MPI is
-only imported where one has, so a single process needs neither mpi4py nor an MPI
-library.
+A launcher tells each process in environment variables how many it has started, and how
+many of them on its machine. MPI is only imported where one has started several, so a
+single process needs neither mpi4py nor an MPI library.
 """
 
 import os
@@ -10,17 +10,19 @@ import shutil
 import socket
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from npllm.distributed.ranks import ALONE, Ranks
+from npllm.distributed.ranks import ALONE, UNJOINED, Ranks
 from npllm.errors import ConfigError, ResourceError
 
 # MPICH and Intel MPI (Hydra), Open MPI, MVAPICH.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK")
+LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 LONGEST_SHOWN = 160  # characters of two values that differ
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 32 << 20  # bytes free for each rank: through them the ranks of a machine talk
@@ -29,12 +31,29 @@ LEAST_SHARED_MEMORY = 32 << 20  # bytes free for each rank: through them the ran
 def promised_size(environment: Mapping[str, str] = os.environ) -> int | None:
     """Return how many ranks the launcher says that it has started; None = no launcher,
     or one that does not say."""
-    return next((int(environment[name]) for name in SIZES if environment.get(name, "").isdecimal()), None)
+    return _number(SIZES, environment)
 
 
 def promised_rank(environment: Mapping[str, str] = os.environ) -> int:
     """Return the rank that the launcher gave to this process; 0 without a launcher."""
-    return next((int(environment[name]) for name in RANKS if environment.get(name, "").isdecimal()), 0)
+    return _number(RANKS, environment) or 0
+
+
+def on_several_machines(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the launcher says that it has started ranks on other machines,
+    too."""
+    size, local = promised_size(environment), _number(LOCAL_SIZES, environment)
+    return size is not None and local is not None and local < size
+
+
+def is_first_here(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process is the first of its machine."""
+    return _number(LOCAL_RANKS, environment) == 0
+
+
+def _number(names: Sequence[str], environment: Mapping[str, str]) -> int | None:
+    """The first of some variables that has a number."""
+    return next((int(environment[name]) for name in names if environment.get(name, "").isdecimal()), None)
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -89,7 +108,9 @@ def check_alike(ranks: Ranks, facts: Mapping[str, str]) -> None:
 
 def joined() -> Ranks:
     """Return the ranks of this process's job, if it has joined them already."""
-    return world() if world.cache_info().currsize else ALONE
+    if world.cache_info().currsize:
+        return world()
+    return UNJOINED if on_several_machines() else ALONE
 
 
 def _world_communicator() -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from signal import SIGKILL
 
 from npllm.cli import main
-from npllm.distributed import promised_rank, pulse
+from npllm.distributed import launch, promised_rank, pulse
 from npllm.model import GPT
 from npllm.optim import Optimizer
 from npllm.training import machine
@@ -51,6 +51,22 @@ def signal(rank: int, update: int, number: int, waits: int = 0) -> None:
 
     after_each_step(step_is_made)
     MPIRanks.wait = wait_and_arrive
+
+
+def fail(rank: int, update: int) -> None:
+    """A rank has no memory left, after an update."""
+
+    def run_out(updates: int) -> None:
+        if promised_rank() == rank and updates == update:
+            raise MemoryError
+
+    after_each_step(run_out)
+
+
+def cramped(rank: int) -> None:
+    """The machine of a rank has no shared memory left."""
+    if promised_rank() == rank:
+        launch.LEAST_SHARED_MEMORY = 1 << 60
 
 
 def lose_machine(rank: int, update: int, cable: str) -> None:

@@ -36,6 +36,22 @@ def test_what_launchers_promise(environment, size, rank, launched):
     assert is_launched(environment) == launched
 
 
+@pytest.mark.parametrize(
+    ("environment", "several", "first"),
+    [
+        ({}, False, False),
+        ({"PMI_SIZE": "4", "MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "0"}, False, True),
+        ({"PMI_SIZE": "4", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"}, True, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True, False),
+        ({"PMIX_RANK": "2"}, False, False),
+    ],
+    ids=str,
+)
+def test_what_launchers_say_of_machines(environment, several, first):
+    assert launch.on_several_machines(environment) == several
+    assert launch.is_first_here(environment) == first
+
+
 def test_the_mpiexec_of_another_library(tmp_path, monkeypatch, capsys):
     """Without the check, each process would train the same run alone."""
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")

@@ -123,11 +123,12 @@ def test_two_hosts_have_the_bits_of_one_process(hosts, tmp_path, n_ranks):
 @pytest.mark.parametrize(
     ("said", "fault"),
     [
+        ("rank 1: out of memory", {"fail": [1, 21]}),
         ("", {"signal": [1, 21, SIGKILL]}),
         ("Rank 1, on ", {"signal": [1, 21, SIGSTOP]}),
         ("Rank 1, on ", {"lose_machine": [1, 21, CABLE]}),
     ],
-    ids=["killed", "stopped", "lost"],
+    ids=["fails", "killed", "stopped", "lost"],
 )
 def test_the_only_rank_of_another_host_ends(hosts, tmp_path, said, fault):
     """The job ends, even where mpiexec cannot reach the other host, and can be
@@ -140,3 +141,15 @@ def test_the_only_rank_of_another_host_ends(hosts, tmp_path, said, fault):
     assert said in ended.stderr
     assert run("resume", together) == 0
     assert state_digests(together) == state_digests(alone)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_host_cannot_take_part(hosts, tmp_path, rank):
+    """It says why, and the other one does not wait for it."""
+    ended = job_on(hosts, 2, *arguments_of(write_text(tmp_path), tmp_path / "run"), cramped=[rank])
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if line.startswith("npllm: ")]
+    assert len(said) == 1, ended.stderr
+    assert "make it larger" in said[0]
+    assert ("rank 1, on 10.77.0.2: " in said[0]) == (rank == 1)
+    assert not (tmp_path / "run").exists()
