@@ -83,18 +83,19 @@ def test_the_cache_gives_the_full_forward_s_logits(architecture):
         assert relative_distance(logits, expected[:, position]) < 4 * EIGHT_BITS
 
 
-def learned_copying(dtype, seed, steps=150):
+def learned_copying(dtype, seed, steps=100):
     """The loss of each step, (steps,), of a task that needs attention.
 
-    The second half of each random text repeats the first.
+    The next token is the one before the last. A model learns this little by little, so
+    that a small difference stays small. A longer way back is learned suddenly, and
+    rounding decides when.
     """
     config = small_config(n_embd=32, block_size=15, vocab_size=16, n_layer=2)
     model = GPT(config, seed=seed, dtype=dtype)
-    optimizer = AdamW(model, lr=5e-3)
+    optimizer = AdamW(model, lr=3e-3)
     rng, losses = np.random.default_rng(seed), []
     for _ in range(steps):
-        half = rng.integers(0, 16, (16, 8))
-        text = np.concatenate([half, half], axis=1)
+        text = np.tile(rng.integers(0, 16, (16, 2)), 8)
         losses.append(model.loss_and_grad(text[:, :-1], text[:, 1:]))
         optimizer.step(grad_clip=1.0)
     return np.array(losses)
@@ -102,13 +103,12 @@ def learned_copying(dtype, seed, steps=150):
 
 @pytest.mark.long
 def test_the_loss_falls_as_in_float32():
-    """bf16 changes a loss curve by less than another seed changes one of float32."""
+    """bf16 changes a loss curve by far less than another seed does."""
     float32, bf16 = (np.stack([learned_copying(dtype, seed) for seed in range(3)]) for dtype in ("float32", "bf16"))
-    assert float32[:, -1].max() < 0.8 * float32[:, 0].min()
+    assert float32[:, -1].max() < 0.5 * float32[:, 0].min()
     between_dtypes = np.abs(bf16 - float32).mean()
     between_seeds = np.mean([np.abs(float32[i] - float32[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))])
-    assert between_dtypes < 0.5 * between_seeds
-    assert abs(bf16[:, -20:].mean() - float32[:, -20:].mean()) < between_seeds
+    assert between_dtypes < 0.1 * between_seeds
 
 
 def test_the_reference_has_no_bf16():
