@@ -19,7 +19,7 @@ from tyro.conf import Positional
 
 import npllm
 from npllm.distributed import ALONE, EndedElsewhere, is_launched, joined, promised_rank, world
-from npllm.distributed.launch import check_alike, is_first_here
+from npllm.distributed.launch import begin_to_join, check_alike, is_first_here
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
@@ -96,12 +96,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def say(message: str) -> None:
-    """Print a message to standard error. Before the ranks of a job have joined, those
-    of a machine have the same to say, and the first of them says it."""
+    """Print a message to standard error. Before the ranks of a job have joined, all
+    have the same to say, and rank 0 says it; or those of a machine have, and the first
+    of them says it."""
     if rank := joined().rank:
         message = f"rank {rank}: {message}"
     elif rank := promised_rank():
-        if not is_first_here():
+        if joined() is ALONE or not is_first_here():
             return
         message = f"rank {rank}, on {socket.gethostname()}: {message}"
     print(f"npllm: {message}", file=sys.stderr)
@@ -170,6 +171,9 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
         raise ConfigError(
             f"{verb!r} is not a verb of npllm{nearest(verb, [*STAGES, *VERBS])}; npllm --help lists them."
         )
+    if is_launched() and verb not in (*STAGES, "resume", "extend"):
+        raise ConfigError(f"npllm {verb} does not train, so it runs in one process; start it without mpiexec.")
+    begin_to_join()
     check_environment()  # before Numba is imported with the stage
     if is_launched():
         join(verb)
@@ -185,10 +189,8 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
 
 
 def join(verb: str) -> None:
-    """Join the ranks of a job that mpiexec has started. Raises ConfigError for a verb
-    that does not train, and where the ranks differ."""
-    if verb not in (*STAGES, "resume", "extend"):
-        raise ConfigError(f"npllm {verb} does not train, so it runs in one process; start it without mpiexec.")
+    """Join the ranks of a job that mpiexec has started. Raises ConfigError where they
+    differ."""
     from npllm.training.machine import describe_machine
 
     check_alike(world(), describe_machine(verb) | {"command": " ".join(sys.argv[1:])})

@@ -27,6 +27,8 @@ LONGEST_SHOWN = 160  # characters of two values that differ
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 32 << 20  # bytes free for each rank: through them the ranks of a machine talk
 
+_is_waited_for = False
+
 
 def promised_size(environment: Mapping[str, str] = os.environ) -> int | None:
     """Return how many ranks the launcher says that it has started; None = no launcher,
@@ -110,7 +112,14 @@ def joined() -> Ranks:
     """Return the ranks of this process's job, if it has joined them already."""
     if world.cache_info().currsize:
         return world()
-    return UNJOINED if on_several_machines() else ALONE
+    return UNJOINED if _is_waited_for else ALONE
+
+
+def begin_to_join() -> None:
+    """Note that the ranks of other machines, if there are any, wait for this process
+    from now on. Errors before are the same on all machines."""
+    global _is_waited_for
+    _is_waited_for = on_several_machines()
 
 
 def _world_communicator() -> Any:
