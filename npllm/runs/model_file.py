@@ -50,6 +50,7 @@ def _layout(description: bytes, arrays: Mapping[str, np.ndarray]) -> tuple["_Lay
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same model gives the same bytes at any time
     with new_file(layout, description) as file:
         for name, array in arrays.items():
             kind, space = h5py.h5t.py_create(array.dtype), h5py.h5s.create_simple(array.shape)

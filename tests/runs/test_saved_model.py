@@ -1,5 +1,6 @@
 """A model without a run: saved into a folder, loaded, and used in place of a run."""
 
+import h5py
 import numpy as np
 import pytest
 from small_runs import content, pretrain_arguments, refused, run, write_text
@@ -27,6 +28,16 @@ def small_model(dtype: str = "float32", **changes) -> npllm.GPT:
     for array in model.params.values():
         array += rng.standard_normal(array.shape).astype(array.dtype)
     return model
+
+
+def test_no_file_depends_on_the_time(finished):
+    """The same model gives the same bytes, today and tomorrow."""
+    npllm.save(small_model(), TOKENIZER, finished / "saved")
+    files = list(finished.rglob("*.h5"))
+    assert {file.parent.name for file in files} == {"saved", "checkpoints", "data"}
+    for path in files:
+        with h5py.File(path) as file:
+            assert {h5py.h5g.get_objinfo(file.id, name.encode()).mtime for name in file} == {0}, path
 
 
 def policy_of_a_pair() -> npllm.GPT:
