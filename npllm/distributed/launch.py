@@ -74,6 +74,8 @@ def world() -> Ranks:
     if not is_launched():
         return ALONE
     comm = _world_communicator()
+    global _is_waited_for
+    _is_waited_for = False  # what is wrong from here on is wrong on every rank
     size = promised_size()
     if size is not None and comm.size != size:
         raise ConfigError(
@@ -117,7 +119,7 @@ def joined() -> Ranks:
 
 def begin_to_join() -> None:
     """Note that the ranks of other machines, if there are any, wait for this process
-    from now on. Errors before are the same on all machines."""
+    from now on, until it has joined them. Errors before are the same on all."""
     global _is_waited_for
     _is_waited_for = on_several_machines()
 

@@ -153,3 +153,10 @@ def test_one_host_cannot_take_part(hosts, tmp_path, rank):
     assert "make it larger" in said[0]
     assert ("rank 1, on 10.77.0.2: " in said[0]) == (rank == 1)
     assert not (tmp_path / "run").exists()
+
+
+def test_three_ranks_on_two_hosts(hosts, tmp_path):
+    """All ranks refuse, so rank 0 says it, and the job has its exit code."""
+    ended = job_on(hosts, 3, *arguments_of(write_text(tmp_path), tmp_path / "run"))
+    assert ended.returncode == 2, ended.stderr
+    assert [line[:31] for line in ended.stderr.splitlines()] == ["npllm: mpiexec has started 3 ra"]
