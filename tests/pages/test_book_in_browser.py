@@ -74,3 +74,4 @@ def test_the_keys_j_and_k_go_through_the_chapters(chromium, path):
         chapters.nth(1).and_(here).wait_for()
         page.keyboard.press("k")
         chapters.nth(0).and_(here).wait_for()
+        assert here.count() == 1
