@@ -38,9 +38,9 @@ from npllm.kernels.part_compiler import ParallelCompiler, PartCompiler
 
 # An idle thread should soon sleep instead of spinning. If two processes share the cores
 # and their idle threads spin, each process waits for threads that cannot run. Waking a
-# thread takes 40 to 80 microseconds, though, longer than many a small kernel, so a
-# thread spins for about as long before it sleeps. libgomp reads these variables when
-# Numba loads it, which is at the first parallel call.
+# thread takes longer than many a small kernel, though, so a thread spins for about as
+# long before it sleeps. libgomp reads these variables when Numba loads it, which is at
+# the first parallel call.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
