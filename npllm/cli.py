@@ -8,7 +8,6 @@ the options of a verb with their defaults and units.
 import errno
 import functools
 import inspect
-import socket
 import sys
 import traceback
 import warnings
@@ -18,8 +17,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 import npllm
-from npllm.distributed import ALONE, EndedElsewhere, is_launched, joined, promised_rank, world
-from npllm.distributed.launch import begin_to_join, check_alike, is_first_here
+from npllm.distributed import EndedElsewhere, is_launched, joined, promised_rank, world
+from npllm.distributed.launch import check_alike
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
@@ -89,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             end_job(exit_code)
             return exit_code
         except Exception:
-            if joined() is not ALONE:  # the other ranks would wait for this one
+            if joined().size > 1:  # the other ranks would wait for this one
                 traceback.print_exc()
                 joined().abort(1)
             raise
@@ -97,14 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def say(message: str) -> None:
     """Print a message to standard error. Before the ranks of a job have joined, all
-    have the same to say, and rank 0 says it; or those of a machine have, and the first
-    of them says it."""
+    have the same to say, and rank 0 says it."""
     if rank := joined().rank:
         message = f"rank {rank}: {message}"
-    elif rank := promised_rank():
-        if joined() is ALONE or not is_first_here():
-            return
-        message = f"rank {rank}, on {socket.gethostname()}: {message}"
+    elif promised_rank():
+        return
     print(f"npllm: {message}", file=sys.stderr)
 
 
@@ -171,9 +167,6 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
         raise ConfigError(
             f"{verb!r} is not a verb of npllm{nearest(verb, [*STAGES, *VERBS])}; npllm --help lists them."
         )
-    if is_launched() and verb not in (*STAGES, "resume", "extend"):
-        raise ConfigError(f"npllm {verb} does not train, so it runs in one process; start it without mpiexec.")
-    begin_to_join()
     check_environment()  # before Numba is imported with the stage
     if is_launched():
         join(verb)
@@ -189,8 +182,10 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
 
 
 def join(verb: str) -> None:
-    """Join the ranks of a job that mpiexec has started. Raises ConfigError where they
-    differ."""
+    """Join the ranks of a job that mpiexec has started. Raises ConfigError for a verb
+    that does not train, and where the ranks differ."""
+    if verb not in (*STAGES, "resume", "extend"):
+        raise ConfigError(f"npllm {verb} does not train, so it runs in one process; start it without mpiexec.")
     from npllm.training.machine import describe_machine
 
     check_alike(world(), describe_machine(verb) | {"command": " ".join(sys.argv[1:])})

@@ -16,7 +16,6 @@ import numpy as np
 
 from npllm.model import GPT, ModelConfig
 from npllm.model.parameters import parameter_count
-from npllm.planning.cost_model import Speed
 
 MOST_WIDTH, MOST_TOKENS, MOST_VOCABULARY = 512, 2048, 4096
 MOST_PARAMETERS = 1 << 23
@@ -86,11 +85,6 @@ def measure_memory() -> float:
     micro-batches are added: by NumPy, in one thread."""
     total, added = np.zeros((2, ADDED), np.float32)
     return PASSES * total.nbytes / _seconds(lambda: np.add(total, added, out=total))
-
-
-def measure_speed(config: ModelConfig, rows: int, dtype: str, threads: int, ranks_per_host: int) -> Speed:
-    """Return both. See `measure_flops`."""
-    return Speed(measure_flops(config, rows, dtype, threads, ranks_per_host), measure_memory())
 
 
 def _seconds(work) -> float:
