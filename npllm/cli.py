@@ -18,7 +18,7 @@ from tyro.conf import Positional
 
 import npllm
 from npllm.distributed import EndedElsewhere, is_launched, joined, promised_rank, world
-from npllm.distributed.launch import check_alike
+from npllm.distributed.launch import check_alike, this_machine_takes_part
 from npllm.errors import ConfigError, NpllmError, NpllmWarning
 from npllm.files.unwritable import unwritable
 from npllm.output import READER_LEFT, guarded_streams, one_line
@@ -167,7 +167,8 @@ def _run(verb: str, arguments: list[str], flags: set[str]) -> int:
         raise ConfigError(
             f"{verb!r} is not a verb of npllm{nearest(verb, [*STAGES, *VERBS])}; npllm --help lists them."
         )
-    check_environment()  # before Numba is imported with the stage
+    with this_machine_takes_part():
+        check_environment()  # before Numba is imported with the stage
     if is_launched():
         join(verb)
     function, command = _function_of(verb, arguments), f"npllm {verb}"

@@ -7,16 +7,18 @@ single process needs neither mpi4py nor an MPI library.
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from npllm.distributed.ranks import ALONE, UNJOINED, Ranks
-from npllm.errors import ConfigError, ResourceError
+from npllm.distributed.ranks import ALONE, Ranks
+from npllm.errors import ConfigError, NpllmError, ResourceError
 
 # MPICH and Intel MPI (Hydra), Open MPI, MVAPICH.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -26,8 +28,6 @@ LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_
 LONGEST_SHOWN = 160  # characters of two values that differ
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 32 << 20  # bytes free for each rank: through them the ranks of a machine talk
-
-_is_waited_for = False
 
 
 def promised_size(environment: Mapping[str, str] = os.environ) -> int | None:
@@ -73,9 +73,8 @@ def world() -> Ranks:
     """
     if not is_launched():
         return ALONE
-    comm = _world_communicator()
-    global _is_waited_for
-    _is_waited_for = False  # what is wrong from here on is wrong on every rank
+    with this_machine_takes_part():
+        comm = _world_communicator()
     size = promised_size()
     if size is not None and comm.size != size:
         raise ConfigError(
@@ -112,16 +111,31 @@ def check_alike(ranks: Ranks, facts: Mapping[str, str]) -> None:
 
 def joined() -> Ranks:
     """Return the ranks of this process's job, if it has joined them already."""
-    if world.cache_info().currsize:
-        return world()
-    return UNJOINED if _is_waited_for else ALONE
+    return world() if world.cache_info().currsize else ALONE
 
 
-def begin_to_join() -> None:
-    """Note that the ranks of other machines, if there are any, wait for this process
-    from now on, until it has joined them. Errors before are the same on all."""
-    global _is_waited_for
-    _is_waited_for = on_several_machines()
+@contextmanager
+def this_machine_takes_part() -> Iterator[None]:
+    """In the block an NpllmError is of this machine. Where a job has others, the first
+    rank here says what is wrong, and ends the job: the other machines wait for it."""
+    try:
+        yield
+    except NpllmError as error:
+        if not on_several_machines():
+            raise
+        if is_first_here():
+            print(f"npllm: rank {promised_rank()}, on {socket.gethostname()}: {error.message}", file=sys.stderr)
+        end_by_signal()
+
+
+def end_by_signal() -> None:
+    """End this process, and so its job.
+
+    mpiexec ends all processes when a signal has ended one of them. After an exit it may
+    wait for other machines for ever, and so may MPI_Abort for one that is lost.
+    """
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _world_communicator() -> Any:

@@ -8,14 +8,14 @@ it.)
 """
 
 import atexit
-import os
-import signal
 import sys
 import threading
 import time
 from typing import Any
 
 import numpy as np
+
+from npllm.distributed.launch import end_by_signal
 
 BEAT = 1.0  # seconds between two beats
 LONGEST_SILENCE = 40.0  # seconds; the job ends within a minute
@@ -54,11 +54,8 @@ class Pulse:
                     f"npllm: Rank {self.before}, on {self.name}, has not answered for {LONGEST_SILENCE:.0f} seconds; "
                     "look after its machine, then continue with npllm resume.",
                     file=sys.stderr,
-                    flush=True,
                 )
-                # MPI_Abort would wait for ever for a machine that is lost. If a signal
-                # ends a process, mpiexec ends the others; after an exit it may wait.
-                os.kill(os.getpid(), signal.SIGKILL)
+                end_by_signal()
 
     def _send(self, tag: int) -> Any:
         return self.comm.Isend(self._byte, self.next, tag)

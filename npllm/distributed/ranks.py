@@ -1,8 +1,5 @@
 """The operations of a process that trains alone; `mpi_ranks.py` has those of a job."""
 
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,21 +91,4 @@ class Ranks:
         """End the processes of all ranks at once."""
 
 
-class Unjoined(Ranks):
-    """The operations of a process that has not joined the ranks of other machines yet.
-
-    If it fails, they would wait for it. mpiexec ends a job when a signal has ended one
-    of its processes; after an exit it waits for the other machines.
-    """
-
-    def end(self, exit_code: int) -> None:
-        if exit_code:
-            self.abort(exit_code)
-
-    def abort(self, exit_code: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-ALONE, UNJOINED = Ranks(), Unjoined()
+ALONE = Ranks()

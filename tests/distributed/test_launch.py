@@ -52,6 +52,24 @@ def test_what_launchers_say_of_machines(environment, several, first):
     assert launch.is_first_here(environment) == first
 
 
+@pytest.mark.parametrize(("local_rank", "speaks"), [("0", True), ("1", False)])
+def test_a_machine_that_cannot_take_part_ends_the_job(monkeypatch, capsys, local_rank, speaks):
+    environment = {"PMI_SIZE": "8", "PMI_RANK": "5", "MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": local_rank}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    class Ended(Exception):
+        """What stands for the signal."""
+
+    def end():
+        raise Ended
+
+    monkeypatch.setattr(launch, "end_by_signal", end)
+    with pytest.raises(Ended), launch.this_machine_takes_part():
+        raise ConfigError("It has no memory.")
+    assert capsys.readouterr().err.endswith(": It has no memory.\n") == speaks
+
+
 def test_the_mpiexec_of_another_library(tmp_path, monkeypatch, capsys):
     """Without the check, each process would train the same run alone."""
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")

@@ -44,10 +44,10 @@ def test_12_an_edited_config_does_not_let_a_second_process_in(run):
 
 def test_12_a_lock_that_ends_in_a_moment_is_taken(run, monkeypatch):
     """mpiexec ends, the run is resumed at once, and the last rank is still ending."""
-    held = lock_file(run.path / LOCK)
-    monkeypatch.setattr(locks.time, "sleep", lambda seconds: os.close(held))
+    held, naps = lock_file(run.path / LOCK), []
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: (naps.append(seconds), os.close(held)))
     with run.lock():
-        pass
+        assert len(naps) == 1
 
 
 def nothing(path):
